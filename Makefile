@@ -1,0 +1,31 @@
+# Thin wrappers, so that uv and conda users can do the same by hand; see README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check full
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+run: .venv/installed
+	$(BIN)/saeuron run
+
+full: .venv/installed
+	$(BIN)/saeuron run canvas_full
+
+check: .venv/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest

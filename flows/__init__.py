@@ -1,0 +1,1 @@
+"""What runs, and when: thin Prefect flows and the command line."""

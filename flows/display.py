@@ -1,0 +1,57 @@
+"""What a person sees while a run works: bars on a terminal, a line per finished step elsewhere."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+class Display:
+    """Listens to `tasks.progress`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=22),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.rows: dict[str, TaskID] = {}
+        self.finished: dict[str, int] = {}
+        self.now = ""
+
+    def __enter__(self) -> Self:
+        self.bars.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.__exit__(kind, error, trace)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self.now = name
+        self.finished[name] = done
+        if name not in self.rows:
+            self.rows[name] = self.bars.add_task(name, total=max(total, 1), note="")
+        self.bars.update(self.rows[name], completed=done if total else 1, total=max(total, 1))
+        if total and done == total:
+            self.bars.update(self.rows[name], note="")
+            self.bars.stop_task(self.rows[name])
+
+    def within(self, what: str, done: int, total: int, note: str) -> None:
+        if self.now not in self.rows:
+            return
+        row = self.rows[self.now]
+        completed = self.finished[self.now] + min(done / max(total, 1), 0.99)
+        text = f"{what}  {done}/{total} {note}"[: max(self.console.width - 52, 10)]
+        self.bars.update(row, completed=completed, note=text)
+
+    def line(self, text: str) -> None:
+        if not self.console.is_terminal or text.startswith("FAILED"):
+            self.console.print(text, highlight=False, markup=False)

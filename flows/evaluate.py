@@ -1,0 +1,75 @@
+"""Generate the test images without and with each removal, count, and draw."""
+
+from flows.run import Run
+from tasks import progress
+from tasks.evaluate import EvaluateJob
+from tasks.evaluate import evaluate as task
+from tasks.images import ImagesJob, image_set, images_shard, shard_count
+from tasks.report import ReportJob, publish, report
+from tasks.step import Made
+from tasks.tune import TuneJob
+
+
+def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, Made]:
+    """{concept: evaluation}; a concept that failed is missing."""
+    wanted = sorted({p for job, _ in removals.values() for p in job.prompts_ids})
+    unedited = {}
+    for i, prompts_id in enumerate(wanted):
+        progress.stage("unedited", i, len(wanted))
+        unedited[prompts_id] = images(run, prompts_id)
+    if wanted:
+        progress.stage("unedited", len(wanted), len(wanted))
+
+    def do(concept: str) -> Made:
+        job, removal = removals[concept]
+        edited = tuple(images(run, p, removal.id, (job.domain, concept)) for p in job.prompts_ids)
+        plain = tuple(unedited[p] for p in job.prompts_ids)
+        made = run.step(
+            task,
+            EvaluateJob(
+                workspace=run.workspace,
+                domain=job.domain,
+                concept=concept,
+                domains=tuple(run.config.domains),
+                removal_id=removal.id,
+                edited=edited,
+                unedited=plain,
+                seeds=run.config.evaluate.seeds,
+                n=removal.summary["n"],
+                gamma=removal.summary["gamma"],
+            ),
+        )
+        pictures = ReportJob(
+            workspace=run.workspace,
+            domain=job.domain,
+            concept=concept,
+            prompts_ids=job.prompts_ids,
+            edited=edited,
+            unedited=plain,
+            reference=job.reference,
+            hookpoints=tuple(job.saes),
+        )
+        run.step(report, pictures)
+        publish(pictures)
+        return made
+
+    return run.each("evaluate", removals, do, lambda concept: concept)
+
+
+def images(run: Run, prompts_id: str, removal_id: str | None = None, sampled_for: tuple[str, str] | None = None) -> str:
+    """One image set, a step a shard; returns its id."""
+    job = ImagesJob(
+        workspace=run.workspace,
+        device=run.device,
+        model=run.config.model,
+        model_id=run.model_id,
+        config=run.config.evaluate,
+        prompts_id=prompts_id,
+        removal_ids=(removal_id,) if removal_id else (),
+        judges={d: c.judge for d, c in run.config.domains.items()},
+        sampled_for=sampled_for if run.config.evaluate.retained_cells else None,
+    )
+    if not job.open.has(job.id):
+        for index in range(shard_count(job)):
+            run.step(images_shard, job, index)
+    return run.step(image_set, job).id

@@ -1,0 +1,72 @@
+"""The whole method, in order: prompts, capture, train, score, tune, evaluate."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.capture import capture
+from flows.evaluate import evaluate
+from flows.prompts import prompts
+from flows.run import Run
+from flows.score import score
+from flows.train import train
+from flows.tune import tune
+from saeuron.config import RunConfig
+from saeuron.models import identity
+from storage import Workspace
+from tasks import model, runs
+
+
+@flow(name="pipeline", flow_run_name="pipeline in {workspace}", validate_parameters=True)
+def pipeline(
+    config: RunConfig,
+    workspace: str = "workspace",
+    concepts: list[str] | None = None,
+    device: str = "cpu",
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Take the concepts of a configuration out of its model, and measure what went and what stayed.
+
+    Args:
+        config: what to do.
+        workspace: folder of everything that is made; what is there already is not made again.
+        concepts: remove and evaluate these; None: `config.tune.concepts`, or all, and every added one.
+        device: where models run, `cpu`, `cuda`, `cuda:1`.
+        threads: torch threads on the CPU.
+
+    Returns:
+        {"run_id", "counts", "failures", "evaluations": {concept: summary}, "artifacts": {stage: id}}.
+    """
+    opened = Workspace.open(Path(workspace))
+    model.set_threads(threads)
+    run = Run(config, opened.root, identity(config.model.spec), device, tuple(runs.added(opened)))
+    run_id = runs.start(opened, "pipeline", config)
+    try:
+        result = _stages(run, concepts)
+    except BaseException as error:
+        state = "failed" if isinstance(error, Exception) else "interrupted"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        runs.finish(opened, run_id, state, run.counts, reason)
+        raise
+    state = "failed" if run.failures else "completed"
+    runs.finish(opened, run_id, state, run.counts, "; ".join(f"{what}: {why}" for what, why in run.failures))
+    return {"run_id": run_id, "counts": run.counts, "failures": run.failures, **result}
+
+
+def _stages(run: Run, concepts: list[str] | None) -> dict[str, Any]:
+    if concepts is None:
+        chosen = run.config.tune.concepts
+        everything = [c for names in run.domain_concepts.values() for c in names]
+        concepts = everything if chosen is None else [*chosen, *(a.name for a in run.added)]
+    prompts_ids = prompts(run)
+    captured = capture(run, prompts_ids[""])
+    saes = train(run, captured.id)
+    scores = score(run, prompts_ids, saes)
+    removals = tune(run, concepts, prompts_ids, saes, scores)
+    evaluations = evaluate(run, removals)
+    return {
+        "evaluations": {c: {"id": made.id, **made.summary} for c, made in evaluations.items()},
+        "removals": {c: {"id": made.id, **made.summary} for c, (_, made) in removals.items()},
+        "saes": saes,
+    }

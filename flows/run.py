@@ -1,0 +1,80 @@
+"""The state of one run: its configuration, where it works, what was made, what failed."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from saeuron.config import RunConfig
+from tasks import progress
+from tasks.runs import Added
+from tasks.step import USER_ERRORS, Job, Made
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Run:
+    """Passed from stage to stage; ids and small records only."""
+
+    config: RunConfig
+    workspace: Path
+    model_id: str
+    device: str = "cpu"
+    added: tuple[Added, ...] = ()
+    """Concepts that joined the workspace after its configuration was written."""
+    made: dict[str, Made] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What each artifact took in this run, its shards included."""
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    """(what, why) of each step that failed."""
+
+    def step(self, task: Callable[..., Made], job: Job, *args: int) -> Made:
+        """Run one step and remember what came of it."""
+        made = task(job, *args)
+        key = "_".join([made.id, *map(str, args)])
+        if key not in self.made:
+            self.made[key] = made
+        self.seconds[made.id] = self.seconds.get(made.id, 0.0) + (0.0 if made.cached else made.seconds)
+        if not made.cached and not args:
+            progress.line(f"{job.stage:<10} {job.label}  {self.seconds[made.id]:.1f} s")
+        return made
+
+    def each(
+        self, stage: str, items: Iterable[Item], do: Callable[[Item], Made], name: Callable[[Item], str]
+    ) -> dict[str, Made]:
+        """Do the same for each item; one that fails is noted, and does not stop the others.
+
+        A user's mistake stops the run at once: it would fail for every item alike.
+        """
+        todo, done = list(items), {}
+        for i, item in enumerate(todo):
+            progress.stage(stage, i, len(todo))
+            try:
+                done[name(item)] = do(item)
+            except USER_ERRORS:
+                raise
+            except Exception as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self.failures.append((f"{stage} {name(item)}", reason))
+                progress.line(f"FAILED {stage} {name(item)}: {reason}")
+        progress.stage(stage, len(todo), len(todo))
+        return done
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Steps made anew, found in place, and failed."""
+        cached = sum(m.cached for m in self.made.values())
+        return {"made": len(self.made) - cached, "cached": cached, "failed": len(self.failures)}
+
+    @property
+    def domain_concepts(self) -> dict[str, tuple[str, ...]]:
+        """Every concept by domain, added ones last."""
+        return {
+            domain: (*d.concepts, *(a.name for a in self.added if a.domain == domain))
+            for domain, d in self.config.domains.items()
+        }
+
+    def added_as(self, concept: str) -> Added | None:
+        """The record of an added concept; None for one of the configuration's own."""
+        return next((a for a in self.added if a.name == concept), None)

@@ -1,0 +1,174 @@
+"""What a command says at its end: tables that align, where things are, what to do next."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from saeuron.config import RunConfig
+from storage import Workspace
+from tasks import runs
+
+METRICS = ("UA", "IRA", "CRA", "CRA-target")
+
+
+def text_table(header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table with aligned columns: text to the left, numbers to the right."""
+    cells = [[_cell(row.get(name)) for name in header] for row in rows]
+    widths = (
+        [max(len(name), *(len(r[i]) for r in cells), 0) for i, name in enumerate(header)]
+        if cells
+        else [len(h) for h in header]
+    )
+    numeric = [all(_is_number(row.get(name)) for row in rows) for name in header]
+
+    def line(values: Sequence[str]) -> str:
+        return "  ".join(
+            v.rjust(w) if right else v.ljust(w) for v, w, right in zip(values, widths, numeric, strict=True)
+        ).rstrip()
+
+    return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, cells)])
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{100 * value:.1f}"
+        case _:
+            return str(value)
+
+
+def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) -> str:
+    """The end of a run: the figures, the counts, the paths, the next command."""
+    rows, lines = [], []
+    for concept, e in result["evaluations"].items():
+        row: dict[str, Any] = {"domain": e["domain"], "removed": concept, "images": e["images"]}
+        removal = result["removals"][concept]
+        row |= {"n": removal["n"], "gamma": f"{removal['gamma']:g}"}
+        for name in METRICS:
+            figure = e["metrics"].get(name)
+            row[name] = figure["value"] if figure else None
+            if name in ("UA", "IRA", "CRA"):
+                row[f"({name})"] = figure["unedited"] if figure else None
+        row["mean"] = e["value"]
+        rows.append(row)
+    if rows:
+        header = ["domain", "removed", "n", "gamma", "UA", "(UA)", "IRA", "(IRA)", "CRA", "(CRA)", "CRA-target", "mean"]
+        lines += [text_table(header, rows), ""]
+        for domain in config.domains:
+            values = [r["mean"] for r in rows if r["domain"] == domain and r["mean"] is not None]
+            if values:
+                lines.append(
+                    f"{domain}: (UA + IRA + CRA) / 3, mean of {len(values)} removals: {100 * sum(values) / len(values):.1f}"
+                )
+        lines += ["Percent, on test prompts; in brackets the unedited model on the same prompts and seeds.", ""]
+    for what, why in result["failures"]:
+        lines.append(f"FAILED  {what}: {why}")
+    counts = result["counts"]
+    lines.append(f"steps: {counts['made']} made, {counts['cached']} found in place, {counts['failed']} failed")
+    lines.append(f"workspace: {workspace.root}")
+    for concept in result["evaluations"]:
+        lines.append(
+            f"  {concept}: removals/{concept}.safetensors  pictures/{concept}_sheet.png  pictures/{concept}_scores.png"
+        )
+    if result["failures"]:
+        lines.append("next: mend the cause and run the same command again; only what failed is done")
+    elif result["evaluations"]:
+        first = next(iter(result["evaluations"]))
+        lines.append(f'next: saeuron generate "{_example(config, first)}" --remove {first} --out {first}.png')
+    return "\n".join(lines)
+
+
+def _example(config: RunConfig, concept: str) -> str:
+    """A training sentence that shows the concept."""
+    from saeuron.prompts import build
+
+    found = [p for p in build(config.prompts, config.domains) if concept in p.concepts.values()]
+    return max(found, key=lambda p: len(p.concepts)).text if found else "An image."
+
+
+def concept_rows(workspace: Workspace) -> list[dict[str, Any]]:
+    """One row per concept: how far it is, and its newest figures."""
+    config = runs.remembered(workspace)
+    added = runs.added(workspace)
+    scored = {m.summary["concept"] for m in workspace.artifacts("score")}
+    removals = {m.summary["concept"]: m for m in workspace.artifacts("removal")}
+    newest: dict[str, Any] = {}
+    for manifest in sorted(workspace.artifacts("evaluation"), key=lambda m: m.created):
+        newest[manifest.summary["concept"]] = manifest.summary["metrics"]
+    rows = []
+    for domain, d in config.domains.items():
+        for name in [*d.concepts, *(a.name for a in added if a.domain == domain)]:
+            figures = newest.get(name, {})
+            row: dict[str, Any] = {
+                "domain": domain,
+                "concept": name,
+                "scored": name in scored,
+                "removal": name in removals,
+            }
+            rows.append(row | {m: figures.get(m, {}).get("value") for m in ("UA", "IRA", "CRA")})
+    return rows
+
+
+def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
+    """All that is known of one concept."""
+    row = next(r for r in concept_rows(workspace) if r["concept"] == name)
+    lines = [f"{name} ({row['domain']})", f"scored: {'yes' if row['scored'] else 'no'}"]
+    removals = [m for m in workspace.artifacts("removal") if m.summary["concept"] == name]
+    for manifest in removals:
+        s = manifest.summary
+        lines.append(
+            f"removal {manifest.id}: n {s['n']}, gamma {s['gamma']:g}, "
+            f"{s['features']} latents at {', '.join(s['hookpoints'])}"
+        )
+    evaluations = [m for m in workspace.artifacts("evaluation") if m.summary["concept"] == name]
+    for manifest in evaluations:
+        figures = [{"metric": k, **v} for k, v in manifest.summary["metrics"].items()]
+        lines += ["", f"{manifest.id}, {manifest.summary['images']} images:"]
+        lines.append(text_table(["metric", "value", "unedited", "low", "high"], figures))
+    for kind in ("sheet", "scores"):
+        path = workspace.pictures / f"{name}_{kind}.png"
+        if path.exists():
+            lines.append(f"{kind}: {path}")
+    if not removals:
+        lines.append(f"next: saeuron evaluate {name}")
+    return {**row, "removals": [m.id for m in removals], "evaluations": [m.id for m in evaluations], "lines": lines}
+
+
+def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
+    """Artifacts by stage, their sizes, outdated removals, damage."""
+    from storage.query import run_query
+
+    manifests = workspace.artifacts()
+    rows = []
+    for stage in sorted({m.stage for m in manifests}):
+        mine = [m for m in manifests if m.stage == stage]
+        size = sum(f.bytes for m in mine for f in m.files)
+        rows.append(
+            {
+                "stage": stage,
+                "artifacts": len(mine),
+                "files": sum(len(m.files) for m in mine),
+                "MB": f"{size / 1e6:.1f}",
+            }
+        )
+    problems = workspace.problems()
+    if deep:
+        problems += [p for m in manifests for p in workspace.verify(m.id, deep=True)]
+    outdated = (
+        run_query(workspace, "select concept from removals where outdated order by concept").column(0).to_pylist()
+    )
+    lines = [f"workspace: {workspace.root}", text_table(["stage", "artifacts", "files", "MB"], rows)]
+    lines.append(f"outdated removals: {', '.join(outdated) if outdated else 'none'}")
+    lines += [f"damaged: {p}" for p in problems] or [
+        "damaged: none" + ("" if deep else " (sizes; --deep reads every byte)")
+    ]
+    if problems:
+        lines.append("next: saeuron run makes the damaged ones again")
+    return {"stages": rows, "outdated": outdated, "problems": problems, "lines": lines}

@@ -1,0 +1,41 @@
+"""Tune the removal of each wanted concept against its reference set."""
+
+from flows.run import Run
+from tasks.step import Made
+from tasks.tune import TuneJob
+from tasks.tune import tune as task
+
+
+def tune(
+    run: Run, concepts: list[str], prompts_ids: dict[str, str], saes: dict[str, str], scores: dict[str, str]
+) -> dict[str, tuple[TuneJob, Made]]:
+    """{concept: (job, removal)}; a concept that failed is missing."""
+    jobs = {c: tune_job(run, c, prompts_ids, saes, scores) for c in concepts if c in scores}
+    made = run.each("tune", jobs, lambda c: run.step(task, jobs[c]), lambda c: c)
+    return {concept: (jobs[concept], removal) for concept, removal in made.items()}
+
+
+def tune_job(
+    run: Run, concept: str, prompts_ids: dict[str, str], saes: dict[str, str], scores: dict[str, str]
+) -> TuneJob:
+    """The reference set of a concept of the configuration is the configuration's; an added one's is that of its day.
+
+    So a concept that is added later changes the removal of none that was there before.
+    """
+    domain = next(d for d, names in run.domain_concepts.items() if concept in names)
+    record = run.added_as(concept)
+    reference = record.reference if record else run.config.domains[domain].concepts
+    sets = ("", concept) if record else ("",)
+    return TuneJob(
+        workspace=run.workspace,
+        device=run.device,
+        model=run.config.model,
+        model_id=run.model_id,
+        config=run.config.tune,
+        domain=domain,
+        concept=concept,
+        prompts_ids=tuple(prompts_ids[s] for s in sets),
+        saes={h: saes[h] for h in run.config.domains[domain].hookpoints},
+        reference={c: scores[c] for c in reference if c in scores},
+        judges={d: c.judge for d, c in run.config.domains.items()},
+    )

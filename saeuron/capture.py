@@ -1,0 +1,98 @@
+"""Collect activations while images are generated."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeuron.config import CaptureConfig, ModelConfig
+from saeuron.errors import ConfigError
+from saeuron.generation import Request, generate
+from saeuron.hooks import Step, attached, to_rows
+from saeuron.noise import generator
+
+
+class _Collector:
+    """Keeps the wanted steps, half and positions of one hookpoint for one micro-batch."""
+
+    def __init__(self, config: CaptureConfig) -> None:
+        self.config = config
+        self.steps: list[tuple[int, Tensor]] = []
+        self.seen = 0
+        self.chosen: Tensor | None = None
+
+    def start(self, batch: Sequence[Request]) -> None:
+        self.batch, self.seen, self.chosen = batch, 0, None
+        self.steps.clear()
+
+    def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
+        self.seen += 1
+        if (self.seen - 1) % self.config.every:
+            return
+        if self.config.read == "update":
+            if source is None or source.shape != output.shape:
+                raise ConfigError("capture.read 'update' needs a hookpoint whose input has the shape of its output.")
+            output = output - source
+        rows = to_rows(step.half(output, self.config.half))
+        if not len(rows):
+            raise ConfigError(
+                "capture.half is 'unconditional', but the model runs without guidance and has no such half; "
+                "read 'conditional', or set model.guidance above 1."
+            )
+        if self.config.half == "both" and step.guided:
+            # One member per image: the halves stand side by side along the positions.
+            n = len(rows) // 2
+            rows = torch.cat([rows[:n], rows[n:]], dim=1)
+        if self.chosen is None:
+            self.chosen = self._choose(rows.shape[1]).to(rows.device)
+        index = self.chosen[..., None].expand(-1, -1, rows.shape[2])
+        dtype = torch.float16 if self.config.dtype == "float16" else torch.bfloat16
+        self.steps.append((step.timestep, rows.gather(1, index).to(dtype)))
+
+    def _choose(self, positions: int) -> Tensor:
+        """Positions kept of each image, int64 [b, kept]: a seeded sample per image, the same at every step."""
+        if self.config.positions is None or self.config.positions >= positions:
+            return torch.arange(positions).expand(len(self.batch), -1)
+        kept = [
+            torch.randperm(positions, generator=generator(self.config.seed, "positions", r.key))[
+                : self.config.positions
+            ]
+            for r in self.batch
+        ]
+        return torch.stack(kept).sort(dim=1).values
+
+    def arrays(self) -> tuple[list[int], NDArray[Any]]:
+        """(timesteps, [b, steps, kept positions, D]); bfloat16 comes as its bits in uint16, which numpy can hold."""
+        stacked = torch.stack([rows for _, rows in self.steps], dim=1).cpu()
+        if stacked.dtype == torch.bfloat16:
+            stacked = stacked.view(torch.uint16)
+        return [t for t, _ in self.steps], stacked.numpy()
+
+
+def capture(
+    pipe: Any,
+    images: Sequence[Request],
+    hookpoints: Sequence[str],
+    model: ModelConfig,
+    config: CaptureConfig,
+) -> Iterator[tuple[Request, list[int], Mapping[str, NDArray[Any]], NDArray[np.uint8]]]:
+    """Generate images and keep what their hookpoints gave; several hookpoints in one pass.
+
+    Yields:
+        Per image: (request, timesteps kept, {hookpoint: float16 (or bfloat16 bits in uint16)
+        [steps, positions, D]}, uint8 image [H, W, 3]).
+    """
+    collectors = {path: _Collector(config) for path in hookpoints}
+    with attached(pipe, readers=collectors):
+        for start in range(0, len(images), model.micro_batch):
+            batch = images[start : start + model.micro_batch]
+            for collector in collectors.values():
+                collector.start(batch)
+            for done, pictures in generate(pipe, batch, model, config.seed):
+                arrays = {path: c.arrays() for path, c in collectors.items()}
+                for i, request in enumerate(done):
+                    timesteps = next(iter(arrays.values()))[0]
+                    yield request, timesteps, {path: a[i] for path, (_, a) in arrays.items()}, pictures[i]

@@ -1,0 +1,102 @@
+"""Tensors and numbers to one safetensors file and back: training state without pickle.
+
+The bytes of a file depend on its contents alone: all metadata travels in one JSON key, because safetensors writes
+several keys in an order that differs from process to process.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from saeuron.errors import BadWeights
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write `tensors` and JSON-able `metadata` to `path`: all of it, or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contiguous: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        # safetensors refuses tensors that share memory, as two edits of one SAE do.
+        contiguous[name] = value.clone() if storage in storages else value
+        storages.add(storage)
+    data = save(contiguous, metadata={"json": json.dumps(metadata, sort_keys=True)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote; metadata is {} for a file of another library.
+
+    Raises:
+        BadWeights: the file is not safetensors, or is cut short.
+        FileNotFoundError: there is no such file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no such weights file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise BadWeights(
+            f"{path} is not a readable safetensors file ({error}); it may be cut short, or a pickle: "
+            "restore it or make it again."
+        ) from error
+    return tensors, json.loads(metadata.get("json", "{}"))
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """The state of an optimizer as named tensors, `prefix.<parameter index>.<name>`."""
+    packed = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            packed[f"{prefix}.{index}.{name}"] = torch.as_tensor(value)
+    return packed
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `pack_optimizer` took, into an optimizer over the same parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix + "."):
+            index, name = key[len(prefix) + 1 :].split(".", 1)
+            # Fused optimizers walk memory and ignore strides: a moment must lie as its parameter does (channels_last).
+            like = parameters[int(index)]
+            fits = value.shape == like.shape
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value) if fits else value.clone()
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """`tensors` with `prefix.` before every name."""
+    items = tensors.items() if isinstance(tensors, Mapping) else tensors
+    return {f"{prefix}.{name}": tensor for name, tensor in items}
+
+
+def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name starts with `prefix.`, without it."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}

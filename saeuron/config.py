@@ -1,0 +1,222 @@
+"""One frozen configuration per stage; `RunConfig` holds them all and is what a YAML file says.
+
+Unknown keys are refused. A stage's configuration enters its artifacts' ids, so it holds what changes results and
+nothing else: devices, folders and numbers of workers are arguments.
+"""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Split = Literal["train", "validation", "test"]
+Half = Literal["conditional", "unconditional", "both"]
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Config):
+    """Which diffusion model, and how it is sampled."""
+
+    spec: str = "canvas"
+    """`canvas` (ships with the project), a local folder, or a hub id."""
+    steps: int = Field(12, ge=1, le=1000)
+    """Denoising steps of every generation (DDIM)."""
+    guidance: float = Field(1.5, ge=0)
+    """Classifier-free guidance scale; 1 or less turns it off."""
+    micro_batch: int = Field(32, ge=1)
+    """Images per forward pass. Noise does not depend on it, rounding does (UNet fp32: 2e-6), so it is recorded."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of the model."""
+
+
+class DomainConfig(Config):
+    """One family of concepts: styles, objects, ..."""
+
+    concepts: tuple[str, ...] = Field(min_length=1)
+    """Names, as they stand in prompts. Each is scored against the others of its domain."""
+    hookpoints: tuple[str, ...] = Field(min_length=1)
+    """Where this family is edited: dotted module paths in the pipeline, one SAE each."""
+    score_on: Literal["crossed", "plain"] = "crossed"
+    """Scoring prompts: `crossed` pairs a concept with every concept of the other domains (the paper's choice for
+    styles), `plain` uses prompts that name nothing else (its choice for objects)."""
+    judge: str = "canvas"
+    """Who recognises this family in images: `canvas`, or `none` (metrics are then null)."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        twice = sorted({c for c in self.concepts if self.concepts.count(c) > 1})
+        if twice:
+            raise ValueError(f"concepts named twice: {', '.join(twice)}; name each once")
+        return self
+
+
+class PromptsConfig(Config):
+    """Where prompts come from."""
+
+    templates: dict[Split, tuple[str, ...]] = {}
+    """Sentences with `{domain}` placeholders; each is filled with every combination of the concepts it names."""
+    files: tuple[str, ...] = ()
+    """CSV, JSONL, Parquet or text files with more prompts (columns: text, split, and one per domain)."""
+
+
+class CaptureConfig(Config):
+    """Activations for training SAEs."""
+
+    prompts_per_cell: int = Field(1, ge=1)
+    """Training prompts of each combination of concepts, chosen by `seed`."""
+    plain_prompts: int = Field(4, ge=0)
+    """Training prompts of each concept that is asked for alone."""
+    every: int = Field(1, ge=1)
+    """Keep every n-th denoising step."""
+    half: Half = "conditional"
+    """Which half of the classifier-free guidance batch is read."""
+    read: Literal["output", "update"] = "output"
+    """The module's output, or its output minus its input."""
+    positions: int | None = Field(None, ge=1)
+    """Spatial positions kept of each image, a seeded sample, the same at every step; None keeps all."""
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    """How activations are stored."""
+    seed: int = 0
+    """Seed of noise, prompts and positions."""
+    shard_images: int = Field(128, ge=1)
+    """Images per shard, the unit of work."""
+
+
+class SAEConfig(Config):
+    """A sparse autoencoder and its training: SAeUron (2501.18052), TopK (2406.04093), BatchTopK (2412.06410)."""
+
+    variant: Literal["topk", "batch_topk"] = "batch_topk"
+    """Activation: `topk` keeps k latents of each row, `batch_topk` k per row on average, with a stored threshold."""
+    expansion: int = Field(8, ge=1)
+    """Latents per input dimension: N = expansion * D."""
+    k: int = Field(32, ge=1)
+    """Active latents per row."""
+    batch: int = Field(2048, ge=1)
+    """Rows per step."""
+    steps: int = Field(700, ge=1)
+    """Optimizer steps."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate (Adam; the paper's 4e-4 is for N = 20480)."""
+    warmup: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Decay of the learning rate to zero after the warm-up."""
+    clip: float = Field(1.0, gt=0)
+    """Gradient norm is clipped to this."""
+    auxk_alpha: float = Field(1 / 32, ge=0)
+    """Weight of the AuxK loss, which revives dead latents (2406.04093, appendix A.2)."""
+    dead_rows: int | None = Field(None, ge=1)
+    """A latent is dead when silent for this many rows; None: a tenth of the training rows (the paper's 10M would
+    never be reached in a small run)."""
+    seed: int = 0
+    """Seed of the weights and of the data order."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Steps between checkpoints."""
+
+
+class ScoreConfig(Config):
+    """Statistics of each latent on the prompts of each concept."""
+
+    images: int = Field(40, ge=1)
+    """Images per concept, spread evenly over its scoring prompts."""
+    half: Half = "conditional"
+    """Which half is read."""
+    seed: int = 1
+    """Seed of noise and of the choice of prompts."""
+
+
+class TuneConfig(Config):
+    """The search for each concept's removal, on validation prompts."""
+
+    n: tuple[int, ...] = (8, 16, 32)
+    """Latents ablated at each step."""
+    gamma: tuple[float, ...] = (-1.0, -2.0, -4.0)
+    """Negative multipliers (METHODS section 1; the factor is gamma times the latent's mean on the concept)."""
+    half: Half = "both"
+    """Which half is edited."""
+    target_images: int = Field(24, ge=1)
+    """Validation images asked to show the concept."""
+    retained_images: int = Field(48, ge=1)
+    """Validation images asked to show other concepts of the domain: a seeded, stratified sample of fixed size, so
+    the cost does not grow with the number of concepts."""
+    concepts: tuple[str, ...] | None = None
+    """Which concepts get a removal; None: all."""
+    seed: int = 2
+    """Seed of noise and of the choice of prompts."""
+
+    @model_validator(mode="after")
+    def _negative(self) -> Self:
+        if not self.n or not self.gamma:
+            raise ValueError("tune.n and tune.gamma need at least one value each")
+        if min(self.n) < 1:
+            raise ValueError(f"tune.n holds {min(self.n)}; a removal ablates at least 1 latent")
+        return self
+
+
+class EvaluateConfig(Config):
+    """Figures of each removal, on test prompts."""
+
+    seeds: int = Field(5, ge=1)
+    """Images per test prompt."""
+    seed: int = 3
+    """Seed of noise and of the choice of prompts."""
+    retained_cells: int | None = Field(None, ge=1)
+    """At most this many (concept, concept) cells of the retained set, a seeded, stratified sample; None: all. Above 50
+    concepts a sample is the sensible choice."""
+    shard_images: int = Field(128, ge=1)
+    """Images per shard, the unit of work."""
+
+
+class ConceptConfig(Config):
+    """A concept that is added to a workspace later: what `saeuron concept add` reads."""
+
+    name: str = Field(min_length=1)
+    """As it stands in prompts."""
+    domain: str
+    """The family it joins."""
+    templates: dict[Split, tuple[str, ...]] | None = None
+    """Sentences with `{domain}` placeholders; None: those of the run."""
+
+
+class RunConfig(Config):
+    """A whole run: what one YAML file says."""
+
+    model: ModelConfig = ModelConfig()
+    domains: dict[str, DomainConfig] = Field(min_length=1)
+    prompts: PromptsConfig = PromptsConfig()
+    capture: CaptureConfig = CaptureConfig()
+    train: SAEConfig = SAEConfig()
+    score: ScoreConfig = ScoreConfig()
+    tune: TuneConfig = TuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        owner: dict[str, str] = {}
+        for domain, config in self.domains.items():
+            for concept in config.concepts:
+                if concept in owner:
+                    raise ValueError(
+                        f"concept {concept!r} stands in two domains ({owner[concept]}, {domain}); keep one"
+                    )
+                owner[concept] = domain
+        for stage in ("capture", "score", "tune"):
+            if getattr(self, stage).half == "unconditional" and self.model.guidance <= 1:
+                raise ValueError(
+                    f"{stage}.half is 'unconditional', but model.guidance {self.model.guidance} has no such half; "
+                    "take 'conditional', or a guidance above 1"
+                )
+        return self
+
+    @property
+    def hookpoints(self) -> tuple[str, ...]:
+        """Every hookpoint of every domain, once, in order."""
+        return tuple(dict.fromkeys(h for d in self.domains.values() for h in d.hookpoints))
+
+    def domain_of(self, concept: str) -> str | None:
+        """The domain that `concept` belongs to, if any."""
+        return next((d for d, config in self.domains.items() if concept in config.concepts), None)

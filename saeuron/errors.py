@@ -1,0 +1,58 @@
+"""The library's exceptions.
+
+    SaeuronError
+    ├── UserError            the user can mend it: one line, exit code 2, never retried
+    │   ├── ConfigError      a bad value or key in a configuration
+    │   ├── UnknownName      a concept, hookpoint, timestep ... that does not exist; names the nearest ones
+    │   ├── BadPrompts       a prompt file that cannot be used
+    │   ├── BadModel         a model that cannot be loaded
+    │   └── WidthMismatch    an SAE or a removal that does not fit a hookpoint
+    └── BadWeights           a weights file that is damaged or of another kind
+
+A message says what, the value, what was expected and what to do, in one line.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SaeuronError(Exception):
+    """Base of all errors that the library raises on purpose."""
+
+
+class UserError(SaeuronError):
+    """Something the user gave is wrong; retrying without a change cannot help."""
+
+
+class ConfigError(UserError):
+    """A value or key of a configuration is wrong."""
+
+
+class UnknownName(UserError):
+    """A name that nothing answers to."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        if near:
+            expected = f"did you mean {' or '.join(repr(n) for n in near)}?"
+        else:
+            shown = ", ".join(known[:8]) + (f", ... ({len(known)} in all)" if len(known) > 8 else "")
+            expected = f"known: {shown}." if known else "there are none yet."
+        super().__init__(f"unknown {kind} {name!r}: {expected}{' ' + hint if hint else ''}")
+
+
+class BadPrompts(UserError):
+    """A prompt file that is missing, empty or malformed."""
+
+
+class BadModel(UserError):
+    """A model that cannot be found or loaded."""
+
+
+class WidthMismatch(UserError):
+    """An SAE or a removal whose width is not that of the hookpoint's output."""
+
+
+class BadWeights(SaeuronError):
+    """A weights file that is damaged, of another kind, or not safetensors."""

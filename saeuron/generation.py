@@ -1,0 +1,81 @@
+"""Generate images for (prompt, index) pairs, with noise that belongs to each image."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saeuron.config import ModelConfig
+from saeuron.hooks import denoiser
+from saeuron.noise import initial_noise
+from saeuron.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to make."""
+
+    prompt: Prompt
+    index: int
+
+    @property
+    def key(self) -> str:
+        """Name of the image in shards and tables."""
+        return f"{self.prompt.id}_{self.index:04d}"
+
+
+def requests(prompts: Sequence[Prompt], each: int) -> list[Request]:
+    """`each` images of every prompt, prompt by prompt."""
+    return [Request(p, i) for p in prompts for i in range(each)]
+
+
+def spread(prompts: Sequence[Prompt], total: int) -> list[Request]:
+    """`total` images spread evenly over the prompts: the first of each, then the second of each, ..."""
+    return [Request(prompts[i % len(prompts)], i // len(prompts)) for i in range(total)]
+
+
+def latent_shape(pipe: Any) -> tuple[int, int, int]:
+    """(C, H, W) of one image's latents at the pipeline's own size."""
+    config: Any = denoiser(pipe).config
+    size = config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(config.in_channels), int(height), int(width)
+
+
+def generate(
+    pipe: Any, images: Sequence[Request], config: ModelConfig, seed: int
+) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
+    """Images in micro-batches, in the order asked for.
+
+    Yields:
+        (the requests of the micro-batch, uint8 [b, H, W, 3]).
+    """
+    shape = latent_shape(pipe)
+    for start in range(0, len(images), config.micro_batch):
+        batch = list(images[start : start + config.micro_batch])
+        noise = initial_noise(seed, [(r.prompt.id, r.index) for r in batch], shape)
+        yield batch, sample(pipe, [r.prompt.text for r in batch], noise, config)
+
+
+def sample(pipe: Any, texts: Sequence[str], noise: torch.Tensor, config: ModelConfig) -> NDArray[np.uint8]:
+    """One call of the pipeline.
+
+    Args:
+        texts: b prompts.
+        noise: float32 [b, C, H, W], `initial_noise`.
+
+    Returns:
+        uint8 [b, H, W, 3].
+    """
+    module: Any = denoiser(pipe)
+    result = pipe(
+        prompt=list(texts),
+        latents=noise.to(device=module.device, dtype=module.dtype),
+        num_inference_steps=config.steps,
+        guidance_scale=config.guidance,
+        output_type="np",
+    )
+    return (result.images * 255).round().astype(np.uint8)

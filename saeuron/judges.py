@@ -1,0 +1,54 @@
+"""Judges: who says what an image shows. A domain without a judge has null metrics, never a guess."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saeuron.errors import UnknownName
+
+Judge = Callable[[NDArray[np.uint8]], list[str | None]]
+"""uint8 [B, H, W, 3] -> one label per image."""
+
+KNOWN = ("canvas", "none")
+
+
+def check(name: str) -> None:
+    """Raise `UnknownName` unless there is such a judge; loads nothing."""
+    if name not in KNOWN:
+        raise UnknownName("judge", name, KNOWN)
+
+
+class CanvasJudge:
+    """The canvas classifier's head for `object` or `style`."""
+
+    def __init__(self, domain: str) -> None:
+        from saeuron.canvas.classifier import load_classifier
+        from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
+
+        labels = {"object": OBJECTS, "style": STYLE_CLASSES}
+        if domain not in labels:
+            raise UnknownName("domain of the canvas judge", domain, labels, "Use judge: none for other domains.")
+        self.head, self.labels = ("object", "style").index(domain), labels[domain]
+        self.model = load_classifier()
+
+    @torch.no_grad()
+    def __call__(self, images: NDArray[np.uint8]) -> list[str | None]:
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return [self.labels[i] for i in self.model(x)[self.head].argmax(1).tolist()]
+
+
+def judges(names: Mapping[str, str]) -> dict[str, Judge]:
+    """{domain: judge} for {domain: name of a judge}; domains whose judge is `none` are left out."""
+    for name in names.values():
+        check(name)
+    return {domain: CanvasJudge(domain) for domain, name in names.items() if name != "none"}
+
+
+def judge(
+    chosen: Mapping[str, Judge], domains: Sequence[str], images: NDArray[np.uint8]
+) -> list[dict[str, str | None]]:
+    """What each image shows, {domain: label}; None where the domain has no judge."""
+    seen = {domain: chosen[domain](images) if domain in chosen else [None] * len(images) for domain in domains}
+    return [{domain: seen[domain][i] for domain in domains} for i in range(len(images))]

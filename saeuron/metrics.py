@@ -1,0 +1,212 @@
+"""UA, IRA and CRA with their ceilings and intervals (METHODS section 2; UnlearnCanvas, 2402.11846).
+
+The request is to remove one concept. Images are judged by a classifier of each domain.
+
+    UA          1 - accuracy of the concept's domain on images asked to show it
+    IRA         that accuracy on images asked to show the other concepts of the domain, mean over concepts
+    CRA         accuracy of the other domain on all images that cross both domains, the concept's own included
+    CRA-retained, CRA-target   CRA on the images that do not, and that do, ask for the concept
+
+A blank image has lost its concept and everything else: UA calls it a success, CRA-target does not.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image: what it was asked to show and what the judges saw, {domain: concept}; None: no judge."""
+
+    prompt_id: str
+    index: int
+    asked: Mapping[str, str]
+    seen: Mapping[str, str | None]
+
+    def right(self, domain: str) -> bool:
+        """Whether the judge of `domain` saw what was asked for."""
+        return self.seen.get(domain) == self.asked.get(domain)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of one removal. Null values: there is no judge, or no image."""
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    unedited: float | None
+    """The unedited model's figure on the same prompts and seeds."""
+    unedited_low: float | None
+    unedited_high: float | None
+    n_images: int
+    n_prompts: int
+    image_set: str
+    """In words, which images the figure is over."""
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion (Wilson 1927).
+
+    Raises:
+        ValueError: there were no trials.
+    """
+    if trials <= 0:
+        raise ValueError("wilson needs at least one trial")
+    p, z2 = successes / trials, Z95**2
+    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z95 * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap_by_prompt(
+    values: NDArray[np.float64],
+    prompts: Sequence[str],
+    concepts: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    draws: int = 2000,
+) -> tuple[float, float]:
+    """95 % percentile interval of a mean whose images cluster by prompt: prompts are drawn, with all their images.
+
+    Args:
+        values: [n] per image (a paired difference, say). prompts: [n] ids.
+        concepts: [n], the same for all images of a prompt: the mean is then over concepts, those that are drawn.
+    """
+    _, first, group = np.unique(np.asarray(prompts), return_index=True, return_inverse=True)
+    sums, counts = np.bincount(group, weights=values), np.bincount(group)
+    names = np.asarray(concepts)[first] if concepts is not None else np.zeros(len(first))
+    member = (names[:, None] == np.unique(names)).astype(np.float64)
+    generator, means = np.random.default_rng(seed), np.empty(draws)
+    for draw in range(draws):
+        times = np.bincount(generator.integers(len(counts), size=len(counts)), minlength=len(counts))
+        of_concept = (times * counts) @ member
+        means[draw] = np.mean(((times * sums) @ member)[of_concept > 0] / of_concept[of_concept > 0])
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A metric's images, the domain that is judged, and whether being wrong is the success."""
+
+    metric: str
+    domain: str
+    wrong: bool
+    image_set: str
+    member: Callable[[Judged], bool]
+    by: str | None = None
+    """Mean over the concepts of this domain rather than over images."""
+
+
+def _questions(domain: str, concept: str, others: Sequence[str]) -> list[_Question]:
+    def shows(j: Judged) -> bool:
+        return j.asked.get(domain) == concept
+
+    def sibling(j: Judged) -> bool:
+        return domain in j.asked and j.asked[domain] != concept
+
+    questions = [
+        _Question("UA", domain, True, f"asked to show {concept}", shows),
+        _Question("IRA", domain, False, f"asked to show another {domain}", sibling, by=domain),
+    ]
+    for other in others:
+        tag = "" if len(others) == 1 else f" ({other})"
+
+        def crossed(j: Judged, other: str = other) -> bool:
+            return other in j.asked and domain in j.asked
+
+        def retained(j: Judged, other: str = other) -> bool:
+            return other in j.asked and sibling(j)
+
+        def target(j: Judged, other: str = other) -> bool:
+            return other in j.asked and shows(j)
+
+        questions += [
+            _Question(f"CRA{tag}", other, False, f"asked to show a {domain} and a {other}", crossed),
+            _Question(f"CRA-retained{tag}", other, False, f"the same, another {domain} than {concept}", retained),
+            _Question(f"CRA-target{tag}", other, False, f"the same, {concept} alone", target),
+        ]
+    return questions
+
+
+def _figure(q: _Question, images: Sequence[Judged]) -> tuple[float | None, float | None, float | None]:
+    """(value, low, high) over the images; Wilson for one proportion, a bootstrap by prompt for a mean of means."""
+    if not images or any(j.seen.get(q.domain) is None for j in images):
+        return None, None, None
+    success = np.array([j.right(q.domain) != q.wrong for j in images], dtype=np.float64)
+    if q.by is None:
+        value = float(success.mean())
+        return value, *wilson(int(success.sum()), len(success))
+    names = [j.asked[q.by] for j in images]
+    _, group = np.unique(names, return_inverse=True)
+    value = float((np.bincount(group, weights=success) / np.bincount(group)).mean())
+    low, high = bootstrap_by_prompt(success, [j.prompt_id for j in images], names)
+    return value, min(low, value), max(high, value)
+
+
+def evaluate(
+    domain: str, concept: str, domains: Sequence[str], edited: Sequence[Judged], unedited: Sequence[Judged]
+) -> list[Metric]:
+    """Every metric of one removal.
+
+    Args:
+        domain, concept: what was removed.
+        domains: all domains of the run.
+        edited, unedited: the same requests, with and without the removal; they are paired by (prompt, index).
+
+    Raises:
+        ValueError: the two sets are not the same requests: a denominator would shrink silently.
+    """
+    key = {(j.prompt_id, j.index) for j in edited}
+    if key != {(j.prompt_id, j.index) for j in unedited} or len(key) != len(edited) or len(key) != len(unedited):
+        raise ValueError("edited and unedited images are not of the same prompts and indices")
+    result = []
+    for q in _questions(domain, concept, [d for d in domains if d != domain]):
+        mine, plain = [j for j in edited if q.member(j)], [j for j in unedited if q.member(j)]
+        value, low, high = _figure(q, mine)
+        base, base_low, base_high = _figure(q, plain)
+        prompts = len({j.prompt_id for j in mine})
+        result.append(Metric(q.metric, value, low, high, base, base_low, base_high, len(mine), prompts, q.image_set))
+    drop = _paired_drop(domain, concept, edited, unedited)
+    return result + ([drop] if drop else [])
+
+
+def _paired_drop(domain: str, concept: str, edited: Sequence[Judged], unedited: Sequence[Judged]) -> Metric | None:
+    """How much accuracy the retained concepts of the domain lose, image by image; interval by prompt."""
+    plain = {(j.prompt_id, j.index): j for j in unedited}
+    pairs = [
+        (j, plain[j.prompt_id, j.index])
+        for j in edited
+        if domain in j.asked and j.asked[domain] != concept and j.seen.get(domain) is not None
+    ]
+    if not pairs:
+        return None
+    loss = np.array([float(p.right(domain)) - float(j.right(domain)) for j, p in pairs])
+    prompts = [j.prompt_id for j, _ in pairs]
+    low, high = bootstrap_by_prompt(loss, prompts)
+    words = f"asked to show another {domain}, paired with the unedited image"
+    value = float(loss.mean())
+    return Metric("IRA-drop", value, low, high, 0.0, 0.0, 0.0, len(pairs), len(set(prompts)), words)
+
+
+def summary(metrics: Sequence[Metric]) -> float | None:
+    """(UA + IRA + CRA) / 3, the figure that tuning maximises; None where one of them is null.
+
+    With several other domains CRA is the mean of theirs.
+    """
+    parts = []
+    for name in ("UA", "IRA", "CRA"):
+        values = [m.value for m in metrics if m.metric.split(" ")[0] == name]
+        known = [v for v in values if v is not None]
+        if not values or len(known) < len(values):
+            return None
+        parts.append(sum(known) / len(known))
+    return sum(parts) / 3

@@ -1,0 +1,29 @@
+"""Randomness that belongs to an image, not to a batch, an order or a worker."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from a hash of the parts' text: the same on every machine and in every process."""
+    text = "\x1f".join(str(p) for p in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(*parts: object) -> torch.Generator:
+    """A CPU generator seeded by `derive_seed`."""
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+def initial_noise(seed: int, images: Sequence[tuple[str, int]], shape: Sequence[int]) -> Tensor:
+    """Starting noise of each image, float32 [len(images), *shape], on the CPU.
+
+    Args:
+        seed: the run's seed.
+        images: (prompt id, image index) of each.
+        shape: of one image's latents, (C, H, W).
+    """
+    return torch.stack([torch.randn(tuple(shape), generator=generator(seed, p, i)) for p, i in images])

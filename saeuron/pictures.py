@@ -1,0 +1,102 @@
+"""Pictures a person looks at: contact sheets and plots, as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]
+"""uint8 [H, W, 3]."""
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def save_png(path: Path, image: Image.Image) -> Path:
+    """Write a PNG: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    image.save(temporary, format="PNG")
+    temporary.replace(path)
+    return path
+
+
+def enlarge(picture: Picture, side: int) -> Image.Image:
+    """A picture with its shorter side brought to `side` pixels; small ones keep their hard pixels."""
+    image = Image.fromarray(picture)
+    small = min(image.size) < side
+    scale = side / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+
+
+def contact_sheet(
+    columns: Sequence[tuple[str, Picture, Picture]], title: str, path: Path, *, side: int = 96, across: int = 10
+) -> Path:
+    """Unedited above edited, one column per image, wrapped into bands of `across`.
+
+    Args:
+        columns: (caption, unedited, edited), pictures of one size.
+    """
+    if not columns:
+        raise ValueError("a contact sheet needs at least one image")
+    gap, label, head, left = 4, 16, 30, 66
+    across = min(across, len(columns))
+    bands = -(-len(columns) // across)
+    band = label + 2 * (side + gap) + 10
+    sheet = Image.new("RGB", (left + across * (side + gap) + gap, head + bands * band), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((8, 7), title, fill="black", font=_font(14))
+    for i, (caption, unedited, edited) in enumerate(columns):
+        x, y = left + (i % across) * (side + gap), head + (i // across) * band
+        draw.text((x + 2, y), caption, fill="#333333", font=_font(11))
+        sheet.paste(enlarge(unedited, side), (x, y + label))
+        sheet.paste(enlarge(edited, side), (x, y + label + side + gap))
+        if i % across == 0:
+            draw.text((8, y + label + side // 2 - 6), "unedited", fill="#333333", font=_font(12))
+            draw.text((8, y + label + side + gap + side // 2 - 6), "removed", fill="#a00000", font=_font(12))
+    return save_png(path, sheet)
+
+
+def side_by_side(unedited: Picture, edited: Picture, path: Path, *, side: int = 256) -> Path:
+    """The same prompt and noise without and with the removal, in one PNG."""
+    left, right = enlarge(unedited, side), enlarge(edited, side)
+    sheet = Image.new("RGB", (left.width + right.width + 12, left.height + 24), "white")
+    draw = ImageDraw.Draw(sheet)
+    for x, image, text in ((0, left, "unedited"), (left.width + 12, right, "removed")):
+        draw.text((x + 4, 3), text, fill="black", font=_font(14))
+        sheet.paste(image, (x, 24))
+    return save_png(path, sheet)
+
+
+def score_plot(timesteps: Sequence[int], curves: Sequence[tuple[str, Sequence[float]]], title: str, path: Path) -> Path:
+    """The score of a concept's best latents at each step, from noise (left) to image (right).
+
+    Args:
+        timesteps: [T], descending. curves: (label, [T] scores).
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.2, 3.6), dpi=110, layout="constrained")
+    for label, values in curves:
+        axes.plot(timesteps, values, marker="o", markersize=3, linewidth=1.4, label=label)
+    axes.invert_xaxis()
+    axes.axhline(0, color="#999999", linewidth=0.8)
+    axes.set_xlabel("timestep (noise to image)")
+    axes.set_ylabel("score s(i, t, c)")
+    axes.set_title(title, fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False, title="latent", title_fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    temporary.replace(path)
+    return path

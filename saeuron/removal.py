@@ -1,0 +1,256 @@
+"""Remove a concept while images are generated (2501.18052, section 4.3).
+
+    f'_i = gamma mu(i,t,c) f_i   if i in F(c,t) and f_i > m(i,t), else f_i
+    x'   = x + sum_{i in F} (f'_i - f_i) W_dec[i]
+
+Only the rows of F are needed where the activation has a fixed threshold, so a removal is a file of those rows. With
+nothing to ablate x' is x, bit for bit.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saeuron.checkpoint import load_tensors, save_tensors
+from saeuron.config import Half
+from saeuron.errors import BadWeights
+from saeuron.hooks import Step, attached, from_rows, to_rows
+from saeuron.sae import SAE, check_width, top_k
+from saeuron.scoring import Profile, select
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The edit of one hookpoint. T steps, u latents (all that any step selects), D the width.
+
+    For an SAE with a threshold `W_enc` holds the u rows alone. For a per-row TopK, which compares all latents, it holds
+    all N, and `latents` says where the u are.
+    """
+
+    hookpoint: str
+    sae_id: str
+    half: Half
+    timesteps: Tensor
+    """int64 [T], descending."""
+    latents: Tensor
+    """int64 [u], ascending: indices into the SAE."""
+    factor: Tensor
+    """gamma * mu(i,t,c), float32 [T, u]; 1 where step t does not select the latent."""
+    floor: Tensor
+    """m(i,t), float32 [T, u]; infinite where step t does not select the latent."""
+    W_enc: Tensor
+    """float32 (u, D), or (N, D) for topk."""
+    b_enc: Tensor
+    """float32 (u), or (N) for topk."""
+    W_dec: Tensor
+    """float32 (u, D)."""
+    b_dec: Tensor
+    """float32 (D)."""
+    threshold: Tensor
+    """float32 scalar."""
+    k: int = 0
+    """k of a topk SAE; 0: a fixed threshold."""
+
+    def step_of(self, timestep: int) -> int:
+        """The row of the nearest scored timestep; of two equally near, the noisier."""
+        return int((self.timesteps - timestep).abs().argmin())
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """F of the u latents, float32 [..., u] of rows [..., D]."""
+        pre = (rows - self.b_dec) @ self.W_enc.T + self.b_enc
+        if self.k:
+            return top_k(pre, self.k)[..., self.latents]
+        return pre.relu() * (pre > self.threshold)
+
+    def delta(self, rows: Tensor, timestep: int) -> Tensor:
+        """X' - x, float32 [..., D]; exactly zero where nothing is ablated."""
+        check_width(self.W_dec.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
+        t = self.step_of(timestep)
+        f = self.encode(rows)
+        change = torch.where(f > self.floor[t], (self.factor[t] - 1) * f, 0.0)
+        return change @ self.W_dec
+
+    def change(self, step: Step, output: Tensor) -> Tensor | None:
+        """What the edit adds to a module's output, float32 in its shape; None where its half is not there."""
+        rows = to_rows(output)
+        chosen = step.half(rows, self.half)
+        if not len(chosen):
+            return None
+        delta = self.delta(chosen.float(), step.timestep)
+        if len(chosen) != len(rows):
+            whole = torch.zeros(rows.shape, dtype=delta.dtype, device=delta.device)
+            n = len(rows) // 2
+            whole[n:] = delta if self.half == "conditional" else 0
+            whole[:n] = delta if self.half == "unconditional" else 0
+            delta = whole
+        return from_rows(delta, output)
+
+    def __call__(self, step: Step, output: Tensor) -> Tensor | None:
+        """The editor: see `saeuron.hooks`."""
+        return _add([self], step, output)
+
+    def to(self, device: torch.device | str) -> "Edit":
+        """A copy with its tensors on `device`."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+
+
+_TENSORS = ("timesteps", "latents", "factor", "floor", "W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+
+
+def _add(edits: Sequence[Edit], step: Step, output: Tensor) -> Tensor | None:
+    """The output with the changes of all edits, each computed on the output itself: their order does not matter."""
+    changes = [c for edit in edits if (c := edit.change(step, output)) is not None]
+    return output + sum(changes[1:], changes[0]).to(output.dtype) if changes else None
+
+
+def build_edit(sae: SAE, profile: Profile, n: int, gamma: float, *, sae_id: str = "", half: Half = "both") -> Edit:
+    """The edit of one concept at one hookpoint: its n best latents of each step, multiplied by gamma mu."""
+    chosen = select(profile.score, n)
+    latents = chosen.unique(sorted=True)
+    selected = torch.zeros(profile.score.shape, dtype=torch.bool).scatter(1, chosen, True)[:, latents]
+    factor = torch.where(selected, gamma * profile.mean[:, latents], 1.0)
+    floor = torch.where(selected, profile.threshold[:, latents], torch.inf)
+    topk = sae.info.activation == "topk"
+    rows = torch.arange(sae.info.n_latents) if topk else latents
+    # Copies: an edit must not change when its SAE does.
+    weights = {name: value.detach().cpu().float().clone() for name, value in sae.state_dict().items()}
+    return Edit(
+        hookpoint=sae.info.hookpoint,
+        sae_id=sae_id,
+        half=half,
+        timesteps=profile.timesteps,
+        latents=latents,
+        factor=factor.float(),
+        floor=floor.float(),
+        W_enc=weights["W_enc"][rows],
+        b_enc=weights["b_enc"][rows],
+        W_dec=weights["W_dec"][latents],
+        b_dec=weights["b_dec"],
+        threshold=weights["threshold"],
+        k=sae.info.k if topk else 0,
+    )
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What takes one concept out of a model: an edit per hookpoint, and where it came from."""
+
+    concept: str
+    domain: str
+    edits: tuple[Edit, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """n, gamma, model id, the reference set's id and members: what this removal depends on."""
+
+    @contextmanager
+    def attached(self, pipe: Any) -> Iterator["Removal"]:
+        """Generate without the concept for as long as the context lasts; any number of steps."""
+        with removed(pipe, [self]):
+            yield self
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file."""
+        tensors: dict[str, Tensor] = {}
+        records = []
+        for i, edit in enumerate(self.edits):
+            tensors |= {f"{i}.{name}": getattr(edit, name) for name in _TENSORS}
+            records.append({"hookpoint": edit.hookpoint, "sae_id": edit.sae_id, "half": edit.half, "k": edit.k})
+        metadata = {
+            "kind": "saeuron-removal",
+            "format": FORMAT,
+            "concept": self.concept,
+            "domain": self.domain,
+            "edits": records,
+            "provenance": dict(self.provenance),
+        }
+        save_tensors(Path(path), tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Removal":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            BadWeights: it is damaged, or not a removal, or of a newer format.
+        """
+        tensors, metadata = load_tensors(Path(path))
+        if metadata.get("kind") != "saeuron-removal":
+            raise BadWeights(f"{path} is not a removal; expected a file written by Removal.save or `saeuron run`.")
+        if metadata["format"] > FORMAT:
+            raise BadWeights(f"{path} has removal format {metadata['format']}, this version reads {FORMAT}; update it.")
+        edits = tuple(
+            Edit(
+                hookpoint=record["hookpoint"],
+                sae_id=record["sae_id"],
+                half=record["half"],
+                k=record["k"],
+                **{name: tensors[f"{i}.{name}"] for name in _TENSORS},
+            )
+            for i, record in enumerate(metadata["edits"])
+        )
+        return cls(metadata["concept"], metadata["domain"], edits, metadata["provenance"])
+
+
+def combine(edits: Sequence[Edit]) -> tuple[list[Edit], dict[str, int]]:
+    """Edits of several concepts, those that share an SAE made one.
+
+    A latent in two sets at a step takes the factor of larger magnitude, with that set's floor. SAEs are told apart by
+    their id, unnamed ones by their b_dec.
+
+    Returns:
+        (edits, {sae id or hookpoint: number of (step, latent) pairs that were in more than one set}).
+    """
+    groups: dict[tuple[str, str, str], list[Edit]] = {}
+    for edit in edits:
+        sae = edit.sae_id or edit.b_dec.cpu().numpy().tobytes().hex()
+        groups.setdefault((edit.hookpoint, sae, edit.half), []).append(edit)
+    merged, overlap = [], {}
+    for group in groups.values():
+        first = group[0]
+        if len(group) == 1 or any(not torch.equal(e.timesteps, first.timesteps) for e in group):
+            merged += group
+            continue
+        latents = torch.cat([e.latents for e in group]).unique(sorted=True)
+        shape = (len(first.timesteps), len(latents))
+        factor, floor = torch.ones(shape), torch.full(shape, torch.inf)
+        W_dec = first.W_dec.new_zeros(len(latents), first.W_dec.shape[1])
+        W_enc = first.W_enc if first.k else torch.zeros_like(W_dec)
+        b_enc = first.b_enc if first.k else first.b_enc.new_zeros(len(latents))
+        shared = 0
+        for e in group:
+            at = torch.searchsorted(latents, e.latents)
+            W_dec[at] = e.W_dec
+            if not first.k:
+                W_enc[at], b_enc[at] = e.W_enc, e.b_enc
+            selects, taken = torch.isfinite(e.floor), torch.isfinite(floor[:, at])
+            shared += int((selects & taken).sum())
+            stronger = selects & (~taken | (e.factor.abs() > factor[:, at].abs()))
+            factor[:, at] = torch.where(stronger, e.factor, factor[:, at])
+            floor[:, at] = torch.where(stronger, e.floor, floor[:, at])
+        overlap[first.sae_id or first.hookpoint] = shared
+        merged.append(
+            replace(first, latents=latents, factor=factor, floor=floor, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec)
+        )
+    return merged, overlap
+
+
+@contextmanager
+def removed(pipe: Any, removals: Sequence[Removal]) -> Iterator[dict[str, int]]:
+    """Generate without several concepts at once; yields the overlap of their latents, see `combine`.
+
+    Edits by different SAEs at one hookpoint add up.
+    """
+    edits, overlap = combine([e for r in removals for e in r.edits])
+    device = next(pipe.unet.parameters()).device if hasattr(pipe, "unet") else "cpu"
+    editors: dict[str, list[Edit]] = {}
+    for edit in edits:
+        editors.setdefault(edit.hookpoint, []).append(edit.to(device))
+    with attached(pipe, editors={path: [partial(_add, group)] for path, group in editors.items()}):
+        yield overlap

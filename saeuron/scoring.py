@@ -1,0 +1,158 @@
+"""Which latents belong to a concept: sums gathered as the model runs, scores, selection (2501.18052, section 4.2).
+
+    mu(i,t,c) = mean of f_i over all positions and images of the prompts of c at step t
+    s(i,t,c)  = mu(i,t,c) / (sum_j mu(j,t,c) + d) - mu(i,t,other) / (sum_j mu(j,t,other) + d),   d = 1e-8
+    F(c,t)    = the n latents of highest score at that step
+
+mu(., other) pools the rows of all other concepts of the domain: a pooled mean, not a mean of means.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeuron.config import Half
+from saeuron.hooks import Step, to_rows
+from saeuron.sae import SAE, check_width
+
+DELTA = 1e-8
+FIXED_POINT = 1 << 24
+"""Sums are kept as integers, in units of 2^-24, so that they are the same in any order of merging."""
+
+
+class Totals(NamedTuple):
+    """Sums per (step, latent); T steps, N latents."""
+
+    timesteps: NDArray[np.int32]
+    """[T], descending, the scheduler's own."""
+    fires: NDArray[np.uint64]
+    """[T, N], rows with f != 0."""
+    image_fires: NDArray[np.uint32]
+    """[T, N], images with any f != 0 (positions of one image are correlated)."""
+    sum_fixed: NDArray[np.int64]
+    """[T, N], sum of f in units of 2^-24."""
+    sumsq_fixed: NDArray[np.int64]
+    """[T, N], sum of f^2 in units of 2^-24."""
+    max: NDArray[np.float32]
+    """[T, N]."""
+    n_rows: NDArray[np.uint64]
+    """[T]."""
+    n_images: NDArray[np.uint32]
+    """[T]."""
+
+
+class Accumulator:
+    """Reads one hookpoint, encodes, and keeps sums only: no activation is stored."""
+
+    def __init__(self, sae: SAE, half: Half) -> None:
+        self.sae, self.half = sae, half
+        self._cells: dict[int, dict[str, Tensor]] = {}
+
+    def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
+        del source
+        rows = to_rows(step.half(output, self.half)).float()
+        images = len(rows)
+        if not images:
+            return
+        check_width(self.sae.info.width, rows.shape[2], f"the SAE for {self.sae.info.hookpoint}")
+        f = self.sae.encode(rows)
+        fixed = (f.double() * FIXED_POINT).round().long()
+        squares = (f.double().square() * FIXED_POINT).round().long()
+        active = f != 0
+        found = {
+            "fires": active.sum((0, 1)),
+            "image_fires": active.any(1).sum(0),
+            "sum_fixed": fixed.sum((0, 1)),
+            "sumsq_fixed": squares.sum((0, 1)),
+            "max": f.amax((0, 1)),
+            "n_rows": torch.tensor(images * rows.shape[1]),
+            "n_images": torch.tensor(images),
+        }
+        found = {name: value.cpu() for name, value in found.items()}
+        cell = self._cells.get(step.timestep)
+        if cell is None:
+            self._cells[step.timestep] = found
+            return
+        for name, value in found.items():
+            cell[name] = torch.maximum(cell[name], value) if name == "max" else cell[name] + value
+
+    def totals(self) -> Totals:
+        """What has been gathered, steps from noise to image."""
+        steps = sorted(self._cells, reverse=True)
+
+        def stack(name: str) -> NDArray[Any]:
+            return torch.stack([self._cells[t][name] for t in steps]).numpy()
+
+        return Totals(
+            np.array(steps, dtype=np.int32),
+            stack("fires").astype(np.uint64),
+            stack("image_fires").astype(np.uint32),
+            stack("sum_fixed"),
+            stack("sumsq_fixed"),
+            stack("max"),
+            stack("n_rows").astype(np.uint64),
+            stack("n_images").astype(np.uint32),
+        )
+
+
+def means(sum_fixed: Tensor, n_rows: Tensor) -> Tensor:
+    """mu, float64 [..., T, N] from sums [..., T, N] (units of 2^-24) and row counts [..., T]."""
+    return sum_fixed.double() / FIXED_POINT / n_rows.double().clamp(min=1)[..., None]
+
+
+def scores(sum_fixed: Tensor, n_rows: Tensor) -> Tensor:
+    """S for every concept of one domain, float64 [C, T, N].
+
+    Args:
+        sum_fixed: int64 [C, T, N], units of 2^-24.
+        n_rows: int64 [C, T].
+    """
+    own = means(sum_fixed, n_rows)
+    other = means(sum_fixed.sum(0) - sum_fixed, n_rows.sum(0) - n_rows)
+    return _share(own) - _share(other)
+
+
+def _share(mu: Tensor) -> Tensor:
+    return mu / (mu.sum(-1, keepdim=True) + DELTA)
+
+
+class Profile(NamedTuple):
+    """All that a removal of one concept needs of the statistics of its domain."""
+
+    timesteps: Tensor
+    """int64 [T], descending."""
+    mean: Tensor
+    """mu(i,t,c), float32 [T, N]."""
+    threshold: Tensor
+    """m(i,t): the unweighted mean of mu over all concepts of the domain, c included; float32 [T, N]."""
+    score: Tensor
+    """s(i,t,c), float64 [T, N]."""
+
+
+def profile(domain: Sequence[Totals], concept: int) -> Profile:
+    """The profile of the `concept`-th member of a domain.
+
+    Raises:
+        ValueError: the members were gathered at different steps.
+    """
+    timesteps = domain[0].timesteps
+    if any(not np.array_equal(t.timesteps, timesteps) for t in domain):
+        raise ValueError("statistics of one domain were gathered at different steps; score its concepts alike")
+    sums = torch.from_numpy(np.stack([t.sum_fixed for t in domain]))
+    rows = torch.from_numpy(np.stack([t.n_rows for t in domain]).astype(np.int64))
+    mu = means(sums, rows)
+    return Profile(
+        torch.from_numpy(timesteps.astype(np.int64)),
+        mu[concept].float(),
+        mu.mean(0).float(),
+        scores(sums, rows)[concept],
+    )
+
+
+def select(score: Tensor, n: int) -> Tensor:
+    """F: the n latents of highest score at each step, best first, int64 [T, n]; ties go to the lower index."""
+    return score.argsort(dim=-1, descending=True, stable=True)[..., :n]

@@ -1,0 +1,221 @@
+"""Activations: `.npy` members [steps, positions, D] in shards, read back as shuffled rows [batch, D].
+
+numpy has no bfloat16: its bits are stored as uint16, and uint16 is read as bfloat16 and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.errors import ArtifactDamaged
+from storage.shards import Member, check, read_manifest, read_member
+
+Rows = NDArray[Any]
+_STORED = {"float16": "float16", "float32": "float32", "uint16": "bfloat16"}
+
+
+def encode(array: Rows) -> bytes:
+    """An array [steps, positions, D] as `.npy` bytes.
+
+    Raises ValueError for a dtype other than float16, float32 or uint16 (which holds bfloat16).
+    """
+    if array.ndim != 3 or array.dtype.name not in _STORED:
+        raise ValueError(
+            f"activations {array.dtype} {array.shape}: expected [steps, positions, D] of float16, float32 or uint16 "
+            f"(the bits of bfloat16)"
+        )
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> Rows:
+    """The array that `encode` wrote; a pickle is refused with ValueError."""
+    array: Rows = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One member: `rows` rows that lie together."""
+
+    shard: int
+    member: Member
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The blocks of one pool, where each starts in it, the order its rows come out in, and how many to skip."""
+
+    blocks: list[_Block]
+    starts: NDArray[np.int64]
+    order: NDArray[np.int64]
+    skip: int
+
+
+class ActivationRows:
+    """The rows of one hookpoint over many shards: every (step, position) of every image is a row of D numbers.
+
+    Raises ArtifactMissing or ArtifactDamaged if a shard is not whole, ValueError if the shards do not go together.
+    """
+
+    rows: int
+    """How many rows there are."""
+    width: int
+    """D, the numbers in a row."""
+    dtype: str
+    """"float16", "float32" or "bfloat16"; arrays of the last are uint16 here."""
+
+    def __init__(self, shards: Sequence[Path], verify: bool = True, readers: int = 4) -> None:
+        """Read the sidecars. `verify` checks each shard's SHA-256 before its first use; `readers` threads read."""
+        self.shards = tuple(shards)
+        self._manifests = [read_manifest(path) for path in self.shards]
+        self._readers = readers
+        self._unverified = set(range(len(self.shards))) if verify else set()
+        self._verifying = [threading.Lock() for _ in self.shards]
+        found = [
+            (shard, member, _STORED.get(member.dtype or "", f"{member.dtype}"))
+            for shard, manifest in enumerate(self._manifests)
+            for member in manifest.members
+            if member.extension == "npy"
+        ]
+        kinds = {(len(member.shape or ()), (member.shape or (0,))[-1], dtype) for _, member, dtype in found}
+        if len(kinds) != 1 or (kind := next(iter(kinds)))[0] != 3 or kind[2] not in _STORED.values():
+            raise ValueError(
+                f"{len(self.shards)} shards hold arrays of (dimensions, width, dtype) {sorted(map(str, kinds))}: "
+                f"expected one kind, [steps, positions, D] of one hookpoint"
+            )
+        _, self.width, self.dtype = kind
+        self._blocks = [_Block(s, m, m.shape[0] * m.shape[1]) for s, m, _ in found if m.shape is not None]
+        self._sizes = np.array([block.rows for block in self._blocks], dtype=np.int64)
+        self.rows = int(self._sizes.sum())
+        if self.rows == 0:
+            raise ValueError(f"{len(self.shards)} shards hold no rows")
+
+    def batches(self, batch: int, seed: int, start: int = 0, pool_rows: int = 131072) -> Generator[Rows, None, None]:
+        """Endless batches [batch, D], from batch number `start` on; every row comes once an epoch.
+
+        An epoch takes the blocks of all shards in random order, cuts them into even pools of at most `pool_rows` rows
+        (plus one block), and shuffles the rows of each pool. Batch k is a function of (seed, k, shards, batch,
+        pool_rows) alone, so a resumed training sees the same bytes; what precedes `start` is not read. A batch may
+        straddle pools and epochs. The next pool is read while this one is used, so memory holds two pools. Raises
+        ValueError for a number out of range; while reading, ArtifactDamaged.
+        """
+        if batch < 1 or seed < 0 or start < 0 or pool_rows < 1:
+            raise ValueError(f"batch {batch}, seed {seed}, start {start}, pool_rows {pool_rows}: out of range")
+        return self._batches(batch, self._rows_from(start * batch, seed, pool_rows))
+
+    def sample(self, n: int, seed: int) -> Rows:
+        """The first n rows [n, D] of a shuffled order, without repeats; all rows if there are fewer than n."""
+        batches = self.batches(min(n, self.rows), seed)
+        try:
+            return next(batches)
+        finally:
+            batches.close()
+
+    def everything(self) -> Iterator[tuple[str, Rows]]:
+        """Every block in the order of the shards: (key, array [steps, positions, D])."""
+        for block in self._blocks:
+            yield block.member.key, self._read(block)
+
+    def _batches(self, batch: int, pieces: Generator[Rows, None, None]) -> Generator[Rows, None, None]:
+        held: deque[Rows] = deque()
+        have = 0
+        try:
+            while True:
+                while have < batch:
+                    # Copied, or what is left of a pool would keep all of it in memory beside two more.
+                    held = deque(piece.copy() for piece in held)
+                    held.append(next(pieces))
+                    have += len(held[-1])
+                parts, missing = [], batch
+                while missing:
+                    piece = held.popleft()
+                    parts.append(piece[:missing])
+                    if len(piece) > missing:
+                        held.appendleft(piece[missing:])
+                    missing -= len(parts[-1])
+                have -= batch
+                # A copy in every case: the caller may write to it, and must not keep a whole pool alive.
+                yield np.concatenate(parts)
+        finally:
+            pieces.close()
+
+    def _rows_from(self, row: int, seed: int, pool_rows: int) -> Generator[Rows, None, None]:
+        pools = self._pools(row, seed, pool_rows)
+        executor = ThreadPoolExecutor(self._readers, thread_name_prefix="activations")
+        try:
+            ahead = self._start(executor, next(pools))
+            while True:
+                pool, rows, parts = ahead
+                for part in parts:
+                    part.result()
+                ahead = self._start(executor, next(pools))
+                yield rows[pool.skip :]
+                del rows, parts
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+    def _pools(self, row: int, seed: int, pool_rows: int) -> Iterator[_Pool]:
+        count = -(-self.rows // pool_rows)
+        epoch, row = divmod(row, self.rows)
+        while True:
+            order = _shuffled(len(self._blocks), seed, epoch)
+            ends = np.cumsum(self._sizes[order])
+            starts = ends - self._sizes[order]
+            pool_of = starts * count // self.rows
+            edges = np.searchsorted(pool_of, np.arange(count + 1))
+            for index, (low, high) in enumerate(pairwise(edges)):
+                # A block larger than a pool leaves the next pool empty.
+                if low == high or ends[high - 1] <= row:
+                    continue
+                yield _Pool(
+                    blocks=[self._blocks[i] for i in order[low:high]],
+                    starts=starts[low:high] - starts[low],
+                    order=_shuffled(int(ends[high - 1] - starts[low]), seed, epoch, index + 1),
+                    skip=max(0, row - int(starts[low])),
+                )
+            epoch, row = epoch + 1, 0
+
+    def _start(self, executor: ThreadPoolExecutor, pool: _Pool) -> tuple[_Pool, Rows, list[Future[None]]]:
+        stored = "uint16" if self.dtype == "bfloat16" else self.dtype
+        rows = np.empty((len(pool.order), self.width), dtype=stored)
+
+        def fill(block: _Block, start: int) -> None:
+            # The rows go straight to their shuffled places: a second copy of the pool would double the memory.
+            rows[pool.order[start : start + block.rows]] = self._read(block).reshape(block.rows, self.width)
+
+        return pool, rows, [executor.submit(fill, b, int(s)) for b, s in zip(pool.blocks, pool.starts, strict=True)]
+
+    def _read(self, block: _Block) -> Rows:
+        path = self.shards[block.shard]
+        if block.shard in self._unverified:
+            with self._verifying[block.shard]:
+                if block.shard in self._unverified:
+                    check(path, self._manifests[block.shard])
+                    self._unverified.discard(block.shard)
+        try:
+            array = decode(read_member(path, block.member))
+        except ValueError as error:
+            raise ArtifactDamaged(path, f"the array {block.member.key}", f"no array ({error})") from None
+        if array.shape != block.member.shape:
+            raise ArtifactDamaged(path, f"{block.member.key} {block.member.shape}", f"{array.shape}")
+        return array
+
+
+def _shuffled(n: int, *key: int) -> NDArray[np.int64]:
+    # numpy promises the same raw bits for ever, but not the same `permutation`.
+    bits = np.random.PCG64(np.random.SeedSequence(key)).random_raw(n)
+    return np.argsort(bits, kind="stable")

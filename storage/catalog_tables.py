@@ -1,0 +1,222 @@
+"""What the catalog knows from manifests: small tables, and the lists of the Parquet files behind the views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from storage.errors import StorageError
+from storage.files import read_json
+from storage.manifests import Manifest
+from storage.statistics import CELLS_FILE, CELLS_SCHEMA, STATISTICS_FILE, STATISTICS_SCHEMA
+from storage.tables import IMAGES, METRICS, PROMPTS
+from storage.workspace import Workspace
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One relation of the schema `source`: a table in memory, or the rows of Parquet files (`files` in index order)."""
+
+    name: str
+    schema: pa.Schema
+    table: pa.Table | None = None
+    files: tuple[Path, ...] = ()
+
+
+_FILES = pa.schema([("file_index", pa.uint64()), ("id", pa.string())])
+_SCORE_FILES = pa.schema(
+    [
+        ("file_index", pa.uint64()),
+        ("group_index", pa.int32()),
+        ("current", pa.bool_()),
+        *((name, pa.string()) for name in ("score_id", "sae_id", "hookpoint", "protocol", "domain", "concept", "half")),
+    ]
+)
+_CAPTURES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("capture_id", "model_id", "hookpoint")),
+        *((name, pa.int64()) for name in ("shards", "rows", "bytes", "width", "images", "steps")),
+        ("half", pa.string()),
+    ]
+)
+_SAES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("sae_id", "capture_id", "hookpoint", "variant")),
+        *((name, pa.int64()) for name in ("width", "n_latents", "k")),
+        *((name, pa.float64()) for name in ("fvu", "l0", "dead")),
+        ("rows", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
+_REMOVALS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("removal_id", "domain", "concept", "reference_set")),
+        ("hookpoints", pa.list_(pa.string())),
+        ("n", pa.int32()),
+        ("gamma", pa.float64()),
+        ("features", pa.int64()),
+        *((name, pa.float64()) for name in ("ua", "ira", "cra")),
+        ("outdated", pa.bool_()),
+    ]
+)
+_RUNS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("run_id", "flow", "state")),
+        *((name, pa.timestamp("us")) for name in ("started", "finished")),
+        *((name, pa.int64()) for name in ("made", "cached", "failed")),
+        ("message", pa.string()),
+    ]
+)
+
+
+def sources(workspace: Workspace) -> list[Source]:
+    """Everything that the views stand on, from the committed artifacts of the workspace. Damaged ones are left out."""
+    stages: dict[str, list[Manifest]] = {}
+    for manifest in workspace.artifacts():
+        stages.setdefault(manifest.stage, []).append(manifest)
+    scores = _score_rows(stages.get("score", []))
+    folders = [workspace.folder(row["score_id"]) / row.pop("folder") for row in scores]
+    return [
+        Source("score_files", _SCORE_FILES, _table(scores, _SCORE_FILES)),
+        Source("statistics_rows", STATISTICS_SCHEMA, files=tuple(folder / STATISTICS_FILE for folder in folders)),
+        Source("cell_rows", CELLS_SCHEMA, files=tuple(folder / CELLS_FILE for folder in folders)),
+        *_parquet(workspace, stages.get("prompts", []), "prompt", "prompts.parquet", PROMPTS),
+        *_parquet(workspace, stages.get("images", []), "image", "images.parquet", IMAGES),
+        *_parquet(workspace, stages.get("evaluation", []), "metric", "metrics.parquet", METRICS),
+        Source("captures", _CAPTURES, _table(_capture_rows(stages.get("capture", [])), _CAPTURES)),
+        Source("saes", _SAES, _table((_sae_row(m) for m in stages.get("sae", [])), _SAES)),
+        Source("removals", _REMOVALS, _table(_removal_rows(stages), _REMOVALS)),
+        Source("runs", _RUNS, _table(_run_rows(workspace.runs), _RUNS)),
+    ]
+
+
+def _table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _parquet(
+    workspace: Workspace, manifests: list[Manifest], kind: str, name: str, schema: pa.Schema
+) -> tuple[Source, Source]:
+    held = [m for m in manifests if any(file.name == name for file in m.files)]
+    rows = [{"file_index": index, "id": m.id} for index, m in enumerate(held)]
+    files = tuple(workspace.folder(m.id) / name for m in held)
+    return Source(f"{kind}_files", _FILES, _table(rows, _FILES)), Source(f"{kind}_rows", schema, files=files)
+
+
+def _score_rows(manifests: list[Manifest]) -> list[Row]:
+    groups: dict[tuple[str, ...], int] = {}
+    newest: dict[tuple[str, ...], tuple[str, str]] = {}
+    rows: list[Row] = []
+    for manifest in manifests:
+        about = manifest.summary
+        for sae in about.get("saes", ()):
+            group = (sae["sae_id"], about["protocol"], about["domain"])
+            stamp = (manifest.created, manifest.id)
+            newest[*group, about["concept"]] = max(newest.get((*group, about["concept"]), ("", "")), stamp)
+            rows.append(
+                {
+                    "file_index": len(rows),
+                    "group_index": groups.setdefault(group, len(groups)),
+                    "score_id": manifest.id,
+                    "sae_id": sae["sae_id"],
+                    "hookpoint": sae["hookpoint"],
+                    "half": sae.get("half") or about.get("half") or manifest.config.get("half"),
+                    "folder": sae["folder"],
+                    **{name: about[name] for name in ("protocol", "domain", "concept")},
+                }
+            )
+    # A concept scored twice under one protocol counts once, or 'all other concepts' would hold the concept itself.
+    latest = {key: artifact_id for key, (_, artifact_id) in newest.items()}
+    for row in rows:
+        key = (row["sae_id"], row["protocol"], row["domain"], row["concept"])
+        row["current"] = latest[key] == row["score_id"]
+    return rows
+
+
+def _capture_rows(manifests: list[Manifest]) -> list[Row]:
+    return [
+        {
+            "capture_id": manifest.id,
+            **{name: manifest.summary.get(name) for name in ("model_id", "images", "steps", "half")},
+            **{name: hook.get(name) for name in ("hookpoint", "shards", "rows", "bytes", "width")},
+        }
+        for manifest in manifests
+        for hook in manifest.summary.get("hookpoints", ())
+    ]
+
+
+def _sae_row(manifest: Manifest) -> Row:
+    row = {name: manifest.summary.get(name) for name in _SAES.names}
+    return row | {"sae_id": manifest.id, "capture_id": manifest.inputs.get("capture")}
+
+
+def _removal_rows(stages: Mapping[str, list[Manifest]]) -> list[Row]:
+    scores = {manifest.id: manifest for manifest in stages.get("score", [])}
+    rows = []
+    for manifest in stages.get("removal", []):
+        row = {name: manifest.summary.get(name) for name in _REMOVALS.names}
+        hooks, features = row["hookpoints"] or [], row["features"]
+        rows.append(
+            row
+            | {
+                "removal_id": manifest.id,
+                "hookpoints": [hook["hookpoint"] if isinstance(hook, Mapping) else hook for hook in hooks],
+                "features": len(features) if isinstance(features, list) else features,
+                "outdated": _outdated(manifest, scores),
+            }
+        )
+    return rows
+
+
+def _outdated(removal: Manifest, scores: Mapping[str, Manifest]) -> bool:
+    """Whether the concepts scored now, under the removal's protocol and SAEs, are others than those it knew."""
+    known = set(removal.summary.get("reference_ids") or ())
+    if not known <= scores.keys():
+        return True
+    hooks = removal.summary.get("hookpoints") or ()
+    used: set[str] = {hook["sae_id"] for hook in hooks if isinstance(hook, Mapping) and "sae_id" in hook}
+    kinds = {(scores[name].summary["protocol"], scores[name].summary["domain"]) for name in known}
+    if known and not used:
+        used = set.intersection(*(_sae_ids(scores[name]) for name in known))
+    now = {
+        name
+        for name, manifest in scores.items()
+        if (manifest.summary["protocol"], manifest.summary["domain"]) in kinds and _sae_ids(manifest) & used
+    }
+    return now != known
+
+
+def _sae_ids(score: Manifest) -> set[str]:
+    return {sae["sae_id"] for sae in score.summary.get("saes", ())}
+
+
+def _run_rows(folder: Path) -> list[Row]:
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = read_json(path)
+        except StorageError:
+            continue
+        row = {name: record.get(name) for name in _RUNS.names}
+        row |= {name: _time(row[name]) for name in ("started", "finished")}
+        rows.append(row | {name: _count(row[name]) for name in ("made", "cached", "failed")})
+    return rows
+
+
+def _time(text: str | None) -> datetime | None:
+    """An ISO time as a naive datetime in UTC, the form DuckDB needs no extension for."""
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(text)
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def _count(value: Any) -> int | None:
+    return len(value) if isinstance(value, list | dict) else value

@@ -1,0 +1,110 @@
+"""What can go wrong with stored things.
+
+    StorageError
+    ├── UserError             a mistake the user can mend; never retried
+    │   ├── NotAWorkspace
+    │   ├── WorkspaceTooNew
+    │   ├── BadQuery
+    │   └── UnknownArtifact
+    ├── ArtifactMissing
+    ├── Damaged
+    │   └── ArtifactDamaged
+    └── DiskFull
+
+Each message is one line: what, the value, what was expected, what to do. The constructors take the parts, not the
+text, and keep them in `args`, so that every error survives a trip between processes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class StorageError(Exception):
+    """Anything that `storage` raises on purpose."""
+
+
+class UserError(StorageError):
+    """A mistake that the user can mend. Trying again changes nothing."""
+
+
+class NotAWorkspace(UserError):
+    """The folder is not a workspace. `reason` says what was found in its place."""
+
+    def __init__(self, root: Path | str, reason: str) -> None:
+        super().__init__(str(root), reason)
+
+    def __str__(self) -> str:
+        root, reason = self.args
+        return (
+            f"{root} is not a workspace: {reason}; expected a folder with workspace.json, "
+            f"which `saeuron run --workspace DIR` makes in an empty folder"
+        )
+
+
+class WorkspaceTooNew(UserError):
+    """The workspace was written in a format that this version does not know."""
+
+    def __init__(self, root: Path | str, found: int, known: int) -> None:
+        super().__init__(str(root), found, known)
+
+    def __str__(self) -> str:
+        root, found, known = self.args
+        return f"workspace {root} has format {found}, expected at most {known}: upgrade saeuron, or use another folder"
+
+
+class BadQuery(UserError):
+    """The SQL was refused, failed, or asked for too much."""
+
+
+class UnknownArtifact(UserError):
+    """The text is not an artifact id."""
+
+    def __init__(self, artifact_id: str) -> None:
+        super().__init__(artifact_id)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]!r} is not an artifact id; expected <stage>_v<version>_<20 hex digits>, "
+            f"as in the first column of each view of `saeuron query`"
+        )
+
+
+class ArtifactMissing(StorageError):
+    """A file or an artifact that should be there is not (its manifest, the commit point, does not exist)."""
+
+    def __init__(self, what: Path | str, expected: str = "its manifest") -> None:
+        super().__init__(str(what), expected)
+
+    def __str__(self) -> str:
+        what, expected = self.args
+        return f"{what} is not there: expected {expected}; run it again: it is made anew"
+
+
+class Damaged(StorageError):
+    """Stored bytes are not the bytes that were written."""
+
+
+class ArtifactDamaged(Damaged):
+    """`file` of an artifact is not as its manifest says."""
+
+    def __init__(self, file: Path | str, expected: str, found: str) -> None:
+        super().__init__(str(file), expected, found)
+
+    def __str__(self) -> str:
+        file, expected, found = self.args
+        return f"{file} is damaged: expected {expected}, found {found}; run it again: it is made anew"
+
+
+class DiskFull(StorageError):
+    """No room to write `path`; `needed` is the number of bytes known to be needed for it."""
+
+    def __init__(self, path: Path | str, needed: int) -> None:
+        super().__init__(str(path), needed)
+
+    def __str__(self) -> str:
+        path, needed = self.args
+        return (
+            f"no room to write {path}: it needs at least {needed} bytes; free some space and run again: "
+            f"the next run goes on from here"
+        )

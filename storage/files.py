@@ -1,0 +1,72 @@
+"""Files that are whole or absent: write to a temporary neighbour, fsync, rename, fsync the folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
+
+# EFBIG is what a file-size limit (`ulimit -f`) says; to the user it is the same lack of room.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def atomic_path(path: Path, needed: int = 0) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it becomes `path` when the block ends well, and vanishes if not.
+
+    `needed` is the number of bytes to come, when that is known; it only makes the DiskFull message better. Raises
+    DiskFull in place of ENOSPC, EDQUOT and EFBIG. The name is `.{name}.{pid}.{thread}.tmp`: hidden, never listed as
+    part of an artifact, and apart for two threads that write the same file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            written = temporary.stat().st_size if temporary.exists() else 0
+            raise DiskFull(path, max(needed, written)) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, all or nothing. Raises DiskFull if there is no room."""
+    with atomic_path(path, needed=len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, all or nothing. Raises ValueError for NaN and infinity."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises ArtifactMissing if there is no file, ArtifactDamaged if it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactMissing(path, "a JSON file") from None
+    except ValueError as error:
+        raise ArtifactDamaged(path, "JSON", f"something else ({error})") from None

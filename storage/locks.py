@@ -1,0 +1,39 @@
+"""Locks between processes and threads, which a dead process cannot hold."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from storage.identity import digest
+
+_LONGEST_NAME = 200
+
+
+@contextmanager
+def lock(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock `name`, waiting for it as long as it takes. Not re-entrant.
+
+    The lock is the kernel's (flock on a file in `folder`): it goes when its holder dies, however that happens. Each
+    call opens the file anew, so threads of one process exclude each other too. The file stays, for removing it
+    would let two holders lock two different files of one name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = quote(name, safe="")
+    if len(encoded) > _LONGEST_NAME:
+        encoded = digest(name.encode())
+    # The ending keeps "." and ".." from being the folder itself or the one above.
+    descriptor = os.open(folder / f"{encoded}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Said aloud, because a forked child may still hold a copy of the descriptor.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)

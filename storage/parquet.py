@@ -1,0 +1,41 @@
+"""Parquet that is atomic, and the same bytes for the same table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.errors import ArtifactDamaged, ArtifactMissing
+from storage.files import atomic_path
+
+ROW_GROUP = 102_400
+"""Rows of a row group: small enough that one timestep is found by its bounds, large enough to compress."""
+
+
+def write_parquet(path: Path, table: pa.Table, encodings: dict[str, str] | None = None) -> None:
+    """Write a table with zstd, all or nothing. `encodings` names the encoding of columns; the others get a dictionary.
+
+    Raises DiskFull.
+    """
+    encodings = encodings or {}
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata(None),
+            temporary,
+            compression="zstd",
+            use_dictionary=[name for name in table.column_names if name not in encodings],
+            column_encoding=encodings or None,
+            row_group_size=ROW_GROUP,
+        )
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The table in a file. Raises ArtifactMissing if there is none, ArtifactDamaged if it is not Parquet."""
+    if not path.exists():
+        raise ArtifactMissing(path, "a Parquet file")
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactDamaged(path, "a Parquet file", str(error).splitlines()[0]) from None

@@ -1,0 +1,95 @@
+-- The views of a workspace. `source` holds what connecting put there: one small table per kind of manifest, and
+-- *_rows over the Parquet files, whose file_index is the place of the file in the list (source.<kind>_files).
+
+CREATE VIEW prompts AS
+SELECT f.id AS prompt_set_id, p.prompt_id, p.text, p.split, p.concepts
+FROM source.prompt_rows p JOIN source.prompt_files f USING (file_index);
+
+CREATE VIEW captures AS SELECT * FROM source.captures;
+
+CREATE VIEW saes AS SELECT * FROM source.saes;
+
+CREATE VIEW statistics AS
+SELECT
+    f.score_id, f.sae_id, f.hookpoint, f.protocol, f.domain, f.concept, f.half, s.timestep, s.feature,
+    s.fires, s.image_fires,
+    s.sum_fixed / 16777216.0::DOUBLE AS sum,
+    s.sumsq_fixed / 16777216.0::DOUBLE AS sumsq,
+    s.max, c.n_rows, c.n_images,
+    s.sum_fixed / (16777216.0::DOUBLE * c.n_rows) AS mean
+FROM source.statistics_rows s
+JOIN source.cell_rows c ON c.file_index = s.file_index AND c.timestep = s.timestep
+JOIN source.score_files f ON f.file_index = s.file_index;
+
+-- Score of a feature for a concept (arXiv 2501.18052, section 4):
+--   share(i) - share_other(i), share(i) = mean(i) / (sum_j mean(j) + 1e-8), 'other' = the pooled rest of the domain.
+-- Other is the domain's total minus the concept's own sums: one aggregate and a join, where a window over all
+-- concepts costs twice the time. Sums are whole numbers up to the last division, so no order of work changes a bit.
+CREATE VIEW scores AS
+WITH own AS (
+    SELECT f.file_index, f.group_index, s.timestep, s.feature, s.sum_fixed
+    FROM source.statistics_rows s JOIN source.score_files f ON f.file_index = s.file_index
+    WHERE f.current
+),
+totals AS (
+    SELECT group_index, timestep, feature, sum(sum_fixed)::BIGINT AS sum_fixed FROM own GROUP BY ALL
+),
+masses AS (
+    SELECT o.file_index, o.group_index, o.timestep, sum(o.sum_fixed) AS mass, any_value(c.n_rows)::HUGEINT AS n_rows
+    FROM own o JOIN source.cell_rows c ON c.file_index = o.file_index AND c.timestep = o.timestep
+    GROUP BY ALL
+),
+total_masses AS (
+    SELECT group_index, timestep, sum(mass) AS mass, sum(n_rows) AS n_rows FROM masses GROUP BY ALL
+),
+cells AS (
+    SELECT
+        m.file_index, m.timestep,
+        16777216.0::DOUBLE * m.n_rows AS units,
+        16777216.0::DOUBLE * (t.n_rows - m.n_rows) AS units_other,
+        m.mass / units + 1e-8 AS norm,
+        CASE WHEN units_other > 0 THEN (t.mass - m.mass) / units_other ELSE 0 END + 1e-8 AS norm_other
+    FROM masses m JOIN total_masses t ON t.group_index = m.group_index AND t.timestep = m.timestep
+)
+SELECT
+    f.score_id, f.sae_id, f.hookpoint, f.protocol, f.domain, f.concept, o.timestep, o.feature,
+    o.sum_fixed / c.units AS mean,
+    CASE WHEN c.units_other > 0 THEN (t.sum_fixed - o.sum_fixed)::DOUBLE / c.units_other ELSE 0 END AS mean_other,
+    mean / c.norm AS share,
+    mean_other / c.norm_other AS share_other,
+    share - share_other AS score
+FROM own o
+JOIN totals t ON t.group_index = o.group_index AND t.timestep = o.timestep AND t.feature = o.feature
+JOIN cells c ON c.file_index = o.file_index AND c.timestep = o.timestep
+JOIN source.score_files f ON f.file_index = o.file_index;
+
+-- An aggregate that keeps the 32 best, where a window would sort every feature. It groups by all the names, or a filter
+-- on one of them would be applied after the ranking of everything. Equal scores: the lower feature first.
+CREATE VIEW top_features AS
+WITH best AS (
+    SELECT
+        score_id, sae_id, hookpoint, protocol, domain, concept, timestep,
+        max({score: score, lower: -feature::BIGINT, feature: feature, mean: mean, mean_other: mean_other}, 32) AS best
+    FROM scores
+    GROUP BY ALL
+)
+SELECT
+    score_id, sae_id, hookpoint, protocol, domain, concept, timestep, rank,
+    best[rank].feature AS feature, best[rank].score AS score,
+    best[rank].mean AS mean, best[rank].mean_other AS mean_other
+FROM (SELECT *, unnest(range(1, len(best) + 1)) AS rank FROM best);
+
+CREATE VIEW removals AS SELECT * FROM source.removals;
+
+CREATE VIEW images AS
+SELECT
+    f.id AS image_set_id, i.image_set, i.key, i.shard, i.prompt_id, i.image_index, i.split, i.asked, i.judged, i.removals
+FROM source.image_rows i JOIN source.image_files f USING (file_index);
+
+CREATE VIEW metrics AS
+SELECT
+    f.id AS evaluation_id, m.domain, m.concept, m.method, m.metric, m.value, m.unedited, m.low, m.high,
+    m.unedited_low, m.unedited_high, m.n_images, m.n_prompts, m.seeds, m.image_set, m.split, m.removal_id, m.n, m.gamma
+FROM source.metric_rows m JOIN source.metric_files f USING (file_index);
+
+CREATE VIEW runs AS SELECT * FROM source.runs;

@@ -1,0 +1,224 @@
+"""The workspace: one folder that holds every artifact, record and report of a project.
+
+    workspace.json                     {"format": 1}
+    artifacts/<stage>/<id>/            the files of one artifact, and manifest.json, written last
+    records/ runs/ pictures/ removals/ reports/ locks/
+
+An artifact without its manifest does not exist; to forget one, delete its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from storage import shards
+from storage.errors import ArtifactDamaged, ArtifactMissing, Damaged, NotAWorkspace, StorageError, WorkspaceTooNew
+from storage.files import read_json, write_json
+from storage.identity import digest, split_id
+from storage.locks import lock
+from storage.manifests import Manifest, ManifestFile
+
+FORMAT = 1
+_MARK = "workspace.json"
+_MANIFEST = "manifest.json"
+
+
+class Workspace:
+    """A workspace that is open. Holds no handle and no cache: two processes may use one folder at once."""
+
+    def __init__(self, root: Path) -> None:
+        """Take `root` as it is; `Workspace.open` is the door that checks it."""
+        self.root = root
+
+    def __repr__(self) -> str:
+        return f"Workspace({str(self.root)!r})"
+
+    @classmethod
+    def open(cls, root: Path | str, create: bool = True) -> Workspace:
+        """Open the workspace at `root`; make it if the folder is absent or empty and `create` is true.
+
+        Raises NotAWorkspace (absent and not to be made, not a folder, or a folder of something else) and
+        WorkspaceTooNew (written in a later format).
+        """
+        root = Path(root).expanduser().absolute()
+        if not (root / _MARK).exists():
+            if root.exists() and not root.is_dir():
+                raise NotAWorkspace(root, "it is a file")
+            if not create:
+                raise NotAWorkspace(root, "there is no workspace.json" if root.exists() else "there is no such folder")
+            # Temporaries are passed over: another process may be making this very workspace now.
+            others = [p.name for p in root.iterdir() if not p.name.endswith(".tmp")] if root.exists() else []
+            if others and not (root / _MARK).exists():
+                raise NotAWorkspace(root, f"it holds other things ({min(others)})")
+            write_json(root / _MARK, {"format": FORMAT})
+        try:
+            found = read_json(root / _MARK)["format"]
+        except (Damaged, KeyError, TypeError):
+            raise NotAWorkspace(root, f'its workspace.json is not {{"format": {FORMAT}}}') from None
+        if not isinstance(found, int) or found > FORMAT:
+            raise WorkspaceTooNew(root, found, FORMAT)
+        return cls(root)
+
+    @property
+    def records(self) -> Path:
+        """Small records that tasks leave for one another."""
+        return self.root / "records"
+
+    @property
+    def runs(self) -> Path:
+        """One JSON file per run; the view `runs` reads them."""
+        return self.root / "runs"
+
+    @property
+    def pictures(self) -> Path:
+        """Pictures for people to look at."""
+        return self.root / "pictures"
+
+    @property
+    def removals(self) -> Path:
+        """Removals to take away, one file each."""
+        return self.root / "removals"
+
+    @property
+    def reports(self) -> Path:
+        """Reports for people to read."""
+        return self.root / "reports"
+
+    def folder(self, artifact_id: str) -> Path:
+        """The artifact's folder, there or not. Raises UnknownArtifact if the text is no artifact id."""
+        stage, _ = split_id(artifact_id)
+        return self.root / "artifacts" / stage / artifact_id
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Hold the workspace's lock `name` for the length of a `with` block; see `storage.locks.lock`."""
+        return lock(self.root / "locks", name)
+
+    def commit(
+        self,
+        artifact_id: str,
+        *,
+        config: dict[str, Any],
+        inputs: dict[str, Any],
+        summary: dict[str, Any],
+        files: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        seconds: float,
+    ) -> Manifest:
+        """Publish what lies in the artifact's folder: hash its files and write the manifest, last.
+
+        `files` are names inside the folder; left out, they are all of its files but hidden ones, `*.tmp`, the
+        manifest itself and what `exclude` names (a file, or a folder with all below it). Raises ArtifactMissing if a
+        named file is not there, ArtifactDamaged if a shard is not as its sidecar says, DiskFull.
+        """
+        stage, version = split_id(artifact_id)
+        folder = self.folder(artifact_id)
+        names = sorted(set(files)) if files is not None else _listed(folder, exclude)
+        manifest = Manifest(
+            id=artifact_id,
+            stage=stage,
+            version=version,
+            config=config,
+            inputs=inputs,
+            summary=summary,
+            files=tuple(_described(folder, name) for name in names),
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            seconds=seconds,
+        )
+        write_json(folder / _MANIFEST, manifest.model_dump(mode="json"))
+        return manifest
+
+    def manifest(self, artifact_id: str) -> Manifest:
+        """The manifest of a committed artifact, its files' sizes checked.
+
+        Raises ArtifactMissing if it was never committed, ArtifactDamaged if the manifest or a file is not as written.
+        """
+        manifest = self._read(artifact_id)
+        for problem in self._problems(manifest, deep=False):
+            raise problem
+        return manifest
+
+    def has(self, artifact_id: str) -> bool:
+        """Whether the artifact is committed and its files have their sizes. Takes about 1 ms a file."""
+        try:
+            self.manifest(artifact_id)
+        except (ArtifactMissing, Damaged):
+            return False
+        return True
+
+    def verify(self, artifact_id: str, deep: bool = False) -> list[str]:
+        """What is wrong with an artifact, one line each; none if it is well. `deep` reads every byte and its hash."""
+        try:
+            manifest = self._read(artifact_id)
+        except (ArtifactMissing, Damaged) as error:
+            return [str(error)]
+        return [str(problem) for problem in self._problems(manifest, deep)]
+
+    def artifacts(self, stage: str | None = None) -> list[Manifest]:
+        """The committed artifacts, of one stage or all, sorted by id. Damaged ones are left out: see `problems`."""
+        found = (self._read_or_error(artifact_id) for artifact_id in self._ids(stage))
+        return [manifest for manifest in found if isinstance(manifest, Manifest)]
+
+    def problems(self) -> list[str]:
+        """One line for each damaged artifact of the workspace (sizes only; `verify` with `deep` reads the bytes)."""
+        found = (self._read_or_error(artifact_id) for artifact_id in self._ids(None))
+        return [str(error) for error in found if isinstance(error, StorageError)]
+
+    def _ids(self, stage: str | None) -> list[str]:
+        # Only folders with a manifest: one without is work in progress, not damage.
+        found = (self.root / "artifacts").glob(f"{stage or '*'}/*/{_MANIFEST}")
+        return sorted(path.parent.name for path in found)
+
+    def _read_or_error(self, artifact_id: str) -> Manifest | StorageError:
+        try:
+            return self.manifest(artifact_id)
+        except StorageError as error:
+            return error
+
+    def _read(self, artifact_id: str) -> Manifest:
+        path = self.folder(artifact_id) / _MANIFEST
+        if not path.exists():
+            raise ArtifactMissing(artifact_id, f"a manifest in {path.parent}")
+        try:
+            manifest = Manifest.model_validate(read_json(path))
+        except ValidationError as error:
+            raise ArtifactDamaged(path, "a manifest", f"{error.error_count()} fields that do not fit") from None
+        if manifest.id != artifact_id:
+            raise ArtifactDamaged(path, f"the manifest of {artifact_id}", f"that of {manifest.id}")
+        return manifest
+
+    def _problems(self, manifest: Manifest, deep: bool) -> Iterator[ArtifactDamaged]:
+        folder = self.folder(manifest.id)
+        for file in manifest.files:
+            path = folder / file.name
+            if not path.is_file():
+                yield ArtifactDamaged(path, f"a file of {file.bytes} bytes", "none")
+            elif (size := path.stat().st_size) != file.bytes:
+                yield ArtifactDamaged(path, f"{file.bytes} bytes", f"{size}")
+            elif deep and (sha := digest(path)) != file.sha256:
+                yield ArtifactDamaged(path, f"SHA-256 {file.sha256[:12]}…", f"{sha[:12]}…")
+
+
+def _listed(folder: Path, exclude: Sequence[str]) -> list[str]:
+    names = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        out = [name, *name.parents]
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and not hidden and path.suffix != ".tmp" and not {str(p) for p in out} & set(exclude):
+            names.append(name.as_posix())
+    return sorted(name for name in names if name != _MANIFEST)
+
+
+def _described(folder: Path, name: str) -> ManifestFile:
+    path = folder / name
+    if not path.is_file():
+        raise ArtifactMissing(path, "a file to commit")
+    # A shard was hashed as it was written; to read terabytes again would double the cost of a capture.
+    sha = shards.read_manifest(path).sha256 if path.suffix == ".tar" and shards.sidecar(path).exists() else digest(path)
+    return ManifestFile(name=name, bytes=path.stat().st_size, sha256=sha)

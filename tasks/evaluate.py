@@ -1,0 +1,69 @@
+"""The figures of one removal, from the images with it and without."""
+
+from dataclasses import asdict
+from typing import ClassVar
+
+from saeuron.metrics import evaluate as figures
+from saeuron.metrics import summary
+from storage.tables import METRICS, table, write_table
+from tasks import images
+from tasks.step import Clock, Job, Made, commit, step
+
+METHOD = "saeuron"
+
+
+class EvaluateJob(Job):
+    """One removal's metrics."""
+
+    stage: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 1
+
+    domain: str
+    concept: str
+    domains: tuple[str, ...]
+    removal_id: str
+    edited: tuple[str, ...]
+    """Image sets generated with the removal."""
+    unedited: tuple[str, ...]
+    """Image sets with the same requests, without it; they may hold more."""
+    seeds: int
+    n: int
+    gamma: float
+
+    @property
+    def label(self) -> str:
+        return self.concept
+
+
+@step("evaluate")
+def evaluate(job: EvaluateJob) -> Made:
+    """Compare and count; write `metrics.parquet`."""
+    clock = Clock()
+    workspace = job.open
+    edited = [j for i in job.edited for j in images.read(workspace, i)]
+    wanted = {(j.prompt_id, j.index) for j in edited}
+    unedited = [j for i in job.unedited for j in images.read(workspace, i) if (j.prompt_id, j.index) in wanted]
+    metrics = figures(job.domain, job.concept, job.domains, edited, unedited)
+    common = {
+        "evaluation_id": job.id,
+        "domain": job.domain,
+        "concept": job.concept,
+        "method": METHOD,
+        "seeds": job.seeds,
+        "split": "test",
+        "removal_id": job.removal_id,
+        "n": job.n,
+        "gamma": job.gamma,
+    }
+    write_table(job.folder / "metrics.parquet", table([{**common, **asdict(m)} for m in metrics], METRICS))
+    shown = {
+        "domain": job.domain,
+        "concept": job.concept,
+        "value": summary(metrics),
+        "metrics": {
+            m.metric: {"value": m.value, "unedited": m.unedited, "low": m.low, "high": m.high} for m in metrics
+        },
+        "images": len(edited),
+    }
+    inputs = {"removal": job.removal_id, "edited": list(job.edited), "unedited": list(job.unedited)}
+    return commit(job, inputs, shown, clock)

@@ -1,0 +1,154 @@
+"""Generate and judge the test images of a prompt set, with or without removals; shard by shard."""
+
+import io
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from saeuron.config import EvaluateConfig, ModelConfig
+from saeuron.errors import BadPrompts
+from saeuron.generation import Request, generate, requests
+from saeuron.judges import judge, judges
+from saeuron.metrics import Judged
+from saeuron.prompts import Prompt, cells, choose
+from saeuron.removal import removed
+from storage import Workspace, shards
+from storage.files import read_json, write_json
+from storage.tables import IMAGES, read_table, table, write_table
+from tasks import model, progress, tune
+from tasks import prompts as prompt_sets
+from tasks.step import Clock, Job, Made, commit, step
+
+
+class ImagesJob(Job):
+    """The test images of one prompt set under the same removals."""
+
+    stage: ClassVar[str] = "images"
+    version: ClassVar[int] = 1
+
+    model: ModelConfig
+    model_id: str
+    config: EvaluateConfig
+    prompts_id: str
+    removal_ids: tuple[str, ...] = ()
+    judges: dict[str, str]
+    sampled_for: tuple[str, str] | None = None
+    """With `config.retained_cells`: the (domain, concept) whose own cells are all kept."""
+
+    @property
+    def label(self) -> str:
+        return "unedited" if not self.removal_ids else " + ".join(self.removal_ids)
+
+
+def images(job: ImagesJob) -> list[Request]:
+    """One test prompt of every combination of concepts, `seeds` images of each.
+
+    Raises:
+        BadPrompts: the prompt set has no test prompts.
+    """
+    found = [p for p in prompt_sets.read(job.open, job.prompts_id) if p.split == "test"]
+    if not found:
+        raise BadPrompts("the prompt set has no test prompts; add templates or files with split 'test'.")
+    chosen = [choose(members, 1, job.config.seed)[0] for members in cells(found).values()]
+    limit = job.config.retained_cells
+    if limit is not None and job.sampled_for is not None:
+        domain, concept = job.sampled_for
+        own = [p for p in chosen if p.concepts.get(domain) == concept]
+        chosen = own + _stratified([p for p in chosen if p not in own], domain, limit, job.config.seed)
+    return requests(chosen, job.config.seeds)
+
+
+def _stratified(prompts: list[Prompt], domain: str, limit: int, seed: int) -> list[Prompt]:
+    """At most `limit` prompts, dealt in turn over the concepts of `domain`."""
+    groups: dict[str, list[Prompt]] = {}
+    for prompt in choose(prompts, len(prompts), seed):
+        groups.setdefault(prompt.concepts.get(domain, ""), []).append(prompt)
+    dealt = [
+        g[i] for i in range(max(map(len, groups.values()), default=0)) for _, g in sorted(groups.items()) if i < len(g)
+    ]
+    return dealt[:limit]
+
+
+def shard_count(job: ImagesJob) -> int:
+    """How many shards the set has."""
+    return -(-len(images(job)) // job.config.shard_images)
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@step("images shard")
+def images_shard(job: ImagesJob, index: int) -> Made:
+    """Generate, judge and store one shard."""
+    clock = Clock()
+    path = job.folder / f"{index:05d}.tar"
+    labels = job.folder / "judged" / f"{index:05d}.json"
+    if shards.sidecar(path).exists() and labels.exists():
+        return Made(id=job.id, cached=True)
+    everything = images(job)
+    start = index * job.config.shard_images
+    mine = everything[start : start + job.config.shard_images]
+    workspace = job.open
+    pipe = model.pipeline(job.model, job.device)
+    removals = [tune.load(workspace.folder(i)) for i in job.removal_ids]
+    chosen, domains = judges(job.judges), list(job.judges)
+    samples, seen = [], {}
+    what = "images " + ("unedited" if not removals else "without " + ", ".join(r.concept for r in removals))
+    with removed(pipe, removals):
+        for batch, pictures in generate(pipe, mine, job.model, job.config.seed):
+            for request, picture, answer in zip(batch, pictures, judge(chosen, domains, pictures), strict=True):
+                samples.append((request.key, {"png": _png(picture), "txt": request.prompt.text.encode()}))
+                seen[request.key] = answer
+            progress.tell(what, start + len(samples), len(everything), "images")
+    write_json(labels, seen)
+    shards.write_shard(path, samples, {"model_id": job.model_id, "seed": job.config.seed})
+    return Made(id=job.id, seconds=clock.seconds)
+
+
+@step("images")
+def image_set(job: ImagesJob) -> Made:
+    """Commit the shards as one image set, with their index."""
+    clock = Clock()
+    rows = []
+    seen: dict[str, dict[str, str | None]] = {}
+    for i, request in enumerate(images(job)):
+        index = i // job.config.shard_images
+        if i % job.config.shard_images == 0:
+            seen = read_json(job.folder / "judged" / f"{index:05d}.json")
+        rows.append(
+            {
+                "image_set": job.id,
+                "key": request.key,
+                "shard": f"{index:05d}.tar",
+                "prompt_id": request.prompt.id,
+                "image_index": request.index,
+                "split": request.prompt.split,
+                "asked": dict(request.prompt.concepts),
+                "judged": seen[request.key],
+                "removals": list(job.removal_ids),
+            }
+        )
+    write_table(job.folder / "images.parquet", table(rows, IMAGES))
+    return commit(job, {"prompts": job.prompts_id, "removals": list(job.removal_ids)}, {"images": len(rows)}, clock)
+
+
+def read(workspace: Workspace, image_set_id: str) -> list[Judged]:
+    """What the judges saw on an image set."""
+    rows = read_table(workspace.folder(image_set_id) / "images.parquet").to_pylist()
+    return [Judged(r["prompt_id"], r["image_index"], dict(r["asked"]), dict(r["judged"])) for r in rows]
+
+
+def pictures(workspace: Workspace, image_set_id: str, keys: set[str]) -> dict[str, NDArray[np.uint8]]:
+    """Some images of a set by key, uint8 [H, W, 3]."""
+    found = {}
+    for path in sorted(workspace.folder(image_set_id).glob("*.tar")):
+        for member in shards.read_manifest(path).members:
+            if member.key in keys and member.extension == "png":
+                image = Image.open(io.BytesIO(shards.read_member(path, member))).convert("RGB")
+                found[member.key] = np.asarray(image)
+    return found

@@ -1,0 +1,58 @@
+"""Write a run's prompt set; read it back for the steps that follow."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from saeuron import prompts as library
+from saeuron.config import DomainConfig, PromptsConfig
+from saeuron.errors import BadPrompts
+from saeuron.prompts import Prompt
+from storage import Workspace
+from storage.identity import digest
+from storage.tables import PROMPTS, read_table, table, write_table
+from tasks.step import Clock, Job, Made, commit, step
+
+
+class PromptsJob(Job):
+    """One prompt set."""
+
+    stage: ClassVar[str] = "prompts"
+    version: ClassVar[int] = 1
+
+    config: PromptsConfig
+    domains: dict[str, DomainConfig]
+    """Only the names of the concepts matter."""
+
+    @property
+    def label(self) -> str:
+        return f"{len(self.config.templates)} splits, {len(self.config.files)} files"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        files = []
+        for name in self.config.files:
+            if not Path(name).is_file():
+                raise BadPrompts(f"no such prompt file: {name}; mend prompts.files in the configuration.")
+            files.append(digest(Path(name)))
+        return {
+            "templates": self.config.model_dump(mode="json")["templates"],
+            "files": files,
+            "domains": {domain: list(d.concepts) for domain, d in self.domains.items()},
+        }
+
+
+@step("prompts")
+def prompts(job: PromptsJob) -> Made:
+    """Fill templates, read files, write `prompts.parquet`."""
+    clock = Clock()
+    found = library.build(job.config, job.domains)
+    rows = [{"prompt_id": p.id, "text": p.text, "split": p.split, "concepts": dict(p.concepts)} for p in found]
+    write_table(job.folder / "prompts.parquet", table(rows, PROMPTS))
+    splits = {split: sum(p.split == split for p in found) for split in library.SPLITS}
+    return commit(job, {}, {"prompts": len(found), **splits}, clock)
+
+
+def read(workspace: Workspace, prompts_id: str) -> list[Prompt]:
+    """The prompts of a set that `prompts` wrote, in its order."""
+    rows = read_table(workspace.folder(prompts_id) / "prompts.parquet").to_pylist()
+    return [Prompt(r["text"], r["split"], dict(r["concepts"])) for r in rows]

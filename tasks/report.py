@@ -1,0 +1,97 @@
+"""Pictures of one removal: unedited beside edited images, and the scores of its latents over the steps."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from saeuron import pictures as draw
+from saeuron.prompts import Prompt
+from saeuron.scoring import profile
+from storage.files import write_atomic
+from tasks import images, score
+from tasks import prompts as prompt_sets
+from tasks.step import Clock, Job, Made, commit, step
+
+CURVES = 6
+"""Latents in a plot."""
+COLUMNS = 20
+"""Images in a contact sheet: half ask for the concept, half for others."""
+
+
+class ReportJob(Job):
+    """The pictures of one removal."""
+
+    stage: ClassVar[str] = "pictures"
+    version: ClassVar[int] = 1
+
+    domain: str
+    concept: str
+    prompts_ids: tuple[str, ...]
+    edited: tuple[str, ...]
+    unedited: tuple[str, ...]
+    reference: dict[str, str]
+    hookpoints: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return self.concept
+
+
+@step("pictures")
+def report(job: ReportJob) -> Made:
+    """Draw `sheet.png` and `scores.png`."""
+    clock = Clock()
+    _sheet(job)
+    _plot(job)
+    return commit(job, {"edited": list(job.edited)}, {"domain": job.domain, "concept": job.concept}, clock)
+
+
+def _sheet(job: ReportJob) -> None:
+    workspace = job.open
+    prompts = {p.id: p for i in job.prompts_ids for p in prompt_sets.read(workspace, i)}
+    judged = [j for i in job.edited for j in images.read(workspace, i) if j.index == 0]
+    mine = [j for j in judged if j.asked.get(job.domain) == job.concept]
+    others = [j for j in judged if job.domain in j.asked and j.asked[job.domain] != job.concept]
+    # Evenly spaced over the sorted set, so that a sheet shows the breadth and is the same every time.
+    shown = _evenly(mine, COLUMNS // 2) + _evenly(others, COLUMNS // 2)
+    keys = {f"{j.prompt_id}_{j.index:04d}" for j in shown}
+    edited = {k: v for i in job.edited for k, v in images.pictures(workspace, i, keys).items()}
+    unedited = {k: v for i in job.unedited for k, v in images.pictures(workspace, i, keys).items()}
+    columns = [
+        (_caption(prompts[j.prompt_id]), unedited[k], edited[k])
+        for j in shown
+        for k in [f"{j.prompt_id}_{j.index:04d}"]
+    ]
+    title = f"{job.domain} {job.concept} removed: first row asks for it, second row for others"
+    draw.contact_sheet(columns, title, job.folder / "sheet.png", across=COLUMNS // 2)
+
+
+def _evenly(items: list, count: int) -> list:  # type: ignore[type-arg]
+    if len(items) <= count:
+        return items
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def _caption(prompt: Prompt) -> str:
+    return " ".join(prompt.concepts[d] for d in sorted(prompt.concepts, reverse=True))
+
+
+def _plot(job: ReportJob) -> None:
+    hookpoint = job.hookpoints[0]
+    totals = [score.read(job.open, i, hookpoint) for i in job.reference.values()]
+    found = profile(totals, list(job.reference).index(job.concept))
+    best = found.score.amax(0).argsort(descending=True, stable=True)[:CURVES].tolist()
+    curves = [(str(i), found.score[:, i].tolist()) for i in best]
+    title = f"{job.domain} {job.concept}: best latents at {hookpoint}"
+    draw.score_plot(found.timesteps.tolist(), curves, title, job.folder / "scores.png")
+
+
+def publish(job: ReportJob) -> dict[str, Path]:
+    """Put the pictures where people look for them; nothing is written where they are already."""
+    workspace, paths = job.open, {}
+    for name in ("sheet", "scores"):
+        data = (workspace.folder(job.id) / f"{name}.png").read_bytes()
+        path = workspace.pictures / f"{job.concept}_{name}.png"
+        if not path.exists() or path.read_bytes() != data:
+            write_atomic(path, data)
+        paths[name] = path
+    return paths

@@ -1,0 +1,178 @@
+"""What makes a function a step: a job that knows its artifact's id, a record of what was made, caching, retries.
+
+A job holds a configuration and the ids of its inputs. The id of what it makes is a hash of these and of the stage's
+version, an integer that is raised by hand when the stage's meaning changes. Prefect's cache key is that id, and a
+record is only believed while the files it speaks of are there: a deleted or truncated output is made again.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from prefect import task
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from prefect.filesystems import LocalFileSystem
+from prefect.serializers import Serializer
+from pydantic import BaseModel, ConfigDict
+
+import saeuron.errors
+import storage.errors
+from storage import Workspace
+from storage.errors import ArtifactMissing
+from storage.identity import artifact_id
+
+USER_ERRORS = (saeuron.errors.UserError, storage.errors.UserError)
+"""Mistakes that a retry cannot mend."""
+
+
+class Job(BaseModel):
+    """What one step is to make. Fields named in `apart` do not enter its identity: they change no result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: ClassVar[str]
+    version: ClassVar[int]
+    apart: ClassVar[frozenset[str]] = frozenset()
+
+    workspace: Path
+    """Where it reads and writes."""
+    device: str = "cpu"
+    """Where the model runs."""
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return self.stage
+
+    @functools.cached_property
+    def id(self) -> str:
+        """The id of the artifact that this job makes."""
+        return artifact_id(self.stage, self.version, self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the id is a hash of. The kind of device counts (rounding differs), its number does not."""
+        fields = self.model_dump(mode="json", exclude={"workspace", "device", *self.apart})
+        kind = self.device.split(":")[0]
+        return fields if kind == "cpu" else {**fields, "device": kind}
+
+    @property
+    def open(self) -> Workspace:
+        """The workspace, opened."""
+        return Workspace.open(self.workspace)
+
+    @property
+    def folder(self) -> Path:
+        """Where the artifact's files go."""
+        return self.open.folder(self.id)
+
+
+class Made(BaseModel):
+    """What a step returns: never tensors, only where they are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    """The artifact."""
+    summary: dict[str, Any] = {}
+    """Its manifest's summary."""
+    cached: bool = False
+    """Whether it was there before."""
+    seconds: float = 0.0
+    """What it took, when it was made."""
+
+
+class ByArtifact(CachePolicy):
+    """The cache key of a step is the id of what it makes."""
+
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str | None:
+        del task_ctx, flow_parameters, kwargs
+        parts = [str(value) for name, value in sorted(inputs.items()) if name != "job"]
+        return "_".join([inputs["job"].id, *parts])
+
+
+class Believed(Serializer):
+    """Records as JSON; reading one whose artifact is gone or damaged fails, which Prefect takes as a miss."""
+
+    type: Literal["saeuron-record"] = "saeuron-record"
+    workspace: str
+
+    def dumps(self, obj: Any) -> bytes:
+        return obj.model_dump_json().encode() if isinstance(obj, Made) else b"null"
+
+    def loads(self, blob: bytes) -> Any:
+        made = Made.model_validate_json(blob)
+        if not Workspace.open(Path(self.workspace)).has(made.id):
+            raise ArtifactMissing(made.id)
+        return made.model_copy(update={"cached": True})
+
+
+def _worth_retrying(task_: Any, run: Any, state: Any) -> bool:
+    del task_, run
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, (*USER_ERRORS, storage.errors.DiskFull, KeyboardInterrupt))
+
+
+Step = TypeVar("Step", bound=Callable[..., Made])
+
+
+def step(name: str) -> Callable[[Step], Step]:
+    """Make a function (job, ...) -> Made a Prefect task: cached by its artifact, retried twice for transient faults.
+
+    Whoever comes second, in this process or another, waits for the first and finds the work done.
+    """
+
+    def wrap(function: Step) -> Step:
+        @task(
+            name=name,
+            task_run_name=f"{name} {{job.label}}",
+            cache_policy=ByArtifact(),
+            persist_result=True,
+            retries=2,
+            retry_delay_seconds=2,
+            retry_condition_fn=_worth_retrying,
+        )
+        @functools.wraps(function)
+        def once(job: Job, *args: Any, **kwargs: Any) -> Made:
+            workspace = job.open
+            with workspace.lock("_".join([job.id, *map(str, args)])):
+                if workspace.has(job.id):
+                    manifest = workspace.manifest(job.id)
+                    return Made(id=job.id, summary=manifest.summary, cached=True, seconds=manifest.seconds)
+                return function(job, *args, **kwargs)
+
+        @functools.wraps(function)
+        def run(job: Job, *args: Any, **kwargs: Any) -> Made:
+            records = Workspace.open(job.workspace).records
+            bound = once.with_options(result_serializer=Believed(workspace=str(job.workspace)))
+            # As an option it would have to be registered with a server first; as an attribute it is taken as it is.
+            bound.result_storage = LocalFileSystem(basepath=str(records))
+            return bound(job, *args, **kwargs)
+
+        run.fn = once.fn  # type: ignore[attr-defined]
+        return run  # type: ignore[return-value]
+
+    return wrap
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.start, 3)
+
+
+def commit(job: Job, inputs: Mapping[str, Any], summary: dict[str, Any], clock: Clock, **how: Any) -> Made:
+    """Write the manifest of what `job` made, last of all, and say so."""
+    manifest = job.open.commit(
+        job.id, config=job.identity, inputs=dict(inputs), summary=summary, seconds=clock.seconds, **how
+    )
+    return Made(id=job.id, summary=summary, seconds=manifest.seconds)

@@ -1,0 +1,191 @@
+"""Find the removal of one concept: (n, gamma) on validation prompts and seeds that evaluation never uses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from saeuron.config import ModelConfig, TuneConfig
+from saeuron.errors import BadPrompts
+from saeuron.generation import Request, generate, spread
+from saeuron.judges import Judge, judge, judges
+from saeuron.metrics import Judged, evaluate, summary
+from saeuron.prompts import Prompt, cells, choose
+from saeuron.removal import Removal, build_edit, removed
+from saeuron.sae import SAE
+from saeuron.scoring import profile
+from storage.files import atomic_path, write_json
+from storage.identity import artifact_id
+from tasks import model, progress, score
+from tasks import prompts as prompt_sets
+from tasks.step import Clock, Job, Made, commit, step
+
+FILE = "removal.safetensors"
+
+
+class TuneJob(Job):
+    """The removal of one concept, against a fixed reference set."""
+
+    stage: ClassVar[str] = "removal"
+    version: ClassVar[int] = 1
+
+    model: ModelConfig
+    model_id: str
+    config: TuneConfig
+    domain: str
+    concept: str
+    prompts_ids: tuple[str, ...]
+    """The prompt set, and the one of a concept that was added later."""
+    saes: dict[str, str]
+    """{hookpoint: SAE id}."""
+    reference: dict[str, str]
+    """{concept: score id} of the domain as this removal knows it, the concept itself included."""
+    judges: dict[str, str]
+    """{domain: judge}."""
+
+    @property
+    def label(self) -> str:
+        return self.concept
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        # Which other concepts are tuned in the same run changes nothing for this one.
+        fields = super().identity
+        return {**fields, "config": {k: v for k, v in fields["config"].items() if k != "concepts"}}
+
+
+def images(job: TuneJob) -> list[Request]:
+    """Validation images: `target_images` of the concept, `retained_images` of the others, stratified over them.
+
+    Raises:
+        BadPrompts: the prompt set has no validation prompts for it.
+    """
+    found = {p.text: p for i in job.prompts_ids for p in prompt_sets.read(job.open, i)}
+    mine: list[Prompt] = []
+    others: dict[str, list[Prompt]] = {}
+    for cell, members in cells(p for p in found.values() if p.split == "validation").items():
+        asked = dict(cell).get(job.domain)
+        if asked == job.concept:
+            mine.append(choose(members, 1, job.config.seed)[0])
+        elif asked in job.reference:
+            others.setdefault(asked, []).append(choose(members, 1, job.config.seed)[0])
+    if not mine or not others:
+        raise BadPrompts(
+            f"no validation prompts ask for {job.domain} {job.concept!r} and for others beside it; "
+            "add templates or files with split 'validation'."
+        )
+    target = spread(choose(mine, len(mine), job.config.seed), job.config.target_images)
+    # One prompt of each other concept in turn, so that every concept is there before any is there twice.
+    ranked = {c: choose(p, len(p), job.config.seed) for c, p in others.items()}
+    turns = [p[i % len(p)] for i in range(job.config.retained_images) for p in ranked.values()]
+    retained: dict[tuple[str, int], Request] = {}
+    counts: dict[str, int] = {}
+    for prompt in turns[: job.config.retained_images]:
+        index = counts.get(prompt.id, 0)
+        counts[prompt.id] = index + 1
+        retained[prompt.id, index] = Request(prompt, index)
+    return target + list(retained.values())
+
+
+def look(
+    pipe: Any,
+    requests: Sequence[Request],
+    model_config: ModelConfig,
+    seed: int,
+    chosen: dict[str, Judge],
+    names: Sequence[str],
+) -> list[Judged]:
+    """Generate and judge, in the pipeline as it is."""
+    seen = []
+    for batch, pictures in generate(pipe, requests, model_config, seed):
+        for request, labels in zip(batch, judge(chosen, names, pictures), strict=True):
+            seen.append(Judged(request.prompt.id, request.index, request.prompt.concepts, labels))
+    return seen
+
+
+@step("tune")
+def tune(job: TuneJob) -> Made:
+    """Try every (n, gamma), keep the best by (UA + IRA + CRA) / 3; the milder of two equal ones."""
+    clock = Clock()
+    workspace = job.open
+    pipe = model.pipeline(job.model, job.device)
+    names = list(job.reference)
+    saes = {h: SAE.load(workspace.folder(i)) for h, i in job.saes.items()}
+    profiles = {
+        h: profile([score.read(workspace, i, h) for i in job.reference.values()], names.index(job.concept))
+        for h in job.saes
+    }
+
+    def build(n: int, gamma: float) -> Removal:
+        edits = [build_edit(saes[h], profiles[h], n, gamma, sae_id=job.saes[h], half=job.config.half) for h in saes]
+        provenance = {
+            "n": n,
+            "gamma": gamma,
+            "model": job.model.spec,
+            "model_id": job.model_id,
+            "reference_set": reference_set(job),
+            "reference": job.reference,
+            "removal_id": job.id,
+        }
+        return Removal(job.concept, job.domain, tuple(edits), provenance)
+
+    chosen = judges(job.judges)
+    grid: list[dict[str, Any]] = []
+    best, best_value = build(min(job.config.n), max(job.config.gamma)), float("-inf")
+    figures: dict[str, float | None] = {}
+    # Mild before strong: of two equal results the first stays.
+    pairs = [(n, g) for n in sorted(job.config.n) for g in sorted(job.config.gamma, reverse=True)]
+    if set(chosen) >= set(job.judges):
+        requests = images(job)
+        unedited = look(pipe, requests, job.model, job.config.seed, chosen, list(job.judges))
+        for done, (n, gamma) in enumerate(pairs, start=1):
+            removal = build(n, gamma)
+            with removed(pipe, [removal]):
+                edited = look(pipe, requests, job.model, job.config.seed, chosen, list(job.judges))
+            metrics = evaluate(job.domain, job.concept, list(job.judges), edited, unedited)
+            value = summary(metrics)
+            row = {m.metric: m.value for m in metrics}
+            grid.append({"n": n, "gamma": gamma, "value": value, **row})
+            if value is not None and value > best_value:
+                best, best_value, figures = removal, value, row
+            progress.tell(f"tune {job.concept}", done, len(pairs), f"best {best_value:.3f}")
+    path = job.folder / FILE
+    best.save(path)
+    write_json(job.folder / "grid.json", grid)
+    publish(job, path.read_bytes())
+    summary_ = {
+        "domain": job.domain,
+        "concept": job.concept,
+        "reference_set": reference_set(job),
+        "reference_ids": sorted(job.reference.values()),
+        "hookpoints": list(job.saes),
+        "n": best.provenance["n"],
+        "gamma": best.provenance["gamma"],
+        "features": sum(len(e.latents) for e in best.edits),
+        "ua": figures.get("UA"),
+        "ira": figures.get("IRA"),
+        "cra": _cra(figures),
+    }
+    return commit(job, {"prompts": list(job.prompts_ids), **job.saes}, summary_, clock)
+
+
+def _cra(figures: dict[str, float | None]) -> float | None:
+    return next((v for name, v in figures.items() if name.split(" ")[0] == "CRA"), None)
+
+
+def reference_set(job: TuneJob) -> str:
+    """A short name for the concepts that 'other' and m were computed over."""
+    return artifact_id("reference", 1, {"scores": sorted(job.reference.values())})
+
+
+def publish(job: TuneJob, data: bytes) -> None:
+    """Put the removal where people look for it: `removals/<concept>.safetensors`."""
+    path = job.open.removals / f"{job.concept}.safetensors"
+    if path.exists() and path.read_bytes() == data:
+        return
+    with atomic_path(path, needed=len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+def load(folder: Path) -> Removal:
+    """The removal of a tuned artifact's folder."""
+    return Removal.load(folder / FILE)

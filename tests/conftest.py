@@ -1,0 +1,79 @@
+"""What all tests share: no network, Prefect's files in a temporary folder, one thread, and a tiny pipeline."""
+
+import atexit
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Before anything can import Prefect or the hub client: both read these once.
+_HOME = tempfile.mkdtemp(prefix="saeuron-prefect-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ["PREFECT_HOME"] = _HOME
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(1)
+
+# No deadline: the machine that runs the tests may be busy. No database: a test run leaves nothing behind.
+settings.register_profile("saeuron", deadline=None, max_examples=25, database=None)
+settings.load_profile("saeuron")
+
+
+@pytest.fixture(scope="session")
+def make_pipe() -> Callable[..., Any]:
+    """A factory of tiny untrained canvas pipelines, for tests that change theirs; the same seed, the same weights."""
+    from saeuron.canvas.model import Architecture, build_pipeline
+
+    def make(seed: int = 0) -> Any:
+        architecture = Architecture(channels=(16, 32), groups=8, heads=2, text_width=32, text_layers=1)
+        pipe = build_pipeline(architecture, seed=seed)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe(make_pipe: Callable[..., Any]) -> Any:
+    """One such pipeline for the whole session: leave it as you found it."""
+    return make_pipe()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(make_pipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline as a folder that `load_pipeline` reads: copy it before you change it."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    make_pipe().save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+_ELSEWHERE = """
+import hashlib, json, sys
+from saeuron.models import load_pipeline
+pipe = load_pipeline(sys.argv[1])
+from saeuron.canvas.model import build_tokenizer
+print(json.dumps({
+    "vae": type(pipe.vae).__name__,
+    "channels": pipe.unet.config.block_out_channels,
+    "tokenizer": hashlib.sha256(build_tokenizer(16).backend_tokenizer.to_str().encode()).hexdigest(),
+}))
+"""
+
+
+@pytest.fixture(scope="session")
+def fresh_process(tiny_model_folder: Path) -> Any:
+    """What another process, with another hash seed, makes of the tiny model; one for all tests: it takes seconds."""
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", _ELSEWHERE, str(tiny_model_folder)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)

@@ -1,0 +1,133 @@
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.activations import ActivationRows, decode, encode
+from storage.errors import ArtifactDamaged
+from storage.shards import read_manifest, write_shard
+
+WIDTH = 3
+
+
+def _shards(folder: Path, blocks: list[list[tuple[int, int]]]) -> tuple[list[Path], int]:
+    """Shards of blocks (steps, positions), each row numbered in its first element."""
+    paths, row = [], 0
+    for index, shapes in enumerate(blocks):
+        samples = []
+        for number, (steps, positions) in enumerate(shapes):
+            array = np.zeros((steps, positions, WIDTH), np.float32)
+            array[..., 0] = np.arange(row, row + steps * positions).reshape(steps, positions)
+            row += steps * positions
+            samples.append((f"s{index}b{number}", {"npy": encode(array)}))
+        paths.append(folder / f"{index}.tar")
+        write_shard(paths[-1], samples, {})
+    return paths, row
+
+
+@pytest.fixture(scope="module")
+def some(tmp_path_factory: pytest.TempPathFactory) -> ActivationRows:
+    paths, _ = _shards(tmp_path_factory.mktemp("some"), [[(2, 5), (1, 7), (3, 4)], [(1, 1), (2, 8)], [(5, 5), (2, 3)]])
+    return ActivationRows(paths)
+
+
+def _take(rows: ActivationRows, n: int, batch: int, seed: int, start: int = 0, pool_rows: int = 131072) -> np.ndarray:
+    return np.stack(list(islice(rows.batches(batch, seed, start, pool_rows), n)))
+
+
+def test_encode_is_npy_without_pickles() -> None:
+    array = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    assert np.array_equal(decode(encode(array)), array) and encode(array) == encode(array.copy(order="F"))
+    for bad in (array[0], array.astype(np.float64), np.empty((1, 1, 1), object)):
+        with pytest.raises(ValueError, match="expected"):
+            encode(bad)
+
+
+def test_facts(some: ActivationRows) -> None:
+    assert (some.rows, some.width, some.dtype) == (77, WIDTH, "float32")
+
+
+@pytest.mark.parametrize("pool_rows", [1, 6, 20, 50, 77, 1000])
+@pytest.mark.parametrize("batch", [1, 7, 40])
+def test_every_row_once_an_epoch(some: ActivationRows, pool_rows: int, batch: int) -> None:
+    numbers = _take(some, 77 * 2 // batch + 1, batch, 5, pool_rows=pool_rows)[..., 0].ravel()
+    first, second = numbers[:77], numbers[77:154]
+    assert sorted(first) == sorted(second) == list(range(77))
+    assert first.tolist() != second.tolist() and first.tolist() != sorted(first)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 40), st.integers(1, 90), st.integers(1, 100), st.integers(0, 2**40))
+def test_resumes_bit_for_bit(some: ActivationRows, start: int, batch: int, pool_rows: int, seed: int) -> None:
+    whole = _take(some, start + 3, batch, seed, pool_rows=pool_rows)
+    assert np.array_equal(_take(some, 3, batch, seed, start, pool_rows), whole[start:])
+
+
+def test_the_order_is_fixed_for_ever(some: ActivationRows) -> None:
+    # A change here breaks the resumption of trainings that began before it.
+    assert _take(some, 2, 6, 1, pool_rows=30)[..., 0].astype(int).tolist() == [
+        [35, 19, 38, 18, 27, 33],
+        [44, 21, 42, 24, 17, 36],
+    ]
+
+
+def test_seeds_differ_and_batches_are_the_callers_own(some: ActivationRows) -> None:
+    a, b = next(some.batches(77, 1)), next(some.batches(77, 2))
+    assert not np.array_equal(a, b) and a.flags.writeable and a.base is None
+
+
+def test_start_reads_nothing_that_precedes(tmp_path: Path) -> None:
+    paths, _ = _shards(tmp_path, [[(1, 10)] * 20])
+    rows = ActivationRows(paths, verify=False)
+    read: list[str] = []
+    reading = rows._read
+    rows._read = lambda block: (read.append(block.member.key), reading(block))[1]  # type: ignore[method-assign]
+    batches = rows.batches(10, 0, start=20 * 1000 + 18, pool_rows=10)
+    next(batches)
+    batches.close()
+    assert len(read) <= 3
+
+
+def test_sample(some: ActivationRows) -> None:
+    assert np.array_equal(some.sample(20, 3), next(some.batches(20, 3)))
+    assert sorted(some.sample(500, 3)[:, 0]) == list(range(77))
+
+
+def test_everything_is_in_order(some: ActivationRows) -> None:
+    blocks = list(some.everything())
+    assert [key for key, _ in blocks] == ["s0b0", "s0b1", "s0b2", "s1b0", "s1b1", "s2b0", "s2b1"]
+    assert blocks[2][1].shape == (3, 4, WIDTH)
+    assert np.concatenate([a.reshape(-1, WIDTH) for _, a in blocks])[:, 0].tolist() == list(range(77))
+
+
+def test_a_damaged_shard_is_seen_before_its_rows(tmp_path: Path) -> None:
+    paths, _ = _shards(tmp_path, [[(2, 5)], [(2, 5)]])
+    data = bytearray(paths[1].read_bytes())
+    data[read_manifest(paths[1]).members[0].offset + 200] ^= 1
+    paths[1].write_bytes(data)
+    with pytest.raises(ArtifactDamaged, match=r"1\.tar"):
+        next(ActivationRows(paths).batches(20, 0))
+    with pytest.raises(ArtifactDamaged):
+        list(ActivationRows(paths).everything())
+    assert next(ActivationRows(paths, verify=False).batches(20, 0)).shape == (20, WIDTH)
+
+
+def test_bfloat16_is_uint16(tmp_path: Path) -> None:
+    write_shard(tmp_path / "0.tar", [("a", {"npy": encode(np.ones((1, 2, 3), np.uint16))})], {"dtype": "bfloat16"})
+    rows = ActivationRows([tmp_path / "0.tar"])
+    assert rows.dtype == "bfloat16" and next(rows.batches(1, 0)).dtype == np.uint16
+
+
+def test_shards_must_go_together(tmp_path: Path) -> None:
+    for index, width in enumerate((3, 4)):
+        samples = [("a", {"npy": encode(np.ones((1, 2, width), np.float16))})]
+        write_shard(tmp_path / f"{index}.tar", samples, {})
+    with pytest.raises(ValueError, match="expected one kind"):
+        ActivationRows([tmp_path / "0.tar", tmp_path / "1.tar"])
+    with pytest.raises(ValueError, match="expected one kind"):
+        ActivationRows([])
+    with pytest.raises(ValueError, match="out of range"):
+        ActivationRows([tmp_path / "0.tar"]).batches(0, 0)

@@ -1,0 +1,89 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
+from storage.files import atomic_path, read_json, write_atomic, write_json
+
+
+def test_replaces_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "f"
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in path.parent.iterdir()] == ["f"]
+
+
+def test_a_failure_in_the_middle_leaves_what_was(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_atomic(path, b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+        assert temporary.name.startswith(f".f.{os.getpid()}.") and temporary.suffix == ".tmp"
+        temporary.write_bytes(b"ne")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1], "a": "é"})
+    assert read_json(tmp_path / "a.json") == {"a": "é", "b": [1]}
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "b.json", float("nan"))
+    (tmp_path / "c.json").write_text('{"a": ')
+    with pytest.raises(ArtifactDamaged):
+        read_json(tmp_path / "c.json")
+    with pytest.raises(ArtifactMissing):
+        read_json(tmp_path / "d.json")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(code, "no room")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match="it needs at least 3 bytes") as caught:
+        write_atomic(tmp_path / "f", b"abc")
+    assert caught.value.__cause__.errno == code  # type: ignore[union-attr]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_stay_themselves(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "f"):
+        raise PermissionError(errno.EPERM, "no")
+
+
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np, pyarrow as pa
+from storage.errors import DiskFull
+from storage.parquet import write_parquet
+from storage.shards import write_shard
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+folder = Path(sys.argv[1])
+noise = np.random.default_rng(0).integers(0, 2**62, 100_000)
+for write in (
+    lambda: write_shard(folder / "s.tar", (("k%d" % i, {"bin": bytes(9000)}) for i in range(9)), {}),
+    lambda: write_parquet(folder / "t.parquet", pa.table({"a": noise})),
+):
+    try:
+        write()
+    except DiskFull as error:
+        print(error)
+print(sorted(p.name for p in folder.iterdir()))
+"""
+
+
+def test_a_real_limit_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _LIMITED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"no room to write {tmp_path}/s.tar")
+    assert lines[1].startswith(f"no room to write {tmp_path}/t.parquet")
+    assert lines[2] == "[]"

@@ -1,0 +1,117 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from storage.errors import ArtifactDamaged, ArtifactMissing, NotAWorkspace, UnknownArtifact, WorkspaceTooNew
+from storage.identity import artifact_id
+from storage.shards import write_shard
+from storage.workspace import Workspace
+
+NAME = artifact_id("sae", 2, {"a": 1})
+
+
+def _commit(workspace: Workspace, exclude: tuple[str, ...] = ()) -> Path:
+    folder = workspace.folder(NAME)
+    (folder / "sub").mkdir(parents=True)
+    for name in ("b.bin", "sub/a.bin", "x.tmp", ".hidden", "checkpoints/c.bin"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    workspace.commit(NAME, config={"lr": 1.0}, inputs={}, summary={"fvu": 0.1}, exclude=exclude, seconds=2.0)
+    return folder
+
+
+def test_open_makes_and_opens(tmp_path: Path) -> None:
+    made = Workspace.open(tmp_path / "a" / "b")
+    assert json.loads((made.root / "workspace.json").read_text()) == {"format": 1}
+    assert Workspace.open(made.root, create=False).root == made.root
+    assert [made.records, made.runs, made.pictures, made.removals, made.reports] == [
+        made.root / name for name in ("records", "runs", "pictures", "removals", "reports")
+    ]
+
+
+def test_what_is_no_workspace(tmp_path: Path) -> None:
+    with pytest.raises(NotAWorkspace, match="saeuron run --workspace DIR"):
+        Workspace.open(tmp_path / "absent", create=False)
+    assert not (tmp_path / "absent").exists()
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(NotAWorkspace, match=r"thesis\.tex"):
+        Workspace.open(tmp_path)
+    with pytest.raises(NotAWorkspace, match="it is a file"):
+        Workspace.open(tmp_path / "thesis.tex")
+    (tmp_path / "workspace.json").write_text("[]")
+    with pytest.raises(NotAWorkspace, match="format"):
+        Workspace.open(tmp_path)
+
+
+def test_a_temporary_of_another_process_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / ".workspace.json.1.2.tmp").touch()
+    assert Workspace.open(tmp_path).root == tmp_path
+
+
+def test_a_newer_workspace(tmp_path: Path) -> None:
+    (tmp_path / "workspace.json").write_text('{"format": 2, "more": 1}')
+    with pytest.raises(WorkspaceTooNew, match="has format 2, expected at most 1"):
+        Workspace.open(tmp_path)
+
+
+def test_commit_lists_what_belongs(workspace: Workspace) -> None:
+    _commit(workspace, exclude=("checkpoints",))
+    manifest = workspace.manifest(NAME)
+    assert [file.name for file in manifest.files] == ["b.bin", "sub/a.bin"]
+    assert (manifest.stage, manifest.version, manifest.summary, manifest.seconds) == ("sae", 2, {"fvu": 0.1}, 2.0)
+    assert manifest.created.endswith("+00:00")
+    assert workspace.has(NAME) and workspace.verify(NAME, deep=True) == []
+    assert workspace.artifacts() == workspace.artifacts("sae") == [manifest] and workspace.artifacts("score") == []
+
+
+def test_commit_of_named_files(workspace: Workspace) -> None:
+    folder = workspace.folder(NAME)
+    folder.mkdir(parents=True)
+    (folder / "a").touch()
+    (folder / "b").touch()
+    manifest = workspace.commit(NAME, config={}, inputs={}, summary={}, files=["a"], seconds=0)
+    assert [file.name for file in manifest.files] == ["a"]
+    with pytest.raises(ArtifactMissing, match="nope"):
+        workspace.commit(NAME, config={}, inputs={}, summary={}, files=["nope"], seconds=0)
+
+
+def test_a_shard_is_not_hashed_twice(workspace: Workspace) -> None:
+    shard = workspace.folder(NAME) / "0.tar"
+    made = write_shard(shard, [("k", {"txt": b"hello"})], {})
+    manifest = workspace.commit(NAME, config={}, inputs={}, summary={}, seconds=0)
+    assert {file.name: file.sha256 for file in manifest.files}["0.tar"] == made.sha256
+    assert workspace.verify(NAME, deep=True) == []
+
+
+def test_not_committed(workspace: Workspace) -> None:
+    workspace.folder(NAME).mkdir(parents=True)
+    assert not workspace.has(NAME) and workspace.artifacts() == [] and workspace.problems() == []
+    with pytest.raises(ArtifactMissing, match=NAME):
+        workspace.manifest(NAME)
+    with pytest.raises(UnknownArtifact):
+        workspace.folder("../../etc")
+
+
+def test_damage_is_seen(workspace: Workspace) -> None:
+    file = _commit(workspace) / "b.bin"
+    file.write_bytes(b"B.bin")
+    assert workspace.has(NAME) and workspace.verify(NAME) == []
+    assert "SHA-256" in workspace.verify(NAME, deep=True)[0]
+    file.write_bytes(b"short")
+    file.write_bytes(b"cut")
+    assert not workspace.has(NAME) and workspace.artifacts() == []
+    with pytest.raises(ArtifactDamaged, match="expected 5 bytes, found 3"):
+        workspace.manifest(NAME)
+    file.unlink()
+    assert len(workspace.problems()) == 1 and "found none" in workspace.problems()[0]
+
+
+def test_a_damaged_manifest_is_seen(workspace: Workspace) -> None:
+    path = _commit(workspace) / "manifest.json"
+    text = path.read_text()
+    for bad in (text[:-9], text.replace('"stage"', '"stages"'), text.replace(NAME, "sae_v2_" + "0" * 20)):
+        path.write_text(bad)
+        assert not workspace.has(NAME) and len(workspace.problems()) == 1 and workspace.verify(NAME)
+        with pytest.raises(ArtifactDamaged):
+            workspace.manifest(NAME)
