@@ -1,5 +1,7 @@
 """Find a user's mistakes before anything heavy is loaded."""
 
+from collections.abc import Sequence
+
 from saeuron import judges, models
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
@@ -12,8 +14,8 @@ def check(config: RunConfig) -> None:
     The model's weights are not read; its modules are listed from its configuration.
     """
     models.check(config.model.spec)
-    for domain in config.domains.values():
-        judges.check(domain.judge)
+    for name, domain in config.domains.items():
+        _check_judge(name, domain.judge, domain.concepts)
     known = [c for d in config.domains.values() for c in d.concepts]
     for concept in config.tune.concepts or ():
         if concept not in known:
@@ -23,6 +25,14 @@ def check(config: RunConfig) -> None:
         if not any(p.split == split for p in found):
             raise ConfigError(f"prompts: there are none of split {split!r}; add prompts.templates.{split} or files.")
     models.check_hookpoints(config.model.spec, config.hookpoints)
+
+
+def _check_judge(domain: str, judge: str, concepts: Sequence[str]) -> None:
+    """A judge that has no label for a concept would count every image as its removal's success."""
+    labels = judges.labels(judge, domain)
+    for concept in concepts:
+        if labels is not None and concept not in labels:
+            raise UnknownName(f"label of the judge {judge!r}", concept, labels, "Use judge: none, or another concept.")
 
 
 def check_device(device: str) -> None:
@@ -42,8 +52,23 @@ def check_added(concept: ConceptConfig, config: RunConfig) -> None:
     """Raise unless the concept can join the configuration."""
     if concept.domain not in config.domains:
         raise UnknownName("domain", concept.domain, config.domains)
-    if concept.name in config.domains[concept.domain].concepts:
-        raise ConfigError(f"concept {concept.name!r} is part of the configuration already; nothing to add.")
-    for templates in (concept.templates or config.prompts.templates).values():
-        for template in templates:
-            placeholders(template, config.domains)
+    if domain := config.domain_of(concept.name):
+        raise ConfigError(
+            f"concept {concept.name!r} is part of the configuration already (in {domain}); nothing to add."
+        )
+    _check_judge(concept.domain, config.domains[concept.domain].judge, (concept.name,))
+    templates = concept.templates or config.prompts.templates
+    crossed = config.domains[concept.domain].score_on == "crossed"
+    for split in ("train", "validation", "test"):
+        found = [
+            names for t in templates.get(split, ()) if concept.domain in (names := placeholders(t, config.domains))
+        ]
+        # Scoring reads training prompts that name other domains, or none, as the domain asks.
+        if split == "train":
+            found = [names for names in found if (len(names) > 1) == crossed]
+        if not found:
+            kind = "" if split != "train" else " and another domain" if crossed else " alone"
+            raise ConfigError(
+                f"concept {concept.name!r}: no {split} template names {{{concept.domain}}}{kind}; "
+                "add one to its templates."
+            )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from saeuron.errors import SaeuronError
+from saeuron.errors import ConfigError, SaeuronError
 from storage.errors import StorageError
 
 app = typer.Typer(
@@ -88,7 +88,7 @@ def evaluate(
 
     opened = Workspace.open(workspace, create=False)
     config = runs.remembered(opened)
-    check_concepts(concepts or [], config, [a.name for a in runs.added(opened)])
+    check_concepts(concepts or [], config, [a.name for a in runs.joined(opened, config)])
     if seeds is not None:
         config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"seeds": seeds})})
     _pipeline(config, workspace, concepts or None, device, threads, verbose, as_json, keep_config=False)
@@ -163,7 +163,8 @@ def concept_show(name: str, workspace: WorkspaceOption = WORKSPACE, as_json: Jso
     from tasks import runs
 
     opened = Workspace.open(workspace, create=False)
-    check_concepts([name], runs.remembered(opened), [a.name for a in runs.added(opened)])
+    config = runs.remembered(opened)
+    check_concepts([name], config, [a.name for a in runs.joined(opened, config)])
     page = concept_page(opened, name)
     _say(json.dumps(page, indent=2) if as_json else "\n".join(page["lines"]))
 
@@ -232,10 +233,14 @@ def generate(
 
     Example: saeuron generate "An image of cat in neon style." --remove neon --out cat.png
     """
+    from flows.check import check_device
     from flows.environment import prepare
     from tasks.generate import compare, find
 
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out}: expected a file name that ends in .png")
     prepare(workspace, verbose=False)
+    check_device(device)
     files = find(workspace, remove or [])
     overlap = compare(workspace, prompt, files, seed, steps, guidance, out, device, threads)
     for name, count in overlap.items():
@@ -278,9 +283,13 @@ def main() -> None:
         app()
     except Interrupted:
         typer.echo("\nsaeuron: interrupted; what was finished is kept. Run the same command again to go on.", err=True)
+        if "prefect" in sys.modules:
+            from flows.environment import stop_server
+
+            stop_server()
         # Prefect's helper threads would otherwise be waited for.
         os._exit(130)
-    except (SaeuronError, StorageError, FileNotFoundError, PermissionError) as error:
+    except (SaeuronError, StorageError, OSError) as error:
         from saeuron.errors import UserError
         from storage.errors import UserError as StorageUserError
 

@@ -42,7 +42,10 @@ def load(source: str | None, settings: Sequence[str] = ()) -> RunConfig:
         raise UnknownName("configuration", source, names(), "Or give the path of a YAML file.")
     values = _parse(text, source)
     if "base" in values:
-        values = _merge(_parse((EMBEDDED / f"{values.pop('base')}.yaml").read_text(encoding="utf-8"), source), values)
+        base = values.pop("base")
+        if base not in names():
+            raise UnknownName("base", str(base), names(), f"({source})")
+        values = _merge(_parse((EMBEDDED / f"{base}.yaml").read_text(encoding="utf-8"), source), values)
     for setting in settings:
         _set(values, setting)
     return _validate(RunConfig, values, source)

@@ -40,7 +40,7 @@ def pipeline(
     """
     opened = Workspace.open(Path(workspace))
     model.set_threads(threads)
-    run = Run(config, opened.root, identity(config.model.spec), device, tuple(runs.added(opened)))
+    run = Run(config, opened.root, identity(config.model.spec), device, tuple(runs.joined(opened, config)))
     run_id = runs.start(opened, "pipeline", config)
     try:
         result = _stages(run, concepts)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from saeuron.config import RunConfig
 from tasks import progress
 from tasks.runs import Added
-from tasks.step import USER_ERRORS, Job, Made
+from tasks.step import FINAL_ERRORS, Job, Made
 
 Item = TypeVar("Item")
 
@@ -45,14 +45,14 @@ class Run:
     ) -> dict[str, Made]:
         """Do the same for each item; one that fails is noted, and does not stop the others.
 
-        A user's mistake stops the run at once: it would fail for every item alike.
+        A user's mistake or a full disk stops the run at once: it would fail for every item alike.
         """
         todo, done = list(items), {}
         for i, item in enumerate(todo):
             progress.stage(stage, i, len(todo))
             try:
                 done[name(item)] = do(item)
-            except USER_ERRORS:
+            except FINAL_ERRORS:
                 raise
             except Exception as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__

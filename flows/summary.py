@@ -64,10 +64,12 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         for domain in config.domains:
             values = [r["mean"] for r in rows if r["domain"] == domain and r["mean"] is not None]
             if values:
-                lines.append(
-                    f"{domain}: (UA + IRA + CRA) / 3, mean of {len(values)} removals: {100 * sum(values) / len(values):.1f}"
-                )
-        lines += ["Percent, on test prompts; in brackets the unedited model on the same prompts and seeds.", ""]
+                lines.append(f"{domain}: mean over {len(values)} removals {100 * sum(values) / len(values):.1f}")
+        lines += [
+            "Percent, on test prompts; in brackets the unedited model on the same prompts and seeds.",
+            "mean: (UA + IRA + CRA) / 3.",
+            "",
+        ]
     for what, why in result["failures"]:
         lines.append(f"FAILED  {what}: {why}")
     counts = result["counts"]
@@ -96,7 +98,7 @@ def _example(config: RunConfig, concept: str) -> str:
 def concept_rows(workspace: Workspace) -> list[dict[str, Any]]:
     """One row per concept: how far it is, and its newest figures."""
     config = runs.remembered(workspace)
-    added = runs.added(workspace)
+    added = runs.joined(workspace, config)
     scored = {m.summary["concept"] for m in workspace.artifacts("score")}
     removals = {m.summary["concept"]: m for m in workspace.artifacts("removal")}
     newest: dict[str, Any] = {}
@@ -170,5 +172,6 @@ def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
         "damaged: none" + ("" if deep else " (sizes; --deep reads every byte)")
     ]
     if problems:
-        lines.append("next: saeuron run makes the damaged ones again")
+        # What has its size is believed without reading it, so it has to go before it is made again.
+        lines.append("next: delete the files named above; saeuron run makes them again")
     return {"stages": rows, "outdated": outdated, "problems": problems, "lines": lines}

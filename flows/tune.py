@@ -2,7 +2,7 @@
 
 from flows.run import Run
 from tasks.step import Made
-from tasks.tune import TuneJob
+from tasks.tune import TuneJob, publish
 from tasks.tune import tune as task
 
 
@@ -11,7 +11,13 @@ def tune(
 ) -> dict[str, tuple[TuneJob, Made]]:
     """{concept: (job, removal)}; a concept that failed is missing."""
     jobs = {c: tune_job(run, c, prompts_ids, saes, scores) for c in concepts if c in scores}
-    made = run.each("tune", jobs, lambda c: run.step(task, jobs[c]), lambda c: c)
+
+    def do(concept: str) -> Made:
+        made = run.step(task, jobs[concept])
+        publish(jobs[concept])
+        return made
+
+    made = run.each("tune", jobs, do, lambda c: c)
     return {concept: (jobs[concept], removal) for concept, removal in made.items()}
 
 

@@ -21,16 +21,14 @@ class _Collector:
     def __init__(self, config: CaptureConfig) -> None:
         self.config = config
         self.steps: list[tuple[int, Tensor]] = []
-        self.seen = 0
         self.chosen: Tensor | None = None
 
     def start(self, batch: Sequence[Request]) -> None:
-        self.batch, self.seen, self.chosen = batch, 0, None
+        self.batch, self.chosen = batch, None
         self.steps.clear()
 
     def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
-        self.seen += 1
-        if (self.seen - 1) % self.config.every:
+        if step.index % self.config.every:
             return
         if self.config.read == "update":
             if source is None or source.shape != output.shape:

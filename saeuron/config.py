@@ -149,11 +149,13 @@ class TuneConfig(Config):
     """Seed of noise and of the choice of prompts."""
 
     @model_validator(mode="after")
-    def _negative(self) -> Self:
+    def _sensible(self) -> Self:
         if not self.n or not self.gamma:
             raise ValueError("tune.n and tune.gamma need at least one value each")
         if min(self.n) < 1:
             raise ValueError(f"tune.n holds {min(self.n)}; a removal ablates at least 1 latent")
+        if max(self.gamma) >= 0:
+            raise ValueError(f"tune.gamma holds {max(self.gamma):g}; a multiplier of an ablated latent is negative")
         return self
 
 

@@ -86,6 +86,8 @@ class Step:
     """The scheduler's timestep, 0 (clean) to 999 (noise)."""
     guided: bool = False
     """Whether the batch is [unconditional half, conditional half]."""
+    index: int = -1
+    """Which step of this generation it is, from 0: looked up in the scheduler's own list."""
 
     def half(self, rows: Tensor, half: Half) -> Tensor:
         """The wanted half of a batch (first dimension); an unguided batch is all conditional."""
@@ -103,6 +105,11 @@ Editor = Callable[[Step, Tensor], Tensor | None]
 """Called with the step and a module's output; returns what replaces it, or None to leave it."""
 
 
+def _index(timesteps: Tensor, timestep: int) -> int:
+    found = (timesteps == timestep).nonzero()
+    return int(found[0]) if len(found) else -1
+
+
 @contextmanager
 def _step(pipe: Any) -> Iterator[Step]:
     step = Step()
@@ -111,6 +118,7 @@ def _step(pipe: Any) -> Iterator[Step]:
         del module
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         step.timestep = int(torch.as_tensor(timestep).flatten()[0])
+        step.index = _index(pipe.scheduler.timesteps, step.timestep)
         step.guided = bool(pipe.do_classifier_free_guidance)
 
     handle = denoiser(pipe).register_forward_pre_hook(before, with_kwargs=True)

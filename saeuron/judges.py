@@ -20,17 +20,31 @@ def check(name: str) -> None:
         raise UnknownName("judge", name, KNOWN)
 
 
+def labels(name: str, domain: str) -> tuple[str, ...] | None:
+    """What a judge can say of a domain; None: anything, or nothing. Loads nothing.
+
+    Raises:
+        UnknownName: there is no such judge, or it does not know the domain.
+    """
+    check(name)
+    if name == "none":
+        return None
+    from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
+
+    known = {"object": OBJECTS, "style": STYLE_CLASSES}
+    if domain not in known:
+        raise UnknownName("domain of the canvas judge", domain, known, "Use judge: none for other domains.")
+    return known[domain]
+
+
 class CanvasJudge:
     """The canvas classifier's head for `object` or `style`."""
 
     def __init__(self, domain: str) -> None:
         from saeuron.canvas.classifier import load_classifier
-        from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
 
-        labels = {"object": OBJECTS, "style": STYLE_CLASSES}
-        if domain not in labels:
-            raise UnknownName("domain of the canvas judge", domain, labels, "Use judge: none for other domains.")
-        self.head, self.labels = ("object", "style").index(domain), labels[domain]
+        self.labels = labels("canvas", domain) or ()
+        self.head = ("object", "style").index(domain)
         self.model = load_classifier()
 
     @torch.no_grad()

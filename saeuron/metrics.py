@@ -63,7 +63,8 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     p, z2 = successes / trials, Z95**2
     centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z95 * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exact at the ends, where rounding would leave the proportion outside its own interval.
+    return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < trials else 1.0
 
 
 def bootstrap_by_prompt(
@@ -200,13 +201,14 @@ def _paired_drop(domain: str, concept: str, edited: Sequence[Judged], unedited: 
 def summary(metrics: Sequence[Metric]) -> float | None:
     """(UA + IRA + CRA) / 3, the figure that tuning maximises; None where one of them is null.
 
-    With several other domains CRA is the mean of theirs.
+    With several other domains CRA is the mean of theirs; with none it is (UA + IRA) / 2.
     """
     parts = []
-    for name in ("UA", "IRA", "CRA"):
+    crossed = any(m.metric.split(" ")[0] == "CRA" for m in metrics)
+    for name in ("UA", "IRA", "CRA") if crossed else ("UA", "IRA"):
         values = [m.value for m in metrics if m.metric.split(" ")[0] == name]
         known = [v for v in values if v is not None]
         if not values or len(known) < len(values):
             return None
         parts.append(sum(known) / len(known))
-    return sum(parts) / 3
+    return sum(parts) / len(parts)

@@ -54,6 +54,8 @@ def identity(spec: str) -> str:
             folder = Path(snapshot_download(spec, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
         except Exception as error:
             raise BadModel(f"cannot fetch model {spec!r}: {_first_line(error)}") from error
+    if not (folder / "model_index.json").is_file():
+        raise BadModel(f"{folder} holds no weights; make them with: python -m saeuron.canvas train, then export.")
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors", ".txt"}):
         parts = path.relative_to(folder).parts

@@ -27,7 +27,7 @@ from saeuron.scoring import Profile, select
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edit:
     """The edit of one hookpoint. T steps, u latents (all that any step selects), D the width.
 
@@ -139,7 +139,7 @@ def build_edit(sae: SAE, profile: Profile, n: int, gamma: float, *, sae_id: str 
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Removal:
     """What takes one concept out of a model: an edit per hookpoint, and where it came from."""
 

@@ -97,14 +97,12 @@ class ArtifactDamaged(Damaged):
 
 
 class DiskFull(StorageError):
-    """No room to write `path`; `needed` is the number of bytes known to be needed for it."""
+    """No room to write `path`; `needed` is the number of bytes known to be needed for it, if any."""
 
     def __init__(self, path: Path | str, needed: int) -> None:
         super().__init__(str(path), needed)
 
     def __str__(self) -> str:
         path, needed = self.args
-        return (
-            f"no room to write {path}: it needs at least {needed} bytes; free some space and run again: "
-            f"the next run goes on from here"
-        )
+        size = f": it needs at least {needed} bytes" if needed else ""
+        return f"no room to write {path}{size}; free some space and run again: the next run goes on from here"

@@ -14,7 +14,7 @@ from typing import Any
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 
 # EFBIG is what a file-size limit (`ulimit -f`) says; to the user it is the same lack of room.
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def atomic_path(path: Path, needed: int = 0) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             written = temporary.stat().st_size if temporary.exists() else 0
             raise DiskFull(path, max(needed, written)) from error
         raise

@@ -53,10 +53,10 @@ def shard_count(job: CaptureJob) -> int:
 
 @step("capture shard")
 def capture_shard(job: CaptureJob, index: int) -> Made:
-    """Capture one shard of every hookpoint; nothing to do where its sidecars are there."""
+    """Capture one shard of every hookpoint; nothing to do where they are whole."""
     clock = Clock()
     paths = {h: job.folder / h / f"{index:05d}.tar" for h in job.hookpoints}
-    if all(shards.sidecar(p).exists() for p in paths.values()):
+    if not any(shards.verify(p) for p in paths.values()):
         return Made(id=job.id, cached=True)
     everything = images(job)
     start = index * job.config.shard_images

@@ -1,6 +1,7 @@
 """Generate and judge the test images of a prompt set, with or without removals; shard by shard."""
 
 import io
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from saeuron.metrics import Judged
 from saeuron.prompts import Prompt, cells, choose
 from saeuron.removal import removed
 from storage import Workspace, shards
+from storage.errors import StorageError
 from storage.files import read_json, write_json
 from storage.tables import IMAGES, read_table, table, write_table
 from tasks import model, progress, tune
@@ -88,7 +90,7 @@ def images_shard(job: ImagesJob, index: int) -> Made:
     clock = Clock()
     path = job.folder / f"{index:05d}.tar"
     labels = job.folder / "judged" / f"{index:05d}.json"
-    if shards.sidecar(path).exists() and labels.exists():
+    if not shards.verify(path) and _readable(labels):
         return Made(id=job.id, cached=True)
     everything = images(job)
     start = index * job.config.shard_images
@@ -108,6 +110,14 @@ def images_shard(job: ImagesJob, index: int) -> Made:
     write_json(labels, seen)
     shards.write_shard(path, samples, {"model_id": job.model_id, "seed": job.config.seed})
     return Made(id=job.id, seconds=clock.seconds)
+
+
+def _readable(labels: Path) -> bool:
+    try:
+        read_json(labels)
+    except StorageError:
+        return False
+    return True
 
 
 @step("images")

@@ -80,6 +80,11 @@ def added(workspace: Workspace) -> list[Added]:
     return [Added.model_validate(read_json(p)) for p in paths]
 
 
+def joined(workspace: Workspace, config: RunConfig) -> list[Added]:
+    """The added concepts that a configuration does not hold itself, of the domains that it knows."""
+    return [a for a in added(workspace) if a.domain in config.domains and not config.domain_of(a.name)]
+
+
 def add(workspace: Workspace, config: RunConfig, concept: ConceptConfig) -> Added:
     """Register a concept; adding the same one again changes nothing.
 

@@ -21,11 +21,14 @@ from pydantic import BaseModel, ConfigDict
 import saeuron.errors
 import storage.errors
 from storage import Workspace
-from storage.errors import ArtifactMissing
+from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
+from storage.files import NO_ROOM
 from storage.identity import artifact_id
 
 USER_ERRORS = (saeuron.errors.UserError, storage.errors.UserError)
 """Mistakes that a retry cannot mend."""
+FINAL_ERRORS = (*USER_ERRORS, DiskFull)
+"""What neither a retry nor the next item can mend."""
 
 
 class Job(BaseModel):
@@ -114,7 +117,13 @@ class Believed(Serializer):
 def _worth_retrying(task_: Any, run: Any, state: Any) -> bool:
     del task_, run
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, (*USER_ERRORS, storage.errors.DiskFull, KeyboardInterrupt))
+    return not isinstance(error, (*FINAL_ERRORS, ArtifactDamaged, KeyboardInterrupt))
+
+
+def _set_aside(path: Path) -> None:
+    """Hide a damaged file: of the right size, it would be believed by the next run as well."""
+    if path.is_file():
+        path.replace(path.with_name(f".{path.name}.damaged"))
 
 
 Step = TypeVar("Step", bound=Callable[..., Made])
@@ -143,7 +152,16 @@ def step(name: str) -> Callable[[Step], Step]:
                 if workspace.has(job.id):
                     manifest = workspace.manifest(job.id)
                     return Made(id=job.id, summary=manifest.summary, cached=True, seconds=manifest.seconds)
-                return function(job, *args, **kwargs)
+                try:
+                    return function(job, *args, **kwargs)
+                except ArtifactDamaged as error:
+                    _set_aside(Path(error.args[0]))
+                    raise
+                except OSError as error:
+                    # The library writes weights and pictures by itself, and knows no error of storage.
+                    if error.errno in NO_ROOM:
+                        raise DiskFull(error.filename or job.folder, 0) from error
+                    raise
 
         @functools.wraps(function)
         def run(job: Job, *args: Any, **kwargs: Any) -> Made:

@@ -13,7 +13,7 @@ from saeuron.prompts import Prompt, cells, choose
 from saeuron.removal import Removal, build_edit, removed
 from saeuron.sae import SAE
 from saeuron.scoring import profile
-from storage.files import atomic_path, write_json
+from storage.files import write_atomic, write_json
 from storage.identity import artifact_id
 from tasks import model, progress, score
 from tasks import prompts as prompt_sets
@@ -148,10 +148,8 @@ def tune(job: TuneJob) -> Made:
             if value is not None and value > best_value:
                 best, best_value, figures = removal, value, row
             progress.tell(f"tune {job.concept}", done, len(pairs), f"best {best_value:.3f}")
-    path = job.folder / FILE
-    best.save(path)
+    best.save(job.folder / FILE)
     write_json(job.folder / "grid.json", grid)
-    publish(job, path.read_bytes())
     summary_ = {
         "domain": job.domain,
         "concept": job.concept,
@@ -177,13 +175,12 @@ def reference_set(job: TuneJob) -> str:
     return artifact_id("reference", 1, {"scores": sorted(job.reference.values())})
 
 
-def publish(job: TuneJob, data: bytes) -> None:
-    """Put the removal where people look for it: `removals/<concept>.safetensors`."""
+def publish(job: TuneJob) -> None:
+    """Put the removal where people look for it, `removals/<concept>.safetensors`; nothing is written if it is there."""
+    data = (job.folder / FILE).read_bytes()
     path = job.open.removals / f"{job.concept}.safetensors"
-    if path.exists() and path.read_bytes() == data:
-        return
-    with atomic_path(path, needed=len(data)) as temporary:
-        temporary.write_bytes(data)
+    if not path.exists() or path.read_bytes() != data:
+        write_atomic(path, data)
 
 
 def load(folder: Path) -> Removal:

@@ -50,7 +50,8 @@ class Net(nn.Module):
 
 
 def net_pipe(kind="tensor", guided=False):
-    return SimpleNamespace(unet=Net(kind), do_classifier_free_guidance=guided)
+    scheduler = SimpleNamespace(timesteps=torch.tensor([900, 500, 37]))
+    return SimpleNamespace(unet=Net(kind), scheduler=scheduler, do_classifier_free_guidance=guided)
 
 
 def hooks_of(module):

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saeuron.metrics import Judged, Metric, bootstrap_by_prompt, evaluate, summary, wilson
@@ -29,8 +29,7 @@ def test_wilson_gives_published_values(successes, trials, low, high):
 def test_wilson_solves_its_equation_and_mirrors(trials, data):
     successes = data.draw(st.integers(0, trials))
     p, (low, high) = successes / trials, wilson(successes, trials)
-    assert 0 <= low <= p + 1e-12
-    assert p - 1e-12 <= high <= 1
+    assert 0 <= low <= p <= high <= 1
     for bound in (low, high):
         if 0 < bound < 1:
             # The bounds are where a test of the proportion is just significant at 5 %.
@@ -180,6 +179,7 @@ def test_intervals_of_a_mean_over_concepts():
     assert (ira.low, ira.high) == pytest.approx((0.75 - 1.96 * error, 0.75 + 1.96 * error), abs=0.04)
 
 
+@settings(max_examples=10)
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.booleans()), min_size=1, max_size=20))
 def test_intervals_stay_within_zero_and_one(rows):
     edited = [

@@ -310,7 +310,9 @@ class Net(nn.Module):
 
 
 def test_edits_of_different_saes_add_up_in_any_order():
-    pipe, x = SimpleNamespace(unet=Net(), do_classifier_free_guidance=False), rows().reshape(5, 10, D)
+    scheduler = SimpleNamespace(timesteps=torch.tensor([900]))
+    pipe = SimpleNamespace(unet=Net(), scheduler=scheduler, do_classifier_free_guidance=False)
+    x = rows().reshape(5, 10, D)
     edits = [build_edit(random_sae(seed=s, hookpoint="unet.block"), random_profile(s), 9, -3.0) for s in (0, 1)]
     expected = x + edits[0].delta(x, 999) + edits[1].delta(x, 999)
     for order in (edits, edits[::-1]):

@@ -1,0 +1,41 @@
+"""What every benchmark prints: an aligned table, and with --json a list of {name, value, unit, baseline, ratio}."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure; `baseline` is what it is compared with, `ratio` value over baseline."""
+
+    name: str
+    value: float | None
+    unit: str
+    baseline: float | None = None
+    ratio: float | None = None
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """An argument parser that knows --json."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    return made
+
+
+def show(figures: Sequence[Figure], path: Path | None) -> None:
+    """Print the table; write the JSON."""
+
+    def cell(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4g}"
+
+    rows = [("name", "value", "unit", "baseline", "ratio")]
+    rows += [(f.name, cell(f.value), f.unit, cell(f.baseline), cell(f.ratio)) for f in figures]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    for row in rows:
+        print("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())
+    if path:
+        path.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n")
+        print(f"wrote {path}")

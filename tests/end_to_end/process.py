@@ -1,0 +1,137 @@
+"""The command line as tests call it: in a process of its own, or in this one where no run is made."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+
+TINY = Path(__file__).parent / "tiny.yaml"
+LARGE = ("--set", "train.expansion=96", "--set", "train.checkpoint_every=10")
+"""SAEs that are larger than all that Prefect writes, so that a limit on file sizes hits them first."""
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+    left: bool = False
+    """Whether a process of its session outlived it."""
+
+    @property
+    def complaint(self) -> str:
+        """The one line that says what is wrong."""
+        assert "Traceback" not in self.err + self.out, self.err
+        lines = [line for line in self.err.splitlines() if line.startswith("saeuron: ")]
+        assert len(lines) == 1, self.err
+        assert self.err.rstrip().endswith(lines[0]), self.err
+        return lines[0]
+
+
+class Cli:
+    """`saeuron` as a user calls it: nothing of this process's Prefect settings reaches it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        mine = ("PREFECT_", "SAEURON_")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(mine)} | {
+            "HOME": str(folder),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "120",
+        }
+
+    def start(self, *args: str | Path, file_limit: int | None = None) -> subprocess.Popen[str]:
+        def limit() -> None:
+            if file_limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *map(str, args)],
+            cwd=TINY.parents[2],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=limit,
+        )
+
+    def finish(self, process: subprocess.Popen[str]) -> Done:
+        try:
+            out, err = process.communicate(timeout=400)
+        finally:
+            left = end_group(process.pid)
+        return Done(process.returncode, out, err, left)
+
+    def __call__(self, *args: str | Path, file_limit: int | None = None) -> Done:
+        return self.finish(self.start(*args, file_limit=file_limit))
+
+    def run(self, workspace: Path, *args: str | Path, **how: int) -> Done:
+        return self("run", TINY, "-w", workspace, "--threads", "1", *args, **how)
+
+    def until(self, seen: Callable[[], bool], number: int, workspace: Path, *args: str | Path) -> Done:
+        """Start a run, and send a signal as soon as something is there."""
+        process = self.start("run", TINY, "-w", workspace, "--threads", "1", *args)
+        end = time.monotonic() + 300
+        while not seen():
+            if process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"it was never there:\n{self.finish(process).err}")
+            time.sleep(0.01)
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        return self.finish(process)
+
+
+def end_group(group: int) -> bool:
+    """End what is left of a process's session, such as the server of one that was killed; whether there was any."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Main:
+    """`saeuron` in this process: quick, because what it imports is there already."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capsys, self.monkeypatch = capsys, monkeypatch
+
+    def __call__(self, *args: str | Path) -> Done:
+        self.capsys.readouterr()
+        environment, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
+        self.monkeypatch.setattr(sys, "argv", ["saeuron", *map(str, args)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            os.environ.clear()
+            os.environ.update(environment)
+        return Done(code, *self.capsys.readouterr())
+
+
+def payload(workspace: Path) -> dict[str, bytes]:
+    """Every file that artifacts are made of, but for the times in the manifests."""
+    artifacts = workspace / "artifacts"
+    found = {p.relative_to(workspace).as_posix(): p for p in artifacts.rglob("*") if p.is_file()}
+    return {name: p.read_bytes() for name, p in sorted(found.items()) if p.name != "manifest.json"}
+
+
+def ids(workspace: Path) -> set[str]:
+    """The artifacts that are committed."""
+    return {p.parent.name for p in (workspace / "artifacts").glob("*/*/manifest.json")}

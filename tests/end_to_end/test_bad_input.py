@@ -1,0 +1,186 @@
+"""A user's mistakes: one line, exit code 2, before any model is loaded; the workspace stays as it was."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from saeuron.errors import WidthMismatch
+from saeuron.removal import Removal
+from storage import Workspace
+from tests.end_to_end.process import TINY, Cli, Main, ids
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here gets as far as a model or a run."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("saeuron.models.load_pipeline", refuse)
+    monkeypatch.setattr("tasks.model.load_pipeline", refuse)
+    monkeypatch.setattr("tasks.runs.start", refuse)
+
+
+def settings(*texts: str) -> list[str]:
+    return [word for text in texts for word in ("--set", text)]
+
+
+RUNS = {
+    "concept": (settings("tune.concepts=[stirpes]"), "unknown concept 'stirpes': did you mean 'stripes'"),
+    "hookpoint": (
+        settings("domains.style.hookpoints=[unet.up_blocks.0.attention.1]"),
+        "unknown hookpoint 'unet.up_blocks.0.attention.1': did you mean 'unet.up_blocks.0.attentions.1'",
+    ),
+    "key": (settings("trian.k=4"), "unknown key 'trian'; did you mean 'train'"),
+    "nested key": (settings("train.expanson=4"), "unknown key 'train.expanson'; did you mean 'expansion'"),
+    "value": (settings("train.k=four"), "train.k: Input should be a valid integer"),
+    "no value": (settings("train.k"), "expected KEY.KEY=VALUE"),
+    "model folder": (settings("model.spec=./no/such/model"), "no such model: './no/such/model'"),
+    "model name": (settings("model.spec=canvs"), "expected 'canvas', a folder with a diffusers pipeline, or a hub id"),
+    "not a model": (settings(f"model.spec={Path(__file__).parent}"), "is not a diffusers pipeline"),
+    "hub id": (settings("model.spec=nobody/nothing"), "nobody/nothing"),
+    "device": (["--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+    "unknown device": (["--device", "gpu"], "device 'gpu' cannot be used here"),
+    "dtype": (["--dtype", "float8"], "model.dtype: Input should be 'float32', 'float16' or 'bfloat16'"),
+    "prompt file": (settings("prompts.files=[none.csv]"), "no such prompt file: none.csv"),
+    "judge": (settings("domains.style.judge=canvass"), "unknown judge 'canvass': did you mean 'canvas'"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run(name: str, main: Main, tmp_path: Path) -> None:
+    words, said = RUNS[name]
+    done = main("run", TINY, "-w", tmp_path / "w", *words)
+    assert done.code == 2, done.err
+    assert said in done.complaint and not done.out
+    assert not (tmp_path / "w" / "artifacts").exists() and not (tmp_path / "w" / "run.json").exists()
+
+
+def test_a_key_in_the_file(main: Main, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: canvas\ndomains: {style: {concepts: [neon, dots], hookpoint: [a]}}\n")
+    done = main("run", tmp_path / "mine.yaml", "-w", tmp_path / "w")
+    assert done.code == 2
+    assert "mine.yaml: unknown key 'domains.style.hookpoint'; did you mean 'hookpoints'" in done.complaint
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_configuration_that_is_not_there(main: Main, tmp_path: Path) -> None:
+    done = main("run", "canvas_ful", "-w", tmp_path / "w")
+    assert done.code == 2 and "did you mean 'canvas_full'" in done.complaint
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".txt", ".parquet"])
+def test_an_empty_prompt_file(main: Main, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"prompts{suffix}"
+    file.touch()
+    done = main("run", TINY, "-w", tmp_path / "w", "--set", f"prompts.files=[{file}]")
+    assert done.code == 2 and str(file) in done.complaint
+    assert not (tmp_path / "w" / "artifacts").exists()
+
+
+def test_in_a_process_of_its_own_it_is_quick(cli: Cli, tmp_path: Path) -> None:
+    start = time.monotonic()
+    done = cli.run(tmp_path / "w", "--set", "train.k=four")
+    assert done.code == 2 and done.complaint == done.err.strip()
+    assert time.monotonic() - start < 30
+    done = cli.run(tmp_path / "w", "--set", "tune.concepts=[stirpes]")
+    assert done.code == 2 and "did you mean 'stripes'" in done.complaint
+    assert [p.name for p in (tmp_path / "w").iterdir()] == ["workspace.json"]
+
+
+class TestOnAWorkspace:
+    """Where a run was made before."""
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["evaluate", "nenon"], "unknown concept 'nenon': did you mean 'neon'"),
+            (["evaluate", "neon", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+            (["generate", "A cat.", "--remove", "stirpes"], "unknown removal 'stirpes': did you mean 'stripes'"),
+            (["generate", "A cat.", "--remove", "neon"], "Make it with: saeuron evaluate CONCEPT"),
+            (["generate", "A cat.", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+            (["generate", "A cat.", "--out", "cat.jpeg2"], "expected a file name that ends in .png"),
+            (["generate", "A cat.", "--remove", "./none.safetensors"], "unknown removal './none.safetensors'"),
+            (["concept", "show", "ct"], "unknown concept 'ct': did you mean 'cat'"),
+            (["concept", "add", "none.yaml"], "no such file: none.yaml"),
+            (["sql", "select * from removal"], "removals"),
+        ],
+    )
+    def test_names(self, workspace: Path, main: Main, words: list[str], said: str) -> None:
+        before = ids(workspace)
+        done = main(*words, "-w", workspace)
+        assert done.code == 2, done.err
+        assert said in done.complaint and not done.out
+        assert ids(workspace) == before and not (workspace / "concepts").exists()
+
+    def test_a_removal_that_is_damaged(self, workspace: Path, main: Main, tmp_path: Path) -> None:
+        file = tmp_path / "cut.safetensors"
+        file.write_bytes((workspace / "removals" / "cat.safetensors").read_bytes()[:-100])
+        done = main("generate", "A cat.", "--remove", file, "-w", workspace)
+        assert done.code == 1 and str(file) in done.complaint
+
+
+COMMANDS = {
+    "evaluate": ["evaluate"],
+    "list": ["concept", "list"],
+    "show": ["concept", "show", "cat"],
+    "sql": ["sql", "select 1"],
+    "status": ["status"],
+    "generate": ["generate", "A cat.", "--remove", "cat"],
+}
+
+
+class TestWorkspace:
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_that_is_not_there(self, name: str, main: Main, tmp_path: Path) -> None:
+        done = main(*COMMANDS[name], "-w", tmp_path / "none")
+        assert done.code == 2 and "is not a workspace: there is no such folder" in done.complaint
+        assert not (tmp_path / "none").exists()
+
+    @pytest.mark.parametrize("name", [*COMMANDS, "run"])
+    def test_of_a_newer_version(self, name: str, main: Main, tmp_path: Path) -> None:
+        (tmp_path / "workspace.json").write_text('{"format": 2}')
+        done = main(*COMMANDS.get(name, ["run", TINY]), "-w", tmp_path)
+        assert done.code == 2
+        assert "has format 2, expected at most 1: upgrade saeuron, or use another folder" in done.complaint
+        assert [p.name for p in tmp_path.iterdir()] == ["workspace.json"]
+
+    def test_a_folder_of_other_things(self, main: Main, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").touch()
+        done = main("run", TINY, "-w", tmp_path)
+        assert done.code == 2 and "it holds other things (thesis.tex)" in done.complaint
+
+    @pytest.mark.parametrize("name", ["evaluate", "list", "show"])
+    def test_where_nothing_has_been_run(self, name: str, main: Main, tmp_path: Path) -> None:
+        Workspace.open(tmp_path / "w")
+        done = main(*COMMANDS[name], "-w", tmp_path / "w")
+        assert done.code == 2 and "start with: saeuron run" in done.complaint
+
+    def test_that_may_not_be_written(self, main: Main, tmp_path: Path) -> None:
+        if os.geteuid() == 0:
+            pytest.skip("root may write anywhere")
+        tmp_path.chmod(0o500)
+        done = main("run", TINY, "-w", tmp_path / "w")
+        tmp_path.chmod(0o700)
+        assert done.code == 1 and done.complaint
+
+    def test_an_empty_one_has_a_status(self, main: Main, tmp_path: Path) -> None:
+        Workspace.open(tmp_path / "w")
+        done = main("status", "-w", tmp_path / "w")
+        assert done.code == 0 and "damaged: none" in done.out
+
+
+class TestWidth:
+    def test_a_removal_for_another_width(self, tiny_pipe: object, workspace: Path) -> None:
+        removal = Removal.load(workspace / "removals" / "cat.safetensors")
+        with removal.attached(tiny_pipe), pytest.raises(WidthMismatch) as error:
+            tiny_pipe("A cat.", num_inference_steps=1)  # type: ignore[operator]
+        message = str(error.value)
+        assert "\n" not in message and "unet.up_blocks.0.attentions.1" in message
+        assert str(removal.edits[0].W_dec.shape[1]) in message
+        # Nothing stays behind.
+        assert tiny_pipe("A cat.", num_inference_steps=1).images  # type: ignore[operator]
+

@@ -1,0 +1,277 @@
+"""The whole method through the real command line, on the model that ships with the project."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saeuron.removal import Removal
+from storage import Workspace
+from storage.query import run_query
+from tests.end_to_end.process import LARGE, Cli, Done, Main, ids, payload
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def rows(workspace: Path, query: str) -> list[dict[str, object]]:
+    return run_query(Workspace.open(workspace, create=False), query).to_pylist()
+
+
+class TestRun:
+    def test_says_what_was_removed_and_where_it_is(self, first: Done, workspace: Path) -> None:
+        assert first.code == 0
+        header = first.out.splitlines()[0].split()
+        assert header[:6] == ["domain", "removed", "n", "gamma", "UA", "(UA)"]
+        body = [line.split()[:2] for line in first.out.splitlines()[2:4]]
+        assert body == [["style", "stripes"], ["object", "cat"]]
+        assert "0 found in place, 0 failed" in first.out
+        assert f"workspace: {workspace}" in first.out
+        assert "next: saeuron generate" in first.out
+        assert "Traceback" not in first.err
+
+    def test_leaves_every_file_that_it_promises(self, workspace: Path) -> None:
+        for concept, domain in {"stripes": "style", "cat": "object"}.items():
+            removal = Removal.load(workspace / "removals" / f"{concept}.safetensors")
+            assert (removal.concept, removal.domain) == (concept, domain)
+            assert removal.provenance["n"] == 4
+            for kind in ("sheet", "scores"):
+                with Image.open(workspace / "pictures" / f"{concept}_{kind}.png") as image:
+                    assert min(image.size) > 50
+        assert not list(workspace.rglob("*.tmp"))
+
+    def test_every_stage_left_what_it_makes(self, workspace: Path) -> None:
+        stages = [artifact.rsplit("_v", 1)[0] for artifact in ids(workspace)]
+        counts = {stage: stages.count(stage) for stage in stages}
+        assert counts == {
+            "prompts": 1,
+            "capture": 1,
+            "sae": 1,
+            "score": 6,
+            "removal": 2,
+            "images": 3,
+            "evaluation": 2,
+            "pictures": 2,
+        }
+
+    @pytest.mark.parametrize(
+        "view",
+        ["prompts", "captures", "saes", "statistics", "scores", "top_features", "removals", "images", "metrics", "runs"],
+    )
+    def test_every_view_holds_rows(self, workspace: Path, view: str) -> None:
+        [row] = rows(workspace, f"select count(*) as n from {view}")
+        assert row["n"]
+
+    def test_figures_of_both_families_are_there_with_what_they_are_compared_to(self, workspace: Path) -> None:
+        found = rows(workspace, "select domain, concept, metric, value, unedited, low, high, n_images from metrics")
+        assert {(r["domain"], r["concept"]) for r in found} == {("style", "stripes"), ("object", "cat")}
+        assert {r["metric"] for r in found} >= {"UA", "IRA", "CRA"}
+        for row in found:
+            if row["value"] is not None:
+                assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+                assert row["unedited"] is not None and row["n_images"]
+
+    def test_the_run_is_on_record(self, workspace: Path) -> None:
+        [run] = rows(workspace, "select state, made, cached, failed, message from runs")
+        assert run == {"state": "completed", "made": run["made"], "cached": 0, "failed": 0, "message": ""}
+        assert rows(workspace, "select concept from removals where outdated") == []
+
+    def test_prefect_keeps_to_the_workspace(self, cli: Cli, workspace: Path) -> None:
+        assert (workspace / ".prefect").is_dir()
+        assert not (cli.folder / ".prefect").exists()
+
+    def test_again_makes_nothing_and_says_the_same(self, cli: Cli, first: Done, workspace: Path, changed: Path) -> None:
+        # In a copy elsewhere: a workspace can be moved.
+        before = payload(changed)
+        removal = changed / "removals" / "cat.safetensors"
+        removal.unlink()
+        done = cli.run(changed, *LARGE)
+        assert done.code == 0, done.err
+        assert "steps: 0 made" in done.out and ", 0 failed" in done.out
+        assert payload(changed) == before
+        table = first.out.split("steps:")[0]
+        assert done.out.startswith(table)
+        assert removal.read_bytes() == (workspace / "removals" / "cat.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def grown(cli: Cli, changed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, set[str], dict[str, bytes]]:
+    """`concept add`, and what was there before it."""
+    file = tmp_path_factory.mktemp("concepts") / "checker.yaml"
+    file.write_text("name: checker\ndomain: style\n")
+    before = ids(changed), payload(changed)
+    return cli("concept", "add", file, "-w", changed, "--threads", "1"), *before
+
+
+class TestConceptAdd:
+    def test_makes_only_what_the_concept_needs(
+        self, grown: tuple[Done, set[str], dict[str, bytes]], changed: Path
+    ) -> None:
+        done, before, files = grown
+        assert done.code == 0, done.err
+        new = sorted(artifact.rsplit("_v", 1)[0] for artifact in ids(changed) - before)
+        # Unedited and edited images of the new prompts, and edited ones of the old.
+        assert new == ["evaluation", *["images"] * 3, "pictures", "prompts", "removal", "score"]
+        assert before <= ids(changed)
+        assert {name: data for name, data in payload(changed).items() if name in files} == files
+
+    def test_the_tables_know_it(self, grown: object, changed: Path) -> None:
+        found = rows(changed, "select distinct concept from scores where domain = 'style'")
+        assert {r["concept"] for r in found} == {"stripes", "neon", "dots", "checker"}
+        outdated = {r["concept"]: r["outdated"] for r in rows(changed, "select concept, outdated from removals")}
+        assert outdated == {"stripes": True, "cat": False, "checker": False}
+        assert (changed / "removals" / "checker.safetensors").is_file()
+        assert (changed / "pictures" / "checker_sheet.png").is_file()
+
+    def test_old_removals_are_the_bytes_they_were(self, grown: object, workspace: Path, changed: Path) -> None:
+        for concept in ("stripes", "cat"):
+            name = f"removals/{concept}.safetensors"
+            assert (changed / name).read_bytes() == (workspace / name).read_bytes()
+
+    def test_its_removal_names_what_it_was_computed_against(self, grown: object, changed: Path) -> None:
+        removal = Removal.load(changed / "removals" / "checker.safetensors")
+        assert set(removal.provenance["reference"]) == {"stripes", "neon", "dots", "checker"}
+
+    def test_adding_it_again_or_one_of_the_configuration(
+        self, grown: object, changed: Path, tmp_path: Path, main: Main
+    ) -> None:
+        for name, domain, said in (
+            ("neon", "style", "part of the configuration already"),
+            ("cat", "style", "part of the configuration already (in object)"),
+            ("grain", "stile", "did you mean 'style'"),
+        ):
+            (tmp_path / "c.yaml").write_text(f"name: {name}\ndomain: {domain}\n")
+            done = main("concept", "add", tmp_path / "c.yaml", "-w", changed)
+            assert done.code == 2 and said in done.complaint
+        assert len(list((changed / "concepts").iterdir())) == 1
+
+    def test_templates_that_do_not_name_it_are_refused_before_it_is_registered(
+        self, grown: object, changed: Path, tmp_path: Path, main: Main
+    ) -> None:
+        (tmp_path / "c.yaml").write_text("name: grain\ndomain: style\ntemplates: {train: ['A {object}.']}\n")
+        done = main("concept", "add", tmp_path / "c.yaml", "-w", changed)
+        assert done.code == 2 and "no train template names {style} and another domain" in done.complaint
+        assert len(list((changed / "concepts").iterdir())) == 1
+
+
+class TestEvaluate:
+    def test_makes_what_is_missing_and_answers_in_json(self, cli: Cli, grown: object, changed: Path) -> None:
+        before = ids(changed)
+        done = cli("evaluate", "neon", "-w", changed, "--threads", "1", "--json")
+        assert done.code == 0, done.err
+        answer = json.loads(done.out)
+        assert list(answer["evaluations"]) == ["neon"] and answer["failures"] == []
+        new = sorted(artifact.rsplit("_v", 1)[0] for artifact in ids(changed) - before)
+        assert new == ["evaluation", "images", "pictures", "removal"]
+        assert (changed / "removals" / "neon.safetensors").is_file()
+        # It did not change what later commands go by.
+        assert json.loads((changed / "run.json").read_text())["tune"]["concepts"] == ["stripes", "cat"]
+
+
+def halves(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    # Below the captions, on both sides of the gap.
+    side = (pixels.shape[1] - 12) // 2
+    return pixels[24:, :side], pixels[24:, -side:]
+
+
+class TestGenerate:
+    def test_edited_beside_unedited(self, cli: Cli, workspace: Path, tmp_path: Path) -> None:
+        out = tmp_path / "made" / "cat.png"
+        prompt = "A drawing of a cat in stripes style."
+        done = cli("generate", prompt, "--remove", "stripes", "--remove", "cat", "--out", out, "-w", workspace)
+        assert done.code == 0, done.err
+        assert f"wrote {out}" in done.out
+        with Image.open(out) as image:
+            assert image.format == "PNG" and image.width > image.height
+
+    def test_without_removals_both_are_the_same_pixels(self, workspace: Path, tmp_path: Path, main: Main) -> None:
+        out = tmp_path / "same.png"
+        done = main("generate", "A cat.", "--seed", "5", "--out", out, "-w", workspace, "--threads", "1")
+        assert done.code == 0, done.err
+        left, right = halves(out)
+        assert np.array_equal(left, right)
+
+    def test_a_removal_by_its_file_at_another_number_of_steps(
+        self, workspace: Path, tmp_path: Path, main: Main
+    ) -> None:
+        out, file = tmp_path / "other.png", workspace / "removals" / "cat.safetensors"
+        done = main(
+            "generate", "A cat.", "--remove", file, "--steps", "2", "--out", out, "-w", workspace, "--threads", "1"
+        )
+        assert done.code == 0, done.err
+        left, right = halves(out)
+        assert left.shape == right.shape and not np.array_equal(left, right)
+
+
+class TestLook:
+    """Commands that only read."""
+
+    def test_status(self, workspace: Path, main: Main) -> None:
+        done = main("status", "-w", workspace)
+        assert done.code == 0
+        assert "outdated removals: none" in done.out and "damaged: none" in done.out
+        page = json.loads(main("status", "-w", workspace, "--json").out)
+        assert {s["stage"] for s in page["stages"]} >= {"capture", "sae", "score"} and page["problems"] == []
+
+    def test_status_deep_names_the_file_with_a_flipped_byte(self, workspace: Path, main: Main) -> None:
+        path = next((workspace / "artifacts" / "score").glob("*/*/statistics.parquet"))
+        data = path.read_bytes()
+        try:
+            path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+            assert main("status", "-w", workspace).code == 0
+            done = main("status", "-w", workspace, "--deep")
+        finally:
+            path.write_bytes(data)
+        assert done.code == 1
+        assert str(path) in done.out and "next: " in done.out
+        assert main("status", "-w", workspace, "--deep").code == 0
+
+    def test_sql_formats(self, workspace: Path, tmp_path: Path, main: Main) -> None:
+        query = "select concept, n, gamma from removals order by concept"
+        expected = [{"concept": "cat", "n": 4}, {"concept": "stripes", "n": 4}]
+        table = main("sql", query, "-w", workspace)
+        assert table.code == 0 and "(2 rows)" in table.out
+        answer = json.loads(main("sql", query, "-w", workspace, "--format", "json").out)
+        assert [{k: r[k] for k in ("concept", "n")} for r in answer] == expected
+        text = main("sql", query, "-w", workspace, "--format", "csv").out
+        assert [r["concept"] for r in csv.DictReader(io.StringIO(text))] == ["cat", "stripes"]
+        out = tmp_path / "answer.parquet"
+        done = main("sql", query, "-w", workspace, "--format", "parquet", "--out", out)
+        assert done.code == 0 and str(out) in done.out
+        from pyarrow import parquet
+
+        assert parquet.read_table(out).num_rows == 2
+        refused = main("sql", query, "-w", workspace, "--format", "parquet")
+        assert refused.code == 2 and "--out" in refused.complaint
+
+    @pytest.mark.parametrize("query", ["drop view removals", "select * from removal", "selec 1"])
+    def test_sql_refuses_in_one_line(self, workspace: Path, main: Main, query: str) -> None:
+        done = main("sql", query, "-w", workspace)
+        assert done.code == 2 and done.complaint and not done.out
+
+    def test_concept_list(self, workspace: Path, main: Main) -> None:
+        found = json.loads(main("concept", "list", "-w", workspace, "--json").out)
+        assert [(r["domain"], r["concept"]) for r in found] == [
+            ("style", "stripes"),
+            ("style", "neon"),
+            ("style", "dots"),
+            ("object", "cat"),
+            ("object", "moon"),
+            ("object", "star"),
+        ]
+        assert all(r["scored"] for r in found)
+        assert [r["concept"] for r in found if r["removal"]] == ["stripes", "cat"]
+        text = main("concept", "list", "-w", workspace).out
+        assert text.splitlines()[0].split()[:2] == ["domain", "concept"]
+
+    def test_concept_show(self, workspace: Path, main: Main) -> None:
+        done = main("concept", "show", "stripes", "-w", workspace)
+        assert done.code == 0
+        assert "removal removal_v" in done.out and "UA" in done.out and "stripes_sheet.png" in done.out
+        page = json.loads(main("concept", "show", "neon", "-w", workspace, "--json").out)
+        assert page["removals"] == [] and page["lines"][-1] == "next: saeuron evaluate neon"

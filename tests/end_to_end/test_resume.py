@@ -1,0 +1,104 @@
+"""Runs that are cut short, and workspaces that lost something: the next run goes on, and ends with the same bytes."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from storage import Workspace
+from storage.query import run_query
+from tests.end_to_end.process import LARGE, Cli, Done, ids, payload
+
+pytestmark = pytest.mark.timeout(600)
+LIMIT = 9_000_000
+"""Bytes. Prefect's database stays under it, the checkpoint of a LARGE SAE does not."""
+
+
+def states(workspace: Path) -> list[str]:
+    return run_query(Workspace.open(workspace), "select state from runs order by started, run_id").column(0).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def broken(workspaces: Path) -> Path:
+    return workspaces / "broken"
+
+
+@pytest.fixture(scope="module")
+def killed(cli: Cli, broken: Path, workspace: Path) -> Done:
+    """Ended by force once the first shard is there."""
+    shard = "artifacts/capture/*/*/00000.tar.json"
+    return cli.until(lambda: any(broken.glob(shard)), signal.SIGKILL, broken, *LARGE)
+
+
+@pytest.fixture(scope="module")
+def full(cli: Cli, broken: Path, killed: Done) -> Done:
+    """The next run finds a disk with no room for the SAE's checkpoint."""
+    return cli.run(broken, *LARGE, file_limit=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def interrupted(cli: Cli, broken: Path, full: Done) -> Done:
+    """The next one is interrupted while the SAE trains."""
+    checkpoint = "artifacts/sae/*/.checkpoint.safetensors"
+    return cli.until(lambda: any(broken.glob(checkpoint)), signal.SIGINT, broken, *LARGE)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cli: Cli, broken: Path, interrupted: Done) -> Done:
+    """The last one is left alone."""
+    return cli.run(broken, *LARGE)
+
+
+def test_killed(killed: Done, full: Done, broken: Path) -> None:
+    assert killed.code == -signal.SIGKILL
+    # A dead process cannot say how it ended.
+    assert states(broken)[0] == "running"
+
+
+def test_a_full_disk_is_one_line_and_exit_code_1(full: Done, broken: Path) -> None:
+    assert full.code == 1, full.err
+    assert "no room to write" in full.complaint and "free some space and run again" in full.complaint
+    assert states(broken)[1] == "failed"
+    assert not [p for p in broken.rglob("*.tmp") if ".prefect" not in p.parts]
+
+
+def test_an_interrupt_is_one_line_and_exit_code_130(interrupted: Done, broken: Path) -> None:
+    assert interrupted.code == 130, interrupted.err
+    assert "interrupted; what was finished is kept" in interrupted.complaint
+    assert states(broken)[2] == "interrupted"
+    assert not interrupted.left, "a server of Prefect's outlived the run"
+
+
+def test_the_last_run_goes_on_and_ends_with_the_same_bytes(undisturbed: Done, workspace: Path, broken: Path) -> None:
+    assert undisturbed.code == 0, undisturbed.err
+    assert ids(broken) == ids(workspace)
+    mine, other = payload(broken), payload(workspace)
+    assert sorted(mine) == sorted(other)
+    assert [name for name in mine if mine[name] != other[name]] == []
+    for name in ("removals/stripes.safetensors", "pictures/cat_sheet.png", "pictures/cat_scores.png"):
+        assert (broken / name).read_bytes() == (workspace / name).read_bytes()
+    assert states(broken)[3] == "completed"
+
+
+def test_what_was_finished_was_not_made_again(undisturbed: Done, full: Done) -> None:
+    made = [line.split()[0] for line in undisturbed.err.splitlines()[2:]]
+    assert "prompts" not in made and "capture" not in made
+    assert "sae" in made
+
+
+def test_lost_and_damaged_files_are_made_again_with_the_same_bytes(
+    cli: Cli, undisturbed: Done, workspace: Path, broken: Path
+) -> None:
+    artifacts = broken / "artifacts"
+    (shard,) = artifacts.glob("capture/*/*/00001.tar")
+    with shard.open("r+b") as file:
+        file.truncate(10_240)
+    (next(iter(sorted(artifacts.glob("score/*/*/statistics.parquet"))))).unlink()
+    labels = next(iter(sorted(artifacts.glob("images/*/judged/00000.json"))))
+    labels.write_text(labels.read_text()[:20])
+    next(iter(sorted(artifacts.glob("removal/*/manifest.json")))).write_text("{")
+    done = cli.run(broken, *LARGE)
+    assert done.code == 0, done.err
+    assert payload(broken) == payload(workspace)
+    made = [line.split()[0] for line in done.err.splitlines()[2:]]
+    assert sorted(made) == ["capture", "images", "removal", "score"]

@@ -1,0 +1,132 @@
+"""The commands: help with examples, quick to start; tables that align; Prefect's settings."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from flows import environment
+from flows.cli import app
+from flows.summary import text_table
+from tests.end_to_end.process import Main
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    def walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield name.strip(), command
+        for key, sub in (inner or {}).items():
+            yield from walk(f"{name} {key}", sub)
+
+    yield from walk("", typer.main.get_command(app))
+
+
+COMMANDS = dict(commands())
+
+
+class TestHelp:
+    def test_these_are_the_commands(self) -> None:
+        assert set(COMMANDS) == {
+            "run", "evaluate", "concept list", "concept show", "concept add", "sql", "generate", "status",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_has_an_example_that_parses(self, name: str, main: Main) -> None:
+        done = main(*name.split(), "--help")
+        assert done.code == 0 and not done.err
+        example = " ".join(done.out.split()).partition("Example: ")[2]
+        assert example.startswith(f"saeuron {name}")
+        text = (COMMANDS[name].help or "").partition("Example: ")[2].splitlines()[0]
+        words = shlex.split(text)[1 + len(name.split()) :]
+        context = COMMANDS[name].make_context(name, words, resilient_parsing=False)
+        assert not context.args
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_option_says_what_it_is(self, name: str) -> None:
+        for parameter in COMMANDS[name].params:
+            if isinstance(parameter, click.Option) or hasattr(parameter, "is_flag"):
+                assert getattr(parameter, "help", None), parameter.name
+
+    def test_without_a_command_it_shows_the_help(self, main: Main) -> None:
+        done = main()
+        assert done.code == 2 and "Usage" in done.out + done.err
+
+    def test_imports_nothing_heavy(self) -> None:
+        code = (
+            "import sys; import flows.cli; "
+            "heavy = {'torch', 'diffusers', 'transformers', 'prefect', 'duckdb', 'pyarrow', 'matplotlib'};"
+            "sys.exit(','.join(sorted(heavy & set(sys.modules))) or 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+class TestTable:
+    def test_aligns_numbers_right_and_text_left(self) -> None:
+        rows = [
+            {"name": "a", "n": 4, "share": 0.5, "made": True},
+            {"name": "longer", "n": 1000, "share": None, "made": False},
+        ]
+        assert text_table(["name", "n", "share", "made"], rows).splitlines() == [
+            "name       n  share  made",
+            "------  ----  -----  ----",
+            "a          4   50.0  yes",
+            "longer  1000      -  no",
+        ]
+
+    def test_without_rows(self) -> None:
+        assert text_table(["a", "bcd"], []).splitlines() == ["a  bcd", "-  ---"]
+
+    def test_a_key_that_is_missing_is_a_dash(self) -> None:
+        assert text_table(["a"], [{}]).splitlines()[-1] == "-"
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No setting of Prefect's or of ours; what is set is taken back."""
+    kept = dict(os.environ)
+    for name in list(os.environ):
+        if name.startswith("PREFECT_") or name in environment.QUIET:
+            del os.environ[name]
+    yield monkeypatch
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.mark.usefixtures("bare")
+class TestEnvironment:
+    def test_no_telemetry_and_state_in_the_workspace(self, tmp_path: Path) -> None:
+        environment.prepare(tmp_path, verbose=False)
+        assert os.environ["DO_NOT_TRACK"] == "1"
+        assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+        assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+        assert os.environ["PREFECT_HOME"] == str(tmp_path / ".prefect")
+        assert os.environ["PREFECT_LOGGING_LEVEL"] == "CRITICAL"
+
+    def test_verbose_shows_the_log(self, tmp_path: Path) -> None:
+        environment.prepare(tmp_path, verbose=True)
+        assert os.environ["PREFECT_LOGGING_LEVEL"] == "INFO"
+
+    def test_what_the_user_has_set_wins(self, tmp_path: Path) -> None:
+        os.environ |= {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_HOME": "/mine", "OMP_WAIT_POLICY": "ACTIVE"}
+        environment.prepare(tmp_path, verbose=False)
+        assert os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
+        assert os.environ["PREFECT_HOME"] == "/mine"
+        assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+    def test_a_server_of_the_users_own_keeps_its_home(self, tmp_path: Path) -> None:
+        os.environ["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+        environment.prepare(tmp_path, verbose=False)
+        assert "PREFECT_HOME" not in os.environ and "PREFECT_PROFILES_PATH" not in os.environ
+
+    def test_a_relative_workspace_is_made_absolute(self, bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        bare.chdir(tmp_path)
+        environment.prepare(Path("w"), verbose=False)
+        assert os.environ["PREFECT_HOME"] == str(tmp_path / "w" / ".prefect")

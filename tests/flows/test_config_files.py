@@ -1,0 +1,241 @@
+"""Reading a run's configuration: files, bases, --set, and one clear line for each mistake."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.check import check, check_added, check_concepts
+from flows.config import EMBEDDED, load, load_concept, names
+from saeuron.canvas.vocabulary import OBJECTS, STYLED_TEMPLATES, STYLES, UNSTYLED_TEMPLATES
+from saeuron.config import ConceptConfig, RunConfig
+from saeuron.errors import ConfigError, UnknownName, UserError
+
+TINY = Path(__file__).parents[1] / "end_to_end" / "tiny.yaml"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def file(text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return file
+
+
+class TestEmbedded:
+    @pytest.mark.parametrize("name", names())
+    def test_is_valid(self, name: str) -> None:
+        config = load(name)
+        for stage in ("train", "validation", "test"):
+            assert config.prompts.templates.get(stage) or config.prompts.files
+        for concept in config.tune.concepts or ():
+            assert config.domain_of(concept)
+
+    @pytest.mark.parametrize("name", [n for n in names() if load(n).model.spec == "canvas"])
+    def test_passes_the_check(self, name: str) -> None:
+        check(load(name))
+
+    def test_canvas_is_the_default(self) -> None:
+        assert load(None) == load("canvas") == load("canvas.yaml") == load(str(EMBEDDED / "canvas.yaml"))
+
+    def test_canvas_has_the_sentences_of_canvas(self) -> None:
+        templates = load("canvas").prompts.templates
+        assert set(templates) == set(STYLED_TEMPLATES)
+        for split, found in templates.items():
+            assert found == (*STYLED_TEMPLATES[split], *UNSTYLED_TEMPLATES[split])
+
+    def test_canvas_leaves_out_two_objects_and_one_style(self) -> None:
+        domains = load("canvas").domains
+        assert set(domains) == {"style", "object"}
+        assert set(domains["style"].concepts) < set(STYLES) and set(domains["object"].concepts) < set(OBJECTS)
+        assert len(set(STYLES) - set(domains["style"].concepts)) == 1
+        assert len(set(OBJECTS) - set(domains["object"].concepts)) == 2
+
+    def test_what_canvas_leaves_out_can_be_added(self) -> None:
+        config = load("canvas")
+        left = {d: set(v) - set(config.domains[d].concepts) for d, v in (("style", STYLES), ("object", OBJECTS))}
+        for domain, concepts in left.items():
+            for concept in concepts:
+                check_added(ConceptConfig(name=concept, domain=domain), config)
+
+
+class TestFile:
+    def test_its_base_is_taken_where_it_says_nothing(self, write) -> None:
+        base = load("canvas")
+        mine = load(write("base: canvas\ntrain: {k: 5}\ndomains: {style: {concepts: [neon, dots]}}\n"))
+        assert mine.train == base.train.model_copy(update={"k": 5})
+        assert mine.domains["style"].concepts == ("neon", "dots")
+        assert mine.domains["style"].hookpoints == base.domains["style"].hookpoints
+        assert mine.domains["object"] == base.domains["object"]
+        assert mine.prompts == base.prompts
+
+    def test_the_tiny_one_passes_the_check(self) -> None:
+        config = load(str(TINY))
+        check(config)
+        assert config.model.steps == 3 and config.tune.concepts == ("stripes", "cat")
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("base: canvass\n", "unknown base 'canvass': did you mean 'canvas'"),
+            ("base: [canvas]\n", "unknown base"),
+            ("base: ../configs/canvas\n", "unknown base"),
+            ("- a\n", "holds list; expected a mapping"),
+            ("", "holds NoneType; expected a mapping"),
+            ("a: [\n", "is not YAML"),
+            ("base: canvas\ntran: {k: 5}\n", "unknown key 'tran'; did you mean 'train'"),
+            ("base: canvas\ntrain: {exspansion: 5}\n", "unknown key 'train.exspansion'; did you mean 'expansion'"),
+            ("base: canvas\ndomains: {style: {jugde: none}}\n", "'domains.style.jugde'; did you mean 'judge'"),
+            ("base: canvas\ntrain: {k: many}\n", "train.k: Input should be a valid integer"),
+            ("base: canvas\ntrain: {k: 0}\n", "train.k: Input should be greater than or equal to 1 (found 0)"),
+            ("base: canvas\ntrain: {variant: relu}\n", "train.variant: Input should be 'topk' or 'batch_topk'"),
+            ("base: canvas\ntrain: {k: 0, lr: -1}\n", "(and 1 more)"),
+            ("base: canvas\ntrain:\n", "train: Input should be a valid dictionary"),
+            ("base: canvas\ntune: {n: [0]}\n", "a removal ablates at least 1 latent"),
+            ("base: canvas\ndomains: {style: {concepts: [cat, neon]}}\n", "stands in two domains"),
+            ("base: canvas\ndomains: {style: {concepts: [neon, neon]}}\n", "named twice: neon"),
+            ("model: {steps: 3}\n", "domains: Field required"),
+            ("base: canvas\n1: 2\n", "1"),
+        ],
+    )
+    def test_mistakes_are_one_line(self, write, text: str, said: str) -> None:
+        with pytest.raises(UserError) as error:
+            load(write(text))
+        message = str(error.value)
+        assert said in message and len(message.splitlines()) == 1
+
+    def test_a_file_that_is_not_there_names_the_embedded_ones(self) -> None:
+        with pytest.raises(UnknownName, match="did you mean 'canvas'"):
+            load("canvsa")
+        with pytest.raises(UnknownName, match="Or give the path of a YAML file"):
+            load("nowhere/mine.yaml")
+
+
+class TestSet:
+    def test_wins_over_the_file_and_reads_yaml(self, write) -> None:
+        file = write("base: canvas\ntrain: {k: 5, batch: 7}\n")
+        config = load(file, ["train.k=6", "tune.gamma=[-1.5]", "tune.concepts=null", "domains.style.judge=none"])
+        assert (config.train.k, config.train.batch) == (6, 7)
+        assert config.tune.gamma == (-1.5,) and config.tune.concepts is None
+        assert config.domains["style"].judge == "none"
+
+    def test_the_last_of_two_wins(self) -> None:
+        assert load(None, ["train.k=6", "train.k=7"]).train.k == 7
+
+    def test_a_value_may_hold_an_equals_sign(self) -> None:
+        assert load(None, ["model.spec=/a=b"]).model.spec == "/a=b"
+
+    @pytest.mark.parametrize(
+        ("setting", "said"),
+        [
+            ("train.k", "expected KEY.KEY=VALUE"),
+            ("=3", "expected KEY.KEY=VALUE"),
+            ("train.kk=3", "unknown key 'train.kk'; did you mean 'k'"),
+            ("trian.k=3", "unknown key 'trian'; did you mean 'train'"),
+            ("model.steps.more=3", "'steps' holds a value, not a section"),
+            ("train.k=[", "is not a YAML value"),
+            ("train.k=abc", "valid integer"),
+        ],
+    )
+    def test_mistakes_are_one_line(self, setting: str, said: str) -> None:
+        with pytest.raises(ConfigError) as error:
+            load(None, [setting])
+        assert said in str(error.value) and "\n" not in str(error.value)
+
+
+class TestCheck:
+    @pytest.fixture
+    def config(self) -> RunConfig:
+        return load(str(TINY))
+
+    def edited(self, config: RunConfig, **sections: object) -> RunConfig:
+        values = config.model_dump()
+        for section, update in sections.items():
+            values[section] |= update
+        return RunConfig.model_validate(values)
+
+    @pytest.mark.parametrize(
+        ("sections", "said"),
+        [
+            ({"tune": {"concepts": ["stirpes"]}}, "unknown concept 'stirpes': did you mean 'stripes'"),
+            ({"model": {"spec": "./nowhere"}}, "no such model: './nowhere'"),
+            ({"model": {"spec": "canvs"}}, "no such model: 'canvs'; expected 'canvas'"),
+            ({"prompts": {"templates": {"train": ["A {object}."]}}}, "none of split 'validation'"),
+            ({"prompts": {"templates": {"train": ["A {stile}."]}}}, "unknown placeholder 'stile'"),
+            ({"prompts": {"files": ["nowhere.csv"]}}, "no such prompt file: nowhere.csv"),
+        ],
+    )
+    def test_first_mistake(self, config: RunConfig, sections: dict[str, object], said: str) -> None:
+        with pytest.raises(UserError) as error:
+            check(self.edited(config, **sections))
+        assert said in str(error.value) and "\n" not in str(error.value)
+
+    def test_hookpoint(self, config: RunConfig) -> None:
+        style = config.domains["style"].model_copy(update={"hookpoints": ("unet.up_blocks.0.atentions.1",)})
+        with pytest.raises(UnknownName, match=r"did you mean 'unet\.up_blocks\.0\.attentions\.1'"):
+            check(config.model_copy(update={"domains": {**config.domains, "style": style}}))
+
+    def test_judge(self, config: RunConfig) -> None:
+        style = config.domains["style"].model_copy(update={"judge": "canvass"})
+        with pytest.raises(UnknownName, match="unknown judge 'canvass': did you mean 'canvas'"):
+            check(config.model_copy(update={"domains": {**config.domains, "style": style}}))
+
+    def test_concepts_may_be_added_ones(self, config: RunConfig) -> None:
+        check_concepts(["grain", "cat"], config, ["grain"])
+        with pytest.raises(UnknownName, match="did you mean 'grain'"):
+            check_concepts(["grian"], config, ["grain"])
+
+    @pytest.mark.parametrize(
+        ("concept", "said"),
+        [
+            ({"name": "wood", "domain": "sytle"}, "unknown domain 'sytle': did you mean 'style'"),
+            ({"name": "neon", "domain": "style"}, "part of the configuration already (in style)"),
+            ({"name": "neon", "domain": "object"}, "part of the configuration already (in style)"),
+            ({"templates": {"train": ["A {stlye} {object}."]}}, "unknown placeholder 'stlye'"),
+            ({"templates": {"train": ["A {object}."]}}, "no train template names {style} and another domain"),
+            ({"templates": {"train": ["A {style} {object}."]}}, "no validation template names {style}"),
+        ],
+    )
+    def test_added(self, config: RunConfig, concept: dict[str, object], said: str) -> None:
+        with pytest.raises(UserError) as error:
+            check_added(ConceptConfig.model_validate({"name": "grain", "domain": "style"} | concept), config)
+        assert said in str(error.value) and "\n" not in str(error.value)
+
+    def test_an_object_is_scored_alone(self, config: RunConfig) -> None:
+        templates = {s: ["A {object} in {style} style."] for s in ("train", "validation", "test")}
+        concept = ConceptConfig.model_validate({"name": "bolt", "domain": "object", "templates": templates})
+        with pytest.raises(ConfigError, match="no train template names {object} alone"):
+            check_added(concept, config)
+
+
+class TestConceptFile:
+    def test_reads_it(self, write) -> None:
+        assert load_concept(Path(write("name: grain\ndomain: style\n"))) == ConceptConfig(name="grain", domain="style")
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("name: grain\n", "domain: Field required"),
+            ("name: grain\ndomian: style\n", "did you mean 'domain'"),
+            ("name: ''\ndomain: style\n", "name: String should have at least 1 character"),
+            ("grain", "expected a mapping"),
+        ],
+    )
+    def test_mistakes(self, write, text: str, said: str) -> None:
+        with pytest.raises(ConfigError) as error:
+            load_concept(Path(write(text)))
+        # What is missing comes first, so the nearest key may be in "more".
+        assert said in str(error.value) or "more" in str(error.value)
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="no such file"):
+            load_concept(tmp_path / "none.yaml")
+
+    @pytest.mark.parametrize("path", sorted((EMBEDDED / ".." / ".." / "examples").glob("*.yaml")), ids=lambda p: p.name)
+    def test_examples(self, path: Path) -> None:
+        if "name" in yaml.safe_load(path.read_text()):
+            check_added(load_concept(path), load("canvas"))
+        else:
+            load(str(path))

@@ -1,0 +1,104 @@
+"""What stays in a workspace of its runs and of the concepts that were added."""
+
+from typing import Any
+
+import pytest
+
+from flows.config import load
+from saeuron.config import ConceptConfig, RunConfig
+from saeuron.errors import ConfigError
+from storage import Workspace
+from storage.files import read_json
+from storage.query import run_query
+from tasks import progress, runs
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return load("canvas")
+
+
+class TestRecord:
+    def test_from_start_to_finish(self, workspace: Workspace, config: RunConfig) -> None:
+        run_id = runs.start(workspace, "pipeline", config)
+        query = "select run_id, flow, state, made, cached, failed, message, finished from runs"
+        [row] = run_query(workspace, query).to_pylist()
+        assert row["state"] == "running" and row["finished"] is None
+        runs.finish(workspace, run_id, "failed", {"made": 3, "cached": 2, "failed": 1}, "tune cat: why")
+        [row] = run_query(workspace, query).to_pylist()
+        assert row["finished"] is not None
+        del row["finished"]
+        assert row == {
+            "run_id": run_id,
+            "flow": "pipeline",
+            "state": "failed",
+            "made": 3,
+            "cached": 2,
+            "failed": 1,
+            "message": "tune cat: why",
+        }
+
+    def test_holds_the_whole_configuration(self, workspace: Workspace, config: RunConfig) -> None:
+        run_id = runs.start(workspace, "pipeline", config)
+        stored = read_json(workspace.runs / "configs" / f"{run_id}.json")
+        assert RunConfig.model_validate(stored) == config
+
+
+class TestRemembered:
+    def test_keeps_the_order_of_domains(self, workspace: Workspace, config: RunConfig) -> None:
+        turned = config.model_copy(update={"domains": dict(reversed(config.domains.items()))})
+        for each in (config, turned):
+            runs.remember(workspace, each)
+            found = runs.remembered(workspace)
+            assert found == each and list(found.domains) == list(each.domains)
+
+    def test_nothing_has_been_run(self, workspace: Workspace) -> None:
+        with pytest.raises(ConfigError, match="nothing has been run"):
+            runs.remembered(workspace)
+
+
+class TestAdded:
+    def test_is_computed_against_the_concepts_of_its_day(self, workspace: Workspace, config: RunConfig) -> None:
+        first = runs.add(workspace, config, ConceptConfig(name="grain", domain="style"))
+        second = runs.add(workspace, config, ConceptConfig(name="wood", domain="style"))
+        assert first.reference == (*config.domains["style"].concepts, "grain")
+        assert second.reference == (*first.reference, "wood")
+        assert runs.added(workspace) == [first, second]
+
+    def test_twice_is_once_and_differently_is_refused(self, workspace: Workspace, config: RunConfig) -> None:
+        concept = ConceptConfig(name="grain", domain="style")
+        assert runs.add(workspace, config, concept) == runs.add(workspace, config, concept)
+        with pytest.raises(ConfigError, match="was added before, differently"):
+            runs.add(workspace, config, concept.model_copy(update={"domain": "object"}))
+        assert len(runs.added(workspace)) == 1
+
+    def test_one_that_the_configuration_has_taken_in_counts_once(self, workspace: Workspace, config: RunConfig) -> None:
+        runs.add(workspace, config, ConceptConfig(name="grain", domain="style"))
+        runs.add(workspace, config, ConceptConfig(name="bolt", domain="object"))
+        assert [a.name for a in runs.joined(workspace, config)] == ["grain", "bolt"]
+        style = config.domains["style"]
+        taken = style.model_copy(update={"concepts": (*style.concepts, "grain")})
+        assert [a.name for a in runs.joined(workspace, config.model_copy(update={"domains": {"style": taken}}))] == []
+
+
+class TestProgress:
+    def test_nobody_listens_by_default(self) -> None:
+        progress.stage("capture", 0, 3)
+        progress.tell("shard", 1, 2)
+        progress.line("done")
+
+    def test_reaches_the_listener_of_the_context(self) -> None:
+        heard: list[tuple[Any, ...]] = []
+
+        class Ear:
+            def stage(self, *what: Any) -> None:
+                heard.append(what)
+
+            within = line = stage
+
+        with progress.listening(Ear()):
+            progress.stage("capture", 0, 3)
+            progress.tell("shard", 1, 2, "images")
+            progress.line("done")
+        progress.line("unheard")
+        assert heard == [("capture", 0, 3), ("shard", 1, 2, "images"), ("done",)]
