@@ -66,7 +66,8 @@ def images(run: Run, prompts_id: str, removal_id: str | None = None, sampled_for
         config=run.config.evaluate,
         prompts_id=prompts_id,
         removal_ids=(removal_id,) if removal_id else (),
-        judges={d: c.judge for d, c in run.config.domains.items()},
+        judge_id=run.judge_id,
+        judges=run.judges,
         sampled_for=sampled_for if run.config.evaluate.retained_cells else None,
     )
     if not job.open.has(job.id):

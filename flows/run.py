@@ -1,10 +1,12 @@
 """The state of one run: its configuration, where it works, what was made, what failed."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from saeuron import judges
 from saeuron.config import RunConfig
 from tasks import progress
 from tasks.runs import Added
@@ -74,6 +76,16 @@ class Run:
             domain: (*d.concepts, *(a.name for a in self.added if a.domain == domain))
             for domain, d in self.config.domains.items()
         }
+
+    @property
+    def judges(self) -> dict[str, str]:
+        """{domain: judge}."""
+        return {domain: d.judge for domain, d in self.config.domains.items()}
+
+    @functools.cached_property
+    def judge_id(self) -> str:
+        """What the judges are, by content."""
+        return judges.identity(self.judges)
 
     def added_as(self, concept: str) -> Added | None:
         """The record of an added concept; None for one of the configuration's own."""

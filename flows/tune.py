@@ -43,5 +43,6 @@ def tune_job(
         prompts_ids=tuple(prompts_ids[s] for s in sets),
         saes={h: saes[h] for h in run.config.domains[domain].hookpoints},
         reference={c: scores[c] for c in reference if c in scores},
-        judges={d: c.judge for d, c in run.config.domains.items()},
+        judge_id=run.judge_id,
+        judges=run.judges,
     )

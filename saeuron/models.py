@@ -59,7 +59,7 @@ def identity(spec: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors", ".txt"}):
         parts = path.relative_to(folder).parts
-        if len(parts) > 2 or path.name in {"card.json", "classifier.safetensors", "training.json"}:
+        if len(parts) > 2 or path.name in {"classifier.safetensors", "training.json", "figures.json"}:
             continue
         with path.open("rb") as file:
             digest.update("/".join(parts).encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())

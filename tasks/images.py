@@ -35,6 +35,8 @@ class ImagesJob(Job):
     config: EvaluateConfig
     prompts_id: str
     removal_ids: tuple[str, ...] = ()
+    judge_id: str
+    """What the judges are, by content."""
     judges: dict[str, str]
     sampled_for: tuple[str, str] | None = None
     """With `config.retained_cells`: the (domain, concept) whose own cells are all kept."""

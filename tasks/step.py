@@ -56,8 +56,13 @@ class Job(BaseModel):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the id is a hash of. The kind of device counts (rounding differs), its number does not."""
+        """What the id is a hash of. The kind of device counts (rounding differs), its number does not.
+
+        A model counts by its content, `model_id`, not by where it was found.
+        """
         fields = self.model_dump(mode="json", exclude={"workspace", "device", *self.apart})
+        if "model_id" in fields:
+            del fields["model"]["spec"]
         kind = self.device.split(":")[0]
         return fields if kind == "cpu" else {**fields, "device": kind}
 

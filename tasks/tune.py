@@ -39,6 +39,8 @@ class TuneJob(Job):
     """{hookpoint: SAE id}."""
     reference: dict[str, str]
     """{concept: score id} of the domain as this removal knows it, the concept itself included."""
+    judge_id: str
+    """What the judges are, by content."""
     judges: dict[str, str]
     """{domain: judge}."""
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -114,6 +114,7 @@ def evaluate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; the default is the model's own.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the default is the model's own.")] = None,
     seeds: Annotated[int, typer.Option(help="Images of each prompt.")] = 5,
+    record: Annotated[bool, typer.Option(help="Keep the figures beside the weights, in the model card.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -124,7 +125,9 @@ def evaluate(
     """
     import torch
 
+    from saeuron.canvas.card import record_figures
     from saeuron.canvas.evaluation import recognised
+    from saeuron.canvas.model import WEIGHTS
     from saeuron.config import ModelConfig
     from saeuron.models import load_pipeline
 
@@ -152,12 +155,15 @@ def evaluate(
         interval = f"{low:.1%} - {high:.1%}"
         table.add_row(s.domain, s.name, f"{s.value:.1%}", interval, str(s.images), end_section=s.name == "all")
     console.print(table)
+    rows: list[dict[str, Any]] = [
+        {"domain": s.domain, "name": s.name, "value": s.value, "low": s.interval[0], "high": s.interval[1],
+         "n_images": s.images, "guidance": model.guidance, "steps": model.steps}
+        for s in shares
+    ]  # fmt: skip
+    if record:
+        record_figures(WEIGHTS, rows)
+        console.print(f"recorded in {WEIGHTS}")
     if json_file:
-        rows = [
-            {"domain": s.domain, "name": s.name, "value": s.value, "low": s.interval[0], "high": s.interval[1],
-             "n_images": s.images, "guidance": model.guidance, "steps": model.steps}
-            for s in shares
-        ]  # fmt: skip
         json_file.write_text(json.dumps(rows, indent=2) + "\n")
         console.print(f"wrote {json_file}")
 

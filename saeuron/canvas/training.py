@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
+from saeuron.canvas.card import FIGURES, TRAINING, write_card
 from saeuron.canvas.model import Architecture, build_pipeline
 from saeuron.canvas.renderer import render
 from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES, UNSTYLED, sentences
@@ -186,7 +187,10 @@ def export(folder: Path, destination: Path) -> dict[str, Any]:
         "complete": metadata["step"] >= config.steps,
         "torch": torch.__version__,
     }
-    (destination / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    (destination / TRAINING).write_text(json.dumps(record, indent=2) + "\n")
+    # Figures measured on other weights are not these weights' figures.
+    (destination / FIGURES).unlink(missing_ok=True)
+    write_card(destination)
     return record
 
 

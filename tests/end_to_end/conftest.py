@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.process import LARGE, Cli, Done, Main
+from tests.end_to_end.process import LARGE, Cli, Done, start_server
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +40,6 @@ def changed(workspace: Path, workspaces: Path) -> Path:
     return Path(shutil.copytree(workspace, workspaces / "changed"))
 
 
-@pytest.fixture
-def main(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Main:
-    return Main(capsys, monkeypatch)
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> None:
+    start_server(request.config)

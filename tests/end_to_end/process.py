@@ -1,5 +1,7 @@
 """The command line as tests call it: in a process of its own, or in this one where no run is made."""
 
+import contextlib
+import io
 import os
 import resource
 import signal
@@ -13,6 +15,11 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
+from flows.environment import QUIET
+
+# Before Prefect is imported: the tests' server sends no telemetry either.
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
 
 TINY = Path(__file__).parent / "tiny.yaml"
 LARGE = ("--set", "train.expansion=96", "--set", "train.checkpoint_every=10")
@@ -103,26 +110,37 @@ def end_group(group: int) -> bool:
     return True
 
 
-class Main:
+def run_here(*args: str | Path) -> Done:
     """`saeuron` in this process: quick, because what it imports is there already."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.capsys, self.monkeypatch = capsys, monkeypatch
-
-    def __call__(self, *args: str | Path) -> Done:
-        self.capsys.readouterr()
-        environment, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
-        self.monkeypatch.setattr(sys, "argv", ["saeuron", *map(str, args)])
-        code = 0
-        try:
+    environment, handler, words = dict(os.environ), signal.getsignal(signal.SIGINT), sys.argv
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["saeuron", *map(str, args)]
+    code = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
-        finally:
-            signal.signal(signal.SIGINT, handler)
-            os.environ.clear()
-            os.environ.update(environment)
-        return Done(code, *self.capsys.readouterr())
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        sys.argv = words
+        os.environ.clear()
+        os.environ.update(environment)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+_SERVER = pytest.StashKey[contextlib.ExitStack]()
+
+
+def start_server(config: pytest.Config) -> None:
+    """A Prefect server for what runs in this process: one for the session, for it takes seconds to start."""
+    if _SERVER in config.stash:
+        return
+    from prefect.testing.utilities import prefect_test_harness
+
+    config.stash[_SERVER] = contextlib.ExitStack()
+    config.stash[_SERVER].enter_context(prefect_test_harness(server_startup_timeout=120))
+    config.add_cleanup(config.stash[_SERVER].close)
 
 
 def payload(workspace: Path) -> dict[str, bytes]:

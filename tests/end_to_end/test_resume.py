@@ -7,7 +7,7 @@ import pytest
 
 from storage import Workspace
 from storage.query import run_query
-from tests.end_to_end.process import LARGE, Cli, Done, ids, payload
+from tests.end_to_end.process import LARGE, TINY, Cli, Done, ids, payload, run_here
 
 pytestmark = pytest.mark.timeout(600)
 LIMIT = 9_000_000
@@ -87,18 +87,28 @@ def test_what_was_finished_was_not_made_again(undisturbed: Done, full: Done) -> 
 
 
 def test_lost_and_damaged_files_are_made_again_with_the_same_bytes(
-    cli: Cli, undisturbed: Done, workspace: Path, broken: Path
+    server: None, undisturbed: Done, workspace: Path, broken: Path
 ) -> None:
     artifacts = broken / "artifacts"
     (shard,) = artifacts.glob("capture/*/*/00001.tar")
     with shard.open("r+b") as file:
         file.truncate(10_240)
     (next(iter(sorted(artifacts.glob("score/*/*/statistics.parquet"))))).unlink()
-    labels = next(iter(sorted(artifacts.glob("images/*/judged/00000.json"))))
+    [unedited] = (m.id for m in Workspace.open(broken).artifacts("images") if not m.inputs["removals"])
+    labels = artifacts / "images" / unedited / "judged" / "00000.json"
     labels.write_text(labels.read_text()[:20])
     next(iter(sorted(artifacts.glob("removal/*/manifest.json")))).write_text("{")
-    done = cli.run(broken, *LARGE)
-    assert done.code == 0, done.err
+    # And one removal cannot be put in its place: the others must not mind.
+    (broken / "removals" / "stripes.safetensors").unlink()
+    (broken / "removals" / "stripes.safetensors").mkdir()
+    done = run_here("run", TINY, "-w", broken, "--threads", "1", *LARGE)
+    assert done.code == 1, done.err
+    assert "FAILED  tune stripes: [Errno 21] Is a directory" in done.out
+    assert "1 failed" in done.out and "next: mend the cause" in done.out
+    assert [line.split()[:2] for line in done.out.splitlines()[2:3]] == [["object", "cat"]]
+    last = run_query(Workspace.open(broken), "select state, failed, message from runs order by started").to_pylist()[-1]
+    assert last["state"] == "failed" and last["failed"] == 1 and last["message"].startswith("tune stripes: ")
     assert payload(broken) == payload(workspace)
     made = [line.split()[0] for line in done.err.splitlines()[2:]]
-    assert sorted(made) == ["capture", "images", "removal", "score"]
+    # Whole again with their shards, the other two need no new manifest.
+    assert sorted(made) == ["FAILED", "removal", "score"]

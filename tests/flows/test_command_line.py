@@ -14,7 +14,7 @@ import typer
 from flows import environment
 from flows.cli import app
 from flows.summary import text_table
-from tests.end_to_end.process import Main
+from tests.end_to_end.process import run_here
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -38,8 +38,8 @@ class TestHelp:
         }  # fmt: skip
 
     @pytest.mark.parametrize("name", COMMANDS)
-    def test_has_an_example_that_parses(self, name: str, main: Main) -> None:
-        done = main(*name.split(), "--help")
+    def test_has_an_example_that_parses(self, name: str) -> None:
+        done = run_here(*name.split(), "--help")
         assert done.code == 0 and not done.err
         example = " ".join(done.out.split()).partition("Example: ")[2]
         assert example.startswith(f"saeuron {name}")
@@ -54,8 +54,8 @@ class TestHelp:
             if isinstance(parameter, click.Option) or hasattr(parameter, "is_flag"):
                 assert getattr(parameter, "help", None), parameter.name
 
-    def test_without_a_command_it_shows_the_help(self, main: Main) -> None:
-        done = main()
+    def test_without_a_command_it_shows_the_help(self) -> None:
+        done = run_here()
         assert done.code == 2 and "Usage" in done.out + done.err
 
     def test_imports_nothing_heavy(self) -> None:
@@ -64,7 +64,9 @@ class TestHelp:
             "heavy = {'torch', 'diffusers', 'transformers', 'prefect', 'duckdb', 'pyarrow', 'matplotlib'};"
             "sys.exit(','.join(sorted(heavy & set(sys.modules))) or 0)"
         )
-        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
 
 

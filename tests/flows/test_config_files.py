@@ -206,7 +206,7 @@ class TestCheck:
     def test_an_object_is_scored_alone(self, config: RunConfig) -> None:
         templates = {s: ["A {object} in {style} style."] for s in ("train", "validation", "test")}
         concept = ConceptConfig.model_validate({"name": "bolt", "domain": "object", "templates": templates})
-        with pytest.raises(ConfigError, match="no train template names {object} alone"):
+        with pytest.raises(ConfigError, match=r"no train template names \{object\} alone"):
             check_added(concept, config)
 
 

@@ -205,7 +205,12 @@ def test_summary_is_the_mean_of_three():
     assert summary(parts) == pytest.approx(0.6)
     for i in range(3):
         assert summary([*parts[:i], metric(parts[i].metric, None), *parts[i + 1 :]]) is None
+    for i in range(2):
         assert summary([*parts[:i], *parts[i + 1 :]]) is None
+
+
+def test_a_run_of_one_domain_has_no_cra_and_is_the_mean_of_two():
+    assert summary([metric("UA", 0.9), metric("IRA", 0.6)]) == pytest.approx(0.75)
 
 
 def test_with_several_other_domains_their_cras_count_alike():

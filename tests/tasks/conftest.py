@@ -1,20 +1,16 @@
 """A Prefect server for the flows of these tests, and workspaces."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from storage import Workspace
+from tests.end_to_end.process import start_server
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[None]:
-    """One for the session: it takes seconds to start."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+def server(request: pytest.FixtureRequest) -> None:
+    start_server(request.config)
 
 
 @pytest.fixture

@@ -30,7 +30,9 @@ HERE = Path("/here")
 MODEL = {"model": ModelConfig(), "model_id": "m1"}
 STYLE = DomainConfig(concepts=("neon", "dots"), hookpoints=("unet.a",))
 JOBS: dict[str, Job] = {
-    "prompts": PromptsJob(workspace=HERE, config=PromptsConfig(templates={"train": ("A {style}.",)}), domains={"style": STYLE}),
+    "prompts": PromptsJob(
+        workspace=HERE, config=PromptsConfig(templates={"train": ("A {style}.",)}), domains={"style": STYLE},
+    ),
     "capture": CaptureJob(workspace=HERE, **MODEL, config=CaptureConfig(), prompts_id="p1", hookpoints=("unet.a",)),
     "sae": TrainJob(workspace=HERE, config=SAEConfig(), hookpoint="unet.a", capture_id="c1"),
     "score": ScoreJob(
@@ -39,9 +41,9 @@ JOBS: dict[str, Job] = {
     ),
     "removal": TuneJob(
         workspace=HERE, **MODEL, config=TuneConfig(), domain="style", concept="neon", prompts_ids=("p1",),
-        saes={"unet.a": "s1"}, reference={"neon": "n1", "dots": "d1"}, judges={"style": "canvas"},
+        saes={"unet.a": "s1"}, reference={"neon": "n1", "dots": "d1"}, judge_id="j1", judges={"style": "canvas"},
     ),
-    "images": ImagesJob(workspace=HERE, **MODEL, config=EvaluateConfig(), prompts_id="p1", judges={"style": "canvas"}),
+    "images": ImagesJob(workspace=HERE, **MODEL, config=EvaluateConfig(), prompts_id="p1", judge_id="j1", judges={"style": "canvas"}),
     "evaluation": EvaluateJob(
         workspace=HERE, domain="style", concept="neon", domains=("style",), removal_id="r1", edited=("e1",),
         unedited=("u1",), seeds=1, n=4, gamma=-1.0,

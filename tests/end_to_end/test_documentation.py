@@ -1,0 +1,85 @@
+"""README's commands and code, the example queries and the column dictionary: all executed, on a tiny workspace."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from storage import Workspace
+from storage.columns import COLUMNS
+from storage.query import run_query
+from tests.end_to_end.process import LARGE, TINY, Cli
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)
+
+
+def commands() -> list[str]:
+    """Every `saeuron ...` line of README, without its comment."""
+    lines = [line.split("#")[0].strip() for kind, block in BLOCKS if not kind for line in block.splitlines()]
+    return [line for line in lines if line.startswith("saeuron ")]
+
+
+def test_readme_shows_every_command() -> None:
+    from flows.cli import app
+
+    shown = {line.split()[1] for line in commands()}
+    assert {c.callback.__name__ for c in app.registered_commands} | {"concept"} == shown
+
+
+@pytest.mark.timeout(900)
+def test_the_commands_of_readme_do_what_they_say(cli: Cli, workspace: Path, workspaces: Path) -> None:
+    # The same lines, with a configuration that is tiny and a workspace that has been run, so that each takes seconds.
+    mine = shutil.copytree(workspace, workspaces / "readme")
+    for line in commands():
+        words = shlex.split(line)[1:]
+        if words[0] == "run":
+            words = ["run", str(TINY), *LARGE]
+        elif "neon" in words:
+            words = [{"neon": "stripes"}.get(w, w) for w in words]
+        words = [str(workspaces / w) if w.endswith(".png") else w for w in words]
+        done = cli(*words, "--workspace", mine)
+        assert done.code == 0, (line, done.err)
+        assert done.out.strip()
+    assert (workspaces / "cat.png").stat().st_size > 0
+
+
+def test_the_notebook_code_of_readme_runs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [block for kind, block in BLOCKS if kind == "python"]
+    monkeypatch.chdir(workspace.parent)
+    names: dict[str, object] = {}
+    code = code.replace("workspace/removals/neon", f"{workspace}/removals/stripes")
+    exec(compile(code, "README.md", "exec"), names)  # the documentation is what is tested
+    assert names["image"].size == (32, 32)  # type: ignore[attr-defined]
+
+
+def queries() -> list[str]:
+    text = (ROOT / "examples" / "queries.sql").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("--")]
+    return [q.strip() for q in "\n".join(lines).split(";") if q.strip()]
+
+
+@pytest.mark.parametrize("query", queries())
+def test_every_example_query_answers(query: str, workspace: Path) -> None:
+    assert run_query(Workspace.open(workspace, create=False), query).num_columns > 0
+
+
+def test_there_are_ten_example_queries() -> None:
+    assert len(queries()) == 10
+
+
+def test_the_page_of_tables_is_the_column_dictionary() -> None:
+    page = (ROOT / "docs" / "tables.md").read_text()
+    for view, columns in COLUMNS.items():
+        section = page.split(f"## {view}\n")[1].split("\n## ")[0]
+        rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+        assert rows == [f"| {c.name} | {c.type} | {c.unit or '-'} | {c.meaning} |" for c in columns]
+
+
+def test_every_file_that_the_documents_point_to_is_there() -> None:
+    for page in ("README.md", "ARCHITECTURE.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
+            assert (ROOT / target).exists(), f"{page} points to {target}"
