@@ -18,8 +18,7 @@ select feature, count(distinct concept) as concepts, list(distinct concept) as n
 from top_features where rank <= 8 group by feature having count(distinct concept) > 1 order by concepts desc limit 10;
 
 -- At which steps a concept stands out most.
-select concept, timestep, max(score) as best from scores group by all qualify row_number() over (
-    partition by concept order by max(score) desc) = 1 order by concept;
+select concept, arg_max(timestep, score) as timestep, max(score) as best from scores group by concept order by concept;
 
 -- How sparse the code really is, step by step.
 select sae_id, timestep, sum(fires) / min(n_rows) as l0 from statistics

@@ -24,7 +24,13 @@ def check(config: RunConfig) -> None:
     for split in ("train", "validation", "test"):
         if not any(p.split == split for p in found):
             raise ConfigError(f"prompts: there are none of split {split!r}; add prompts.templates.{split} or files.")
-    models.check_hookpoints(config.model.spec, config.hookpoints)
+    for hookpoint, width in models.check_hookpoints(config.model.spec, config.hookpoints).items():
+        latents = config.train.expansion * (width or config.train.k)
+        if config.train.k > latents:
+            raise ConfigError(
+                f"train.k is {config.train.k}, but an SAE at {hookpoint} has {latents} latents "
+                f"({config.train.expansion} x {width}); lower train.k or raise train.expansion."
+            )
 
 
 def _check_judge(domain: str, judge: str, concepts: Sequence[str]) -> None:

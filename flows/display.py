@@ -54,4 +54,4 @@ class Display:
 
     def line(self, text: str) -> None:
         if not self.console.is_terminal or text.startswith("FAILED"):
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)

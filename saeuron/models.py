@@ -12,6 +12,8 @@ import torch
 
 from saeuron.errors import BadModel, ConfigError
 
+_SMALL = 16
+"""Latents of at most this side count as canvas-sized."""
 CANVAS = Path(__file__).parent / "canvas" / "weights"
 
 
@@ -120,7 +122,7 @@ def load_pipeline(
     pipe.set_progress_bar_config(disable=True)
     if torch.device(device).type == "cpu":
         pipe.unet.to(memory_format=torch.channels_last)
-        if spec == "canvas":
+        if pipe.unet.config.sample_size <= _SMALL:
             from diffusers.models.attention_processor import AttnProcessor
 
             # Measured: at canvas's sizes the plain processor is faster than scaled_dot_product_attention on CPU.
@@ -128,16 +130,22 @@ def load_pipeline(
     return pipe
 
 
-def check_hookpoints(spec: str, paths: Iterable[str]) -> None:
-    """Raise `UnknownName` for a hookpoint that the model does not have, without loading its weights."""
+def check_hookpoints(spec: str, paths: Iterable[str]) -> dict[str, int | None]:
+    """The width D of each hookpoint, None where its module does not tell; the weights are not loaded.
+
+    Raises:
+        UnknownName: the model has no such hookpoint.
+    """
     from diffusers import UNet2DConditionModel
 
-    from saeuron.hooks import resolve
+    from saeuron.hooks import resolve, width
 
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(_unet_config(spec))
+    pipe = SimpleNamespace(unet=unet)
     for path in paths:
-        resolve(SimpleNamespace(unet=unet), path)
+        resolve(pipe, path)
+    return {path: width(pipe, path) for path in paths}
 
 
 def _unet_config(spec: str) -> dict[str, Any]:
@@ -147,9 +155,12 @@ def _unet_config(spec: str) -> dict[str, Any]:
         if not path.is_file():
             raise BadModel(f"{spec} has no unet/config.json; expected a Stable Diffusion pipeline's folder.")
         return json.loads(path.read_text())
-    from diffusers import UNet2DConditionModel
+    from huggingface_hub import hf_hub_download
 
-    return UNet2DConditionModel.load_config(spec, subfolder="unet")
+    try:
+        return json.loads(Path(hf_hub_download(spec, "unet/config.json")).read_text())
+    except Exception as error:
+        raise BadModel(f"cannot fetch model {spec!r}: {_first_line(error)}") from error
 
 
 def check_device(device: str) -> None:

@@ -158,7 +158,10 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Go on from `save`."""
         tensors, metadata = load_tensors(path)
-        if metadata["config"] != self.config.model_dump():
+        # How often a checkpoint is written is no part of what is trained.
+        apart = {"checkpoint_every"}
+        saved = {k: v for k, v in metadata["config"].items() if k not in apart}
+        if saved != self.config.model_dump(exclude=apart):
             raise SaeuronError(f"{path} is a checkpoint of another configuration; remove it to start anew.")
         self.sae.load_state_dict(stripped("sae", tensors))
         unpack_optimizer(self.optimizer, "adam", tensors)

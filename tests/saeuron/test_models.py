@@ -100,7 +100,7 @@ def test_an_identity_is_of_the_content_and_not_of_the_path(tiny_model_folder, co
     assert len(before) == 20
     assert identity(str(copy)) == identity(f"{copy}/") == before
     (copy / "README.md").write_text("Words about the model.")
-    (copy / "card.json").write_text("{}")
+    (copy / "figures.json").write_text("{}")
     assert identity(str(copy)) == before
 
 

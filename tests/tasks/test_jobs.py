@@ -43,7 +43,9 @@ JOBS: dict[str, Job] = {
         workspace=HERE, **MODEL, config=TuneConfig(), domain="style", concept="neon", prompts_ids=("p1",),
         saes={"unet.a": "s1"}, reference={"neon": "n1", "dots": "d1"}, judge_id="j1", judges={"style": "canvas"},
     ),
-    "images": ImagesJob(workspace=HERE, **MODEL, config=EvaluateConfig(), prompts_id="p1", judge_id="j1", judges={"style": "canvas"}),
+    "images": ImagesJob(
+        workspace=HERE, **MODEL, config=EvaluateConfig(), prompts_id="p1", judge_id="j1", judges={"style": "canvas"},
+    ),
     "evaluation": EvaluateJob(
         workspace=HERE, domain="style", concept="neon", domains=("style",), removal_id="r1", edited=("e1",),
         unedited=("u1",), seeds=1, n=4, gamma=-1.0,
@@ -106,6 +108,8 @@ def test_ids_are_all_different() -> None:
         ("removal", {"config": TuneConfig(n=(4,))}),
         ("removal", {"reference": {"neon": "n1"}}),
         ("removal", {"judges": {"style": "none"}}),
+        ("removal", {"judge_id": "j2"}),
+        ("images", {"judge_id": "j2"}),
         ("images", {"config": EvaluateConfig(seeds=1)}),
         ("images", {"removal_ids": ("r1",)}),
         ("images", {"sampled_for": ("style", "neon")}),
