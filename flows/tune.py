@@ -1,6 +1,7 @@
 """Tune the removal of each wanted concept against its reference set."""
 
 from flows.run import Run
+from saeuron.config import TuneConfig
 from tasks.step import Made
 from tasks.tune import TuneJob, publish
 from tasks.tune import tune as task
@@ -21,6 +22,13 @@ def tune(
     return {concept: (jobs[concept], removal) for concept, removal in made.items()}
 
 
+def grid(run: Run, domain: str) -> TuneConfig:
+    """The tuning of one family: its own n and gamma where it has them."""
+    family, common = run.config.domains[domain], run.config.tune
+    own = {"n": family.n or common.n, "gamma": family.gamma or common.gamma}
+    return TuneConfig.model_validate(common.model_dump() | own)
+
+
 def tune_job(
     run: Run, concept: str, prompts_ids: dict[str, str], saes: dict[str, str], scores: dict[str, str]
 ) -> TuneJob:
@@ -37,7 +45,7 @@ def tune_job(
         device=run.device,
         model=run.config.model,
         model_id=run.model_id,
-        config=run.config.tune,
+        config=grid(run, domain),
         domain=domain,
         concept=concept,
         prompts_ids=tuple(prompts_ids[s] for s in sets),

@@ -43,6 +43,11 @@ class DomainConfig(Config):
     score_on: Literal["crossed", "plain"] = "crossed"
     """Scoring prompts: `crossed` pairs a concept with every concept of the other domains (the paper's choice for
     styles), `plain` uses prompts that name nothing else (its choice for objects)."""
+    n: tuple[int, ...] | None = None
+    """Latents to try for this family, in place of `tune.n`."""
+    gamma: tuple[float, ...] | None = None
+    """Multipliers to try for this family, in place of `tune.gamma`: gamma scales with the latents' means, which differ
+    from hookpoint to hookpoint."""
     judge: str = "canvas"
     """Who recognises this family in images: `canvas`, or `none` (metrics are then null)."""
 

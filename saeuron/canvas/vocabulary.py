@@ -41,7 +41,7 @@ STYLED_TEMPLATES: dict[Split, tuple[str, ...]] = {
     "validation": (
         "A picture of {object} in {style} style.",
         "A {style} style image of a {object}.",
-        "In {style} style, an image of a {object}.",
+        "A {style} image of {object}.",
         "A {style} drawing of {object}.",
     ),
     "test": (
