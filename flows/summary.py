@@ -83,16 +83,19 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         lines.append("next: mend the cause and run the same command again; only what failed is done")
     elif result["evaluations"]:
         first = next(iter(result["evaluations"]))
-        lines.append(f'next: saeuron generate "{_example(config, first)}" --remove {first} --out {first}.png')
+        lines.append(
+            f'next: saeuron generate "{_example(config, result["evaluations"][first]["domain"], first)}" --remove {first} --out {first}.png'
+        )
     return "\n".join(lines)
 
 
-def _example(config: RunConfig, concept: str) -> str:
-    """A training sentence that shows the concept."""
-    from saeuron.prompts import build
+def _example(config: RunConfig, domain: str, concept: str) -> str:
+    """A training sentence that shows the concept, beside another of each domain that the sentence names."""
+    from saeuron.prompts import fill, placeholders
 
-    found = [p for p in build(config.prompts, config.domains) if concept in p.concepts.values()]
-    return max(found, key=lambda p: len(p.concepts)).text if found else "An image."
+    names = {d: c.concepts[0] for d, c in config.domains.items()} | {domain: concept}
+    found = [t for t in config.prompts.templates.get("train", ()) if domain in placeholders(t, config.domains)]
+    return fill(max(found, key=lambda t: len(placeholders(t, config.domains))), names) if found else concept
 
 
 def concept_rows(workspace: Workspace) -> list[dict[str, Any]]:

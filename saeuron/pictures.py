@@ -34,6 +34,15 @@ def enlarge(picture: Picture, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
 
 
+def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> str:
+    """The text, shortened until it is no wider than `width` pixels."""
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength(text + "...", font=font) > width:
+        text = text[:-1]
+    return text + "..."
+
+
 def contact_sheet(
     columns: Sequence[tuple[str, Picture, Picture]], title: str, path: Path, *, side: int = 96, across: int = 10
 ) -> Path:
@@ -53,7 +62,7 @@ def contact_sheet(
     draw.text((8, 7), title, fill="black", font=_font(14))
     for i, (caption, unedited, edited) in enumerate(columns):
         x, y = left + (i % across) * (side + gap), head + (i // across) * band
-        draw.text((x + 2, y), caption, fill="#333333", font=_font(11))
+        draw.text((x + 2, y), _fitted(draw, caption, side, _font(11)), fill="#333333", font=_font(11))
         sheet.paste(enlarge(unedited, side), (x, y + label))
         sheet.paste(enlarge(edited, side), (x, y + label + side + gap))
         if i % across == 0:

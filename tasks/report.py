@@ -51,7 +51,9 @@ def _sheet(job: ReportJob) -> None:
     judged = [j for i in job.edited for j in images.read(workspace, i) if j.index == 0]
     mine = [j for j in judged if j.asked.get(job.domain) == job.concept]
     others = [j for j in judged if job.domain in j.asked and j.asked[job.domain] != job.concept]
-    # Evenly spaced over the sorted set, so that a sheet shows the breadth and is the same every time.
+    # Evenly spaced over the set in the order of its ids, which is as good as random and the same every time: over
+    # the set as it stands, a stride may meet the same partner again and again.
+    mine, others = (sorted(group, key=lambda j: j.prompt_id) for group in (mine, others))
     shown = _evenly(mine, COLUMNS // 2) + _evenly(others, COLUMNS // 2)
     keys = {f"{j.prompt_id}_{j.index:04d}" for j in shown}
     edited = {k: v for i in job.edited for k, v in images.pictures(workspace, i, keys).items()}
