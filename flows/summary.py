@@ -84,7 +84,8 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
     elif result["evaluations"]:
         first = next(iter(result["evaluations"]))
         lines.append(
-            f'next: saeuron generate "{_example(config, result["evaluations"][first]["domain"], first)}" --remove {first} --out {first}.png'
+            example = _example(config, result["evaluations"][first]["domain"], first)
+            lines.append(f'next: saeuron generate "{example}" --remove {first} --out {first}.png')
         )
     return "\n".join(lines)
 
