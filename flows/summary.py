@@ -83,10 +83,8 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         lines.append("next: mend the cause and run the same command again; only what failed is done")
     elif result["evaluations"]:
         first = next(iter(result["evaluations"]))
-        lines.append(
-            example = _example(config, result["evaluations"][first]["domain"], first)
-            lines.append(f'next: saeuron generate "{example}" --remove {first} --out {first}.png')
-        )
+        example = _example(config, result["evaluations"][first]["domain"], first)
+        lines.append(f'next: saeuron generate "{example}" --remove {first} --out {first}.png')
     return "\n".join(lines)
 
 
