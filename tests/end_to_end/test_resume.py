@@ -90,7 +90,7 @@ def test_lost_and_damaged_files_are_made_again_with_the_same_bytes(
     server: None, undisturbed: Done, workspace: Path, broken: Path
 ) -> None:
     artifacts = broken / "artifacts"
-    (shard,) = artifacts.glob("capture/*/*/00001.tar")
+    shard = min(artifacts.glob("capture/*/*/00001.tar"))
     with shard.open("r+b") as file:
         file.truncate(10_240)
     (next(iter(sorted(artifacts.glob("score/*/*/statistics.parquet"))))).unlink()
@@ -109,6 +109,8 @@ def test_lost_and_damaged_files_are_made_again_with_the_same_bytes(
     last = run_query(Workspace.open(broken), "select state, failed, message from runs order by started").to_pylist()[-1]
     assert last["state"] == "failed" and last["failed"] == 1 and last["message"].startswith("tune stripes: ")
     assert payload(broken) == payload(workspace)
-    made = [line.split()[0] for line in done.err.splitlines()[2:]]
+    # In this process Prefect may log as well, depending on which test imported it first: only our own lines count.
+    ours = {"FAILED", *(p.name for p in artifacts.iterdir()), "evaluation", "pictures"}
+    made = [words[0] for words in map(str.split, done.err.splitlines()) if words and words[0] in ours]
     # Whole again with their shards, the other two need no new manifest.
     assert sorted(made) == ["FAILED", "removal", "score"]
