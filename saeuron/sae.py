@@ -6,7 +6,7 @@ W_enc and W_dec are both (N, D).
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -36,15 +36,6 @@ class SAEInfo:
     def activation(self) -> Activation:
         """What inference uses: `threshold` needs no comparison between latents, so any subset can be computed alone."""
         return "topk" if self.variant == "topk" else "threshold"
-
-
-class Encoded(NamedTuple):
-    """Latents of B rows."""
-
-    pre: Tensor
-    """p, [B, N]."""
-    latents: Tensor
-    """f, [B, N], zero where inactive."""
 
 
 def top_k(pre: Tensor, k: int) -> Tensor:

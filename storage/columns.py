@@ -35,7 +35,7 @@ _FEATURE = Column("feature", "UINTEGER", "index", "latent of the SAE, from 0")
 _MEAN = Column("mean", "DOUBLE", "activation", "mean over all rows of the concept, zeros included")
 _MEAN_OTHER = Column("mean_other", "DOUBLE", "activation", "pooled mean over the rows of the domain's other concepts")
 _DIFFERENCE = Column("score", "DOUBLE", "1", "share - share_other")
-_SPLIT = Column("split", "VARCHAR", "", "what the prompt is for: train, score, validation or test")
+_SPLIT = Column("split", "VARCHAR", "", "what the prompt is for: train, validation or test")
 
 COLUMNS: dict[str, list[Column]] = {
     "prompts": [
