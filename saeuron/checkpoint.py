@@ -5,7 +5,6 @@ several keys in an order that differs from process to process.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from saeuron.errors import BadWeights
+from saeuron.files import atomic_path
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` and JSON-able `metadata` to `path`: all of it, or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     contiguous: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -30,20 +29,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         contiguous[name] = value.clone() if storage in storages else value
         storages.add(storage)
     data = save(contiguous, metadata={"json": json.dumps(metadata, sort_keys=True)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

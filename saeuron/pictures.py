@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from saeuron.files import atomic_path
+
 Picture = NDArray[np.uint8]
 """uint8 [H, W, 3]."""
 
@@ -18,10 +20,8 @@ def _font(size: int) -> Any:
 
 def save_png(path: Path, image: Image.Image) -> Path:
     """Write a PNG: whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    image.save(temporary, format="PNG")
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
     return path
 
 
@@ -103,9 +103,7 @@ def score_plot(timesteps: Sequence[int], curves: Sequence[tuple[str, Sequence[fl
     axes.set_title(title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, title="latent", title_fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", metadata={"Software": None})
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
     pyplot.close(figure)
-    temporary.replace(path)
     return path

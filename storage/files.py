@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.\d+\.tmp")
 # EFBIG is what a file-size limit (`ulimit -f`) says; to the user it is the same lack of room.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -39,6 +41,25 @@ def atomic_path(path: Path, needed: int = 0) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> int:
+    """Remove the temporaries in and below `folder` whose process is dead, such as a killed one's; how many."""
+    found = [(path, _TEMPORARY.fullmatch(path.name)) for path in folder.rglob(".*.tmp")]
+    dead = [path for path, match in found if match and not _alive(int(match[1]))]
+    for path in dead:
+        path.unlink(missing_ok=True)
+    return len(dead)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def sync(path: Path) -> None:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from storage import shards
 from storage.errors import ArtifactDamaged, ArtifactMissing, Damaged, NotAWorkspace, StorageError, WorkspaceTooNew
-from storage.files import read_json, write_json
+from storage.files import read_json, sweep, write_json
 from storage.identity import digest, split_id
 from storage.locks import lock
 from storage.manifests import Manifest, ManifestFile
@@ -98,6 +98,10 @@ class Workspace:
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold the workspace's lock `name` for the length of a `with` block; see `storage.locks.lock`."""
         return lock(self.root / "locks", name)
+
+    def sweep(self) -> int:
+        """Remove what killed processes were in the middle of writing; how many files. Those of the living stay."""
+        return sweep(self.root)
 
     def commit(
         self,

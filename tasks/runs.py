@@ -15,7 +15,8 @@ CONFIG = "run.json"
 
 
 def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
-    """Note that a run begins, and with what; returns its id."""
+    """Note that a run begins, and with what; returns its id. What killed runs left half written is removed."""
+    workspace.sweep()
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     record = {

@@ -31,6 +31,7 @@ class Done:
     code: int
     out: str
     err: str
+    pid: int = 0
     left: bool = False
     """Whether a process of its session outlived it."""
 
@@ -78,7 +79,7 @@ class Cli:
             out, err = process.communicate(timeout=400)
         finally:
             left = end_group(process.pid)
-        return Done(process.returncode, out, err, left)
+        return Done(process.returncode, out, err, process.pid, left)
 
     def __call__(self, *args: str | Path, file_limit: int | None = None) -> Done:
         return self.finish(self.start(*args, file_limit=file_limit))

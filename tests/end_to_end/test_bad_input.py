@@ -19,8 +19,9 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("saeuron.models.load_pipeline", refuse)
+    # In this order: the patch imports `tasks.model`, which must find the true function to put back.
     monkeypatch.setattr("tasks.model.load_pipeline", refuse)
+    monkeypatch.setattr("saeuron.models.load_pipeline", refuse)
     monkeypatch.setattr("tasks.runs.start", refuse)
 
 

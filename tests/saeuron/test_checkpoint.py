@@ -63,7 +63,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
     def full(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr("saeuron.checkpoint.os.fsync", full)
+    monkeypatch.setattr("saeuron.files.os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
         save_tensors(tmp_path / "x", {"other": torch.zeros(2)}, {})
     assert (tmp_path / "x").read_bytes() == before

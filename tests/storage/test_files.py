@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
-from storage.files import atomic_path, read_json, write_atomic, write_json
+from storage.files import atomic_path, read_json, sweep, write_atomic, write_json
 
 
 def test_replaces_whole(tmp_path: Path) -> None:
@@ -27,6 +27,20 @@ def test_a_failure_in_the_middle_leaves_what_was(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_sweep_takes_what_the_dead_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    left = tmp_path / "a" / f".00000.tar.{process.pid}.7.tmp"
+    mine = tmp_path / f".f.{os.getpid()}.7.tmp"
+    others = [tmp_path / "report.tmp", tmp_path / ".f.tmp", tmp_path / ".f.1.2.tmp.txt"]
+    left.parent.mkdir()
+    for path in (left, mine, *others):
+        path.write_bytes(b"x")
+    assert sweep(tmp_path) == 1
+    assert not left.exists() and all(path.exists() for path in (mine, *others))
+    assert sweep(tmp_path / "nowhere") == 0
 
 
 def test_json(tmp_path: Path) -> None:
