@@ -1,10 +1,12 @@
-"""Which hookpoint carries a family of concepts: swap its output between two prompts and see which concept is drawn.
+"""Which hookpoints carry a family of concepts: swap their output between two prompts and see what is drawn.
 
     python -m benchmarks.hookpoints --domain style
+    python -m benchmarks.hookpoints --together unet.up_blocks.0.attentions.0 unet.up_blocks.0.attentions.1
 
-Pairs of prompts that differ in one concept start from the same noise. At every step the hookpoint's output of one is
-replaced by the other's; where the image then shows the other's concept, the concept passes through that hookpoint, and
-an edit there can reach it. `baseline` is the same share with nothing swapped.
+Two prompts that differ in style and in object start from the same noise. At every step a hookpoint's output for the
+one is replaced by its output for the other. `moved` is the share of images that then show the other's concept of the
+domain: the concept passes through that hookpoint, and an edit there can reach it. `kept` is the share that still show
+their own concept of the other domain: high, and an edit there can be selective. `baseline` is the same with no swap.
 """
 
 import torch
@@ -24,24 +26,20 @@ def main() -> None:
     """Measure and print."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--domain", choices=("style", "object"), default="style")
+    arguments.add_argument("--together", nargs="+", metavar="HOOKPOINT", help="swap these at once, and nothing else")
     arguments.add_argument("--model", default="canvas")
-    arguments.add_argument("--pairs", type=int, default=12)
+    arguments.add_argument("--pairs", type=int, default=24)
     arguments.add_argument("--threads", type=int, default=2)
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     pipe, model = load_pipeline(options.model), ModelConfig()
-    mine, other = (STYLES, OBJECTS) if options.domain == "style" else (OBJECTS, STYLES)
-    n = options.pairs
-    asked = [mine[i % len(mine)] for i in range(n)]
-    swapped = [mine[(i + len(mine) // 2) % len(mine)] for i in range(n)]
-    partner = [other[(5 * i + 3) % len(other)] for i in range(n)]
-
-    def text(concept: str, beside: str) -> str:
-        style, object_ = (concept, beside) if options.domain == "style" else (beside, concept)
-        return sentences("validation", object_, style)[0]
-
-    texts = [text(c, p) for c, p in zip(asked, partner, strict=True)]
-    texts += [text(c, p) for c, p in zip(swapped, partner, strict=True)]
+    n, domain, other = options.pairs, options.domain, "object" if options.domain == "style" else "style"
+    first = [{"object": OBJECTS[i % len(OBJECTS)], "style": STYLES[(5 * i + 3) % len(STYLES)]} for i in range(n)]
+    second = [
+        {"object": OBJECTS[(i + 7) % len(OBJECTS)], "style": STYLES[(5 * i + 3 + len(STYLES) // 2) % len(STYLES)]}
+        for i in range(n)
+    ]
+    texts = [sentences("validation", asked["object"], asked["style"])[0] for asked in first + second]
     noise = initial_noise(0, [(str(i % n), 0) for i in range(2 * n)], latent_shape(pipe))
     chosen = judges({"style": "canvas", "object": "canvas"})
 
@@ -52,15 +50,25 @@ def main() -> None:
         half[:n] = half[n:]
         return output
 
-    def share(path: str | None) -> float:
-        with attached(pipe, editors={path: [swap]} if path else {}):
+    def shares(*paths: str) -> tuple[float, float]:
+        with attached(pipe, editors={path: [swap] for path in paths}):
             images = sample(pipe, texts, noise, model)[:n]
         seen = judge(chosen, ("style", "object"), images)
-        return sum(s[options.domain] == c for s, c in zip(seen, swapped, strict=True)) / n
+        moved = sum(s[domain] == asked[domain] for s, asked in zip(seen, second, strict=True)) / n
+        kept = sum(s[other] == asked[other] for s, asked in zip(seen, first, strict=True)) / n
+        return moved, kept
 
-    base = share(None)
-    paths = [p for p in hookpoints(pipe) if p.split(".")[-2] == "attentions"]
-    figures = [Figure(f"{options.domain} through {p}", 100 * share(p), "%", 100 * base) for p in paths]
+    base = shares()
+    known = hookpoints(pipe)
+    groups = [tuple(options.together)] if options.together else []
+    if not groups:
+        groups = [(p,) for p in known if p.split(".")[-2] == "attentions" or p.endswith(".attn2")]
+    figures = []
+    for group in groups:
+        moved, kept = shares(*group)
+        where = "together" if options.together else group[0].removeprefix("unet.")
+        figures.append(Figure(f"{domain} moved, {where}", 100 * moved, "%", 100 * base[0]))
+        figures.append(Figure(f"{other} kept, {where}", 100 * kept, "%", 100 * base[1]))
     show(figures, options.json)
 
 

@@ -25,7 +25,7 @@ class ModelConfig(Config):
     """`canvas` (ships with the project), a local folder, or a hub id."""
     steps: int = Field(12, ge=1, le=1000)
     """Denoising steps of every generation (DDIM)."""
-    guidance: float = Field(1.5, ge=0)
+    guidance: float = Field(2.5, ge=0)
     """Classifier-free guidance scale; 1 or less turns it off."""
     micro_batch: int = Field(32, ge=1)
     """Images per forward pass. Noise does not depend on it, rounding does (UNet fp32: 2e-6), so it is recorded."""

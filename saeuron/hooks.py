@@ -43,7 +43,8 @@ def resolve(pipe: Any, path: str) -> nn.Module:
     """
     known = hookpoints(pipe)
     if path not in known:
-        near = [name for name in known if name.count(".") <= 4 and "attentions" in name] or list(known)
+        usual = [n for n in known if "attentions" in n and (n.count(".") <= 4 or n.endswith(".attn2"))]
+        near = usual or list(known)
         raise UnknownName("hookpoint", path, near)
     return known[path]
 
@@ -172,7 +173,7 @@ def attached(
 def width(pipe: Any, path: str) -> int | None:
     """D of a hookpoint's output as far as its module tells without running it; None where it does not."""
     module = resolve(pipe, path)
-    for name in ("out_channels", "out_features", "in_channels"):
+    for name in ("out_channels", "out_features", "in_channels", "out_dim"):
         value = getattr(module, name, None)
         if isinstance(value, int):
             return value
