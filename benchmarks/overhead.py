@@ -3,7 +3,8 @@
     python -m benchmarks.overhead --images 96 --repeats 5
 
 The kinds take turns in one process, so that a busy machine slows them alike; the ratio is of the fastest turns, with
-the spread of the ratios of each round beside it. Capture writes its shards as a run does.
+the spread of the ratios of each round beside it. Capture is at the hookpoints of canvas.yaml, all five at once, and
+writes its shards as a run does; the removal is of a style, at three of them.
 """
 
 import statistics
@@ -15,18 +16,17 @@ from pathlib import Path
 import torch
 
 from benchmarks.results import Figure, parser, show
+from flows.config import load
 from saeuron.canvas.evaluation import requests
 from saeuron.capture import capture
-from saeuron.config import CaptureConfig, ModelConfig, SAEConfig
+from saeuron.config import RunConfig
 from saeuron.generation import generate
-from saeuron.hooks import attached
+from saeuron.hooks import attached, width
 from saeuron.models import load_pipeline
 from saeuron.removal import Removal, build_edit, removed
 from saeuron.sae import SAE, SAEInfo
 from saeuron.scoring import Accumulator, profile
 from storage import activations, shards
-
-HOOKPOINT = "unet.up_blocks.0.attentions.1"
 
 
 def main() -> None:
@@ -38,7 +38,8 @@ def main() -> None:
     arguments.add_argument("--latents", type=int, default=32, help="n of the removal")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
-    pipe, model = load_pipeline("canvas"), ModelConfig()
+    config = load("canvas")
+    pipe, model = load_pipeline("canvas"), config.model
     images = requests("train", 1)[: options.images]
 
     def plain() -> None:
@@ -47,11 +48,14 @@ def main() -> None:
 
     def captured() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            found = capture(pipe, images, [HOOKPOINT], model, CaptureConfig())
-            samples = [(r.key, {"npy": activations.encode(a[HOOKPOINT])}) for r, _, a, _ in found]
-            shards.write_shard(Path(folder) / "0.tar", samples, {})
+            samples: dict[str, list[tuple[str, dict[str, bytes]]]] = {h: [] for h in config.hookpoints}
+            for request, _, arrays, _ in capture(pipe, images, config.hookpoints, model, config.capture):
+                for hookpoint, array in arrays.items():
+                    samples[hookpoint].append((request.key, {"npy": activations.encode(array)}))
+            for hookpoint, members in samples.items():
+                shards.write_shard(Path(folder) / hookpoint / "0.tar", members, {})
 
-    removal = _removal(pipe, model, images, options.latents)
+    removal = _removal(pipe, config, images, options.latents)
 
     def without() -> None:
         with removed(pipe, [removal]):
@@ -77,19 +81,22 @@ def main() -> None:
     show(figures, options.json)
 
 
-def _removal(pipe: object, model: ModelConfig, images: list, latents: int) -> Removal:  # type: ignore[type-arg]
-    """A removal as a run makes it, from an SAE of the run's size; its weights need no training to be timed."""
-    width = pipe.unet.config.block_out_channels[-1]  # type: ignore[attr-defined]
-    config = SAEConfig()
-    sae = SAE(SAEInfo(config.variant, width, config.expansion * width, config.k, HOOKPOINT)).requires_grad_(False)
-    totals = []
-    for part in (images[:16], images[16:32]):
-        reader = Accumulator(sae, "conditional")
-        with attached(pipe, readers={HOOKPOINT: reader}):
-            for _ in generate(pipe, part, model, 0):
-                pass
-        totals.append(reader.totals())
-    return Removal("benchmark", "style", (build_edit(sae, profile(totals, 0), latents, -1.0),))
+def _removal(pipe: object, config: RunConfig, images: list, latents: int) -> Removal:  # type: ignore[type-arg]
+    """A removal as a run makes it, from SAEs of the run's size; their weights need no training to be timed."""
+    edits = []
+    for hookpoint in config.domains["style"].hookpoints:
+        size = width(pipe, hookpoint)
+        assert size is not None
+        info = SAEInfo(config.train.variant, size, config.train.expansion * size, config.train.k, hookpoint)
+        sae, totals = SAE(info).requires_grad_(False), []
+        for part in (images[:16], images[16:32]):
+            reader = Accumulator(sae, "conditional")
+            with attached(pipe, readers={hookpoint: reader}):
+                for _ in generate(pipe, part, config.model, 0):
+                    pass
+            totals.append(reader.totals())
+        edits.append(build_edit(sae, profile(totals, 0), latents, -1.0))
+    return Removal("benchmark", "style", tuple(edits))
 
 
 if __name__ == "__main__":

@@ -269,26 +269,31 @@ def status(
 
 
 class Interrupted(BaseException):
-    """Ctrl-C. Not a KeyboardInterrupt, which the command-line library would turn into its own words and exit code."""
+    """Ctrl-C or a polite kill; a KeyboardInterrupt the command-line library would end in words of its own."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.code = 128 + signum
 
 
 def _interrupt(signum: int, frame: Any) -> None:
-    raise Interrupted
+    raise Interrupted(signum)
 
 
 def main() -> None:
     """Entry point: errors become one line and an exit code; a user never sees a traceback for a mistake."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
-    except Interrupted:
+    except Interrupted as end:
         typer.echo("\nsaeuron: interrupted; what was finished is kept. Run the same command again to go on.", err=True)
         if "prefect" in sys.modules:
             from flows.environment import stop_server
 
             stop_server()
         # Prefect's helper threads would otherwise be waited for.
-        os._exit(130)
+        os._exit(end.code)
     except (SaeuronError, StorageError, OSError) as error:
         from saeuron.errors import UserError
         from storage.errors import UserError as StorageUserError

@@ -201,8 +201,9 @@ class Removal:
 def combine(edits: Sequence[Edit]) -> tuple[list[Edit], dict[str, int]]:
     """Edits of several concepts, those that share an SAE made one.
 
-    A latent in two sets at a step takes the factor of larger magnitude, with that set's floor. SAEs are told apart by
-    their id, unnamed ones by their b_dec.
+    A latent in two sets at a step takes the factor of larger magnitude, with that set's floor. Edits that were scored
+    at different numbers of steps are combined at every timestep, each with the row that it would take there alone.
+    SAEs are told apart by their id, unnamed ones by their b_dec.
 
     Returns:
         (edits, {sae id or hookpoint: number of (step, latent) pairs that were in more than one set}).
@@ -213,10 +214,11 @@ def combine(edits: Sequence[Edit]) -> tuple[list[Edit], dict[str, int]]:
         groups.setdefault((edit.hookpoint, sae, edit.half), []).append(edit)
     merged, overlap = [], {}
     for group in groups.values():
-        first = group[0]
-        if len(group) == 1 or any(not torch.equal(e.timesteps, first.timesteps) for e in group):
+        if len(group) == 1:
             merged += group
             continue
+        group = _aligned(group)
+        first = group[0]
         latents = torch.cat([e.latents for e in group]).unique(sorted=True)
         shape = (len(first.timesteps), len(latents))
         factor, floor = torch.ones(shape), torch.full(shape, torch.inf)
@@ -239,6 +241,16 @@ def combine(edits: Sequence[Edit]) -> tuple[list[Edit], dict[str, int]]:
             replace(first, latents=latents, factor=factor, floor=floor, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec)
         )
     return merged, overlap
+
+
+def _aligned(edits: list[Edit]) -> list[Edit]:
+    """The same edits on the same timesteps: their own if they share them, else every one in their range."""
+    if all(torch.equal(e.timesteps, edits[0].timesteps) for e in edits):
+        return edits
+    known = torch.cat([e.timesteps for e in edits])
+    every = torch.arange(int(known.max()), int(known.min()) - 1, -1, device=known.device)
+    rows = [torch.tensor([e.step_of(int(t)) for t in every], device=known.device) for e in edits]
+    return [replace(e, timesteps=every, factor=e.factor[r], floor=e.floor[r]) for e, r in zip(edits, rows, strict=True)]
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class CaptureJob(Job):
 
     @property
     def label(self) -> str:
-        return ", ".join(self.hookpoints)
+        return self.hookpoints[0] if len(self.hookpoints) == 1 else f"{len(self.hookpoints)} hookpoints"
 
 
 def images(job: CaptureJob) -> list[Request]:

@@ -113,7 +113,8 @@ def end_group(group: int) -> bool:
 
 def run_here(*args: str | Path) -> Done:
     """`saeuron` in this process: quick, because what it imports is there already."""
-    environment, handler, words = dict(os.environ), signal.getsignal(signal.SIGINT), sys.argv
+    environment, words = dict(os.environ), sys.argv
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["saeuron", *map(str, args)]
     code = 0
@@ -123,7 +124,8 @@ def run_here(*args: str | Path) -> Done:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1 if end.code else 0
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         sys.argv = words
         os.environ.clear()
         os.environ.update(environment)

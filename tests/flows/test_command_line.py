@@ -102,6 +102,16 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     os.environ.update(kept)
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_is_one_line_and_its_own_exit_code(name: str, code: int) -> None:
+    program = f"import os, signal, flows.cli as c; c.app = lambda: os.kill(os.getpid(), signal.{name}); c.main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.strip() == (
+        "saeuron: interrupted; what was finished is kept. Run the same command again to go on."
+    )
+
+
 @pytest.mark.usefixtures("bare")
 class TestEnvironment:
     def test_no_telemetry_and_state_in_the_workspace(self, tmp_path: Path) -> None:

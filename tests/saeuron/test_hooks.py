@@ -76,6 +76,10 @@ def test_resolve_finds_modules_and_names_the_nearest(tiny_pipe):
     assert resolve(tiny_pipe, PATH) is tiny_pipe.unet.up_blocks[1].attentions[1]
     with pytest.raises(UnknownName, match=r"unknown hookpoint .*did you mean .*'unet\.up_blocks\.1\.attentions\.1'"):
         resolve(tiny_pipe, "unet.up_block.1.attentions.1")
+    entry = "unet.up_blocks.1.attentions.1.transformer_blocks.0.attn2"
+    assert resolve(tiny_pipe, entry) is tiny_pipe.unet.up_blocks[1].attentions[1].transformer_blocks[0].attn2
+    with pytest.raises(UnknownName, match=entry.replace(".", r"\.")):
+        resolve(tiny_pipe, entry.replace("attn2", "atn2"))
     with pytest.raises(UnknownName, match=r"'unet\.block'"):
         resolve(net_pipe(), "unet.blocks")
 
@@ -211,9 +215,10 @@ def test_an_output_without_a_tensor_first():
         pipe.unet(torch.ones(1, 2), 1)
 
 
-def test_width_is_what_the_module_gives(tiny_pipe):
+@pytest.mark.parametrize("path", [PATH, f"{PATH}.transformer_blocks.0.attn2"])
+def test_width_is_what_the_module_gives(tiny_pipe, path):
     seen = []
-    with attached(tiny_pipe, readers={PATH: lambda step, output, _: seen.append(output.shape[1])}):
+    with attached(tiny_pipe, readers={path: lambda step, output, _: seen.append(to_rows(output).shape[2])}):
         tiny_pipe(["A cat."], num_inference_steps=1)
-    assert [width(tiny_pipe, PATH)] == seen == [16]
+    assert [width(tiny_pipe, path)] == seen == [16]
     assert width(net_pipe(), "unet.block") is None

@@ -267,6 +267,28 @@ def test_combined_latents_take_the_factor_of_larger_magnitude(variant):
     assert_same_edit(merged, backwards)
 
 
+def test_edits_scored_at_different_steps_are_combined_at_every_timestep():
+    sae, x, score = random_sae(), rows(), torch.zeros(2, N, dtype=torch.float64)
+    score[:, 3:9] = 1
+    prof = random_profile(1)
+    fewer = Profile(torch.tensor([999, 499]), prof.mean[:2], prof.threshold[:2], score)
+    one = build_edit(sae, random_profile(), 6, -2.0, sae_id="s")
+    two = build_edit(sae, fewer, 6, -4.0, sae_id="s")
+    (merged,), overlap = combine([one, two])
+    assert overlap["s"] > 0
+    f = sae.encode(x)
+    for timestep in (999, 900, 874, 749, 748, 600, 499, 300, 249, 100, 0):
+        factor, floor = torch.ones(N), torch.full((N,), torch.inf)
+        for edit in (one, two):
+            row = edit.step_of(timestep)
+            for i, latent in enumerate(edit.latents.tolist()):
+                mine, low = edit.factor[row, i], edit.floor[row, i]
+                if torch.isfinite(low) and (torch.isinf(floor[latent]) or abs(mine) > abs(factor[latent])):
+                    factor[latent], floor[latent] = mine, low
+        expected = torch.where(f > floor, (factor - 1) * f, 0) @ sae.W_dec
+        torch.testing.assert_close(merged.delta(x, timestep), expected, rtol=0, atol=1e-5)
+
+
 def test_concepts_without_common_latents_add_up():
     sae, x = random_sae(), rows()
     score = torch.zeros(T, N, dtype=torch.float64)
