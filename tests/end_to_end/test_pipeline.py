@@ -49,7 +49,7 @@ class TestRun:
         assert counts == {
             "prompts": 1,
             "capture": 1,
-            "sae": 2,
+            "sae": 3,
             "score": 6,
             "removal": 2,
             "images": 3,
