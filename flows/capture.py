@@ -18,10 +18,6 @@ def capture(run: Run, prompts_id: str) -> Made:
         prompts_id=prompts_id,
         hookpoints=run.config.hookpoints,
     )
-    if not job.open.has(job.id):
-        count = shard_count(job)
-        for index in range(count):
-            progress.stage("capture", index, count)
-            run.step(capture_shard, job, index)
+    run.shards(capture_shard, job, shard_count, "capture")
     progress.stage("capture", 1, 1)
     return run.step(commit, job)

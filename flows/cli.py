@@ -53,6 +53,7 @@ def run(
     device: Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Precision of the model: float32, float16, bfloat16.")] = None,
     threads: Threads = 2,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be made, why, and at what cost.")] = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -63,6 +64,9 @@ def run(
     from flows.config import load
 
     chosen = load(config, [*(settings or ()), *([f"model.dtype={dtype}"] if dtype else ())])
+    if plan:
+        _plan(chosen, workspace, device, as_json)
+        return
     _pipeline(chosen, workspace, None, device, threads, verbose, as_json)
 
 
@@ -92,6 +96,25 @@ def evaluate(
     if seeds is not None:
         config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"seeds": seeds})})
     _pipeline(config, workspace, concepts or None, device, threads, verbose, as_json, keep_config=False)
+
+
+def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
+    """Check, and say what a run would do; the workspace is left as it is, or absent."""
+    import tempfile
+    from dataclasses import asdict
+
+    from flows.check import check, check_device
+    from flows.environment import prepare
+
+    with tempfile.TemporaryDirectory() as elsewhere:
+        # Prefect makes its folder when it is imported.
+        prepare(Path(elsewhere), verbose=False)
+        check_device(device)
+        check(config)
+        from flows.plan import page, plan
+
+        planned = plan(config, workspace.expanduser().absolute(), device=device)
+    _say(json.dumps([asdict(p) for p in planned], indent=2) if as_json else "\n".join(page(planned)))
 
 
 def _pipeline(

@@ -50,7 +50,7 @@ def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, M
             hookpoints=tuple(job.saes),
         )
         run.step(report, pictures)
-        publish(pictures)
+        run.publish(publish, pictures)
         return made
 
     return run.each("evaluate", removals, do, lambda concept: concept)
@@ -70,7 +70,5 @@ def images(run: Run, prompts_id: str, removal_id: str | None = None, sampled_for
         judges=run.judges,
         sampled_for=sampled_for if run.config.evaluate.retained_cells else None,
     )
-    if not job.open.has(job.id):
-        for index in range(shard_count(job)):
-            run.step(images_shard, job, index)
+    run.shards(images_shard, job, shard_count)
     return run.step(image_set, job).id

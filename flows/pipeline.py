@@ -43,7 +43,7 @@ def pipeline(
     run = Run(config, opened.root, identity(config.model.spec), device, tuple(runs.joined(opened, config)))
     run_id = runs.start(opened, "pipeline", config)
     try:
-        result = _stages(run, concepts)
+        result = stages(run, concepts)
     except BaseException as error:
         state = "failed" if isinstance(error, Exception) else "interrupted"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -54,7 +54,8 @@ def pipeline(
     return {"run_id": run_id, "counts": run.counts, "failures": run.failures, **result}
 
 
-def _stages(run: Run, concepts: list[str] | None) -> dict[str, Any]:
+def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
+    """Every stage in order; `concepts` as in `pipeline`."""
     if concepts is None:
         chosen = run.config.tune.concepts
         everything = [c for names in run.domain_concepts.values() for c in names]

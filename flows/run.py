@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from saeuron import judges
 from saeuron.config import RunConfig
@@ -41,6 +41,20 @@ class Run:
         if not made.cached and not args:
             progress.line(f"{job.stage:<10} {job.label}  {self.seconds[made.id]:.1f} s")
         return made
+
+    def shards(self, task: Callable[..., Made], job: Job, count: Callable[[Any], int], stage: str = "") -> None:
+        """Run the steps of an artifact that is made in shards, unless it is there; `count` says how many they are."""
+        if job.open.has(job.id):
+            return
+        total = count(job)
+        for index in range(total):
+            if stage:
+                progress.stage(stage, index, total)
+            self.step(task, job, index)
+
+    def publish(self, do: Callable[[Any], object], job: Job) -> None:
+        """Put what a step made where people look for it."""
+        do(job)
 
     def each(
         self, stage: str, items: Iterable[Item], do: Callable[[Item], Made], name: Callable[[Item], str]

@@ -15,7 +15,7 @@ def tune(
 
     def do(concept: str) -> Made:
         made = run.step(task, jobs[concept])
-        publish(jobs[concept])
+        run.publish(publish, jobs[concept])
         return made
 
     made = run.each("tune", jobs, do, lambda c: c)

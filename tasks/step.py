@@ -16,13 +16,13 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import LocalFileSystem
 from prefect.serializers import Serializer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import saeuron.errors
 import storage.errors
 from storage import Workspace
-from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
-from storage.files import NO_ROOM
+from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull, StorageError
+from storage.files import NO_ROOM, read_json
 from storage.identity import artifact_id
 
 USER_ERRORS = (saeuron.errors.UserError, storage.errors.UserError)
@@ -117,6 +117,17 @@ class Believed(Serializer):
         if not Workspace.open(Path(self.workspace)).has(made.id):
             raise ArtifactMissing(made.id)
         return made.model_copy(update={"cached": True})
+
+
+def spent(workspace: Workspace, artifact_id: str) -> float:
+    """Seconds that a committed artifact took, its shards included as far as their records are still there."""
+    seconds = workspace.manifest(artifact_id).seconds
+    for path in workspace.records.glob(f"{artifact_id}_*"):
+        try:
+            seconds += Made.model_validate_json(read_json(path)["result"]).seconds
+        except (KeyError, TypeError, ValidationError, StorageError):
+            continue
+    return seconds
 
 
 def _worth_retrying(task_: Any, run: Any, state: Any) -> bool:

@@ -34,10 +34,14 @@ def test_readme_shows_every_command() -> None:
 def test_the_commands_of_readme_do_what_they_say(cli: Cli, workspace: Path, workspaces: Path) -> None:
     # The same lines, with a configuration that is tiny and a workspace that has been run, so that each takes seconds.
     mine = shutil.copytree(workspace, workspaces / "readme")
+    done_before: list[list[str]] = []
     for line in commands():
         words = shlex.split(line)[1:]
         if words[0] == "run":
-            words = ["run", str(TINY), *LARGE]
+            words = ["run", str(TINY), *LARGE, *(["--plan"] if "--plan" in words else [])]
+            if words in done_before:
+                continue
+            done_before.append(words)
         elif "neon" in words:
             words = [{"neon": "stripes"}.get(w, w) for w in words]
         words = [str(workspaces / w) if w.endswith(".png") else w for w in words]

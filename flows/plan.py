@@ -1,0 +1,134 @@
+"""What a run would do, before it does it: what is in place, what would be made and why, and about what it costs."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.pipeline import stages
+from flows.run import Run
+from flows.summary import text_table
+from saeuron.config import RunConfig
+from saeuron.models import identity
+from storage import Workspace
+from storage.manifests import Manifest
+from tasks import runs
+from tasks.step import Job, Made, spent
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One artifact that a run needs."""
+
+    stage: str
+    label: str
+    id: str
+    cached: bool
+    why: str = ""
+    """What it would be made for: what differs from the nearest that is there."""
+    seconds: float | None = None
+    """About what it would take, from what its stage took in this workspace; None: nothing was measured."""
+    megabytes: float | None = None
+    """About what it would hold."""
+
+
+@dataclass
+class Plan(Run):
+    """A run in which every step only says what it would do. Nothing is read but manifests, nothing is written."""
+
+    planned: dict[str, Planned] = field(default_factory=dict)
+    before: dict[str, list[Manifest]] = field(default_factory=dict)
+    """The artifacts of each stage that are there."""
+    costs: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Median seconds and megabytes of these, by stage."""
+
+    def step(self, task: Callable[..., Made], job: Job, *args: int) -> Made:
+        """Note the job; what it would give is only known where it is there."""
+        del task, args
+        workspace = Workspace(job.workspace)
+        if job.stage not in self.before:
+            self.before[job.stage] = workspace.artifacts(job.stage)
+        there = next((m for m in self.before[job.stage] if m.id == job.id), None)
+        if there is None:
+            self.planned[job.id] = self._missing(workspace, job)
+            return Made(id=job.id, summary={"n": 0, "gamma": 0.0})
+        self.planned[job.id] = Planned(job.stage, job.label, job.id, cached=True)
+        return Made(id=job.id, summary=there.summary, cached=True)
+
+    def shards(self, task: Callable[..., Made], job: Job, count: Callable[[Any], int], stage: str = "") -> None:
+        """Shards belong to their artifact, which is noted when it is committed."""
+
+    def publish(self, do: Callable[[Any], object], job: Job) -> None:
+        """Nothing is put anywhere."""
+
+    def _missing(self, workspace: Workspace, job: Job) -> Planned:
+        others = self.before[job.stage]
+        if others and job.stage not in self.costs:
+            seconds = statistics.median(spent(workspace, m.id) for m in others)
+            self.costs[job.stage] = seconds, statistics.median(sum(f.bytes for f in m.files) / 1e6 for m in others)
+        cost = self.costs.get(job.stage, (None, None))
+        return Planned(job.stage, job.label, job.id, False, _why(job, others), *cost)
+
+
+def plan(config: RunConfig, root: Path, concepts: list[str] | None = None, device: str = "cpu") -> list[Planned]:
+    """What `pipeline` would make or find, in its order; the workspace need not be there."""
+    opened = Workspace(root)
+    run = Plan(config, opened.root, identity(config.model.spec), device, tuple(runs.joined(opened, config)))
+    stages(run, concepts)
+    return list(run.planned.values())
+
+
+def _why(job: Job, others: list[Manifest]) -> str:
+    """The inputs in which a job differs from the artifact of its stage that it differs from least."""
+    wanted = _flat(job.identity)
+    subject = {key: wanted[key] for key in ("concept", "hookpoint") if key in wanted}
+    nearest: dict[str, Any] | None = None
+    for manifest in others:
+        found = _flat(manifest.config)
+        if any(found.get(key) != value for key, value in subject.items()):
+            continue
+        changed = {k: found.get(k) for k in {**found, **wanted} if found.get(k) != wanted.get(k)}
+        if nearest is None or len(changed) < len(nearest):
+            nearest = changed
+    if nearest is None:
+        return "new"
+    if not nearest:
+        return "damaged or of an earlier version"
+    return ", ".join(f"{k}: {_short(nearest[k])} -> {_short(wanted.get(k))}" for k in sorted(nearest))
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _short(value: Any, width: int = 28) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def page(planned: list[Planned]) -> list[str]:
+    """The plan for a person: a row per artifact that would be made, then the sums."""
+    todo = [p for p in planned if not p.cached]
+    rows = [
+        {
+            "stage": p.stage,
+            "what": _short(p.label, 30),
+            "about s": None if p.seconds is None else f"{p.seconds:.1f}",
+            "MB": None if p.megabytes is None else f"{p.megabytes:.1f}",
+            "because": p.why,
+        }
+        for p in todo
+    ]
+    lines = [text_table(["stage", "what", "about s", "MB", "because"], rows), ""] if rows else []
+    lines.append(f"{len(todo)} would be made, {len(planned) - len(todo)} are in place")
+    known = [p for p in todo if p.seconds is not None]
+    if known:
+        total, size = sum(p.seconds or 0 for p in known), sum(p.megabytes or 0 for p in known)
+        rest = len(todo) - len(known)
+        more = f", and {rest} of stages that were never measured here" if rest else ""
+        lines.append(f"about {total:.0f} s and {size:.1f} MB, by what the same stages took before{more}")
+    return lines

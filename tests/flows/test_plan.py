@@ -1,0 +1,122 @@
+"""What a run would do, asked of workspaces whose artifacts are manifests and a few bytes."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from flows.config import load
+from flows.plan import Plan, Planned, page, plan
+from saeuron.config import RunConfig
+from storage import Workspace
+from storage.files import write_json
+from tasks.step import Job, Made, spent
+from tests.end_to_end.process import TINY, run_here
+
+SECONDS = {"score": 3.0, "images": 2.0}
+
+
+def planned(root: Path, *settings: str) -> list[Planned]:
+    return plan(load(str(TINY), list(settings)), root)
+
+
+def made_up(root: Path, config: RunConfig) -> Workspace:
+    """A workspace in which everything that a run of `config` makes is there, contents aside."""
+    workspace, jobs = Workspace.open(root), {}
+    step = Plan.step
+
+    def watched(self: Plan, task: object, job: Job, *args: int) -> Made:
+        jobs[job.id] = job
+        return step(self, task, job, *args)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plan, "step", watched)
+        # Twice: what an evaluation is of is known once its removal is there.
+        for _ in range(2):
+            for p in plan(config, root):
+                if not p.cached:
+                    job = jobs[p.id]
+                    job.folder.mkdir(parents=True)
+                    (job.folder / "file").write_bytes(bytes(1000))
+                    summary = {"n": 4, "gamma": -1.0} if job.stage == "removal" else {}
+                    seconds = SECONDS.get(job.stage, 1.0)
+                    workspace.commit(job.id, config=job.identity, inputs={}, summary=summary, seconds=seconds)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_up(tmp_path_factory.mktemp("plan") / "w", load(str(TINY))).root
+
+
+@pytest.fixture
+def whole(template: Path, tmp_path: Path) -> Workspace:
+    return Workspace.open(shutil.copytree(template, tmp_path / "w"))
+
+
+def test_of_a_new_workspace_everything_is_new_and_nothing_is_written(tmp_path: Path) -> None:
+    found = planned(tmp_path / "w")
+    assert Counter(p.stage for p in found) == {
+        "prompts": 1, "capture": 1, "sae": 3, "score": 6, "removal": 2, "images": 3, "evaluation": 2, "pictures": 2
+    }  # fmt: skip
+    assert not any(p.cached for p in found) and {p.why for p in found} == {"new"}
+    assert {p.seconds for p in found} == {None}
+    assert page(found)[-1] == "20 would be made, 0 are in place"
+    assert not (tmp_path / "w").exists()
+
+
+def test_of_a_whole_workspace_nothing(whole: Workspace) -> None:
+    found = planned(whole.root)
+    assert all(p.cached for p in found)
+    assert page(found) == ["0 would be made, 20 are in place"]
+
+
+def test_a_change_says_what_follows_and_which_input_it_was(whole: Workspace) -> None:
+    found = planned(whole.root, "train.k=9")
+    todo = [p for p in found if not p.cached]
+    assert {p.stage for p in found if p.cached} == {"prompts", "capture", "images"}
+    assert Counter(p.stage for p in todo) == {
+        "sae": 3, "score": 6, "removal": 2, "images": 2, "evaluation": 2, "pictures": 2
+    }  # fmt: skip
+    assert {p.why for p in todo if p.stage == "sae"} == {"config.k: 8 -> 9"}
+    cat = next(p for p in todo if p.stage == "score" and p.label == "cat")
+    assert cat.why.startswith("saes.unet.up_blocks.0.attentions.1: sae_v")
+    assert " -> sae_v" in cat.why
+
+
+def test_the_cost_is_what_the_stage_took_before(whole: Workspace) -> None:
+    # The shards of an image set are steps of their own, whose records stay.
+    for m in whole.artifacts("images"):
+        result = Made(id=m.id, seconds=5.0).model_dump_json()
+        write_json(whole.records / f"{m.id}_0", {"result": result})
+        (whole.records / f"{m.id}_1").write_text("{")
+    assert spent(whole, whole.artifacts("images")[0].id) == 7.0
+    todo = [p for p in planned(whole.root, "train.k=9") if not p.cached]
+    assert {(p.stage, p.seconds) for p in todo} >= {("sae", 1.0), ("score", 3.0), ("images", 7.0)}
+    assert {p.megabytes for p in todo} == {0.001}
+    seconds = 3 * 1 + 6 * 3 + 2 * 1 + 2 * 7 + 2 * 1 + 2 * 1
+    assert page(todo)[-1] == f"about {seconds} s and 0.0 MB, by what the same stages took before"
+
+
+def test_a_damaged_artifact_would_be_made_again(whole: Workspace) -> None:
+    score = whole.artifacts("score")[0]
+    (whole.folder(score.id) / "file").unlink()
+    [again] = [p for p in planned(whole.root) if not p.cached]
+    assert again.id == score.id
+
+
+def test_the_command(whole: Workspace) -> None:
+    before = sorted(whole.root.rglob("*"))
+    done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "score.images=5")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["stage", "what", "about", "s", "MB", "because"]
+    assert lines[2].split() == ["score", "stripes", "3.0", "0.0", "config.images:", "4", "->", "5"]
+    assert lines[-2] == "14 would be made, 6 are in place"
+    done = run_here("run", TINY, "-w", whole.root, "--plan", "--json")
+    assert all(p["cached"] for p in json.loads(done.out))
+    assert sorted(whole.root.rglob("*")) == before
+    done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "train.k=9999")
+    assert done.code == 2 and "train.k is 9999" in done.complaint
