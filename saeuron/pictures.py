@@ -82,27 +82,36 @@ def side_by_side(unedited: Picture, edited: Picture, path: Path, *, side: int = 
     return save_png(path, sheet)
 
 
-def score_plot(timesteps: Sequence[int], curves: Sequence[tuple[str, Sequence[float]]], title: str, path: Path) -> Path:
+Curves = Sequence[tuple[str, Sequence[float]]]
+"""(label, [T] scores) of each latent shown."""
+
+
+def score_plot(timesteps: Sequence[int], panels: Sequence[tuple[str, Curves]], title: str, path: Path) -> Path:
     """The score of a concept's best latents at each step, from noise (left) to image (right).
 
     Args:
-        timesteps: [T], descending. curves: (label, [T] scores).
+        timesteps: [T], descending. panels: (name, curves) of each hookpoint, side by side on one scale.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.2, 3.6), dpi=110, layout="constrained")
-    for label, values in curves:
-        axes.plot(timesteps, values, marker="o", markersize=3, linewidth=1.4, label=label)
-    axes.invert_xaxis()
-    axes.axhline(0, color="#999999", linewidth=0.8)
-    axes.set_xlabel("timestep (noise to image)")
-    axes.set_ylabel("score s(i, t, c)")
-    axes.set_title(title, fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, title="latent", title_fontsize=8)
+    size = (max(7.2, 4.2 * len(panels)), 3.6)
+    figure, found = pyplot.subplots(
+        1, len(panels), figsize=size, dpi=110, layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (name, curves) in zip(found[0], panels, strict=True):
+        for label, values in curves:
+            axes.plot(timesteps, values, marker="o", markersize=3, linewidth=1.4, label=label)
+        axes.invert_xaxis()
+        axes.axhline(0, color="#999999", linewidth=0.8)
+        axes.set_xlabel("timestep (noise to image)")
+        axes.set_title(name, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, frameon=False, title="latent", title_fontsize=8)
+    found[0][0].set_ylabel("score s(i, t, c)")
+    figure.suptitle(title, fontsize=11)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     pyplot.close(figure)

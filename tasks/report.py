@@ -21,7 +21,7 @@ class ReportJob(Job):
     """The pictures of one removal."""
 
     stage: ClassVar[str] = "pictures"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     domain: str
     concept: str
@@ -78,13 +78,20 @@ def _caption(prompt: Prompt) -> str:
 
 
 def _plot(job: ReportJob) -> None:
-    hookpoint = job.hookpoints[0]
-    totals = [score.read(job.open, i, hookpoint) for i in job.reference.values()]
-    found = profile(totals, list(job.reference).index(job.concept))
-    best = found.score.amax(0).argsort(descending=True, stable=True)[:CURVES].tolist()
-    curves = [(str(i), found.score[:, i].tolist()) for i in best]
-    title = f"{job.domain} {job.concept}: best latents at {hookpoint}"
-    draw.score_plot(found.timesteps.tolist(), curves, title, job.folder / "scores.png")
+    panels, timesteps = [], []
+    for hookpoint in job.hookpoints:
+        totals = [score.read(job.open, i, hookpoint) for i in job.reference.values()]
+        found = profile(totals, list(job.reference).index(job.concept))
+        best = found.score.amax(0).argsort(descending=True, stable=True)[:CURVES].tolist()
+        panels.append((_hookpoint(hookpoint), [(str(i), found.score[:, i].tolist()) for i in best]))
+        timesteps = found.timesteps.tolist()
+    title = f"{job.domain} {job.concept}: the best latents of each hookpoint"
+    draw.score_plot(timesteps, panels, title, job.folder / "scores.png")
+
+
+def _hookpoint(path: str) -> str:
+    """A hookpoint's path without what all of a Stable Diffusion's have in common."""
+    return path.removeprefix("unet.").replace(".transformer_blocks.0", "")
 
 
 def publish(job: ReportJob) -> dict[str, Path]:
