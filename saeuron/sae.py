@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,8 +54,17 @@ def batch_top_k(pre: Tensor, k: int) -> Tensor:
     count = k * len(pre)
     if count >= active.numel():
         return active
-    least = active.flatten().topk(count, sorted=False).values.min()
+    least = kth_largest(active.detach(), count)
     return active * ((active >= least) & (active > 0))
+
+
+def kth_largest(values: Tensor, k: int) -> Tensor:
+    """The k-th largest of all values, a scalar of their dtype."""
+    flat = values.flatten()
+    if flat.device.type == "cpu" and flat.dtype == torch.float32:
+        # numpy's quickselect is vectorised; torch.topk sorts pairs of value and index: ten times slower at these sizes.
+        return flat.new_tensor(np.partition(flat.numpy(), len(flat) - k)[len(flat) - k])
+    return flat.topk(k, sorted=False).values.min()
 
 
 def over_threshold(pre: Tensor, threshold: Tensor | float) -> Tensor:

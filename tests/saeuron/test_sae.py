@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from saeuron.checkpoint import save_tensors
 from saeuron.errors import BadWeights, WidthMismatch
-from saeuron.sae import SAE, SAEInfo, batch_top_k, over_threshold, top_k
+from saeuron.sae import SAE, SAEInfo, batch_top_k, kth_largest, over_threshold, top_k
 
 VARIANTS = ("topk", "batch_topk")
 
@@ -65,6 +65,15 @@ def test_over_threshold_is_the_slow_reference(pre, threshold):
     slow = [[v if v > threshold and v > 0 else 0.0 for v in row] for row in pre.double().tolist()]
     for given_as in (threshold, torch.tensor(threshold)):
         np.testing.assert_array_equal(over_threshold(pre, given_as).double().numpy(), slow)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 2, 137, 600])
+def test_kth_largest_is_the_kth_of_a_sort(dtype, k):
+    values = torch.randn(20, 30, generator=torch.Generator().manual_seed(k)).round(decimals=1).to(dtype)
+    found = kth_largest(values, k)
+    assert found.dtype == dtype and found.shape == ()
+    assert found == values.flatten().sort(descending=True).values[k - 1]
 
 
 def test_batch_top_k_keeps_ties_and_counts_over_the_batch():
