@@ -35,7 +35,8 @@ def prefect(environment: dict[str, str], *words: str) -> str:
 
 def test_a_worker_runs_what_was_deployed(environment: dict[str, str], changed: Path) -> None:
     prefect(environment, "work-pool", "create", "saeuron", "--type", "process")
-    assert "1/1 deployments" in prefect(environment, "--no-prompt", "deploy", "--all")
+    said = prefect(environment, "--no-prompt", "deploy", "--all")
+    assert "'scheduled/nightly' successfully created" in said
     before = len(run_query(Workspace.open(changed), "select * from runs"))
     parameters = {"config": str(TINY), "settings": LARGE[1::2], "workspace": str(changed), "threads": 1}
     prefect(environment, "deployment", "run", "scheduled/nightly", "--params", json.dumps(parameters))
