@@ -44,16 +44,16 @@ class _Collector:
             # One member per image: the halves stand side by side along the positions.
             n = len(rows) // 2
             rows = torch.cat([rows[:n], rows[n:]], dim=1)
-        if self.chosen is None:
-            self.chosen = self._choose(rows.shape[1]).to(rows.device)
-        index = self.chosen[..., None].expand(-1, -1, rows.shape[2])
+        if self.config.positions is not None and self.config.positions < rows.shape[1]:
+            if self.chosen is None:
+                self.chosen = self._choose(rows.shape[1]).to(rows.device)
+            rows = rows.gather(1, self.chosen[..., None].expand(-1, -1, rows.shape[2]))
         dtype = torch.float16 if self.config.dtype == "float16" else torch.bfloat16
-        self.steps.append((step.timestep, rows.gather(1, index).to(dtype)))
+        # A copy in any case: what a module gave may be written over before it is stored.
+        self.steps.append((step.timestep, rows.to(dtype, copy=True)))
 
     def _choose(self, positions: int) -> Tensor:
         """Positions kept of each image, int64 [b, kept]: a seeded sample per image, the same at every step."""
-        if self.config.positions is None or self.config.positions >= positions:
-            return torch.arange(positions).expand(len(self.batch), -1)
         kept = [
             torch.randperm(positions, generator=generator(self.config.seed, "positions", r.key))[
                 : self.config.positions
