@@ -1,0 +1,1 @@
+"""The commands of `saeuron`, a file each."""

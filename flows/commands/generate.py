@@ -1,0 +1,42 @@
+"""`saeuron generate`: draw with and without removals."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import WORKSPACE, Device, Threads, WorkspaceOption, say
+from saeuron.errors import ConfigError
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    remove: Annotated[
+        list[str] | None, typer.Option(help="A concept to remove, or a removal's file; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the starting noise.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; the run's by default.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; the run's by default.")] = None,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("out.png"),
+    workspace: WorkspaceOption = WORKSPACE,
+    device: Device = "cpu",
+    threads: Threads = 2,
+) -> None:
+    """Draw a prompt without and with removals, side by side, from the same noise.
+
+    Example: saeuron generate "An image of cat in neon style." --remove neon --out cat.png
+    """
+    from flows.check import check_device
+    from flows.environment import prepare
+    from tasks.generate import compare, find
+
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out}: expected a file name that ends in .png")
+    prepare(workspace, verbose=False)
+    check_device(device)
+    files = find(workspace, remove or [])
+    overlap = compare(workspace, prompt, files, seed, steps, guidance, out, device, threads)
+    for name, count in overlap.items():
+        if count:
+            say(f"{count} (step, latent) pairs of {name} are in more than one removal; the stronger factor was used")
+    say(f"wrote {out}: unedited beside edited")

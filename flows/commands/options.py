@@ -1,0 +1,24 @@
+"""What the commands share: their options, and how they speak."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder of everything that is made.")]
+Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")]
+Threads = Annotated[int, typer.Option(min=1, help="Torch threads on the CPU.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+WORKSPACE = Path("workspace")
+
+
+def console_for(as_json: bool = False) -> Console:
+    """Progress goes to standard error, so that standard output holds the result alone."""
+    return Console(stderr=True, quiet=as_json)
+
+
+def say(text: str = "") -> None:
+    """One line of the result, to standard output."""
+    typer.echo(text)

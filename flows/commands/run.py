@@ -1,0 +1,121 @@
+"""`saeuron run` and `saeuron evaluate`: the whole method, or the part that is missing for a figure."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
+
+
+def run(
+    config: Annotated[str | None, typer.Argument(help="YAML file, or the name of an embedded one.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the file; repeatable.")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="Precision of the model: float32, float16, bfloat16.")] = None,
+    threads: Threads = 2,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be made, why, and at what cost.")] = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole method: prompts, capture, train, score, tune, evaluate. Run it again to go on.
+
+    Example: saeuron run canvas --workspace workspace --set train.k=16
+    """
+    from flows.config import load
+
+    chosen = load(config, [*(settings or ()), *([f"model.dtype={dtype}"] if dtype else ())])
+    if plan:
+        _plan(chosen, workspace, device, as_json)
+        return
+    run_pipeline(chosen, workspace, None, device, threads, verbose, as_json)
+
+
+def evaluate(
+    concepts: Annotated[
+        list[str] | None, typer.Argument(help="Concepts to remove and measure; none: those of the run.")
+    ] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Images per test prompt.")] = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Measure removals on test prompts; what is missing for that is made first.
+
+    Example: saeuron evaluate neon cat --seeds 5
+    """
+    from flows.check import check_concepts
+    from storage import Workspace
+    from tasks import runs
+
+    opened = Workspace.open(workspace, create=False)
+    config = runs.remembered(opened)
+    check_concepts(concepts or [], config, [a.name for a in runs.joined(opened, config)])
+    if seeds is not None:
+        config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"seeds": seeds})})
+    run_pipeline(config, workspace, concepts or None, device, threads, verbose, as_json, keep_config=False)
+
+
+def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
+    """Check, and say what a run would do; the workspace is left as it is, or absent."""
+    import tempfile
+    from dataclasses import asdict
+
+    from flows.check import check, check_device
+    from flows.environment import prepare
+
+    with tempfile.TemporaryDirectory() as elsewhere:
+        # Prefect makes its folder when it is imported.
+        prepare(Path(elsewhere), verbose=False)
+        check_device(device)
+        check(config)
+        from flows.plan import page, plan
+
+        planned = plan(config, workspace.expanduser().absolute(), device=device)
+    say(json.dumps([asdict(p) for p in planned], indent=2) if as_json else "\n".join(page(planned)))
+
+
+def run_pipeline(
+    config: Any,
+    workspace: Path,
+    concepts: list[str] | None,
+    device: str,
+    threads: int,
+    verbose: bool,
+    as_json: bool,
+    keep_config: bool = True,
+) -> None:
+    """Check, run the flow, and say what came of it."""
+    from flows.check import check, check_device
+    from flows.environment import prepare
+    from storage import Workspace
+
+    console = console_for(as_json)
+    opened = Workspace.open(workspace)
+    prepare(opened.root, verbose)
+    console.print("checking the configuration", style="dim")
+    check_device(device)
+    check(config)
+    console.print("starting Prefect", style="dim")
+    from flows.display import Display
+    from flows.pipeline import pipeline
+    from tasks import progress, runs
+
+    if keep_config:
+        runs.remember(opened, config)
+    with Display(console) as display, progress.listening(display):
+        result = pipeline(config, str(opened.root), concepts, device, threads)
+    if as_json:
+        say(json.dumps(result, indent=2, default=str))
+    else:
+        from flows.summary import closing
+
+        say(closing(opened, config, result))
+    if result["failures"]:
+        raise typer.Exit(1)

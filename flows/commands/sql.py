@@ -1,0 +1,28 @@
+"""`saeuron sql`: ask the tables."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.commands.options import WORKSPACE, WorkspaceOption, say
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT statement.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    format: Annotated[
+        Literal["table", "csv", "json", "parquet"], typer.Option(help="How to write the answer.")
+    ] = "table",
+    out: Annotated[Path | None, typer.Option(help="Write here instead of to the screen.")] = None,
+    seconds: Annotated[float, typer.Option(help="Stop the query after this time.")] = 60.0,
+) -> None:
+    """Ask the tables: prompts, captures, saes, statistics, scores, top_features, removals, images, metrics, runs.
+
+    Example: saeuron sql "select concept, metric, value from metrics order by all"
+    """
+    from storage import Workspace
+    from storage.query import format_table, run_query
+
+    text = format_table(run_query(Workspace.open(workspace, create=False), query, seconds=seconds), format, out)
+    say(text if out is None else f"wrote {out}")
