@@ -4,7 +4,7 @@ Unknown keys are refused. A stage's configuration enters its artifacts' ids, so 
 nothing else: devices, folders and numbers of workers are arguments.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -91,19 +91,35 @@ class CaptureConfig(Config):
     """Images per shard, the unit of work."""
 
 
+class TopKOptions(Config):
+    """Options of the variant `topk`."""
+
+    multi: float = Field(0.0, ge=0)
+    """Weight of a second loss with 4 k latents (Multi-TopK, 2406.04093 section 3.3; there 1/8)."""
+
+
 class SAEConfig(Config):
     """A sparse autoencoder and its training: SAeUron (2501.18052), TopK (2406.04093), BatchTopK (2412.06410)."""
 
     variant: Literal["topk", "batch_topk"] = "batch_topk"
-    """Activation: `topk` keeps k latents of each row, `batch_topk` k per row on average, with a stored threshold."""
+    """How latents are made sparse: a name of `saeuron.variants`."""
+    inference: Literal["native", "threshold"] = "native"
+    """What the trained SAE does: what its variant does, or compare with the threshold that training followed, so that
+    any subset of latents can be computed alone and a removal is a file of a few rows."""
     expansion: int = Field(8, ge=1)
     """Latents per input dimension: N = expansion * D."""
     k: int = Field(32, ge=1)
-    """Active latents per row."""
+    """Active latents per row, exactly or on average."""
     batch: int = Field(2048, ge=1)
     """Rows per step."""
     steps: int = Field(700, ge=1)
     """Optimizer steps."""
+    order: Literal["mixed", "trajectories"] = "mixed"
+    """Order of the rows: `mixed` over prompts, steps and positions, in large pools; `trajectories` gives each batch
+    whole images, every step and position of them, mixed within the batch (FAST's sequential order, 2506.07691, for
+    diffusion)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the encoder's product, by which latents are chosen; weights, moments and all else are float32."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate (Adam; the paper's 4e-4 is for N = 20480)."""
     warmup: int = Field(0, ge=0)
@@ -118,9 +134,17 @@ class SAEConfig(Config):
     """A latent is dead when silent for this many rows; None: a tenth of the training rows (the paper's 10M would
     never be reached in a small run)."""
     seed: int = 0
-    """Seed of the weights and of the data order."""
+    """Seed of the weights, of the data order and of whatever else is drawn."""
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints."""
+    topk: TopKOptions = TopKOptions()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the trained SAE depends on: not the options of other variants, nor how often it is checkpointed."""
+        fields = self.model_dump(mode="json")
+        options = {name for name, value in self if isinstance(value, Config)}
+        return {k: v for k, v in fields.items() if k != "checkpoint_every" and k not in options - {self.variant}}
 
 
 class ScoreConfig(Config):

@@ -21,18 +21,20 @@ from saeuron.checkpoint import load_tensors, save_tensors
 from saeuron.config import Half
 from saeuron.errors import BadWeights
 from saeuron.hooks import Step, attached, from_rows, to_rows
-from saeuron.sae import SAE, check_width, top_k
+from saeuron.sae import SAE, check_width
 from saeuron.scoring import Profile, select
+from saeuron.selection import Activation, activate
 
-FORMAT = 1
+FORMAT = 2
+"""1: one threshold for all latents, and the activation told by k alone."""
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
     """The edit of one hookpoint. T steps, u latents (all that any step selects), D the width.
 
-    For an SAE with a threshold `W_enc` holds the u rows alone. For a per-row TopK, which compares all latents, it holds
-    all N, and `latents` says where the u are.
+    For an SAE with thresholds `W_enc` holds the u rows alone. Where latents are compared with one another, as by a
+    per-row TopK, it holds all N, and `latents` says where the u are.
     """
 
     hookpoint: str
@@ -47,17 +49,19 @@ class Edit:
     floor: Tensor
     """m(i,t), float32 [T, u]; infinite where step t does not select the latent."""
     W_enc: Tensor
-    """float32 (u, D), or (N, D) for topk."""
+    """float32 (u, D), or (N, D) where not `alone`."""
     b_enc: Tensor
-    """float32 (u), or (N) for topk."""
+    """float32 (u), or (N) where not `alone`."""
     W_dec: Tensor
     """float32 (u, D)."""
     b_dec: Tensor
     """float32 (D)."""
     threshold: Tensor
-    """float32 scalar."""
+    """float32 (u): theta of each latent."""
+    activation: Activation = "threshold"
+    """What the SAE does at inference."""
     k: int = 0
-    """k of a topk SAE; 0: a fixed threshold."""
+    """k of a topk SAE."""
 
     def step_of(self, timestep: int) -> int:
         """The row of the nearest scored timestep; of two equally near, the noisier."""
@@ -65,10 +69,15 @@ class Edit:
 
     def encode(self, rows: Tensor) -> Tensor:
         """F of the u latents, float32 [..., u] of rows [..., D]."""
-        pre = (rows - self.b_dec) @ self.W_enc.T + self.b_enc
-        if self.k:
-            return top_k(pre, self.k)[..., self.latents]
-        return pre.relu() * (pre > self.threshold)
+        x_bar = rows - self.b_dec
+        pre = x_bar @ self.W_enc.T + self.b_enc
+        f = activate(pre, self.activation, k=self.k, threshold=self.threshold, x_bar=x_bar)
+        return f if self.alone else f[..., self.latents]
+
+    @property
+    def alone(self) -> bool:
+        """Whether its latents are computed alone: `W_enc` holds the u rows, not all N."""
+        return self.activation == "threshold"
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
         """X' - x, float32 [..., D]; exactly zero where nothing is ablated."""
@@ -102,6 +111,7 @@ class Edit:
         return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
 
+_FIELDS = ("hookpoint", "sae_id", "half", "activation", "k")
 _TENSORS = ("timesteps", "latents", "factor", "floor", "W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 
 
@@ -118,12 +128,12 @@ def build_edit(sae: SAE, profile: Profile, n: int, gamma: float, *, sae_id: str 
     selected = torch.zeros(profile.score.shape, dtype=torch.bool).scatter(1, chosen, True)[:, latents]
     factor = torch.where(selected, gamma * profile.mean[:, latents], 1.0)
     floor = torch.where(selected, profile.threshold[:, latents], torch.inf)
-    topk = sae.info.activation == "topk"
-    rows = torch.arange(sae.info.n_latents) if topk else latents
+    info = sae.info
+    rows = latents if info.activation == "threshold" else torch.arange(info.n_latents)
     # Copies: an edit must not change when its SAE does.
     weights = {name: value.detach().cpu().float().clone() for name, value in sae.state_dict().items()}
     return Edit(
-        hookpoint=sae.info.hookpoint,
+        hookpoint=info.hookpoint,
         sae_id=sae_id,
         half=half,
         timesteps=profile.timesteps,
@@ -134,8 +144,9 @@ def build_edit(sae: SAE, profile: Profile, n: int, gamma: float, *, sae_id: str 
         b_enc=weights["b_enc"][rows],
         W_dec=weights["W_dec"][latents],
         b_dec=weights["b_dec"],
-        threshold=weights["threshold"],
-        k=sae.info.k if topk else 0,
+        threshold=weights["threshold"][latents],
+        activation=info.activation,
+        k=info.k,
     )
 
 
@@ -161,7 +172,7 @@ class Removal:
         records = []
         for i, edit in enumerate(self.edits):
             tensors |= {f"{i}.{name}": getattr(edit, name) for name in _TENSORS}
-            records.append({"hookpoint": edit.hookpoint, "sae_id": edit.sae_id, "half": edit.half, "k": edit.k})
+            records.append({name: getattr(edit, name) for name in _FIELDS})
         metadata = {
             "kind": "saeuron-removal",
             "format": FORMAT,
@@ -185,16 +196,15 @@ class Removal:
             raise BadWeights(f"{path} is not a removal; expected a file written by Removal.save or `saeuron run`.")
         if metadata["format"] > FORMAT:
             raise BadWeights(f"{path} has removal format {metadata['format']}, this version reads {FORMAT}; update it.")
-        edits = tuple(
-            Edit(
-                hookpoint=record["hookpoint"],
-                sae_id=record["sae_id"],
-                half=record["half"],
-                k=record["k"],
-                **{name: tensors[f"{i}.{name}"] for name in _TENSORS},
-            )
+        if metadata["format"] == 1:
+            for i, record in enumerate(metadata["edits"]):
+                record["activation"] = "topk" if record["k"] else "threshold"
+                tensors[f"{i}.threshold"] = tensors[f"{i}.threshold"].expand(len(tensors[f"{i}.latents"])).clone()
+        fields: list[dict[str, Any]] = [
+            {name: record[name] for name in _FIELDS} | {name: tensors[f"{i}.{name}"] for name in _TENSORS}
             for i, record in enumerate(metadata["edits"])
-        )
+        ]
+        edits = tuple(Edit(**each) for each in fields)
         return cls(metadata["concept"], metadata["domain"], edits, metadata["provenance"])
 
 
@@ -223,13 +233,14 @@ def combine(edits: Sequence[Edit]) -> tuple[list[Edit], dict[str, int]]:
         shape = (len(first.timesteps), len(latents))
         factor, floor = torch.ones(shape), torch.full(shape, torch.inf)
         W_dec = first.W_dec.new_zeros(len(latents), first.W_dec.shape[1])
-        W_enc = first.W_enc if first.k else torch.zeros_like(W_dec)
-        b_enc = first.b_enc if first.k else first.b_enc.new_zeros(len(latents))
+        threshold = first.threshold.new_zeros(len(latents))
+        W_enc = torch.zeros_like(W_dec) if first.alone else first.W_enc
+        b_enc = first.b_enc.new_zeros(len(latents)) if first.alone else first.b_enc
         shared = 0
         for e in group:
             at = torch.searchsorted(latents, e.latents)
-            W_dec[at] = e.W_dec
-            if not first.k:
+            W_dec[at], threshold[at] = e.W_dec, e.threshold
+            if first.alone:
                 W_enc[at], b_enc[at] = e.W_enc, e.b_enc
             selects, taken = torch.isfinite(e.floor), torch.isfinite(floor[:, at])
             shared += int((selects & taken).sum())
@@ -238,7 +249,16 @@ def combine(edits: Sequence[Edit]) -> tuple[list[Edit], dict[str, int]]:
             floor[:, at] = torch.where(stronger, e.floor, floor[:, at])
         overlap[first.sae_id or first.hookpoint] = shared
         merged.append(
-            replace(first, latents=latents, factor=factor, floor=floor, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec)
+            replace(
+                first,
+                latents=latents,
+                factor=factor,
+                floor=floor,
+                W_enc=W_enc,
+                b_enc=b_enc,
+                W_dec=W_dec,
+                threshold=threshold,
+            )
         )
     return merged, overlap
 

@@ -6,79 +6,41 @@ W_enc and W_dec are both (N, D).
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from saeuron.checkpoint import load_tensors, save_tensors
 from saeuron.errors import BadWeights, WidthMismatch
 from saeuron.noise import generator
-
-Variant = Literal["topk", "batch_topk"]
-Activation = Literal["topk", "threshold"]
+from saeuron.selection import Activation, activate
 
 
 @dataclass(frozen=True)
 class SAEInfo:
     """What an SAE is; stored as `cfg.json` beside the weights."""
 
-    variant: Variant
+    variant: str
+    """How it was trained: a name of `saeuron.variants`, or of another library."""
     width: int
     """D, the width of the activations."""
     n_latents: int
     """N."""
     k: int
-    """Active latents per row (on average, for batch_topk)."""
+    """Active latents per row: exactly for the activation `topk`, about that for others; 0 where nobody knows."""
     hookpoint: str = ""
-
-    @property
-    def activation(self) -> Activation:
-        """What inference uses: `threshold` needs no comparison between latents, so any subset can be computed alone."""
-        return "topk" if self.variant == "topk" else "threshold"
-
-
-def top_k(pre: Tensor, k: int) -> Tensor:
-    """F = ReLU(p) on the k largest p of each row (2406.04093, equation 2); [..., N] -> [..., N]."""
-    values, indices = pre.topk(k, dim=-1)
-    return torch.zeros_like(pre).scatter(-1, indices, values.relu())
-
-
-def batch_top_k(pre: Tensor, k: int) -> Tensor:
-    """The k * B largest ReLU(p) of the whole batch (2412.06410, section 3); [B, N] -> [B, N].
-
-    Ties at the boundary are all kept.
-    """
-    active = pre.relu()
-    count = k * len(pre)
-    if count >= active.numel():
-        return active
-    least = kth_largest(active.detach(), count)
-    return active * ((active >= least) & (active > 0))
-
-
-def kth_largest(values: Tensor, k: int) -> Tensor:
-    """The k-th largest of all values, a scalar of their dtype."""
-    flat = values.flatten()
-    if flat.device.type == "cpu" and flat.dtype == torch.float32:
-        # numpy's quickselect is vectorised; torch.topk sorts pairs of value and index: ten times slower at these sizes.
-        return flat.new_tensor(np.partition(flat.numpy(), len(flat) - k)[len(flat) - k])
-    return flat.topk(k, sorted=False).values.min()
-
-
-def over_threshold(pre: Tensor, threshold: Tensor | float) -> Tensor:
-    """F = ReLU(p) where p > theta, else 0."""
-    return pre.relu() * (pre > threshold)
+    activation: Activation = "threshold"
+    """What inference does."""
 
 
 class SAE(nn.Module):
     """One sparse autoencoder.
 
     Attributes:
-        W_enc, W_dec: (N, D); rows of W_dec have unit norm.
+        W_enc, W_dec: (N, D); rows of W_dec have unit norm, unless the variant says otherwise.
         b_enc: (N); b_dec: (D).
-        threshold: scalar; batch_topk's running mean of the least kept activation, 0 until trained.
+        threshold: theta, (N); 0 until trained.
     """
 
     def __init__(self, info: SAEInfo, seed: int = 0) -> None:
@@ -91,7 +53,7 @@ class SAE(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(info.n_latents))
         self.b_dec = nn.Parameter(torch.zeros(info.width))
         self.threshold: Tensor
-        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("threshold", torch.zeros(info.n_latents))
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """p, [..., N], of x [..., D].
@@ -105,7 +67,7 @@ class SAE(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """F at inference, [..., N] of x [..., D]; each row depends on itself alone."""
         pre = self.pre_activations(x)
-        return top_k(pre, self.info.k) if self.info.activation == "topk" else over_threshold(pre, self.threshold)
+        return activate(pre, self.info.activation, k=self.info.k, threshold=self.threshold, x_bar=x - self.b_dec)
 
     def decode(self, latents: Tensor) -> Tensor:
         """x_hat, [..., D] of f [..., N]."""
@@ -124,6 +86,17 @@ class SAE(nn.Module):
         (folder / "cfg.json").write_text(json.dumps(asdict(self.info), indent=2, sort_keys=True) + "\n")
 
     @classmethod
+    def of(cls, info: SAEInfo, tensors: dict[str, Tensor]) -> "SAE":
+        """An SAE of given tensors, named as its attributes; frozen.
+
+        Raises:
+            RuntimeError: a tensor is missing, or has another shape than `info` says.
+        """
+        sae = cls(info)
+        sae.load_state_dict(tensors)
+        return sae.requires_grad_(False)
+
+    @classmethod
     def load(cls, folder: Path, device: str | torch.device = "cpu") -> "SAE":
         """Read what `save` wrote.
 
@@ -137,14 +110,18 @@ class SAE(nn.Module):
     def from_tensors(cls, tensors: dict[str, Tensor], metadata: dict[str, Any], source: str) -> "SAE":
         """Build an SAE from named tensors and the fields of `SAEInfo`."""
         try:
-            info = SAEInfo(**metadata)
-            if info.variant not in get_args(Variant) or not 1 <= info.k <= info.n_latents:
-                raise ValueError(f"variant {info.variant!r} with k {info.k} of {info.n_latents} latents")
-            sae = cls(info)
-            sae.load_state_dict(tensors)
+            # Files of version 0.1 say it by their variant alone.
+            native = "topk" if metadata.get("variant") == "topk" else "threshold"
+            info = SAEInfo(**{"activation": native, **metadata})
+            if info.activation not in get_args(Activation):
+                raise ValueError(f"activation {info.activation!r}, expected one of {', '.join(get_args(Activation))}")
+            if not (info.activation == "topk") <= info.k <= info.n_latents:
+                raise ValueError(f"k {info.k} of {info.n_latents} latents")
+            # A scalar stands for all latents.
+            spread = {"threshold": tensors["threshold"].expand(info.n_latents)} if "threshold" in tensors else {}
+            return cls.of(info, {**tensors, **spread})
         except (TypeError, ValueError, RuntimeError) as error:
             raise BadWeights(f"{source} does not hold an SAE of this project: {str(error).splitlines()[0]}") from error
-        return sae.requires_grad_(False)
 
 
 def check_width(expected: int, found: int, what: str) -> None:

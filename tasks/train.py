@@ -22,7 +22,7 @@ class TrainJob(Job):
     """One SAE."""
 
     stage: ClassVar[str] = "sae"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     config: SAEConfig
     hookpoint: str
@@ -34,9 +34,7 @@ class TrainJob(Job):
 
     @property
     def identity(self) -> dict[str, Any]:
-        # How often a run is checkpointed changes nothing of what it ends with.
-        fields = super().identity
-        return {**fields, "config": {k: v for k, v in fields["config"].items() if k != "checkpoint_every"}}
+        return {**super().identity, "config": self.config.identity}
 
 
 @step("train")
@@ -46,7 +44,11 @@ def train(job: TrainJob) -> Made:
     rows = ActivationRows(shard_paths(job.open, job.capture_id, job.hookpoint))
 
     def stream(start: int) -> Iterator[NDArray[Any]]:
-        return rows.batches(job.config.batch, seed=job.config.seed, start=start)
+        batch, seed = job.config.batch, job.config.seed
+        if job.config.order == "trajectories":
+            # A pool as large as a batch holds whole images, as many as fill it.
+            return rows.batches(batch, seed=seed, start=start, pool_rows=batch)
+        return rows.batches(batch, seed=seed, start=start)
 
     def report(point: Point) -> None:
         note = f"fvu {point.fvu:.3f}"

@@ -26,7 +26,7 @@ class TuneJob(Job):
     """The removal of one concept, against a fixed reference set."""
 
     stage: ClassVar[str] = "removal"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     model: ModelConfig
     model_id: str

@@ -23,13 +23,14 @@ TIMESTEPS = (999, 749, 499, 249)
 
 
 def random_sae(variant="batch_topk", width=D, n=N, seed=0, hookpoint=PATH):
-    sae = SAE(SAEInfo(variant, width, n, 12, hookpoint), seed)
+    activation = "topk" if variant == "topk" else "threshold"
+    sae = SAE(SAEInfo(variant, width, n, 12, hookpoint, activation), seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         sae.W_enc.normal_(generator=generator)
         sae.b_enc.normal_(generator=generator).mul_(0.2)
         sae.b_dec.normal_(generator=generator).mul_(0.2)
-        sae.threshold.fill_(0.3)
+        sae.threshold.uniform_(0.1, 0.5, generator=generator)
     return sae.requires_grad_(False)
 
 
@@ -61,7 +62,7 @@ def slow_delta(sae, prof, n, gamma, x, t):
             best = set(sorted(range(len(pre)), key=lambda i: -pre[i])[: sae.info.k])
             f = [max(p, 0.0) if i in best else 0.0 for i, p in enumerate(pre)]
         else:
-            f = [p if p > max(w["threshold"], 0) else 0.0 for p in pre]
+            f = [p if p > max(theta, 0) else 0.0 for p, theta in zip(pre, w["threshold"], strict=True)]
         for i in chosen:
             if f[i] > float(prof.threshold[t, i]):
                 edited = gamma * float(prof.mean[t, i]) * f[i]
@@ -233,9 +234,27 @@ def test_files_that_are_no_removal_are_refused(tmp_path):
 def test_a_newer_format_is_refused(tmp_path):
     example().save(tmp_path / "r")
     tensors, metadata = load_tensors(tmp_path / "r")
-    save_tensors(tmp_path / "r", tensors, {**metadata, "format": 2})
-    with pytest.raises(BadWeights, match="has removal format 2, this version reads 1"):
+    save_tensors(tmp_path / "r", tensors, {**metadata, "format": 3})
+    with pytest.raises(BadWeights, match="has removal format 3, this version reads 2"):
         Removal.load(tmp_path / "r")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_removal_of_format_1_edits_as_it_did(tmp_path, variant):
+    sae = random_sae(variant)
+    sae.threshold.fill_(0.3)
+    removal = Removal("cat", "object", (build_edit(sae, random_profile(), 5, -2.0),))
+    removal.save(tmp_path / "r")
+    tensors, metadata = load_tensors(tmp_path / "r")
+    [record] = metadata["edits"]
+    del record["activation"]
+    record["k"] = record["k"] if variant == "topk" else 0
+    tensors["0.threshold"] = torch.tensor(0.3)
+    save_tensors(tmp_path / "old", tensors, {**metadata, "format": 1})
+    [old], [new] = Removal.load(tmp_path / "old").edits, removal.edits
+    assert old.activation == new.activation
+    assert torch.equal(old.delta(rows(), 749), new.delta(rows(), 749))
+    assert old.delta(rows(), 749).abs().sum() > 0
 
 
 # Several concepts

@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 
 import numpy as np
@@ -9,19 +10,21 @@ from hypothesis import strategies as st
 
 from saeuron.checkpoint import save_tensors
 from saeuron.errors import BadWeights, WidthMismatch
-from saeuron.sae import SAE, SAEInfo, batch_top_k, kth_largest, over_threshold, top_k
+from saeuron.sae import SAE, SAEInfo
+from saeuron.selection import batch_top_k, kth_largest, largest, over_threshold, top_afa, top_k
 
 VARIANTS = ("topk", "batch_topk")
 
 
 def random_sae(variant="batch_topk", width=6, n=20, k=3, seed=0):
-    sae = SAE(SAEInfo(variant, width, n, k, "unet.mid"), seed)
+    activation = "topk" if variant == "topk" else "threshold"
+    sae = SAE(SAEInfo(variant, width, n, k, "unet.mid", activation), seed)
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         sae.W_enc.normal_(generator=noise)
         sae.b_enc.normal_(generator=noise).mul_(0.3)
         sae.b_dec.normal_(generator=noise)
-        sae.threshold.fill_(0.4)
+        sae.threshold.uniform_(0.2, 0.6, generator=noise)
     return sae.requires_grad_(False)
 
 
@@ -83,6 +86,36 @@ def test_batch_top_k_keeps_ties_and_counts_over_the_batch():
     assert batch_top_k(pre, 1).tolist() == [[5, 3, 0], [0, 0, 3]]
 
 
+@pytest.mark.parametrize(("rows", "width"), [(7, 64), (5, 192), (4, 100)])
+@pytest.mark.parametrize("shift", [0.0, -2.0])
+def test_largest_is_exact_in_two_stages_ties_included(rows, width, shift):
+    values = torch.randn(rows, width, generator=torch.Generator().manual_seed(rows)).round(decimals=1) + shift
+    for count in (1, 3, rows * width // 65, rows * width // 3, rows * width):
+        least = values.flatten().sort(descending=True).values[count - 1]
+        expected = {(b, i) for b in range(rows) for i in range(width) if values[b, i] >= max(least, 1e-9)}
+        found = list(zip(*(x.tolist() for x in largest(values, count)), strict=True))
+        assert len(found) == len(set(found)) and set(found) == expected
+        assert [b for b, _ in found] == sorted(b for b, _ in found)
+
+
+def slow_top_afa(pre, norm):
+    """Every prefix of the ranking tried in turn."""
+    ranked = sorted((max(v, 0.0) ** 2, -i) for i, v in enumerate(pre))[::-1]
+    best, prefix = abs(norm), []
+    for length in range(1, len(ranked) + 1):
+        distance = abs(math.sqrt(sum(c for c, _ in ranked[:length])) - norm)
+        if distance < best:
+            best, prefix = distance, ranked[:length]
+    return [-i for c, i in prefix if c > 0]
+
+
+@given(pre_activations(), st.floats(0.01, 5))
+def test_top_afa_is_the_slow_reference(pre, norm):
+    found = top_afa(pre.double(), torch.full((len(pre),), norm, dtype=torch.float64))
+    for row, p in zip(found, pre.double().tolist(), strict=True):
+        assert sorted(row.nonzero().flatten().tolist()) == sorted(slow_top_afa(p, norm))
+
+
 def test_at_the_threshold_a_latent_is_silent():
     assert over_threshold(torch.tensor([0.5, 0.5001]), 0.5).tolist() == [0, pytest.approx(0.5001)]
 
@@ -137,7 +170,19 @@ def test_saving_and_loading_gives_the_same_sae(tmp_path, variant):
     assert not any(p.requires_grad for p in again.parameters())
     assert json.loads((tmp_path / "sae" / "cfg.json").read_text()) == {
         "variant": variant, "width": 6, "n_latents": 20, "k": 3, "hookpoint": "unet.mid",
+        "activation": sae.info.activation,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_file_of_version_0_1_had_one_threshold_and_told_the_activation_by_the_variant(tmp_path, variant):
+    sae, x = random_sae(variant), torch.randn(30, 6)
+    sae.threshold.fill_(0.4)
+    old = {"variant": variant, "width": 6, "n_latents": 20, "k": 3, "hookpoint": "unet.mid"}
+    save_tensors(tmp_path / "sae.safetensors", {**sae.state_dict(), "threshold": torch.tensor(0.4)}, old)
+    again = SAE.load(tmp_path)
+    assert again.info == sae.info
+    assert torch.equal(again(x), sae(x))
 
 
 def test_a_row_of_another_width():
@@ -165,7 +210,7 @@ def test_a_file_cut_short_is_refused(tmp_path, keep):
 
 @pytest.mark.parametrize(
     "change",
-    [{"width": 7}, {"n_latents": 21}, {"unknown": 1}, {"variant": "gated"}, {"k": 21}],
+    [{"width": 7}, {"n_latents": 21}, {"unknown": 1}, {"activation": "relu"}, {"k": 21}, {"k": 0}],
     ids=lambda c: next(iter(c)),
 )
 def test_weights_that_do_not_fit_their_configuration(tmp_path, change):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from saeuron.config import SAEConfig
+from saeuron.config import SAEConfig, TopKOptions
 from saeuron.errors import SaeuronError
-from saeuron.sae_training import Trainer, aux_k, fvu, geometric_median, learning_rate, quality, train
+from saeuron.losses import aux_k, fvu, geometric_median
+from saeuron.sae_training import Trainer, learning_rate, quality, train
 
 VARIANTS = ("topk", "batch_topk")
 WIDTH = 8
@@ -34,7 +35,7 @@ def stream_of(data, stop=None):
 
 
 def state(trainer):
-    tensors = dict(trainer.sae.state_dict()) | {"silent": trainer.silent}
+    tensors = dict(trainer.variant.state_dict()) | {"silent": trainer.silent}
     for i, moments in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"{i}.{name}": value for name, value in moments.items()}
     return tensors
@@ -69,7 +70,7 @@ def test_aux_k_and_its_gradients_are_the_slow_reference(dead):
     pre, W_dec = random(7, 20), random(20, WIDTH)
     for formula, out in ((aux_k, found), (slow_aux_k, expected)):
         p, w = pre.clone().requires_grad_(), W_dec.clone().requires_grad_()
-        loss = formula(x, x_hat, p, mask, w)
+        loss = formula(x, x_hat, p, mask, w) if formula is slow_aux_k else formula(x, x_hat, p[:, mask], w[mask])
         out += [loss, *torch.autograd.grad(loss, (p, w))]
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
@@ -79,22 +80,22 @@ def test_aux_k_and_its_gradients_are_the_slow_reference(dead):
 
 
 def test_aux_k_predicts_a_detached_residual_without_b_dec():
-    sae = Trainer(SMALL, WIDTH, "").sae
+    sae = Trainer(SMALL, WIDTH, "").variant.requires_grad_(True)
     with torch.no_grad():
         sae.b_dec.fill_(3.0)
     x, pre = torch.randn(7, WIDTH), torch.randn(7, 48).requires_grad_()
-    x_hat = sae.decode(torch.relu(torch.randn(7, 48)))
-    loss = aux_k(x, x_hat, pre, torch.ones(48, dtype=torch.bool), sae.W_dec.detach())
+    x_hat = torch.relu(torch.randn(7, 48)) @ sae.W_dec + sae.b_dec
+    loss = aux_k(x, x_hat, pre, sae.W_dec.detach())
     loss.backward()
     assert sae.b_dec.grad is None
     # With latents that are all off nothing is predicted, not even b_dec: what is left is the residual.
-    off = aux_k(x, x_hat, -torch.ones(7, 48), torch.ones(48, dtype=torch.bool), sae.W_dec)
+    off = aux_k(x, x_hat, -torch.ones(7, 48), sae.W_dec)
     torch.testing.assert_close(off, fvu(x, x_hat))
 
 
 def test_aux_k_without_dead_latents_is_zero():
     x = torch.randn(7, WIDTH)
-    assert aux_k(x, x * 0, torch.randn(7, 20), torch.zeros(20, dtype=torch.bool), torch.randn(20, WIDTH)) == 0
+    assert aux_k(x, x * 0, torch.randn(7, 0), torch.randn(0, WIDTH)) == 0
 
 
 def test_fvu_is_the_formula():
@@ -141,22 +142,46 @@ def test_learning_rates(schedule, halfway):
 # Steps
 
 
+@pytest.mark.parametrize("dead", [0, 1, 9])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_fast_path_is_the_plain_one_gradients_included(variant, dead):
+    config = SMALL.model_copy(update={"variant": variant, "topk": TopKOptions(multi=0.125)})
+    x = torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 1
+    found = []
+    for path in ("fast", "plain"):
+        variant_ = Trainer(config, WIDTH, "", path=path).variant.double()
+        assert variant_.fast == (path == "fast")
+        with torch.no_grad():
+            noise = torch.Generator().manual_seed(4)
+            variant_.W_enc += 0.3 * torch.randn(48, WIDTH, generator=noise)
+            variant_.b_enc.normal_(generator=noise)
+            variant_.b_dec.normal_(generator=noise)
+        out = variant_(x, 0)
+        mask = torch.arange(48) < dead
+        loss = out.loss + variant_.auxiliary(x, out.x_hat, mask)
+        gradients = torch.autograd.grad(loss, list(variant_.parameters()))
+        found.append([loss, out.x_hat, out.fired, torch.tensor(out.active), out.least, *gradients])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert all(float(g.abs().sum()) > 0 for g in found[0][5:])
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_decoder_rows_keep_unit_norm(variant):
     trainer = Trainer(SMALL.model_copy(update={"variant": variant}), WIDTH, "")
     before = trainer.sae.W_dec.detach().clone()
     for rows in batches(5):
         trainer.step(torch.from_numpy(rows))
-        torch.testing.assert_close(trainer.sae.W_dec.norm(dim=1), torch.ones(48), rtol=0, atol=1e-6)
+        torch.testing.assert_close(trainer.variant.W_dec.norm(dim=1), torch.ones(48), rtol=0, atol=1e-6)
     assert (trainer.sae.W_dec - before).abs().max() > 0.01
 
 
 def test_the_gradient_along_a_decoder_row_is_removed():
     trainer = Trainer(SMALL, WIDTH, "")
-    W = trainer.sae.W_dec
+    W = trainer.variant.W_dec
     W.grad = torch.randn_like(W)
     before = W.grad.clone()
-    trainer._project_gradient()
+    trainer.variant.project_gradients()
     torch.testing.assert_close((W.grad * W).sum(1), torch.zeros(48), rtol=0, atol=1e-6)
     along = (before * W).sum(1, keepdim=True) * W
     torch.testing.assert_close(W.grad + along, before)
@@ -165,29 +190,36 @@ def test_the_gradient_along_a_decoder_row_is_removed():
 def test_the_threshold_is_the_running_mean_of_the_least_kept_activation():
     trainer = Trainer(SMALL, WIDTH, "")
     leasts = []
-    original = trainer._update_threshold
-
-    def watch(latents):
-        leasts.append(min(v for row in latents.tolist() for v in row if v > 0))
-        original(latents)
-
-    trainer._update_threshold = watch
     for rows in batches(10):
-        trainer.step(torch.from_numpy(rows))
+        x = torch.from_numpy(rows)
+        with torch.no_grad():
+            pre = (x.float() - trainer.variant.b_dec) @ trainer.variant.W_enc.T + trainer.variant.b_enc
+        leasts.append(sorted(pre.relu().flatten().tolist())[-2 * 32])
+        trainer.step(x)
     assert len(set(leasts)) > 1
-    assert float(trainer.sae.threshold) == pytest.approx(np.mean(leasts), rel=1e-5)
+    assert trainer.sae.threshold.tolist() == pytest.approx([np.mean(leasts)] * 48, rel=1e-5)
 
 
-def test_topk_stores_no_threshold():
-    trainer = Trainer(SMALL.model_copy(update={"variant": "topk"}), WIDTH, "")
-    trainer.step(torch.from_numpy(batches(1)[0]))
-    assert float(trainer.sae.threshold) == 0
+def test_topk_can_be_told_to_use_a_threshold_at_inference():
+    config = SMALL.model_copy(update={"variant": "topk", "steps": 200})
+    data = torch.from_numpy(batches(200))
+    trainers = [Trainer(config.model_copy(update={"inference": i}), WIDTH, "") for i in ("native", "threshold")]
+    for trainer in trainers:
+        for rows in data:
+            trainer.step(rows)
+    native, fixed = (t.sae for t in trainers)
+    assert (native.info.activation, fixed.info.activation) == ("topk", "threshold")
+    assert torch.equal(native.threshold, fixed.threshold) and float(fixed.threshold.min()) > 0
+    x = data[-50:].flatten(0, 1).float()
+    active = (fixed.encode(x) > 0).sum(1).float()
+    assert active.mean() == pytest.approx(2, rel=0.3)
+    assert active.std() > 0
 
 
 def test_silence_is_counted_in_rows():
     trainer = Trainer(SMALL, WIDTH, "")
     with torch.no_grad():
-        trainer.sae.b_enc[5] = -100
+        trainer.variant.b_enc[5] = -100
     for rows in batches(3):
         trainer.step(torch.from_numpy(rows))
     assert int(trainer.silent[5]) == 96

@@ -1,0 +1,45 @@
+"""What an SAE's training minimises, and the formulas that every variant shares."""
+
+import torch
+from torch import Tensor
+
+
+def variance(x: Tensor) -> Tensor:
+    """|x - mean x|^2 summed over a batch [B, D], scalar; never zero."""
+    return (x - x.mean(0)).square().sum().clamp(min=1e-12)
+
+
+def fvu(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Fraction of variance unexplained of a batch: |x - x_hat|^2 / |x - mean x|^2, scalar."""
+    return (x - x_hat).square().sum() / variance(x)
+
+
+def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor) -> Tensor:
+    """AuxK (2406.04093, A.2): dead latents predict the residual; scalar, without its weight alpha.
+
+    e_hat = (the k_aux largest dead ReLU(p)) W_dec, without b_dec; the target e = x - x_hat is detached; scaled by
+    min(1, #dead / k_aux) and divided by the variance of x.
+
+    Args:
+        x, x_hat: [B, D].
+        pre: p of the dead latents alone, [B, #dead]. W_dec: their rows, (#dead, D).
+    """
+    count, wanted = pre.shape[1], max(1, x.shape[1] // 2)
+    if count == 0:
+        return x.new_zeros(())
+    if count > wanted:
+        values, indices = pre.topk(wanted, dim=1)
+        latents = torch.zeros_like(pre).scatter(1, indices, values.relu())
+    else:
+        latents = pre.relu()
+    error = (x - x_hat).detach()
+    return min(1.0, count / wanted) * (error - latents @ W_dec).square().sum() / variance(x)
+
+
+def geometric_median(x: Tensor, iterations: int = 50) -> Tensor:
+    """Weiszfeld's algorithm: [B, D] -> [D], the point of least summed distance to the rows."""
+    centre = x.mean(0)
+    for _ in range(iterations):
+        weights = 1 / (x - centre).norm(dim=1).clamp(min=1e-6)
+        centre = (weights[:, None] * x).sum(0) / weights.sum()
+    return centre

@@ -1,0 +1,181 @@
+"""What every variant of a sparse autoencoder is in training: parameters, the loss of a batch, and what inference gets.
+
+Notation of METHODS: x in R^D, x_bar = x - b_dec, p = W_enc x_bar + b_enc, f = activation(p), x_hat = f W_dec + b_dec.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from saeuron.config import SAEConfig
+from saeuron.losses import aux_k, fvu, geometric_median
+from saeuron.sae import SAE, SAEInfo
+from saeuron.selection import Activation
+from saeuron.sparse import Pattern, decode, dots, encode_at
+
+
+class Forward(NamedTuple):
+    """What came of one batch."""
+
+    loss: Tensor
+    """Scalar, what is minimised, AuxK apart."""
+    x_hat: Tensor
+    """[B, D]."""
+    fired: Tensor
+    """bool [N], f != 0 in any row."""
+    active: int
+    """How many f != 0 there are in the batch."""
+    least: Tensor | None = None
+    """The least kept activation, a scalar, or (N) for one of each latent, infinite where none was kept; None for a
+    variant that learns its thresholds, or has none."""
+
+
+class Variant(nn.Module):
+    """The trainable form of an SAE. Subclasses define `forward`; they keep the tensors' names and shapes, or `export`.
+
+    Attributes:
+        W_enc, W_dec: (N, D). b_enc: (N). b_dec: (D).
+        threshold: theta for inference, (N); a buffer, followed by `follow`.
+    """
+
+    activation: ClassVar[Activation] = "threshold"
+    """What the exported SAE does at inference."""
+
+    def __init__(self, config: SAEConfig, width: int) -> None:
+        super().__init__()
+        self.config, self.width, self.n_latents = config, width, config.expansion * width
+        start = SAE(SAEInfo(config.variant, width, self.n_latents, config.k), config.seed)
+        self.W_enc, self.W_dec, self.b_enc, self.b_dec = start.W_enc, start.W_dec, start.b_enc, start.b_dec
+        self.threshold: Tensor
+        self.register_buffer("threshold", start.threshold)
+
+    @torch.no_grad()
+    def initialise(self, rows: Tensor) -> None:
+        """Start from a first sample [B, D]: b_dec is its geometric median."""
+        self.b_dec.copy_(geometric_median(rows))
+
+    def decoder(self) -> Tensor:
+        """W_dec, (N, D), as a function of the parameters."""
+        return self.W_dec
+
+    def forward(self, x: Tensor, step: int) -> Forward:
+        """The loss of a batch [B, D] at an optimizer step; whatever is drawn is drawn from (seed, step)."""
+        raise NotImplementedError
+
+    def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
+        """AuxK of the dead latents, bool [N]: p of these alone is computed, so it costs what they are."""
+        which = dead.nonzero().squeeze(1)
+        pre = (x - self.b_dec) @ self.W_enc[which].T + self.b_enc[which]
+        return aux_k(x, x_hat, pre, self.decoder()[which])
+
+    @torch.no_grad()
+    def project_gradients(self) -> None:
+        """Remove the component of W_dec's gradient along each row: it would only change the norm, which is fixed."""
+        W, g = self.W_dec, self.W_dec.grad
+        assert g is not None
+        g.addcmul_(torch.linalg.vecdot(g, W).unsqueeze(1), W, value=-1)
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Put the parameters back where they must be: rows of W_dec have unit norm."""
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
+
+    @torch.no_grad()
+    def follow(self, least: Tensor | None, step: int) -> None:
+        """Theta = running mean of the least kept activation (2412.06410, section 3).
+
+        Over about the last hundred steps, exact over the first hundred.
+        """
+        if least is None:
+            return
+        least = least.expand_as(self.threshold)
+        rate = max(1 / (step + 1), 0.01)
+        self.threshold.copy_(torch.where(torch.isfinite(least), self.threshold.lerp(least, rate), self.threshold))
+
+    def export(self, hookpoint: str = "") -> SAE:
+        """What inference gets; shares no memory with the variant."""
+        activation = "threshold" if self.config.inference == "threshold" else self.activation
+        return self._exported(hookpoint, activation)
+
+    def _exported(self, hookpoint: str, activation: Activation) -> SAE:
+        info = SAEInfo(self.config.variant, self.width, self.n_latents, self.config.k, hookpoint, activation)
+        names = ("W_enc", "b_enc", "b_dec", "threshold")
+        tensors = {name: getattr(self, name).detach().cpu().clone() for name in names}
+        return SAE.of(info, {**tensors, "W_dec": self.decoder().detach().cpu().clone()})
+
+
+class SparseVariant(Variant):
+    """A variant whose latents are chosen by comparing p, and are few: only the chosen get gradients.
+
+    Two paths give the same numbers. The fast one makes one dense product, p, and works on the chosen pairs from there
+    (`saeuron.sparse`); the plain one is autograd through dense latents, and is the reference.
+    """
+
+    fast: bool = True
+    """Which path; set by the trainer."""
+
+    def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
+        """The active pairs of p [B, N]; those whose value would be zero left out, so that none gets a gradient."""
+        raise NotImplementedError
+
+    def value(self, pre: Tensor) -> Tensor:
+        """F of the chosen p, [M]."""
+        return pre
+
+    def least(self, pattern: Pattern, values: Tensor) -> Tensor | None:
+        """The least kept activation, see `Forward`."""
+        return values.amin() if len(values) else None
+
+    def reconstruct(self, pattern: Pattern, values: Tensor) -> Tensor:
+        """X_hat [B, D] of f [M] at the pairs of a pattern."""
+        if self.fast:
+            return decode(pattern, values, self.decoder()) + self.b_dec
+        return pattern.dense(values) @ self.decoder() + self.b_dec
+
+    def loss(self, x: Tensor, x_hat: Tensor, pattern: Pattern, values: Tensor, pre: "Pre") -> Tensor:
+        """What is minimised, AuxK apart."""
+        del pattern, values, pre
+        return fvu(x, x_hat)
+
+    def forward(self, x: Tensor, step: int) -> Forward:
+        pre = Pre(self, x)
+        pattern = self.choose(pre.all.detach(), pre.x_bar.detach())
+        values = self.value(pre.at(pattern))
+        x_hat = self.reconstruct(pattern, values)
+        loss = self.loss(x, x_hat, pattern, values, pre)
+        least = self.least(pattern, values.detach())
+        return Forward(loss, x_hat, pattern.any(), len(values), least)
+
+
+class Pre:
+    """P of a batch: all of it to choose from, and differentiable at the pairs that were chosen."""
+
+    def __init__(self, variant: SparseVariant, x: Tensor) -> None:
+        self.variant = v = variant
+        self.x_bar = x - v.b_dec
+        if v.fast:
+            with torch.no_grad():
+                self.all = self._product()
+        else:
+            self.all = self.x_bar @ v.W_enc.T + v.b_enc
+
+    def _product(self) -> Tensor:
+        v = self.variant
+        if v.config.precision == "bfloat16":
+            return (self.x_bar.bfloat16() @ v.W_enc.bfloat16().T).float() + v.b_enc
+        return torch.addmm(v.b_enc, self.x_bar, v.W_enc.T)
+
+    def at(self, pattern: Pattern) -> Tensor:
+        """P of the pairs, [M]."""
+        v = self.variant
+        if not v.fast:
+            return self.all[pattern.rows, pattern.latents]
+        x_bar = self.x_bar.detach()
+        if v.config.precision == "bfloat16":
+            # What bfloat16 chose is computed again in float32: only the choice is rounded.
+            with torch.no_grad():
+                found = dots(pattern, x_bar, v.W_enc) + v.b_enc[pattern.latents]
+        else:
+            found = self.all[pattern.rows, pattern.latents]
+        return encode_at(pattern, x_bar, v.W_enc, v.b_enc, v.b_dec, found)

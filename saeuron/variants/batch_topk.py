@@ -1,0 +1,20 @@
+"""BatchTopK (2412.06410)."""
+
+from torch import Tensor
+
+from saeuron.selection import largest
+from saeuron.sparse import Pattern
+from saeuron.variants.base import SparseVariant
+
+
+class BatchTopK(SparseVariant):
+    """F = ReLU(p) on the k B largest of the batch (section 3): rows may use more or fewer than k latents.
+
+    At inference, where a row must not depend on others, f = ReLU(p) 1[p > theta] with theta the running mean of the
+    least kept activation.
+    """
+
+    def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
+        del x_bar
+        rows, latents = largest(pre, self.config.k * len(pre))
+        return Pattern(rows, latents, (pre.shape[0], pre.shape[1]))
