@@ -1,16 +1,21 @@
 """The workspace: one folder that holds every artifact, record and report of a project.
 
     workspace.json                     {"format": 1}
+    run.json  concepts/                what later commands go by: the configuration, and who joined or left it
     artifacts/<stage>/<id>/            the files of one artifact, and manifest.json, written last
     records/ runs/ pictures/ removals/ reports/ locks/
+    damaged/<time>/                    what `saeuron verify --repair` set aside, until `saeuron gc`
 
 An artifact without its manifest does not exist; to forget one, delete its folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,7 @@ from pydantic import ValidationError
 
 from storage import shards
 from storage.errors import ArtifactDamaged, ArtifactMissing, Damaged, NotAWorkspace, StorageError, WorkspaceTooNew
-from storage.files import read_json, sweep, write_json
+from storage.files import read_json, sweep, sync, write_json
 from storage.identity import digest, split_id
 from storage.locks import lock
 from storage.manifests import Manifest, ManifestFile
@@ -27,6 +32,8 @@ from storage.manifests import Manifest, ManifestFile
 FORMAT = 1
 _MARK = "workspace.json"
 _MANIFEST = "manifest.json"
+_REMOVED = ".removed"
+"""What a manifest is called once its artifact is being deleted."""
 
 
 class Workspace:
@@ -90,6 +97,16 @@ class Workspace:
         """Reports for people to read."""
         return self.root / "reports"
 
+    @property
+    def locks(self) -> Path:
+        """Lock files; who holds one is the kernel's knowledge, not the file's."""
+        return self.root / "locks"
+
+    @property
+    def damaged(self) -> Path:
+        """What was set aside because it is damaged, by the time of that."""
+        return self.root / "damaged"
+
     def folder(self, artifact_id: str) -> Path:
         """The artifact's folder, there or not. Raises UnknownArtifact if the text is no artifact id."""
         stage, _ = split_id(artifact_id)
@@ -97,7 +114,27 @@ class Workspace:
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold the workspace's lock `name` for the length of a `with` block; see `storage.locks.lock`."""
-        return lock(self.root / "locks", name)
+        return lock(self.locks, name)
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Hold the lock `name` if no living process holds it or a part of it, `<name>_<number>`; says whether it does.
+
+        Waits for nobody. `name` is an id: nothing in it needs the encoding of `storage.locks`.
+        """
+        self.locks.mkdir(parents=True, exist_ok=True)
+        own = self.locks / f"{name}.lock"
+        with ExitStack() as held:
+            try:
+                # Parts are looked at, not held: there may be more of them than a process may have files open.
+                for part in self.locks.glob(f"{name}_*.lock"):
+                    with _at_once(part):
+                        pass
+                held.enter_context(_at_once(own))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
     def sweep(self) -> int:
         """Remove what killed processes were in the middle of writing; how many files. Those of the living stay."""
@@ -134,8 +171,37 @@ class Workspace:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             seconds=seconds,
         )
-        write_json(folder / _MANIFEST, manifest.model_dump(mode="json"))
+        write_sealed(folder / _MANIFEST, manifest.model_dump(mode="json"))
         return manifest
+
+    def remove(self, artifact_id: str) -> None:
+        """Delete an artifact and the records of it. Its manifest goes first, so that killed at any point it is no more.
+
+        The manifest is renamed until the rest is gone: `removing` knows by it what a killed process has left.
+        """
+        folder = self.folder(artifact_id)
+        mark = folder / _REMOVED
+        if (folder / _MANIFEST).exists():
+            (folder / _MANIFEST).replace(mark)
+            sync(folder)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            elif path != mark:
+                path.unlink()
+        mark.unlink(missing_ok=True)
+        folder.rmdir()
+        for path in self.records_of(artifact_id):
+            path.unlink()
+
+    def removing(self, artifact_id: str) -> bool:
+        """Whether the artifact was being deleted by a process that did not come to the end."""
+        folder = self.folder(artifact_id)
+        return (folder / _REMOVED).exists() and not (folder / _MANIFEST).exists()
+
+    def records_of(self, artifact_id: str) -> list[Path]:
+        """The records of an artifact and of its parts."""
+        return sorted([*self.records.glob(artifact_id), *self.records.glob(f"{artifact_id}_*")])
 
     def manifest(self, artifact_id: str) -> Manifest:
         """The manifest of a committed artifact, its files' sizes checked.
@@ -168,6 +234,11 @@ class Workspace:
         found = (self._read_or_error(artifact_id) for artifact_id in self._ids(stage))
         return [manifest for manifest in found if isinstance(manifest, Manifest)]
 
+    def folders(self) -> list[str]:
+        """The ids of all artifacts that have a folder, committed or not, sorted."""
+        found = (path for path in (self.root / "artifacts").glob("*/*") if path.is_dir() and is_id(path.name))
+        return sorted(path.name for path in found if split_id(path.name)[0] == path.parent.name)
+
     def problems(self) -> list[str]:
         """One line for each damaged artifact of the workspace (sizes only; `verify` with `deep` reads the bytes)."""
         found = (self._read_or_error(artifact_id) for artifact_id in self._ids(None))
@@ -176,7 +247,7 @@ class Workspace:
     def _ids(self, stage: str | None) -> list[str]:
         # Only folders with a manifest: one without is work in progress, not damage.
         found = (self.root / "artifacts").glob(f"{stage or '*'}/*/{_MANIFEST}")
-        return sorted(path.parent.name for path in found)
+        return sorted(path.parent.name for path in found if is_id(path.parent.name))
 
     def _read_or_error(self, artifact_id: str) -> Manifest | StorageError:
         try:
@@ -189,7 +260,7 @@ class Workspace:
         if not path.exists():
             raise ArtifactMissing(artifact_id, f"a manifest in {path.parent}")
         try:
-            manifest = Manifest.model_validate(read_json(path))
+            manifest = Manifest.model_validate(read_sealed(path))
         except ValidationError as error:
             raise ArtifactDamaged(path, "a manifest", f"{error.error_count()} fields that do not fit") from None
         if manifest.id != artifact_id:
@@ -226,3 +297,49 @@ def _described(folder: Path, name: str) -> ManifestFile:
     # A shard was hashed as it was written; to read terabytes again would double the cost of a capture.
     sha = shards.read_manifest(path).sha256 if path.suffix == ".tar" and shards.sidecar(path).exists() else digest(path)
     return ManifestFile(name=name, bytes=path.stat().st_size, sha256=sha)
+
+
+def is_id(text: str) -> bool:
+    """Whether the text is an artifact's id."""
+    try:
+        split_id(text)
+    except UnknownArtifact:
+        return False
+    return True
+
+
+def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a JSON object with a seal, the SHA-256 of the rest: one changed letter would still be JSON."""
+    write_json(path, {**fields, "seal": _seal(fields)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote; an object without a seal is from before there were any, and is believed.
+
+    Raises ArtifactMissing if there is no file, ArtifactDamaged if it is not as it was written.
+    """
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        raise ArtifactDamaged(path, "a JSON object", type(fields).__name__)
+    seal = fields.pop("seal", None)
+    if seal is not None and seal != (found := _seal(fields)):
+        raise ArtifactDamaged(path, f"SHA-256 {str(seal)[:12]}…", f"{found[:12]}…")
+    return fields
+
+
+def _seal(fields: Mapping[str, Any]) -> str:
+    return digest(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
+
+
+@contextmanager
+def _at_once(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, or raise BlockingIOError if somebody does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)

@@ -17,7 +17,7 @@ def planted(count, generator, directions, active=3):
 
 @pytest.fixture
 def recovered():
-    """recovered(config, steps, seed) -> (SAE, mean over 32 known directions of the best cosine, held-out rows)."""
+    """Train on planted data: (config) -> SAE, mean over the directions of the best cosine, held-out rows."""
 
     def run(config: SAEConfig, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
@@ -37,7 +37,7 @@ def recovered():
 
 @pytest.fixture
 def random_variant():
-    """random_variant(config, width, path) -> a variant in float64 with random weights, the same for every path."""
+    """Build (config, width, path) -> a variant in float64 with random weights, the same for every path."""
 
     def build(config: SAEConfig, width: int = 8, path: str = "plain", seed: int = 0):
         variant = make(config, width).double()
