@@ -60,8 +60,19 @@ def main() -> None:
         from saeuron.errors import UserError
         from storage.errors import UserError as StorageUserError
 
-        typer.echo(f"saeuron: {' '.join(str(error).split())}", err=True)
-        sys.exit(2 if isinstance(error, (UserError, StorageUserError, FileNotFoundError)) else 1)
+        typer.echo(f"saeuron: {_line(error)}", err=True)
+        sys.exit(2 if isinstance(error, (UserError, StorageUserError, *WRONG_PATH)) else 1)
+
+
+WRONG_PATH = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+"""What the operating system says of a path that a person should not have given."""
+
+
+def _line(error: Exception) -> str:
+    """An error as one line; the operating system's own says of which path, and what to do."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror.lower()}; name a file or folder that you may use"
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -6,12 +6,17 @@ from torch import Tensor
 
 def variance(x: Tensor) -> Tensor:
     """|x - mean x|^2 summed over a batch [B, D], scalar; never zero."""
-    return (x - x.mean(0)).square().sum().clamp(min=1e-12)
+    return x.var(0, correction=0).sum().mul(len(x)).clamp(min=1e-12)
+
+
+def squared(error: Tensor) -> Tensor:
+    """|error|^2 summed over a batch [B, D], scalar; without a second tensor of its size."""
+    return error.flatten().dot(error.flatten())
 
 
 def fvu(x: Tensor, x_hat: Tensor) -> Tensor:
     """Fraction of variance unexplained of a batch: |x - x_hat|^2 / |x - mean x|^2, scalar."""
-    return (x - x_hat).square().sum() / variance(x)
+    return squared(x - x_hat) / variance(x)
 
 
 def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor) -> Tensor:
@@ -33,7 +38,7 @@ def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor) -> Tensor:
     else:
         latents = pre.relu()
     error = (x - x_hat).detach()
-    return min(1.0, count / wanted) * (error - latents @ W_dec).square().sum() / variance(x)
+    return min(1.0, count / wanted) * squared(error - latents @ W_dec) / variance(x)
 
 
 def geometric_median(x: Tensor, iterations: int = 50) -> Tensor:

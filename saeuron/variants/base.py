@@ -74,12 +74,15 @@ class Variant(nn.Module):
         """Remove the component of W_dec's gradient along each row: it would only change the norm, which is fixed."""
         W, g = self.W_dec, self.W_dec.grad
         assert g is not None
-        g.addcmul_(torch.linalg.vecdot(g, W).unsqueeze(1), W, value=-1)
+        # In blocks that stay in the cache between reading and writing.
+        for block, row in zip(g.split(1024), W.split(1024), strict=True):
+            block.addcmul_((block * row).sum(1, keepdim=True), row, value=-1)
 
     @torch.no_grad()
     def constrain(self) -> None:
         """Put the parameters back where they must be: rows of W_dec have unit norm."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
+        for rows in self.W_dec.split(1024):
+            rows.div_(rows.norm(dim=1, keepdim=True))
 
     @torch.no_grad()
     def follow(self, least: Tensor | None, step: int) -> None:

@@ -1,6 +1,5 @@
 """prefect.yaml: what `prefect deploy --all` would send is what the flow takes."""
 
-import importlib.util
 import inspect
 from pathlib import Path
 from typing import Any
@@ -71,13 +70,3 @@ def test_no_telemetry(deployment: dict[str, Any]) -> None:
     environment = deployment["work_pool"]["job_variables"]["env"]
     assert environment["DO_NOT_TRACK"] == "1" and environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert all(isinstance(v, str) for v in environment.values())
-
-
-def test_prefect_reads_the_file(deployment: dict[str, Any]) -> None:
-    """Prefect's own model of a deployment's fields, where this version has one."""
-    if importlib.util.find_spec("prefect.cli.deploy._models") is None:
-        pytest.skip("this Prefect has no model of prefect.yaml")
-    from prefect.cli.deploy._models import PrefectYamlModel
-
-    model = PrefectYamlModel.model_validate(yaml.safe_load((ROOT / "prefect.yaml").read_text()))
-    assert [d.name for d in model.deployments] == [d["name"] for d in DEPLOYMENTS]
