@@ -118,6 +118,8 @@ class SAEConfig(Config):
     """Order of the rows: `mixed` over prompts, steps and positions, in large pools; `trajectories` gives each batch
     whole images, every step and position of them, mixed within the batch (FAST's sequential order, 2506.07691, for
     diffusion)."""
+    processes: int = Field(1, ge=1)
+    """Processes that train together, each on a slice of every batch (data parallelism; on CUDA one per device)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder's product, by which latents are chosen; weights, moments and all else are float32."""
     lr: float = Field(1e-3, gt=0)

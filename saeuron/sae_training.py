@@ -3,8 +3,9 @@
 Loss: FVU of the batch + alpha * AuxK (2406.04093 section 2 and appendix A.2; settings of SAeUron 2501.18052).
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,14 +18,18 @@ from saeuron.checkpoint import load_tensors, pack_optimizer, prefixed, save_tens
 from saeuron.config import SAEConfig
 from saeuron.errors import SaeuronError
 from saeuron.losses import fvu
+from saeuron.ranks import Ranks
 from saeuron.sae import SAE
 from saeuron.variants import SparseVariant, make
 
 FAST_FROM = 8
 """The sparse path is taken from this many latents per active one."""
 
+ALONE = Ranks()
+
 Stream = Callable[[int], Iterator[NDArray[Any]]]
-"""stream(b): batches of rows [B, D], float16, from the b-th on; the b-th batch is always the same."""
+"""stream(b): batches of rows [B, D] from the b-th on; the b-th batch is always the same. float16, float32, or uint16
+for the bits of bfloat16."""
 
 
 class Point(NamedTuple):
@@ -63,12 +68,16 @@ class Trainer:
         hookpoint: str,
         device: str | torch.device = "cpu",
         path: Literal["auto", "fast", "plain"] = "auto",
+        ranks: Ranks = ALONE,
     ) -> None:
-        """`path` is for comparisons: see `SparseVariant`."""
+        """`path` is for comparisons: see `SparseVariant`; `ranks` are the processes that train together."""
         self.config, self.hookpoint, self.device, self.step_index = config, hookpoint, torch.device(device), 0
         n_latents = config.expansion * width
         if config.k > n_latents:
             raise SaeuronError(f"train.k is {config.k}, more than the SAE's {n_latents} latents; lower it.")
+        if config.batch % ranks.size:
+            raise SaeuronError(f"train.batch is {config.batch}: expected a multiple of the {ranks.size} processes.")
+        self.ranks = ranks
         self.variant = make(config, width).to(self.device)
         if isinstance(self.variant, SparseVariant):
             self.variant.fast = path == "fast" or (path == "auto" and n_latents >= FAST_FROM * config.k)
@@ -89,9 +98,9 @@ class Trainer:
         self.variant.initialise(rows.float().to(self.device))
 
     def step(self, rows: Tensor) -> None:
-        """One optimizer step on rows [B, D]."""
-        variant, config = self.variant, self.config
-        x = rows.to(self.device).float()
+        """One optimizer step on rows [B, D]; with several ranks each is given all of them."""
+        variant, config, ranks = self.variant, self.config, self.ranks
+        x = ranks.part(rows).to(self.device).float()
         out = variant(x, self.step_index)
         dead = self.silent >= self.dead_rows
         loss = out.loss
@@ -100,15 +109,21 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         with torch.no_grad():
+            ranks.average(p.grad for p in variant.parameters() if p.grad is not None)
             variant.project_gradients()
             torch.nn.utils.clip_grad_norm_(variant.parameters(), config.clip)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(config, self.step_index)
             self.optimizer.step()
             variant.constrain()
+            if out.least is not None:
+                ranks.average([out.least])
             variant.follow(out.least, self.step_index)
-            self.silent = torch.where(out.fired, 0, self.silent + len(x))
-            self._recent.append((float(fvu(x, out.x_hat)), out.active / len(x), loss.item()))
+            self.silent = torch.where(ranks.any(out.fired), 0, self.silent + len(rows))
+            figures = torch.tensor([float(fvu(x, out.x_hat)), out.active / len(x), loss.item()], dtype=torch.float64)
+            ranks.average([figures])
+            f, l0, total = figures.tolist()
+            self._recent.append((f, l0, total))
         self.step_index += 1
         if self.step_index % 20 == 0 or self.step_index == config.steps:
             f, l0, total = np.mean(self._recent, axis=0)
@@ -117,7 +132,9 @@ class Trainer:
             self._recent.clear()
 
     def save(self, path: Path) -> None:
-        """Everything needed to go on exactly."""
+        """Everything needed to go on exactly; written by the first rank."""
+        if not self.ranks.first:
+            return
         tensors = prefixed("variant", self.variant.state_dict()) | pack_optimizer(self.optimizer, "adam")
         tensors |= {"silent": self.silent, "recent": torch.tensor(self._recent, dtype=torch.float64)}
         metadata = {"step": self.step_index, "config": self.config.identity, "history": self.history}
@@ -144,25 +161,61 @@ def train(
     *,
     checkpoint: Path,
     device: str | torch.device = "cpu",
+    ranks: Ranks = ALONE,
     report: Callable[[Point], None] = lambda point: None,
 ) -> Trainer:
     """Train to the end, from `checkpoint` if it exists; an interrupted run ends with the same bytes."""
-    trainer = Trainer(config, width, hookpoint, device)
-    if checkpoint.exists():
+    trainer = Trainer(config, width, hookpoint, device, ranks=ranks)
+    # All look before the first one writes.
+    resumed = checkpoint.exists()
+    ranks.wait()
+    if resumed:
         trainer.load(checkpoint)
     else:
-        first = torch.from_numpy(next(stream(0)))
-        trainer.initialise(first)
-    for rows in stream(trainer.step_index):
-        if trainer.step_index >= config.steps:
-            break
-        before = len(trainer.history)
-        trainer.step(torch.from_numpy(rows))
-        if len(trainer.history) > before:
-            report(trainer.history[-1])
-        if trainer.step_index % config.checkpoint_every == 0:
-            trainer.save(checkpoint)
+        trainer.initialise(tensor_of(next(stream(0))))
+    together([trainer], stream, {0: checkpoint}, report=lambda _, point: report(point))
     return trainer
+
+
+def together(
+    trainers: Sequence[Trainer],
+    stream: Stream,
+    checkpoints: Mapping[int, Path],
+    *,
+    report: Callable[[int, Point], None] = lambda index, point: None,
+) -> None:
+    """Train several SAEs of one hookpoint to their ends on one stream of rows, which is read once.
+
+    They are initialised or loaded, at the same step, and take batches of the same size; each ends as it would alone.
+
+    Args:
+        trainers: variants, sizes, seeds of weights, as they please. checkpoints: by index, where to save them.
+        report: called with the index and each new point of its curve.
+    """
+    start = {t.step_index for t in trainers}
+    sizes = {t.config.batch for t in trainers}
+    if len(start) != 1 or len(sizes) != 1:
+        raise SaeuronError(f"SAEs on one stream stand at steps {start} with batches {sizes}: expected one of each.")
+    begin, end = start.pop(), max(t.config.steps for t in trainers)
+    if begin >= end:
+        return
+    for batch in itertools.islice(stream(begin), end - begin):
+        rows = tensor_of(batch)
+        for i, trainer in enumerate(trainers):
+            if trainer.step_index >= trainer.config.steps:
+                continue
+            before = len(trainer.history)
+            trainer.step(rows)
+            if len(trainer.history) > before:
+                report(i, trainer.history[-1])
+            if i in checkpoints and trainer.step_index % trainer.config.checkpoint_every == 0:
+                trainer.save(checkpoints[i])
+
+
+def tensor_of(rows: NDArray[Any]) -> Tensor:
+    """Rows as they are stored, as a tensor: numpy knows no bfloat16, so its bits come as uint16."""
+    tensor = torch.from_numpy(rows)
+    return tensor.view(torch.bfloat16) if rows.dtype == np.uint16 else tensor
 
 
 class Quality(NamedTuple):

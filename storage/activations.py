@@ -22,6 +22,8 @@ from storage.errors import ArtifactDamaged
 from storage.shards import Member, check, read_manifest, read_member
 
 Rows = NDArray[Any]
+POOL_ROWS = 131072
+"""Rows that are shuffled together, unless a caller says otherwise."""
 _STORED = {"float16": "float16", "float32": "float32", "uint16": "bfloat16"}
 
 
@@ -104,7 +106,7 @@ class ActivationRows:
         if self.rows == 0:
             raise ValueError(f"{len(self.shards)} shards hold no rows")
 
-    def batches(self, batch: int, seed: int, start: int = 0, pool_rows: int = 131072) -> Generator[Rows, None, None]:
+    def batches(self, batch: int, seed: int, start: int = 0, pool_rows: int = POOL_ROWS) -> Generator[Rows, None, None]:
         """Endless batches [batch, D], from batch number `start` on; every row comes once an epoch.
 
         An epoch takes the blocks of all shards in random order, cuts them into even pools of at most `pool_rows` rows

@@ -4,18 +4,15 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
-from numpy.typing import NDArray
 
 from saeuron.config import SAEConfig
-from saeuron.sae_training import Point, quality
-from saeuron.sae_training import train as fit
+from saeuron.sae_training import quality, tensor_of
 from storage.activations import ActivationRows
 from storage.tables import HISTORY, table, write_table
 from tasks import progress
 from tasks.capture import shard_paths
+from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
 from tasks.step import Clock, Job, Made, commit, step
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 class TrainJob(Job):
@@ -41,29 +38,22 @@ class TrainJob(Job):
 def train(job: TrainJob) -> Made:
     """Train to the end, from the checkpoint of an interrupted run if there is one."""
     clock = Clock()
-    rows = ActivationRows(shard_paths(job.open, job.capture_id, job.hookpoint))
+    shards = shard_paths(job.open, job.capture_id, job.hookpoint)
+    checkpoint = job.folder / CHECKPOINT
+    work = Fit(config=job.config, hookpoint=job.hookpoint, shards=shards, checkpoint=checkpoint, device=job.device)
 
-    def stream(start: int) -> Iterator[NDArray[Any]]:
-        batch, seed = job.config.batch, job.config.seed
-        if job.config.order == "trajectories":
-            # A pool as large as a batch holds whole images, as many as fill it.
-            return rows.batches(batch, seed=seed, start=start, pool_rows=batch)
-        return rows.batches(batch, seed=seed, start=start)
+    def report(done: int, fvu: float) -> None:
+        progress.tell(f"train {job.hookpoint}", done, job.config.steps, f"fvu {fvu:.3f}")
 
-    def report(point: Point) -> None:
-        note = f"fvu {point.fvu:.3f}"
-        progress.tell(f"train {job.hookpoint}", point.step, job.config.steps, note)
-
-    checkpoint = job.folder / f".{CHECKPOINT}"
-    trainer = fit(
-        job.config, stream, rows.width, job.hookpoint, checkpoint=checkpoint, device=job.device, report=report
-    )
-    trainer.sae.save(job.folder)
+    trainer = (fit if job.config.processes == 1 else fit_in_processes)(work, report)
+    sae = trainer.sae
+    sae.save(job.folder)
     write_table(job.folder / "history.parquet", table([p._asdict() for p in trainer.history], HISTORY))
-    members = (torch.from_numpy(array.reshape(-1, rows.width)) for _, array in rows.everything())
-    figures = quality(trainer.sae, _grouped(members))
+    rows = ActivationRows(shards)
+    members = (tensor_of(array.reshape(-1, rows.width)) for _, array in rows.everything())
+    figures = quality(sae, _grouped(members))
     checkpoint.unlink(missing_ok=True)
-    info = trainer.sae.info
+    info = sae.info
     summary = {
         "hookpoint": job.hookpoint,
         "variant": info.variant,

@@ -27,7 +27,7 @@ class Forward(NamedTuple):
     active: int
     """How many f != 0 there are in the batch."""
     least: Tensor | None = None
-    """The least kept activation, a scalar, or (N) for one of each latent, infinite where none was kept; None for a
+    """The least kept activation, a scalar, or (N) for one of each latent; infinite where none was kept. None for a
     variant that learns its thresholds, or has none."""
 
 
@@ -126,9 +126,9 @@ class SparseVariant(Variant):
         """F of the chosen p, [M]."""
         return pre
 
-    def least(self, pattern: Pattern, values: Tensor) -> Tensor | None:
-        """The least kept activation, see `Forward`."""
-        return values.amin() if len(values) else None
+    def least(self, pattern: Pattern, values: Tensor) -> Tensor:
+        """The least kept activation, see `Forward`; infinite where none was kept."""
+        return values.amin() if len(values) else values.new_tensor(torch.inf)
 
     def reconstruct(self, pattern: Pattern, values: Tensor) -> Tensor:
         """X_hat [B, D] of f [M] at the pairs of a pattern."""

@@ -33,10 +33,10 @@ class TopK(SparseVariant):
         del x_bar
         return row_pattern(pre, self.config.k)
 
-    def least(self, pattern: Pattern, values: Tensor) -> Tensor | None:
+    def least(self, pattern: Pattern, values: Tensor) -> Tensor:
         least = values.new_full((pattern.shape[0],), torch.inf).scatter_reduce(0, pattern.rows, values, "amin")
         least = least[torch.isfinite(least)]
-        return least.mean() if len(least) else None
+        return least.mean() if len(least) else least.new_tensor(torch.inf)
 
     def loss(self, x: Tensor, x_hat: Tensor, pattern: Pattern, values: Tensor, pre: Pre) -> Tensor:
         loss = super().loss(x, x_hat, pattern, values, pre)

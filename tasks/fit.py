@@ -1,0 +1,127 @@
+"""Fit one SAE to shards, in this process or in several that `torchrun` starts.
+
+By hand, on a machine of one's own arranging:  torchrun --nproc-per-node 2 -m tasks.fit FIT.json
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from saeuron.config import SAEConfig
+from saeuron.errors import SaeuronError
+from saeuron.ranks import Ranks
+from saeuron.sae_training import ALONE, Point, Trainer, train
+from storage.activations import POOL_ROWS, ActivationRows
+from storage.files import write_atomic
+
+CHECKPOINT = ".checkpoint.safetensors"
+Report = Callable[[int, float], None]
+"""report(steps done, FVU since the last report)."""
+
+
+class Fit(BaseModel):
+    """What one fit needs; also the file that other processes are told by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: SAEConfig
+    hookpoint: str
+    shards: tuple[Path, ...]
+    checkpoint: Path
+    device: str = "cpu"
+
+
+def fit(work: Fit, report: Report, ranks: Ranks = ALONE) -> Trainer:
+    """Train to the end, from the checkpoint if there is one."""
+    config = work.config
+    rows = ActivationRows(work.shards)
+    # A pool as large as a batch holds whole images, as many as fill it.
+    pool = config.batch if config.order == "trajectories" else POOL_ROWS
+
+    def stream(start: int) -> Iterator[NDArray[Any]]:
+        return rows.batches(config.batch, seed=config.seed, start=start, pool_rows=pool)
+
+    def tell(point: Point) -> None:
+        report(point.step, point.fvu)
+
+    return train(
+        config,
+        stream,
+        rows.width,
+        work.hookpoint,
+        checkpoint=work.checkpoint,
+        device=work.device,
+        ranks=ranks,
+        report=tell,
+    )
+
+
+def fit_in_processes(work: Fit, report: Report) -> Trainer:
+    """The same in `config.processes` processes; what they leave is their last checkpoint.
+
+    Raises:
+        SaeuronError: they failed; the message is the last line they wrote.
+    """
+    count = work.config.processes
+    told = work.checkpoint.with_name(".fit.json")
+    write_atomic(told, work.model_dump_json().encode())
+    command = ["--standalone", "--nproc-per-node", str(count), "-m", "tasks.fit", str(told)]
+    threads = max(1, torch.get_num_threads() // count)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    start = [sys.executable, "-m", "torch.distributed.run", *command]
+    # Their complaints go to a file: a pipe that nobody reads would stop them when it is full.
+    with (
+        tempfile.TemporaryFile("w+") as words,
+        subprocess.Popen(start, stdout=subprocess.PIPE, stderr=words, text=True, env=environment) as process,
+    ):
+        try:
+            for line in process.stdout or ():
+                if line.startswith("{"):
+                    point = json.loads(line)
+                    report(point["done"], point["fvu"])
+        except BaseException:
+            # An interrupt must not leave them behind.
+            process.terminate()
+            raise
+        finally:
+            code = process.wait()
+            told.unlink(missing_ok=True)
+        if code:
+            words.seek(0)
+            errors = [line.strip() for line in words if "Error: " in line]
+            raise SaeuronError(
+                f"training {work.hookpoint} in {count} processes failed: {errors[0] if errors else f'exit code {code}'}"
+            )
+    trainer = Trainer(work.config, ActivationRows(work.shards).width, work.hookpoint, work.device)
+    trainer.load(work.checkpoint)
+    return trainer
+
+
+def main() -> None:
+    """One of several processes."""
+    work = Fit.model_validate_json(Path(sys.argv[1]).read_bytes())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if work.device.startswith("cuda") else work.device
+    ranks = Ranks.join(device)
+
+    def report(done: int, fvu: float) -> None:
+        if ranks.first:
+            sys.stdout.write(json.dumps({"done": done, "fvu": fvu}) + "\n")
+            sys.stdout.flush()
+
+    trainer = fit(work.model_copy(update={"device": device}), report, ranks)
+    trainer.save(work.checkpoint)
+    ranks.wait()
+
+
+if __name__ == "__main__":
+    main()

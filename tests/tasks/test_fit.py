@@ -1,0 +1,87 @@
+"""One SAE fitted to shards, in one process and in two that `torchrun` starts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from saeuron.checkpoint import load_tensors
+from saeuron.config import SAEConfig
+from saeuron.errors import SaeuronError
+from saeuron.sae_training import Trainer
+from storage import activations, shards
+from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
+
+WIDTH = 8
+SMALL = SAEConfig(expansion=6, k=2, batch=32, steps=30, lr=1e-2, dead_rows=64, checkpoint_every=13, warmup=3)
+
+
+@pytest.fixture
+def work(tmp_path: Path):
+    """Two shards of 12 members [3 steps, 10 positions, D]; the later half of D is nearly silent in one of them."""
+    noise = np.random.default_rng(0).normal(size=(2, 12, 3, 10, WIDTH))
+    noise[1, ..., WIDTH // 2 :] *= 0.05
+    paths = []
+    for s, members in enumerate(noise):
+        path = tmp_path / f"{s}.tar"
+        bytes_ = [(f"image{s}{i:02}", {"npy": activations.encode(m.astype(np.float16))}) for i, m in enumerate(members)]
+        shards.write_shard(path, bytes_, {})
+        paths.append(path)
+
+    def build(name: str, **changes: object) -> Fit:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        config = SMALL.model_copy(update=changes)
+        return Fit(config=config, hookpoint="h", shards=tuple(paths), checkpoint=folder / CHECKPOINT)
+
+    return build
+
+
+def quiet(done: int, fvu: float) -> None:
+    pass
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return dict(trainer.variant.state_dict())
+
+
+@pytest.mark.timeout(120)
+def test_two_processes_train_what_one_does_and_resume_exactly(work) -> None:
+    seen: list[tuple[int, float]] = []
+    one = fit(work("one", variant="topk"), quiet)
+    two = fit_in_processes(work("two", variant="topk", processes=2), lambda done, fvu: seen.append((done, fvu)))
+    assert [done for done, _ in seen] == [20, 30] and two.step_index == 30
+    assert all(0 < value < 1 for _, value in seen)
+    # Slices of 16 rows have a variance of their own: near, and not the same.
+    assert [p.fvu for p in two.history] == pytest.approx([p.fvu for p in one.history], rel=0.1)
+    agreement = torch.nn.functional.cosine_similarity(weights(one)["W_dec"], weights(two)["W_dec"])
+    assert agreement.mean() > 0.95
+    assert not torch.equal(weights(one)["W_dec"], weights(two)["W_dec"])
+
+
+@pytest.mark.timeout(120)
+def test_two_interrupted_processes_go_on_to_the_same_bytes(work) -> None:
+    def stop(done: int, fvu: float) -> None:
+        raise KeyboardInterrupt
+
+    # Steps enough to be interrupted in the middle of.
+    whole, broken = (work(name, processes=2, steps=400) for name in ("whole", "broken"))
+    with pytest.raises(KeyboardInterrupt):
+        fit_in_processes(broken, stop)
+    _, metadata = load_tensors(broken.checkpoint)
+    assert metadata["step"] % 13 == 0 and 0 < metadata["step"] < 400
+    fit_in_processes(broken, quiet)
+    fit_in_processes(whole, quiet)
+    assert broken.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+    assert load_tensors(whole.checkpoint)[1]["step"] == 400
+
+
+def test_what_fails_in_a_process_is_told_in_a_line(work) -> None:
+    with pytest.raises(SaeuronError, match=r"training h in 2 processes failed: .*batch is 31: expected a multiple"):
+        fit_in_processes(work("odd", processes=2, batch=31), quiet)
+
+
+def test_trajectories_give_each_batch_whole_images(work) -> None:
+    mixed, whole = (fit(work(order, order=order, steps=5), quiet) for order in ("mixed", "trajectories"))
+    assert not torch.equal(weights(mixed)["W_dec"], weights(whole)["W_dec"])
