@@ -4,6 +4,7 @@ Unknown keys are refused. A stage's configuration enters its artifacts' ids, so 
 nothing else: devices, folders and numbers of workers are arguments.
 """
 
+import itertools
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -98,10 +99,108 @@ class TopKOptions(Config):
     """Weight of a second loss with 4 k latents (Multi-TopK, 2406.04093 section 3.3; there 1/8)."""
 
 
+class JumpReLUOptions(Config):
+    """Options of the variant `jumprelu`."""
+
+    weight: float = Field(10.0, ge=0)
+    """Weight of (L0 / k - 1)^2, in units of FVU."""
+    bandwidth: float = Field(0.5, gt=0)
+    """Width of the kernel of the straight-through gradients, in standard deviations of p over the first sample (the
+    paper's 0.001, of activations of unit mean square, is about 0.05; smaller kernels need more rows)."""
+    speed: float = Field(20.0, gt=0)
+    """Steps of log theta in units of the learning rate, which the other parameters move by. A long run needs less."""
+
+
+class TopAFAOptions(Config):
+    """Options of the variant `top_afa` (2503.24277)."""
+
+    weight: float = Field(1 / 16, ge=0)
+    """Of the term that makes |f| the input's norm, beside a squared error per row and number, as in the paper."""
+
+
+class MutualChoiceOptions(Config):
+    """Options of the variant `mutual_choice` (2411.02124)."""
+
+    exponent: float = Field(1.0, ge=0)
+    """s of the densities that are expected of latents, by rank r: r^-s (1 is Zipf's law)."""
+    share: float = Field(0.1, ge=0, le=1)
+    """A latent whose density is below this share of what is expected of it is under-used."""
+
+
+class FeatureChoiceOptions(Config):
+    """Options of the variant `feature_choice` (2411.02124)."""
+
+    exponent: float = Field(0.0, ge=0)
+    """s of the rows that the r-th latent takes of a batch, m_r as r^-s: 0 is uniform, 1 is Zipf's law."""
+    share: float = Field(0.1, ge=0, le=1)
+    """A latent that is positive on less than this share of its rows is under-used."""
+
+
+class VSAEOptions(Config):
+    """Options of the variant `vsae` (2509.22994)."""
+
+    variance: Literal["fixed", "learned"] = "fixed"
+    """Of the posterior: one number, or a linear function of the input for each latent."""
+    sigma: float = Field(0.1, gt=0)
+    """Standard deviation of the noise (where it starts, if learned), in units of the prior's."""
+    weight: float = Field(0.01, ge=0)
+    """Of the KL divergence, mean over rows and latents, beside the FVU."""
+    warmup: float = Field(0.1, ge=0, le=1)
+    """Share of the steps in which that weight rises linearly from zero."""
+
+
+class RASAEOptions(Config):
+    """Options of the variant `ra_sae` (2502.12892)."""
+
+    candidates: int = Field(1024, ge=1)
+    """Candidate points, at most: they are rows of the first batch."""
+    delta: float = Field(0.1, ge=0)
+    """How far an atom may lie from the convex hull of the candidates, in units of their mean length."""
+    speed: float = Field(30.0, gt=0)
+    """Steps of the logits of the mixing weights, relative to those of other parameters."""
+
+
+class MatryoshkaOptions(Config):
+    """Options of the variant `matryoshka`."""
+
+    fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    """Nested widths, as fractions of N (2503.17547 has five, each twice the one before)."""
+
+    @model_validator(mode="after")
+    def _nested(self) -> Self:
+        f = self.fractions
+        if not f or f[0] <= 0 or f[-1] != 1 or any(b <= a for a, b in itertools.pairwise(f)):
+            raise ValueError(
+                f"train.matryoshka.fractions is {list(f)}; expected rising fractions above 0 that end with 1"
+            )
+        return self
+
+
+class GatedOptions(Config):
+    """Options of the variant `gated`."""
+
+    weight: float = Field(0.1, gt=0)
+    """Lambda, of the L1 norm of the gates, to begin with."""
+    adapt: float = Field(0.05, ge=0)
+    """How fast lambda turns towards L0 = k, in log units per step; 0: not at all."""
+
+
 class SAEConfig(Config):
     """A sparse autoencoder and its training: SAeUron (2501.18052), TopK (2406.04093), BatchTopK (2412.06410)."""
 
-    variant: Literal["topk", "batch_topk"] = "batch_topk"
+    variant: Literal[
+        "topk",
+        "batch_topk",
+        "jumprelu",
+        "top_afa",
+        "mutual_choice",
+        "feature_choice",
+        "vsae",
+        "ra_sae",
+        "matryoshka",
+        "abs_topk",
+        "gated",
+    ] = "batch_topk"
     """How latents are made sparse: a name of `saeuron.variants`."""
     inference: Literal["native", "threshold"] = "native"
     """What the trained SAE does: what its variant does, or compare with the threshold that training followed, so that
@@ -140,6 +239,14 @@ class SAEConfig(Config):
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints."""
     topk: TopKOptions = TopKOptions()
+    gated: GatedOptions = GatedOptions()
+    matryoshka: MatryoshkaOptions = MatryoshkaOptions()
+    jumprelu: JumpReLUOptions = JumpReLUOptions()
+    top_afa: TopAFAOptions = TopAFAOptions()
+    mutual_choice: MutualChoiceOptions = MutualChoiceOptions()
+    feature_choice: FeatureChoiceOptions = FeatureChoiceOptions()
+    vsae: VSAEOptions = VSAEOptions()
+    ra_sae: RASAEOptions = RASAEOptions()
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@
     │   ├── UnknownName      a concept, hookpoint, timestep ... that does not exist; names the nearest ones
     │   ├── BadPrompts       a prompt file that cannot be used
     │   ├── BadModel         a model that cannot be loaded
+    │   ├── BadSAE           an SAE of another library that cannot be carried over (interchange/folder.py)
     │   └── WidthMismatch    an SAE or a removal that does not fit a hookpoint
     └── BadWeights           a weights file that is damaged or of another kind
 

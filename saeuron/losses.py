@@ -41,6 +41,21 @@ def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor) -> Tensor:
     return min(1.0, count / wanted) * squared(error - latents @ W_dec) / variance(x)
 
 
+def zipf(count: int, total: float, exponent: float, most: float = 1.0) -> Tensor:
+    """Shares of `total` by rank r, proportional to r^-exponent but none above `most`; float64 [count], descending.
+
+    What the cap takes from the first goes to the others in proportion. `total` is at most `count * most`.
+    """
+    weights = torch.arange(1, count + 1, dtype=torch.float64) ** -exponent
+    rest = weights.flip(0).cumsum(0).flip(0)
+    # The factor of the others if the first j are at the cap; the smallest j that puts nobody else above it.
+    factors = (total - most * torch.arange(count)) / rest
+    full = int((factors * weights <= most * (1 + 1e-12)).to(torch.int8).argmax())
+    shares = factors[full] * weights
+    shares[:full] = most
+    return shares
+
+
 def geometric_median(x: Tensor, iterations: int = 50) -> Tensor:
     """Weiszfeld's algorithm: [B, D] -> [D], the point of least summed distance to the rows."""
     centre = x.mean(0)

@@ -1,0 +1,51 @@
+"""How the rows of a decoder lie to one another, and to those of another SAE."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+_CHUNK = 2048
+"""Rows compared at once: bounds the memory for cosines, [rows, N]."""
+
+
+class Nearest(NamedTuple):
+    """For each row, the row that is most like it."""
+
+    cosine: Tensor
+    """[N]; of a row of norm zero 0, of a dictionary of one row -1."""
+    latent: Tensor
+    """int64 [N]."""
+
+
+@torch.no_grad()
+def nearest(W_dec: Tensor, others: Tensor | None = None) -> Nearest:
+    """The largest cosine of each decoder row.
+
+    Args:
+        W_dec: (N, D).
+        others: (M, D), the decoder of another SAE; None: the other rows of W_dec itself.
+    """
+    rows = normalize(W_dec.float(), dim=1)
+    against = rows if others is None else normalize(others.float(), dim=1)
+    cosines, latents = [], []
+    for start in range(0, len(rows), _CHUNK):
+        found = rows[start : start + _CHUNK] @ against.T
+        if others is None:
+            at = torch.arange(len(found), device=found.device)
+            found[at, at + start] = -1
+        best = found.max(1)
+        cosines.append(best.values.clamp(-1, 1))
+        latents.append(best.indices)
+    return Nearest(torch.cat(cosines), torch.cat(latents))
+
+
+@torch.no_grad()
+def neighbours(W_dec: Tensor, latent: int, count: int) -> list[tuple[int, float]]:
+    """The `count` rows of largest cosine to one row, itself left out: (latent, cosine), nearest first."""
+    rows = normalize(W_dec.float(), dim=1)
+    cosine = rows @ rows[latent]
+    cosine[latent] = -torch.inf
+    order = cosine.argsort(descending=True, stable=True)[: min(count, len(rows) - 1)]
+    return [(int(i), float(cosine[i])) for i in order]
