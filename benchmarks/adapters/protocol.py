@@ -1,0 +1,124 @@
+"""What a contestant of `sae_step` speaks: one JSON object a line, commands on stdin, answers on stdout.
+
+    {"setup": {fields of Setup}}  ->  {"ready": true}            the library's trainer waits for its first batch
+    {"steps": n}                  ->  {"seconds": s, "cpu": c}   n training steps: wall-clock, and of all its threads
+    {"fvu": true}                 ->  {"fvu": f, "curve": [..]}  on the held-out batch; the curve where there is one
+    anything that goes wrong      ->  {"error": "one line"}      and the contestant ends
+
+A library's own loop asks for its next batch when a step is done. So `Feed` is that loop's data: between commands the
+loop stands still inside `next`, and no library's loop has to be rewritten here. This file runs in every library's
+environment: it may import torch and numpy, and nothing of this project.
+"""
+
+import json
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every contestant is given; the same for all but `variant`."""
+
+    rows: str
+    """A .npy file, float16 [batches + 1, B, D]; the last batch is held out."""
+    width: int
+    """D."""
+    latents: int
+    """N."""
+    k: int
+    batch: int
+    """B, rows a step."""
+    steps: int
+    """The length of the run that learning-rate schedules are told of."""
+    lr: float
+    seed: int
+    threads: int
+    variant: str = ""
+    """Which of a library's own ways to do the step, where it has several."""
+
+
+class Feed(Iterator[Tensor]):
+    """Batches [B, D], float32, for a library's training loop; answers commands while no batch is due.
+
+    Attributes:
+        reconstruct: set by the adapter; x_hat [B, D] of x [B, D].
+        curve: set by the adapter where the trainer keeps one; the FVU along the training run.
+    """
+
+    def __init__(self, setup: Setup, commands: Iterator[dict[str, Any]], answer: Callable[[dict[str, Any]], None]):
+        self._rows = np.load(setup.rows, mmap_mode="r")
+        self._commands, self._answer = commands, answer
+        self._pending: list[Tensor] = []
+        self._start: tuple[float, float] | None = None
+        self._given, self._ready = 0, False
+        self.reconstruct: Callable[[Tensor], Tensor] = lambda x: torch.zeros_like(x)
+        self.curve: Callable[[], list[float]] = list
+
+    def batch(self, index: int) -> Tensor:
+        """The index-th batch; -1 is the held-out one, which no step sees."""
+        position = -1 if index < 0 else index % (len(self._rows) - 1)
+        return torch.from_numpy(self._rows[position].astype(np.float32))
+
+    def __next__(self) -> Tensor:
+        """The next batch, once a command has asked for steps.
+
+        Raises:
+            SystemExit: there are no more commands.
+        """
+        if self._pending:
+            return self._pending.pop()
+        if self._start is not None:
+            wall, cpu = self._start
+            self._answer({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
+            self._start = None
+        elif not self._ready:
+            self._answer({"ready": True})
+            self._ready = True
+        for command in self._commands:
+            if "fvu" in command:
+                self._answer({"fvu": self._fvu(), "curve": self.curve()})
+            else:
+                # Read and converted before the clock starts: reading is no part of a step.
+                count = command["steps"]
+                self._pending = [self.batch(self._given + i) for i in reversed(range(count))]
+                self._given += count
+                self._start = time.perf_counter(), time.process_time()
+                return self._pending.pop()
+        raise SystemExit
+
+    @torch.no_grad()
+    def _fvu(self) -> float:
+        """|x - x_hat|^2 / |x - mean x|^2 of the held-out batch, by one formula for all."""
+        x = self.batch(-1)
+        error = (x - self.reconstruct(x)).double().square().sum()
+        return float(error / (x - x.mean(0)).double().square().sum())
+
+
+def serve(train: Callable[[Setup, Feed], None]) -> None:
+    """Answer commands until stdin closes; `train` builds the library's trainer and runs its loop over the feed."""
+    # What libraries print would break the protocol: the real stdout is kept aside, theirs goes to stderr.
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(message: dict[str, Any]) -> None:
+        channel.write(json.dumps(message) + "\n")
+        channel.flush()
+
+    commands = (json.loads(line) for line in sys.stdin)
+    try:
+        setup = Setup(**next(commands)["setup"])
+        torch.set_num_threads(setup.threads)
+        torch.manual_seed(setup.seed)
+        train(setup, Feed(setup, commands, answer))
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        answer({"error": textwrap.shorten(f"{type(error).__name__}: {first}", 120, placeholder=" ...")})
