@@ -46,14 +46,6 @@ def check_device(device: str) -> None:
     models.check_device(device)
 
 
-def check_concepts(concepts: list[str], config: RunConfig, added: list[str]) -> None:
-    """Raise unless every name is a concept of the configuration or an added one."""
-    known = [c for d in config.domains.values() for c in d.concepts] + added
-    for concept in concepts:
-        if concept not in known:
-            raise UnknownName("concept", concept, known)
-
-
 def check_added(concept: ConceptConfig, config: RunConfig) -> None:
     """Raise unless the concept can join the configuration."""
     if concept.domain not in config.domains:

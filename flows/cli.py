@@ -10,11 +10,14 @@ from typing import Any
 
 import typer
 
-from flows.commands import concept
+from flows.commands import concept, removal, sae, sae_report
+from flows.commands.diff import diff
+from flows.commands.gc import gc
 from flows.commands.generate import generate
 from flows.commands.run import evaluate, run
 from flows.commands.sql import sql
 from flows.commands.status import status
+from flows.commands.verify import verify
 from saeuron.errors import SaeuronError
 from storage.errors import StorageError
 
@@ -25,9 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Name a concept, get a diffusion model without it, with the evidence.",
 )
-for command in (run, evaluate, sql, generate, status):
+for command in (run, evaluate, sql, generate, status, verify, gc, diff):
     app.command()(command)
 app.add_typer(concept.app, name="concept")
+sae.app.command("report")(sae_report.report)
+app.add_typer(sae.app, name="sae")
+app.add_typer(sae_report.feature, name="feature")
+app.add_typer(removal.app, name="removal")
 
 
 class Interrupted(BaseException):

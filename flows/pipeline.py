@@ -13,9 +13,9 @@ from flows.score import score
 from flows.train import train
 from flows.tune import tune
 from saeuron.config import RunConfig
-from saeuron.models import identity
+from saeuron.errors import ConfigError
 from storage import Workspace
-from tasks import model, runs
+from tasks import model, progress, runs
 
 
 @flow(name="pipeline", flow_run_name="pipeline in {workspace}", validate_parameters=True)
@@ -40,26 +40,43 @@ def pipeline(
     """
     opened = Workspace.open(Path(workspace))
     model.set_threads(threads)
-    run = Run(config, opened.root, identity(config.model.spec), device, tuple(runs.joined(opened, config)))
-    run_id = runs.start(opened, "pipeline", config)
-    try:
-        result = stages(run, concepts)
-    except BaseException as error:
-        state = "failed" if isinstance(error, Exception) else "interrupted"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        runs.finish(opened, run_id, state, run.counts, reason)
-        raise
-    state = "failed" if run.failures else "completed"
-    runs.finish(opened, run_id, state, run.counts, "; ".join(f"{what}: {why}" for what, why in run.failures))
+    run = Run.of(opened, config, device)
+    _check_present(run, concepts or [])
+    with runs.living(opened, "pipeline", config) as run_id:
+        try:
+            result = stages(run, concepts)
+        except BaseException as error:
+            state = "failed" if isinstance(error, Exception) else "interrupted"
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
+            raise
+        state = "failed" if run.failures else "completed"
+        reason = "; ".join(f"{what}: {why}" for what, why in run.failures)
+        runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
     return {"run_id": run_id, "counts": run.counts, "failures": run.failures, **result}
+
+
+def _check_present(run: Run, concepts: list[str]) -> None:
+    """Raise for a concept that was asked for by name and has left; say of the others that they are left out."""
+    for concept in concepts:
+        if concept in run.removed:
+            raise ConfigError(f"concept {concept!r} was removed; `saeuron concept add FILE` brings it back.")
+    if left := sorted(c for c in run.removed if run.domain_of(c)):
+        progress.line(f"left out: {', '.join(left)} (removed; `saeuron concept add FILE` brings it back)")
+
+
+def wanted(run: Run) -> list[str]:
+    """The concepts that a run removes where none are named: `config.tune.concepts`, or all, and every added one."""
+    chosen = run.config.tune.concepts
+    everything = [c for names in run.domain_concepts.values() for c in names]
+    named = everything if chosen is None else [*chosen, *(a.name for a in run.added)]
+    return [c for c in named if c not in run.removed]
 
 
 def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
     """Every stage in order; `concepts` as in `pipeline`."""
     if concepts is None:
-        chosen = run.config.tune.concepts
-        everything = [c for names in run.domain_concepts.values() for c in names]
-        concepts = everything if chosen is None else [*chosen, *(a.name for a in run.added)]
+        concepts = wanted(run)
     prompts_ids = prompts(run)
     captured = capture(run, prompts_ids[""])
     saes = train(run, captured.id)

@@ -1,19 +1,18 @@
 """What a run would do, before it does it: what is in place, what would be made and why, and about what it costs."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.diff import flat, short
 from flows.pipeline import stages
 from flows.run import Run
 from flows.summary import text_table
 from saeuron.config import RunConfig
-from saeuron.models import identity
 from storage import Workspace
 from storage.manifests import Manifest
-from tasks import runs
 from tasks.step import Job, Made, spent
 
 
@@ -73,19 +72,18 @@ class Plan(Run):
 
 def plan(config: RunConfig, root: Path, concepts: list[str] | None = None, device: str = "cpu") -> list[Planned]:
     """What `pipeline` would make or find, in its order; the workspace need not be there."""
-    opened = Workspace(root)
-    run = Plan(config, opened.root, identity(config.model.spec), device, tuple(runs.joined(opened, config)))
+    run = Plan.of(Workspace(root), config, device)
     stages(run, concepts)
     return list(run.planned.values())
 
 
 def _why(job: Job, others: list[Manifest]) -> str:
     """The inputs in which a job differs from the artifact of its stage that it differs from least."""
-    wanted = _flat(job.identity)
+    wanted = flat(job.identity)
     subject = {key: wanted[key] for key in ("concept", "hookpoint") if key in wanted}
     nearest: dict[str, Any] | None = None
     for manifest in others:
-        found = _flat(manifest.config)
+        found = flat(manifest.config)
         if any(found.get(key) != value for key, value in subject.items()):
             continue
         changed = {k: found.get(k) for k in {**found, **wanted} if found.get(k) != wanted.get(k)}
@@ -95,19 +93,7 @@ def _why(job: Job, others: list[Manifest]) -> str:
         return "new"
     if not nearest:
         return "damaged or of an earlier version"
-    return ", ".join(f"{k}: {_short(nearest[k])} -> {_short(wanted.get(k))}" for k in sorted(nearest))
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in fields.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
-def _short(value: Any, width: int = 28) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= width else text[: width - 1] + "…"
+    return ", ".join(f"{k}: {short(nearest[k])} -> {short(wanted.get(k))}" for k in sorted(nearest))
 
 
 def page(planned: list[Planned]) -> list[str]:
@@ -116,7 +102,7 @@ def page(planned: list[Planned]) -> list[str]:
     rows = [
         {
             "stage": p.stage,
-            "what": _short(p.label, 30),
+            "what": short(p.label, 30),
             "about s": None if p.seconds is None else f"{p.seconds:.1f}",
             "MB": None if p.megabytes is None else f"{p.megabytes:.1f}",
             "because": p.why,

@@ -4,12 +4,14 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from saeuron import judges
 from saeuron.config import RunConfig
-from tasks import progress
-from tasks.runs import Added
+from saeuron.models import identity
+from storage import Workspace
+from tasks import progress, runs
+from tasks.runs import Added, Roster
 from tasks.step import FINAL_ERRORS, Job, Made
 
 Item = TypeVar("Item")
@@ -23,13 +25,18 @@ class Run:
     workspace: Path
     model_id: str
     device: str = "cpu"
-    added: tuple[Added, ...] = ()
-    """Concepts that joined the workspace after its configuration was written."""
+    roster: Roster = field(default_factory=Roster)
+    """Who joined the workspace after its configuration was written, and who left."""
     made: dict[str, Made] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """What each artifact took in this run, its shards included."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """(what, why) of each step that failed."""
+
+    @classmethod
+    def of(cls, workspace: Workspace, config: RunConfig, device: str) -> Self:
+        """A run of `config` with the concepts that the workspace holds."""
+        return cls(config, workspace.root, identity(config.model.spec), device, runs.roster(workspace, config))
 
     def step(self, task: Callable[..., Made], job: Job, *args: int) -> Made:
         """Run one step and remember what came of it."""
@@ -84,12 +91,29 @@ class Run:
         return {"made": len(self.made) - cached, "cached": cached, "failed": len(self.failures)}
 
     @property
+    def artifacts(self) -> dict[str, bool]:
+        """{artifact: whether it was there before} of what this run used."""
+        return {made.id: made.cached for key, made in self.made.items() if key == made.id}
+
+    @property
+    def added(self) -> tuple[Added, ...]:
+        """Concepts that joined, and those that have left since but that a removal is still computed against."""
+        return self.roster.added
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """Concepts that have left: they are not scored, nor taken out of images, any more."""
+        return self.roster.removed
+
+    @property
     def domain_concepts(self) -> dict[str, tuple[str, ...]]:
-        """Every concept by domain, added ones last."""
-        return {
-            domain: (*d.concepts, *(a.name for a in self.added if a.domain == domain))
-            for domain, d in self.config.domains.items()
-        }
+        """Every concept that is there by domain, added ones last."""
+        return self.roster.present(self.config)
+
+    def domain_of(self, concept: str) -> str | None:
+        """The domain of a concept that is there, or that a removal is computed against."""
+        record = self.added_as(concept)
+        return record.domain if record else self.config.domain_of(concept)
 
     @property
     def judges(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The flow that deployments run: a configuration by name, so that the form in Prefect's page stays small."""
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -7,6 +8,8 @@ from prefect import flow
 from flows.check import check, check_device
 from flows.config import load
 from flows.pipeline import pipeline
+from storage import Workspace
+from tasks import runs
 
 
 @flow(name="scheduled", flow_run_name="{config} in {workspace}")
@@ -29,6 +32,7 @@ def scheduled(
     chosen = load(config, settings or ())
     check_device(device)
     check(chosen)
+    runs.remember(Workspace.open(Path(workspace)), chosen)
     result = pipeline(chosen, workspace, None, device, threads)
     if result["failures"]:
         raise RuntimeError("; ".join(f"{what}: {why}" for what, why in result["failures"]))

@@ -175,5 +175,5 @@ def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
     ]
     if problems:
         # What has its size is believed without reading it, so it has to go before it is made again.
-        lines.append("next: delete the files named above; saeuron run makes them again")
+        lines.append("next: saeuron verify --deep --repair")
     return {"stages": rows, "outdated": outdated, "problems": problems, "lines": lines}

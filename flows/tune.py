@@ -1,7 +1,10 @@
 """Tune the removal of each wanted concept against its reference set."""
 
 from flows.run import Run
+from flows.score import score_job
 from saeuron.config import TuneConfig
+from storage import Workspace
+from tasks.score import score as score_task
 from tasks.step import Made
 from tasks.tune import TuneJob, publish
 from tasks.tune import tune as task
@@ -11,11 +14,19 @@ def tune(
     run: Run, concepts: list[str], prompts_ids: dict[str, str], saes: dict[str, str], scores: dict[str, str]
 ) -> dict[str, tuple[TuneJob, Made]]:
     """{concept: (job, removal)}; a concept that failed is missing."""
-    jobs = {c: tune_job(run, c, prompts_ids, saes, scores) for c in concepts if c in scores}
+    # A removal is still computed against a concept that has left, until it is refreshed.
+    left = {c: score_job(run, c, prompts_ids, saes) for c in sorted(run.removed) if run.domain_of(c)}
+    known = scores | {c: job.id for c, job in left.items()}
+    jobs = {c: tune_job(run, c, prompts_ids, saes, known) for c in concepts if c in scores}
 
     def do(concept: str) -> Made:
-        made = run.step(task, jobs[concept])
-        run.publish(publish, jobs[concept])
+        job = jobs[concept]
+        for name in left.keys() & job.reference.keys():
+            # Its statistics are only asked for where the removal has to be made again.
+            if not Workspace(run.workspace).has(job.id):
+                run.step(score_task, left[name])
+        made = run.step(task, job)
+        run.publish(publish, job)
         return made
 
     made = run.each("tune", jobs, do, lambda c: c)
@@ -32,14 +43,9 @@ def grid(run: Run, domain: str) -> TuneConfig:
 def tune_job(
     run: Run, concept: str, prompts_ids: dict[str, str], saes: dict[str, str], scores: dict[str, str]
 ) -> TuneJob:
-    """The reference set of a concept of the configuration is the configuration's; an added one's is that of its day.
-
-    So a concept that is added later changes the removal of none that was there before.
-    """
+    """The removal of one concept, against its reference set."""
     domain = next(d for d, names in run.domain_concepts.items() if concept in names)
-    record = run.added_as(concept)
-    reference = record.reference if record else run.config.domains[domain].concepts
-    sets = ("", concept) if record else ("",)
+    sets = ("", concept) if run.added_as(concept) else ("",)
     return TuneJob(
         workspace=run.workspace,
         device=run.device,
@@ -50,7 +56,7 @@ def tune_job(
         concept=concept,
         prompts_ids=tuple(prompts_ids[s] for s in sets),
         saes={h: saes[h] for h in run.config.domains[domain].hookpoints},
-        reference={c: scores[c] for c in reference if c in scores},
+        reference={c: scores[c] for c in run.roster.reference(run.config, concept) if c in scores},
         judge_id=run.judge_id,
         judges=run.judges,
     )

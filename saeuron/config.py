@@ -123,14 +123,14 @@ class MutualChoiceOptions(Config):
 
     exponent: float = Field(1.0, ge=0)
     """s of the densities that are expected of latents, by rank r: r^-s (1 is Zipf's law)."""
-    share: float = Field(0.1, ge=0, le=1)
+    share: float = Field(0.5, ge=0, le=1)
     """A latent whose density is below this share of what is expected of it is under-used."""
 
 
 class FeatureChoiceOptions(Config):
     """Options of the variant `feature_choice` (2411.02124)."""
 
-    exponent: float = Field(0.0, ge=0)
+    exponent: float = Field(1.0, ge=0)
     """s of the rows that the r-th latent takes of a batch, m_r as r^-s: 0 is uniform, 1 is Zipf's law."""
     share: float = Field(0.1, ge=0, le=1)
     """A latent that is positive on less than this share of its rows is under-used."""
@@ -179,10 +179,10 @@ class MatryoshkaOptions(Config):
 class GatedOptions(Config):
     """Options of the variant `gated`."""
 
-    weight: float = Field(0.1, gt=0)
-    """Lambda, of the L1 norm of the gates, to begin with."""
-    adapt: float = Field(0.05, ge=0)
-    """How fast lambda turns towards L0 = k, in log units per step; 0: not at all."""
+    weight: float = Field(0.05, ge=0)
+    """Lambda, the weight of the L1 norm of the gates; to begin with, if it is adapted."""
+    adapt: float = Field(0.02, ge=0)
+    """How fast lambda turns towards L0 = k, in log units per step; 0 is the paper's fixed lambda."""
 
 
 class SAEConfig(Config):

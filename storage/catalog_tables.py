@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from storage.errors import StorageError
-from storage.files import read_json
 from storage.manifests import Manifest
 from storage.statistics import CELLS_FILE, CELLS_SCHEMA, STATISTICS_FILE, STATISTICS_SCHEMA
 from storage.tables import IMAGES, METRICS, PROMPTS
-from storage.workspace import Workspace
+from storage.verify import in_force
+from storage.workspace import Workspace, read_sealed
 
 Row = dict[str, Any]
 
@@ -81,8 +81,10 @@ def sources(workspace: Workspace) -> list[Source]:
     stages: dict[str, list[Manifest]] = {}
     for manifest in workspace.artifacts():
         stages.setdefault(manifest.stage, []).append(manifest)
-    scores = _score_rows(stages.get("score", []))
+    removed = _removed(workspace)
+    scores = _score_rows(stages.get("score", []), removed)
     folders = [workspace.folder(row["score_id"]) / row.pop("folder") for row in scores]
+    removals = _removal_rows(workspace, stages.get("removal", []), scores, removed)
     return [
         Source("score_files", _SCORE_FILES, _table(scores, _SCORE_FILES)),
         Source("statistics_rows", STATISTICS_SCHEMA, files=tuple(folder / STATISTICS_FILE for folder in folders)),
@@ -92,7 +94,7 @@ def sources(workspace: Workspace) -> list[Source]:
         *_parquet(workspace, stages.get("evaluation", []), "metric", "metrics.parquet", METRICS),
         Source("captures", _CAPTURES, _table(_capture_rows(stages.get("capture", [])), _CAPTURES)),
         Source("saes", _SAES, _table((_sae_row(m) for m in stages.get("sae", [])), _SAES)),
-        Source("removals", _REMOVALS, _table(_removal_rows(stages), _REMOVALS)),
+        Source("removals", _REMOVALS, _table(removals, _REMOVALS)),
         Source("runs", _RUNS, _table(_run_rows(workspace.runs), _RUNS)),
     ]
 
@@ -110,7 +112,20 @@ def _parquet(
     return Source(f"{kind}_files", _FILES, _table(rows, _FILES)), Source(f"{kind}_rows", schema, files=files)
 
 
-def _score_rows(manifests: list[Manifest]) -> list[Row]:
+def _removed(workspace: Workspace) -> set[tuple[str, str]]:
+    """(domain, concept) of those that `saeuron concept remove` took out."""
+    found = set()
+    for path in (workspace.root / "concepts").glob("*.json"):
+        try:
+            record = read_sealed(path)
+        except StorageError:
+            continue
+        if record.get("removed"):
+            found.add((record.get("domain", ""), record.get("name", "")))
+    return found
+
+
+def _score_rows(manifests: list[Manifest], removed: Set[tuple[str, str]]) -> list[Row]:
     groups: dict[tuple[str, ...], int] = {}
     newest: dict[tuple[str, ...], tuple[str, str]] = {}
     rows: list[Row] = []
@@ -136,7 +151,7 @@ def _score_rows(manifests: list[Manifest]) -> list[Row]:
     latest = {key: artifact_id for key, (_, artifact_id) in newest.items()}
     for row in rows:
         key = (row["sae_id"], row["protocol"], row["domain"], row["concept"])
-        row["current"] = latest[key] == row["score_id"]
+        row["current"] = latest[key] == row["score_id"] and key[2:] not in removed
     return rows
 
 
@@ -157,55 +172,60 @@ def _sae_row(manifest: Manifest) -> Row:
     return row | {"sae_id": manifest.id, "capture_id": manifest.inputs.get("capture")}
 
 
-def _removal_rows(stages: Mapping[str, list[Manifest]]) -> list[Row]:
-    scores = {manifest.id: manifest for manifest in stages.get("score", [])}
+def _removal_rows(
+    workspace: Workspace, manifests: list[Manifest], scores: list[Row], removed: Set[tuple[str, str]]
+) -> list[Row]:
+    stale = _stale(manifests, scores)
+    # One that another has taken the place of, or whose concept has left, is history: nothing is to be done about it.
+    force = in_force(workspace, manifests) if stale else {}
     rows = []
-    for manifest in stages.get("removal", []):
-        row = {name: manifest.summary.get(name) for name in _REMOVALS.names}
-        hooks, features = row["hookpoints"] or [], row["features"]
+    for manifest in manifests:
+        row: Row = {name: manifest.summary.get(name) for name in _REMOVALS.names}
+        hooks, features, concept = row["hookpoints"] or [], row["features"], row["concept"]
+        current = force.get(concept, manifest.id) == manifest.id and (row["domain"], concept) not in removed
         rows.append(
             row
             | {
                 "removal_id": manifest.id,
                 "hookpoints": [hook["hookpoint"] if isinstance(hook, Mapping) else hook for hook in hooks],
                 "features": len(features) if isinstance(features, list) else features,
-                "outdated": _outdated(manifest, scores),
+                "outdated": current and manifest.id in stale,
             }
         )
     return rows
 
 
-def _outdated(removal: Manifest, scores: Mapping[str, Manifest]) -> bool:
-    """Whether the concepts scored now, under the removal's protocol and SAEs, are others than those it knew."""
-    known = set(removal.summary.get("reference_ids") or ())
-    if not known <= scores.keys():
-        return True
-    hooks = removal.summary.get("hookpoints") or ()
-    used: set[str] = {hook["sae_id"] for hook in hooks if isinstance(hook, Mapping) and "sae_id" in hook}
-    kinds = {(scores[name].summary["protocol"], scores[name].summary["domain"]) for name in known}
-    if known and not used:
-        used = set.intersection(*(_sae_ids(scores[name]) for name in known))
-    now = {
-        name
-        for name, manifest in scores.items()
-        if (manifest.summary["protocol"], manifest.summary["domain"]) in kinds and _sae_ids(manifest) & used
-    }
-    return now != known
-
-
-def _sae_ids(score: Manifest) -> set[str]:
-    return {sae["sae_id"] for sae in score.summary.get("saes", ())}
+def _stale(removals: list[Manifest], scores: list[Row]) -> set[str]:
+    """Those for which the concepts scored now, under their protocol and SAEs, are others than those they knew."""
+    kinds = {row["score_id"]: (row["protocol"], row["domain"]) for row in scores}
+    saes: dict[str, set[str]] = {}
+    now: dict[tuple[str, str, str], set[str]] = {}
+    for row in scores:
+        saes.setdefault(row["score_id"], set()).add(row["sae_id"])
+        if row["current"]:
+            now.setdefault((row["protocol"], row["domain"], row["sae_id"]), set()).add(row["score_id"])
+    stale = set()
+    for removal in removals:
+        known = set(removal.summary.get("reference_ids") or ())
+        hooks = removal.summary.get("hookpoints") or ()
+        used: set[str] = {hook["sae_id"] for hook in hooks if isinstance(hook, Mapping) and "sae_id" in hook}
+        if known and not used and known <= kinds.keys():
+            used = set.intersection(*(saes[name] for name in known))
+        groups = {(*kinds[name], sae) for name in known if name in kinds for sae in used}
+        if known != set().union(*(now.get(group, ()) for group in groups)):
+            stale.add(removal.id)
+    return stale
 
 
 def _run_rows(folder: Path) -> list[Row]:
     rows = []
     for path in sorted(folder.glob("*.json")):
         try:
-            record = read_json(path)
-        except StorageError:
+            record = read_sealed(path)
+            row = {name: record.get(name) for name in _RUNS.names}
+            row |= {name: _time(row[name]) for name in ("started", "finished")}
+        except (StorageError, ValueError):
             continue
-        row = {name: record.get(name) for name in _RUNS.names}
-        row |= {name: _time(row[name]) for name in ("started", "finished")}
         rows.append(row | {name: _count(row[name]) for name in ("made", "cached", "failed")})
     return rows
 

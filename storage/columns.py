@@ -59,12 +59,12 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "saes": [
         Column("sae_id", "VARCHAR", "", "the artifact"),
-        Column("capture_id", "VARCHAR", "", "the activations it was trained on"),
+        Column("capture_id", "VARCHAR", "", "the activations it was trained on; null, as the figures below, for an imported one"),
         _HOOKPOINT,
         Column("variant", "VARCHAR", "", "kind of SAE, such as batch_topk"),
         Column("width", "BIGINT", "numbers", "numbers in a row, D"),
         Column("n_latents", "BIGINT", "latents", "size of the dictionary, N"),
-        Column("k", "BIGINT", "latents", "latents kept of each row; null where the variant has none"),
+        Column("k", "BIGINT", "latents", "latents kept of each row, exactly or about; null where nobody knows"),
         Column("fvu", "DOUBLE", "1", "fraction of variance unexplained, 0 is perfect"),
         Column("l0", "DOUBLE", "latents", "mean number of latents that fire on a row"),
         Column("dead", "DOUBLE", "1", "fraction of latents that do not fire"),
@@ -116,7 +116,12 @@ COLUMNS: dict[str, list[Column]] = {
         Column("ua", "DOUBLE", "1", "unlearning accuracy on the validation prompts"),
         Column("ira", "DOUBLE", "1", "in-domain retain accuracy on the validation prompts"),
         Column("cra", "DOUBLE", "1", "cross-domain retain accuracy on the validation prompts"),
-        Column("outdated", "BOOLEAN", "", "true if the concepts scored now are others than those of its reference set"),
+        Column(
+            "outdated",
+            "BOOLEAN",
+            "",
+            "true if it is in use and the concepts scored now are others than those of its reference set",
+        ),
     ],
     "images": [
         Column("image_set_id", "VARCHAR", "", "the artifact"),

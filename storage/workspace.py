@@ -23,15 +23,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from storage import shards
-from storage.errors import ArtifactDamaged, ArtifactMissing, Damaged, NotAWorkspace, StorageError, WorkspaceTooNew
+from storage.errors import (
+    ArtifactDamaged,
+    ArtifactMissing,
+    Damaged,
+    NotAWorkspace,
+    StorageError,
+    UnknownArtifact,
+    WorkspaceTooNew,
+)
 from storage.files import read_json, sweep, sync, write_json
 from storage.identity import digest, split_id
 from storage.locks import lock
 from storage.manifests import Manifest, ManifestFile
 
 FORMAT = 1
-_MARK = "workspace.json"
-_MANIFEST = "manifest.json"
+MARK = "workspace.json"
+"""What makes a folder a workspace."""
+MANIFEST = "manifest.json"
+"""Written last: an artifact without it does not exist."""
 _REMOVED = ".removed"
 """What a manifest is called once its artifact is being deleted."""
 
@@ -54,18 +64,18 @@ class Workspace:
         WorkspaceTooNew (written in a later format).
         """
         root = Path(root).expanduser().absolute()
-        if not (root / _MARK).exists():
+        if not (root / MARK).exists():
             if root.exists() and not root.is_dir():
                 raise NotAWorkspace(root, "it is a file")
             if not create:
                 raise NotAWorkspace(root, "there is no workspace.json" if root.exists() else "there is no such folder")
             # Temporaries are passed over: another process may be making this very workspace now.
             others = [p.name for p in root.iterdir() if not p.name.endswith(".tmp")] if root.exists() else []
-            if others and not (root / _MARK).exists():
+            if others and not (root / MARK).exists():
                 raise NotAWorkspace(root, f"it holds other things ({min(others)})")
-            write_json(root / _MARK, {"format": FORMAT})
+            write_json(root / MARK, {"format": FORMAT})
         try:
-            found = read_json(root / _MARK)["format"]
+            found = read_json(root / MARK)["format"]
         except (Damaged, KeyError, TypeError):
             raise NotAWorkspace(root, f'its workspace.json is not {{"format": {FORMAT}}}') from None
         if not isinstance(found, int) or found > FORMAT:
@@ -116,25 +126,33 @@ class Workspace:
         """Hold the workspace's lock `name` for the length of a `with` block; see `storage.locks.lock`."""
         return lock(self.locks, name)
 
+    def busy(self, name: str) -> bool:
+        """Whether a living process holds the lock `name`, or one of its parts, `<name>_<number>`.
+
+        `name` is an id, of an artifact or of a run: nothing in it needs the encoding of `storage.locks`.
+        """
+        try:
+            for path in [self.locks / f"{name}.lock", *self.locks.glob(f"{name}_*.lock")]:
+                if path.exists():
+                    with _at_once(path):
+                        pass
+        except BlockingIOError:
+            return True
+        return False
+
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Hold the lock `name` if no living process holds it or a part of it, `<name>_<number>`; says whether it does.
-
-        Waits for nobody. `name` is an id: nothing in it needs the encoding of `storage.locks`.
-        """
+        """Hold the lock `name` if it is not `busy`; says whether it does, and waits for nobody."""
         self.locks.mkdir(parents=True, exist_ok=True)
-        own = self.locks / f"{name}.lock"
         with ExitStack() as held:
             try:
                 # Parts are looked at, not held: there may be more of them than a process may have files open.
-                for part in self.locks.glob(f"{name}_*.lock"):
-                    with _at_once(part):
-                        pass
-                held.enter_context(_at_once(own))
+                free = not self.busy(name)
+                if free:
+                    held.enter_context(_at_once(self.locks / f"{name}.lock"))
             except BlockingIOError:
-                yield False
-                return
-            yield True
+                free = False
+            yield free
 
     def sweep(self) -> int:
         """Remove what killed processes were in the middle of writing; how many files. Those of the living stay."""
@@ -159,7 +177,7 @@ class Workspace:
         """
         stage, version = split_id(artifact_id)
         folder = self.folder(artifact_id)
-        names = sorted(set(files)) if files is not None else _listed(folder, exclude)
+        names = sorted(set(files)) if files is not None else listed(folder, exclude)
         manifest = Manifest(
             id=artifact_id,
             stage=stage,
@@ -171,7 +189,7 @@ class Workspace:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             seconds=seconds,
         )
-        write_sealed(folder / _MANIFEST, manifest.model_dump(mode="json"))
+        write_sealed(folder / MANIFEST, manifest.model_dump(mode="json"))
         return manifest
 
     def remove(self, artifact_id: str) -> None:
@@ -181,9 +199,11 @@ class Workspace:
         """
         folder = self.folder(artifact_id)
         mark = folder / _REMOVED
-        if (folder / _MANIFEST).exists():
-            (folder / _MANIFEST).replace(mark)
+        if (folder / MANIFEST).exists():
+            (folder / MANIFEST).replace(mark)
             sync(folder)
+        for path in self.records_of(artifact_id):
+            path.unlink()
         for path in sorted(folder.rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
                 path.rmdir()
@@ -191,13 +211,11 @@ class Workspace:
                 path.unlink()
         mark.unlink(missing_ok=True)
         folder.rmdir()
-        for path in self.records_of(artifact_id):
-            path.unlink()
 
     def removing(self, artifact_id: str) -> bool:
         """Whether the artifact was being deleted by a process that did not come to the end."""
         folder = self.folder(artifact_id)
-        return (folder / _REMOVED).exists() and not (folder / _MANIFEST).exists()
+        return (folder / _REMOVED).exists() and not (folder / MANIFEST).exists()
 
     def records_of(self, artifact_id: str) -> list[Path]:
         """The records of an artifact and of its parts."""
@@ -208,7 +226,7 @@ class Workspace:
 
         Raises ArtifactMissing if it was never committed, ArtifactDamaged if the manifest or a file is not as written.
         """
-        manifest = self._read(artifact_id)
+        manifest = self.read(artifact_id)
         for problem in self._problems(manifest, deep=False):
             raise problem
         return manifest
@@ -224,7 +242,7 @@ class Workspace:
     def verify(self, artifact_id: str, deep: bool = False) -> list[str]:
         """What is wrong with an artifact, one line each; none if it is well. `deep` reads every byte and its hash."""
         try:
-            manifest = self._read(artifact_id)
+            manifest = self.read(artifact_id)
         except (ArtifactMissing, Damaged) as error:
             return [str(error)]
         return [str(problem) for problem in self._problems(manifest, deep)]
@@ -246,8 +264,8 @@ class Workspace:
 
     def _ids(self, stage: str | None) -> list[str]:
         # Only folders with a manifest: one without is work in progress, not damage.
-        found = (self.root / "artifacts").glob(f"{stage or '*'}/*/{_MANIFEST}")
-        return sorted(path.parent.name for path in found if is_id(path.parent.name))
+        found = (self.root / "artifacts").glob(f"{stage or '*'}/*/{MANIFEST}")
+        return sorted(path.parent.name for path in found)
 
     def _read_or_error(self, artifact_id: str) -> Manifest | StorageError:
         try:
@@ -255,8 +273,9 @@ class Workspace:
         except StorageError as error:
             return error
 
-    def _read(self, artifact_id: str) -> Manifest:
-        path = self.folder(artifact_id) / _MANIFEST
+    def read(self, artifact_id: str) -> Manifest:
+        """The manifest of a committed artifact, whatever has become of its files. Raises as `manifest` does."""
+        path = self.folder(artifact_id) / MANIFEST
         if not path.exists():
             raise ArtifactMissing(artifact_id, f"a manifest in {path.parent}")
         try:
@@ -279,7 +298,8 @@ class Workspace:
                 yield ArtifactDamaged(path, f"SHA-256 {file.sha256[:12]}…", f"{sha[:12]}…")
 
 
-def _listed(folder: Path, exclude: Sequence[str]) -> list[str]:
+def listed(folder: Path, exclude: Sequence[str] = ()) -> list[str]:
+    """The names of a folder's files that belong to an artifact: no manifest, nothing hidden, no temporary."""
     names = []
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
@@ -287,7 +307,7 @@ def _listed(folder: Path, exclude: Sequence[str]) -> list[str]:
         hidden = any(part.startswith(".") for part in name.parts)
         if path.is_file() and not hidden and path.suffix != ".tmp" and not {str(p) for p in out} & set(exclude):
             names.append(name.as_posix())
-    return sorted(name for name in names if name != _MANIFEST)
+    return sorted(name for name in names if name != MANIFEST)
 
 
 def _described(folder: Path, name: str) -> ManifestFile:

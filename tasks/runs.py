@@ -1,59 +1,121 @@
-"""The record of a run: what it was asked, how it ended, what it made. It stays in the workspace."""
+"""What a workspace remembers: its runs, the configuration that later commands go by, which concepts joined or left."""
 
-import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from saeuron.config import ConceptConfig, RunConfig
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+
+from saeuron.config import ConceptConfig, Config, RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
-from storage.files import read_json, write_atomic, write_json
+from storage.errors import ArtifactDamaged
+from storage.files import read_json, write_atomic
+from storage.identity import digest
+from storage.workspace import read_sealed, write_sealed
 
+Model = TypeVar("Model", bound=BaseModel)
+
+STAGES = ("prompts", "capture", "sae", "score", "removal", "images", "evaluation", "pictures")
+"""What a run makes, in its order; other commands make artifacts of stages of their own."""
 CONFIG = "run.json"
+CONFIG_SEAL = "remembered.sha256"
+"""In the folder of runs: the SHA-256 of run.json, which people may read and run, and so holds no seal itself."""
+GATE = "gate"
+"""The lock under which runs begin, artifacts are deleted and damage is set aside."""
+_CONCEPTS = "concepts"
+"""The lock under which records of concepts are changed."""
+
+
+class RecordDamaged(ArtifactDamaged):
+    """A record is not as it was written, and no run makes it anew."""
+
+    def __str__(self) -> str:
+        file, expected, found = self.args
+        return f"{file} is damaged: expected {expected}, found {found}; mend it with: saeuron verify --repair"
+
+
+class Record(BaseModel):
+    """One run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    flow: str
+    state: Literal["running", "completed", "failed", "interrupted"] = "running"
+    started: datetime
+    finished: datetime | None = None
+    made: int = 0
+    cached: int = 0
+    failed: int = 0
+    message: str = ""
+    artifacts: dict[str, bool] | None = None
+    """{artifact: whether it was there before}; None in a run that has not ended, or is from before this was kept."""
+    config: str | None = None
+    """SHA-256 of its configuration, the file of its name in `configs`; None in a run from before this was kept."""
+
+
+def record(path: Path) -> Record:
+    """The record of a run. Raises ArtifactMissing or RecordDamaged."""
+    return _parsed(Record, path)
 
 
 def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
     """Note that a run begins, and with what; returns its id. What killed runs left half written is removed."""
     workspace.sweep()
-    now = datetime.now(UTC)
+    now = datetime.now(UTC).replace(microsecond=0)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    record = {
-        "run_id": run_id,
-        "flow": flow,
-        "state": "running",
-        "started": now.isoformat(timespec="seconds"),
-        "finished": None,
-        "made": 0,
-        "cached": 0,
-        "failed": 0,
-        "message": "",
-    }
-    write_json(workspace.runs / f"{run_id}.json", record)
-    write_json(workspace.runs / "configs" / f"{run_id}.json", config.model_dump(mode="json"))
+    text = _text(config)
+    _write(workspace.runs / f"{run_id}.json", Record(run_id=run_id, flow=flow, started=now, config=digest(text)))
+    write_atomic(workspace.runs / "configs" / f"{run_id}.json", text)
     return run_id
 
 
-def finish(workspace: Workspace, run_id: str, state: str, counts: Mapping[str, int], message: str = "") -> None:
-    """Note how a run ended: completed, failed, interrupted."""
+def finish(
+    workspace: Workspace,
+    run_id: str,
+    state: str,
+    counts: Mapping[str, int],
+    message: str = "",
+    artifacts: Mapping[str, bool] | None = None,
+) -> None:
+    """Note how a run ended (completed, failed, interrupted) and what it used: {artifact: whether it was there}."""
     path = workspace.runs / f"{run_id}.json"
-    record = read_json(path)
-    record |= {
-        "state": state,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "message": message,
-        **counts,
-    }
-    write_json(path, record)
+    end = {"state": state, "finished": datetime.now(UTC).replace(microsecond=0), "message": message}
+    known = None if artifacts is None else dict(artifacts)
+    _write(path, Record.model_validate({**record(path).model_dump(), **end, **counts, "artifacts": known}))
+
+
+@contextmanager
+def living(workspace: Workspace, flow: str, config: RunConfig) -> Iterator[str]:
+    """Begin a run, and hold the lock of its id for the block: a dead process holds none."""
+    with ExitStack() as held:
+        with workspace.lock(GATE):
+            run_id = start(workspace, flow, config)
+            held.enter_context(workspace.lock(run_id))
+        try:
+            yield run_id
+        finally:
+            # No other run has this name, so nobody can come to wait for a file that is gone.
+            (workspace.locks / f"{run_id}.lock").unlink(missing_ok=True)
+
+
+def alive(workspace: Workspace) -> list[str]:
+    """The runs that living processes are at. One that says 'running' and holds no lock was killed."""
+    return [path.stem for path in sorted(workspace.runs.glob("*.json")) if workspace.busy(path.stem)]
 
 
 def remember(workspace: Workspace, config: RunConfig) -> None:
     """Keep the configuration that later commands on this workspace go by."""
-    # The order of domains and hookpoints is part of a configuration, so keys are not sorted.
-    path, text = workspace.root / CONFIG, config.model_dump_json(indent=2) + "\n"
-    if not path.exists() or path.read_text() != text:
-        write_atomic(path, text.encode())
+    path, text = workspace.root / CONFIG, _text(config)
+    seal = workspace.runs / CONFIG_SEAL
+    for file, data in ((seal, digest(text).encode()), (path, text)):
+        if not file.exists() or file.read_bytes() != data:
+            write_atomic(file, data)
 
 
 def remembered(workspace: Workspace) -> RunConfig:
@@ -61,45 +123,198 @@ def remembered(workspace: Workspace) -> RunConfig:
 
     Raises:
         ConfigError: there was none.
+        RecordDamaged: it is not as it was written.
     """
-    path = workspace.root / CONFIG
+    path, seal = workspace.root / CONFIG, workspace.runs / CONFIG_SEAL
     if not path.exists():
         raise ConfigError(f"nothing has been run in {workspace.root} yet; start with: saeuron run --workspace DIR")
-    return RunConfig.model_validate(read_json(path))
+    if seal.exists() and (sha := digest(path)) != (known := seal.read_text("utf-8", "replace")):
+        raise RecordDamaged(path, f"SHA-256 {known[:12]}…", f"{sha[:12]}…")
+    return _parsed(RunConfig, path, read_json)
 
 
 class Added(ConceptConfig):
     """A concept that was added, and what it was added to."""
 
     reference: tuple[str, ...]
-    """The concepts of its domain that its removal is computed against, itself included: those of that day."""
+    """The concepts of its domain that its removal is computed against, itself included: those of the day when it was
+    added, or last refreshed."""
+    removed: bool = False
+    """Whether it was taken out since."""
+
+
+class Own(Config):
+    """What has become of one of the configuration's own concepts."""
+
+    own: Literal[True]
+    name: str
+    domain: str
+    reference: tuple[str, ...] | None = None
+    """What its removal is computed against since it was refreshed; None: the concepts of the configuration."""
+    removed: bool = False
+
+
+class _Kept(RootModel[Own | Added]):
+    """What a record of a concept holds; only the configuration's own are marked."""
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who takes part in the runs of a workspace, beside the concepts of a configuration."""
+
+    added: tuple[Added, ...] = ()
+    """Concepts that joined, in that order, and those that have left but that a removal is still computed against."""
+    removed: frozenset[str] = frozenset()
+    """Names of concepts that have left, the configuration's own among them."""
+    references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Reference sets of those of the configuration's own concepts whose removal was refreshed."""
+
+    def present(self, config: RunConfig) -> dict[str, tuple[str, ...]]:
+        """The concepts that are there, by domain, added ones last."""
+        return {
+            domain: tuple(
+                name
+                for name in (*d.concepts, *(a.name for a in self.added if a.domain == domain))
+                if name not in self.removed
+            )
+            for domain, d in config.domains.items()
+        }
+
+    def reference(self, config: RunConfig, concept: str) -> tuple[str, ...]:
+        """What the removal of a concept is computed against.
+
+        For a concept of the configuration that is the configuration's domain, for an added one its domain as it was
+        that day, and for either, once it is refreshed, the domain as it was then. So a concept that joins or leaves
+        changes no removal of another.
+        """
+        if domain := config.domain_of(concept):
+            return self.references.get(concept, config.domains[domain].concepts)
+        return next((a.reference for a in self.added if a.name == concept), ())
+
+
+def concepts(workspace: Workspace) -> dict[Path, Added | Own]:
+    """The records of concepts, in the order in which they were first written. Raises RecordDamaged."""
+    return {path: concept(path) for path in sorted((workspace.root / "concepts").glob("*.json"))}
+
+
+def concept(path: Path) -> Added | Own:
+    """One of them. Raises RecordDamaged."""
+    return _parsed(_Kept, path).root
 
 
 def added(workspace: Workspace) -> list[Added]:
-    """Concepts added to the workspace, in the order of adding."""
-    paths = sorted((workspace.root / "concepts").glob("*.json"))
-    return [Added.model_validate(read_json(p)) for p in paths]
+    """Concepts added to the workspace, in the order of adding; those removed since as well."""
+    return [c for c in concepts(workspace).values() if isinstance(c, Added)]
+
+
+def roster(workspace: Workspace, config: RunConfig) -> Roster:
+    """Who takes part in a run of `config`."""
+    found = list(concepts(workspace).values())
+    removed = frozenset(c.name for c in found if c.removed)
+    guests = [c for c in found if isinstance(c, Added) and c.domain in config.domains and not config.domain_of(c.name)]
+    references = {
+        c.name: c.reference
+        for c in found
+        if isinstance(c, Own) and c.reference is not None and config.domain_of(c.name) == c.domain
+    }
+    present = [c for c in guests if c.name not in removed]
+    pinned = set().union(*references.values(), *(c.reference for c in present))
+    return Roster(tuple(c for c in guests if c in present or c.name in pinned), removed, references)
 
 
 def joined(workspace: Workspace, config: RunConfig) -> list[Added]:
     """The added concepts that a configuration does not hold itself, of the domains that it knows."""
-    return [a for a in added(workspace) if a.domain in config.domains and not config.domain_of(a.name)]
+    found = roster(workspace, config)
+    return [a for a in found.added if a.name not in found.removed]
 
 
-def add(workspace: Workspace, config: RunConfig, concept: ConceptConfig) -> Added:
-    """Register a concept; adding the same one again changes nothing.
+def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
+    """Register a concept; adding the same one again changes nothing, and brings one that was removed back as it was.
 
     Raises:
         ConfigError: the name is taken by another concept.
     """
-    present = added(workspace)
-    for other in present:
-        if other.name == concept.name:
-            if other.domain == concept.domain and other.templates == concept.templates:
-                return other
-            raise ConfigError(f"concept {concept.name!r} was added before, differently; choose another name.")
-    names = (*config.domains[concept.domain].concepts, *(a.name for a in present if a.domain == concept.domain))
-    record = Added(**concept.model_dump(), reference=(*names, concept.name))
-    path = Path(workspace.root / "concepts" / f"{len(present):04d}.json")
-    write_json(path, json.loads(record.model_dump_json()))
-    return record
+    with workspace.lock(_CONCEPTS):
+        known = {p: c for p, c in concepts(workspace).items() if c.name == new.name}
+        _return(known)
+        for path, other in known.items():
+            if not isinstance(other, Added):
+                continue
+            if other.domain == new.domain and other.templates == new.templates:
+                return other.model_copy(update={"removed": False})
+            if not other.removed:
+                raise ConfigError(f"concept {new.name!r} was added before, differently; choose another name.")
+            return _added(path, workspace, config, new)
+        return _added(_next(workspace), workspace, config, new)
+
+
+def restore(workspace: Workspace, config: RunConfig, back: ConceptConfig) -> None:
+    """Bring one of the configuration's own concepts back.
+
+    Raises:
+        ConfigError: it is described otherwise than in the configuration.
+    """
+    if back.templates is not None or config.domain_of(back.name) != back.domain:
+        raise ConfigError(
+            f"concept {back.name!r} is one of the configuration's: to bring it back, give its name, "
+            f"domain: {config.domain_of(back.name)}, and no templates."
+        )
+    with workspace.lock(_CONCEPTS):
+        _return({p: c for p, c in concepts(workspace).items() if c.name == back.name})
+
+
+def _return(records: Mapping[Path, Added | Own]) -> None:
+    for path, known in records.items():
+        if known.removed:
+            _write(path, known.model_copy(update={"removed": False}))
+
+
+def _added(path: Path, workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
+    names = roster(workspace, config).present(config)[new.domain]
+    written = Added(**new.model_dump(), reference=(*(n for n in names if n != new.name), new.name))
+    _write(path, written)
+    return written
+
+
+def remove(workspace: Workspace, config: RunConfig, name: str) -> None:
+    """Note that a concept has left; nothing of it is deleted."""
+    _change(workspace, config, name, removed=True)
+
+
+def refresh(workspace: Workspace, config: RunConfig, name: str) -> None:
+    """Note that the removal of a concept is from now on computed against the concepts of its domain that are there."""
+    reference = next(names for names in roster(workspace, config).present(config).values() if name in names)
+    _change(workspace, config, name, reference=reference)
+
+
+def _change(workspace: Workspace, config: RunConfig, name: str, **fields: Any) -> None:
+    domain = config.domain_of(name)
+    with workspace.lock(_CONCEPTS):
+        known = concepts(workspace).items()
+        found = next(((p, c) for p, c in known if c.name == name and isinstance(c, Own) == bool(domain)), None)
+        path, before = found or (_next(workspace), Own(own=True, name=name, domain=domain or ""))
+        _write(path, before.model_copy(update=fields))
+
+
+def _next(workspace: Workspace) -> Path:
+    folder = workspace.root / "concepts"
+    return folder / f"{max((int(p.stem) for p in folder.glob('[0-9]*.json')), default=-1) + 1:04d}.json"
+
+
+def _text(config: RunConfig) -> bytes:
+    # The order of domains and hookpoints is part of a configuration, so keys are not sorted.
+    return (config.model_dump_json(indent=2) + "\n").encode()
+
+
+def _write(path: Path, model: BaseModel) -> None:
+    write_sealed(path, model.model_dump(mode="json"))
+
+
+def _parsed(model: type[Model], path: Path, read: Callable[[Path], Any] = read_sealed) -> Model:
+    try:
+        return model.model_validate(read(path))
+    except ValidationError as error:
+        found = f"{error.error_count()} fields that do not fit"
+        raise RecordDamaged(path, f"the fields of a {model.__name__.strip('_').lower()}", found) from None
+    except ArtifactDamaged as error:
+        raise RecordDamaged(*error.args) from None

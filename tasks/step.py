@@ -114,7 +114,7 @@ class Believed(Serializer):
 
     def loads(self, blob: bytes) -> Any:
         made = Made.model_validate_json(blob)
-        if not Workspace.open(Path(self.workspace)).has(made.id):
+        if not Workspace(Path(self.workspace)).has(made.id):
             raise ArtifactMissing(made.id)
         return made.model_copy(update={"cached": True})
 

@@ -1,5 +1,7 @@
-"""`saeuron concept`: list, show and add concepts."""
+"""`saeuron concept`: list, show, add, remove and refresh concepts."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +11,7 @@ import typer
 from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, say
 from flows.commands.run import run_pipeline
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show and add concepts.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, add, remove and refresh concepts.")
 
 
 @app.command("list")
@@ -18,15 +20,26 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
 
     Example: saeuron concept list
     """
+    from flows.refresh import outdated
     from flows.summary import concept_rows, text_table
     from storage import Workspace
+    from tasks import runs
 
-    rows = concept_rows(Workspace.open(workspace, create=False))
+    opened = Workspace.open(workspace, create=False)
+    removed = runs.roster(opened, runs.remembered(opened)).removed
+    stale = outdated(opened)
+    rows = [
+        row | {"outdated": stale.get(row["concept"])} for row in concept_rows(opened) if row["concept"] not in removed
+    ]
     if as_json:
         say(json.dumps(rows, indent=2))
-    else:
-        say(text_table(["domain", "concept", "scored", "removal", "UA", "IRA", "CRA"], rows))
-        say("\nnext: saeuron concept show NAME")
+        return
+    say(text_table(["domain", "concept", "scored", "removal", "outdated", "UA", "IRA", "CRA"], rows))
+    say("")
+    if removed:
+        say(f"removed: {', '.join(sorted(removed))} (saeuron concept add FILE brings one back)")
+    old = any(stale.get(row["concept"]) for row in rows)
+    say("next: saeuron concept refresh --all" if old else "next: saeuron concept show NAME")
 
 
 @app.command("show")
@@ -35,14 +48,14 @@ def concept_show(name: str, workspace: WorkspaceOption = WORKSPACE, as_json: Jso
 
     Example: saeuron concept show neon
     """
-    from flows.check import check_concepts
+    from flows.refresh import check_present
     from flows.summary import concept_page
     from storage import Workspace
     from tasks import runs
 
     opened = Workspace.open(workspace, create=False)
     config = runs.remembered(opened)
-    check_concepts([name], config, [a.name for a in runs.joined(opened, config)])
+    check_present(name, config, runs.roster(opened, config))
     page = concept_page(opened, name)
     say(json.dumps(page, indent=2) if as_json else "\n".join(page["lines"]))
 
@@ -56,7 +69,7 @@ def concept_add(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Add a concept to a workspace; only its own work is done.
+    """Add a concept to a workspace, or bring back one that was removed; only its own work is done.
 
     Example: saeuron concept add examples/grain.yaml
     """
@@ -67,6 +80,85 @@ def concept_add(
 
     opened = Workspace.open(workspace, create=False)
     config, new = runs.remembered(opened), load_concept(file)
-    check_added(new, config)
-    runs.add(opened, config, new)
-    run_pipeline(config, workspace, [new.name], device, threads, verbose, as_json, keep_config=False)
+    wanted = [new.name]
+    if config.domain_of(new.name) and new.name in runs.roster(opened, config).removed:
+        runs.restore(opened, config, new)
+        # One that is not to have a removal, and has none, comes back without.
+        asked = config.tune.concepts is None or new.name in config.tune.concepts
+        wanted = [new.name] if asked or (opened.removals / f"{new.name}.safetensors").exists() else []
+    else:
+        check_added(new, config)
+        runs.add(opened, config, new)
+    run_pipeline(config, workspace, wanted, device, threads, verbose, as_json, keep_config=False)
+
+
+@app.command("remove")
+def concept_remove(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
+    """Take a concept out of scores and runs; what it has stays until `saeuron gc`.
+
+    Example: saeuron concept remove neon
+    """
+    from flows.refresh import check_present, outdated
+    from saeuron.errors import ConfigError
+    from storage import Workspace
+    from tasks import runs
+
+    opened = Workspace.open(workspace, create=False)
+    config = runs.remembered(opened)
+    roster = runs.roster(opened, config)
+    check_present(name, config, roster)
+    domain, names = next(item for item in roster.present(config).items() if name in item[1])
+    if names == (name,):
+        raise ConfigError(f"concept {name!r} is the last one of {domain}; expected another to stay beside it.")
+    runs.remove(opened, config, name)
+    stale = sorted(c for c, old in outdated(opened).items() if old)
+    say(f"{name} has left scores and runs; nothing was deleted (saeuron concept add FILE brings it back)")
+    say(f"outdated removals: {', '.join(stale) or 'none'}")
+    say(f"next: {'saeuron concept refresh --all' if stale else 'saeuron gc --dry-run'}")
+
+
+@app.command("refresh")
+def concept_refresh(
+    name: Annotated[str | None, typer.Argument(help="The concept whose removal to compute anew.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every concept whose removal is outdated.")] = False,
+    workspace: WorkspaceOption = WORKSPACE,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Tune and evaluate outdated removals anew, against the concepts that are there now; says what changed.
+
+    Example: saeuron concept refresh neon
+    """
+    from flows import refresh
+    from flows.check import check_device
+    from storage import Workspace
+    from tasks import runs
+
+    opened = Workspace.open(workspace, create=False)
+    config = runs.remembered(opened)
+    names = refresh.choose(opened, config, name, everything)
+    if not names:
+        say("[]" if as_json else f"{name or 'every removal'} is up to date")
+        return
+    check_device(device)
+    before = {c: refresh.state(opened, c) for c in names}
+    for concept in names:
+        runs.refresh(opened, config, concept)
+    # The run's own page goes before what changed; as JSON there is one answer only.
+    aside = contextlib.redirect_stdout(io.StringIO()) if as_json else contextlib.nullcontext()
+    code = 0
+    try:
+        with aside:
+            run_pipeline(config, workspace, names, device, threads, verbose, as_json, keep_config=False)
+    except typer.Exit as end:
+        # Something failed, and the rest was kept.
+        code = end.exit_code
+    after = {c: refresh.state(opened, c) for c in names}
+    if as_json:
+        say(json.dumps(refresh.as_json(before, after), indent=2))
+    else:
+        say("\n" + "\n".join(refresh.page(before, after)))
+    if code:
+        raise typer.Exit(code)

@@ -50,13 +50,15 @@ def evaluate(
 
     Example: saeuron evaluate neon cat --seeds 5
     """
-    from flows.check import check_concepts
+    from flows.refresh import check_present
     from storage import Workspace
     from tasks import runs
 
     opened = Workspace.open(workspace, create=False)
     config = runs.remembered(opened)
-    check_concepts(concepts or [], config, [a.name for a in runs.joined(opened, config)])
+    roster = runs.roster(opened, config)
+    for name in concepts or []:
+        check_present(name, config, roster)
     if seeds is not None:
         config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"seeds": seeds})})
     run_pipeline(config, workspace, concepts or None, device, threads, verbose, as_json, keep_config=False)

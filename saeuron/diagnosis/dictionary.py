@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from saeuron.noise import generator
+
 _CHUNK = 2048
 """Rows compared at once: bounds the memory for cosines, [rows, N]."""
 
@@ -39,6 +41,12 @@ def nearest(W_dec: Tensor, others: Tensor | None = None) -> Nearest:
         cosines.append(best.values.clamp(-1, 1))
         latents.append(best.indices)
     return Nearest(torch.cat(cosines), torch.cat(latents))
+
+
+def chance(rows: int, others: int, width: int) -> float:
+    """The mean largest cosine of `rows` random directions to `others` more: what two dictionaries share by chance."""
+    drawn = torch.randn(rows + others, width, generator=generator("chance", rows, others, width))
+    return float(nearest(drawn[:rows], drawn[rows:]).cosine.mean())
 
 
 @torch.no_grad()

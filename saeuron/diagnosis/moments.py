@@ -47,6 +47,11 @@ class Moments:
         return self.error / max(self.variance, 1e-12)
 
     @property
+    def relative(self) -> float:
+        """Sum |x - x_hat|^2 / sum |x|^2: to be read where rows hardly differ, so that their variance is nothing."""
+        return self.error / max(self.squares, 1e-12)
+
+    @property
     def l0(self) -> float:
         """Mean number of latents that fire on a row."""
         return self.active / self.rows

@@ -29,7 +29,7 @@ class _Choice(SparseVariant):
     def __init__(self, config: SAEConfig, width: int) -> None:
         super().__init__(config, width)
         self.density: Tensor
-        # The mean, of which nobody falls short, until the first batch has been counted.
+        # Nobody falls short before the first batch has been counted.
         self.register_buffer("density", torch.full((self.n_latents,), config.k / self.n_latents))
 
     def expected(self) -> Tensor:
@@ -99,10 +99,10 @@ class MutualChoice(_Choice):
 class FeatureChoice(_Choice):
     """F = ReLU(p) on the m_i rows of the batch with the largest p_i, for every latent i; the sum of m_i is k B.
 
-    So no latent can be crowded out, and rows use as many latents as want them. m is uniform or follows Zipf's law in
-    the latent's index (`quotas`, `feature_choice.exponent`): the quota belongs to the latent from the first step on,
-    where the paper leaves open how latents get their ranks. A latent may fill less than its quota, since negative p
-    are nothing; it is under-used when it fills less than `share` of it.
+    So no latent can be crowded out, and rows use as many latents as want them. m is uniform or follows Zipf's law
+    (`quotas`, `feature_choice.exponent`) in the latent's index: which latents are to be common is our choice, made
+    before training. A latent may fill less than its quota, since a negative p is nothing; it is under-used when it
+    fills less than `share` of it.
 
     At inference theta_i is the running mean of latent i's own least kept activation.
     """
@@ -116,6 +116,7 @@ class FeatureChoice(_Choice):
                 f"train.k * train.batch is {pairs} in each process: expected at least the {self.n_latents} latents, of "
                 "which feature_choice gives each a row; raise train.batch or train.k."
             )
+        self.density.copy_(self.expected())
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
         del x_bar

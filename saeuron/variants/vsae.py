@@ -16,7 +16,8 @@ from saeuron.variants.base import Forward, Variant
 class VSAE(Variant):
     """F = ReLU(z) on the k largest z of each row, z = mu + u sigma noise, noise from N(0, 1); at inference z = mu.
 
-    mu = p, before any gate, as befits the mean of a Gaussian; the gate, TopK's, works on what was drawn. The loss is
+    mu = p, before any gate, as befits the mean of a Gaussian (the authors' code takes the divergence of ReLU(z)); the
+    gate, TopK's, works on what was drawn. The loss is
     FVU + weight * KL(N(mu / u, sigma^2) || N(0, 1)), the mean over rows and latents of
     (mu^2 / u^2 + sigma^2 - 1 - log sigma^2) / 2, with a weight that rises from zero over the first steps.
 

@@ -34,7 +34,9 @@ COMMANDS = dict(commands())
 class TestHelp:
     def test_these_are_the_commands(self) -> None:
         assert set(COMMANDS) == {
-            "run", "evaluate", "concept list", "concept show", "concept add", "sql", "generate", "status",
+            "run", "evaluate", "sql", "generate", "status", "verify", "gc", "diff", "removal export", "feature show",
+            "concept list", "concept show", "concept add", "concept remove", "concept refresh",
+            "sae import", "sae export", "sae info", "sae compare", "sae report",
         }  # fmt: skip
 
     @pytest.mark.parametrize("name", COMMANDS)

@@ -10,7 +10,7 @@ from saeuron.config import ModelConfig
 from saeuron.diagnosis import DiagnosisConfig
 from saeuron.diagnosis.dark_matter import dark_matter, errors, predict
 from saeuron.diagnosis.denoising import Loss, denoising_losses, predicted_noise, recovered
-from saeuron.diagnosis.dictionary import nearest, neighbours
+from saeuron.diagnosis.dictionary import chance, nearest, neighbours
 from saeuron.diagnosis.moments import Moments, fvu, pooled
 from saeuron.errors import SaeuronError
 from saeuron.generation import Request, generate
@@ -52,6 +52,7 @@ class TestMoments:
         variance = sum(float((r - mean).square().sum()) for r in rows)
         assert found.rows == 15
         assert found.fvu == pytest.approx(error / variance, rel=1e-6)
+        assert found.relative == pytest.approx(error / sum(float(r.square().sum()) for r in rows), rel=1e-6)
         assert found.l0 == sum(int((sae.encode(r.float()) != 0).sum()) for r in rows) / 15
         assert 0 < found.l0 < 14
 
@@ -95,6 +96,12 @@ class TestDictionary:
         found = nearest(rows[order] * 2, rows)
         assert torch.equal(found.latent, order)
         torch.testing.assert_close(found.cosine, torch.ones(20))
+
+    def test_chance_is_what_random_rows_share(self):
+        drawn = [torch.randn(2, 30, 6, generator=generator("another", i)) for i in range(200)]
+        slow = sum(float(nearest(one, two).cosine.mean()) for one, two in drawn) / 200
+        assert chance(30, 30, 6) == chance(30, 30, 6) == pytest.approx(slow, abs=0.06)
+        assert chance(30, 300, 6) > chance(30, 30, 6) > chance(30, 30, 60)
 
     def test_neighbours_come_nearest_first_and_leave_out_the_latent(self):
         rows = torch.tensor([[1.0, 0], [0, 1], [2, 1], [-1, 0], [3, 0.1]])

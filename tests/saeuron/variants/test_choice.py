@@ -146,8 +146,11 @@ def test_mutual_choice_chooses_as_batch_topk_does(random_variant):
     assert torch.equal(mutual(x, 0).x_hat, batch(x, 0).x_hat)
     # Its revival loss is in the loss, so what the trainer adds for the dead is nothing.
     assert mutual.auxiliary(x, x, torch.ones(48, dtype=torch.bool)) == 0
-    # Before the first batch nobody is under-used.
-    assert not mutual.under_used().any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_before_the_first_batch_nobody_is_under_used(name):
+    assert not Trainer(of(name), 8, "").variant.under_used().any()
 
 
 def test_a_latent_that_is_used_as_much_as_the_mean_is_not_under_used(random_variant):

@@ -7,9 +7,7 @@ from saeuron.sae_training import Trainer, quality
 
 OPTIONS = RASAEOptions(candidates=20, delta=0.2, speed=5)
 SMALL = SAEConfig(variant="ra_sae", expansion=6, k=2, batch=64, steps=30, lr=1e-2, dead_rows=128, ra_sae=OPTIONS)
-PLANTED = SAEConfig(
-    variant="ra_sae", expansion=2, k=3, batch=256, steps=600, lr=1e-2, dead_rows=5000, ra_sae=RASAEOptions(delta=1)
-)
+PLANTED = SAEConfig(variant="ra_sae", expansion=2, k=3, batch=256, steps=600, lr=1e-2, dead_rows=5000)
 
 
 def small(**options):

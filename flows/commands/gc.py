@@ -1,0 +1,36 @@
+"""`saeuron gc`: delete what nothing refers to."""
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
+
+
+def gc(
+    workspace: WorkspaceOption = WORKSPACE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete artifacts that nothing refers to, what was set aside as damaged, and what removed concepts have left.
+
+    Example: saeuron gc --dry-run
+    """
+    from flows.environment import prepare
+    from storage import Workspace
+    from tasks import runs
+
+    opened = Workspace.open(workspace, create=False)
+    # First of all, because what comes now takes seconds to load.
+    runs.remembered(opened)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        # Prefect makes its folder when it is imported, and nothing is run here.
+        prepare(Path(elsewhere), verbose=False)
+        from flows import gc as flow
+
+        found = flow.survey(opened) if dry_run else flow.collect(opened)
+    say(json.dumps([asdict(g) for g in found], indent=2, default=str) if as_json else flow.page(opened, found, dry_run))

@@ -1,0 +1,42 @@
+"""`saeuron removal`: publish what takes a concept away."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Publish removals.")
+
+
+@app.callback()
+def removal() -> None:
+    """Publish removals."""
+
+
+@app.command("export")
+def removal_export(
+    concept: Annotated[str, typer.Argument(help="The concept that is removed.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Copy a concept's removal, with a model card that holds its measured figures.
+
+    Example: saeuron removal export neon --out published
+    """
+    from tasks.cards import export_removal
+
+    paths, measured = export_removal(workspace, concept, out)
+    files = [str(path) for path in paths]
+    if as_json:
+        say(json.dumps({"concept": concept, "measured": measured, "files": files}, indent=2))
+        return
+    for file in files:
+        say(f"wrote {file}")
+    if measured:
+        say(f'next: saeuron generate "PROMPT" --remove {files[0]} --out image.png')
+    else:
+        say(f"it was never measured, and its card says so; next: saeuron evaluate {concept}")

@@ -1,0 +1,105 @@
+"""`saeuron sae`: read, write and compare SAEs of this and other libraries."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.commands.options import WORKSPACE, Json, Threads, WorkspaceOption, say
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read, write and compare sparse autoencoders.")
+
+Named = Annotated[
+    str, typer.Argument(help="A folder; an SAE of the workspace, by its id or hookpoint; or owner/name[:folder].")
+]
+Scale = Annotated[float | None, typer.Option(help="SAELens' factor of activations, where its folder does not hold it.")]
+
+
+@app.command("import")
+def sae_import(
+    source: Annotated[str, typer.Argument(help="A folder, or owner/name[:folder] on the hub.")],
+    hookpoint: Annotated[str, typer.Option(help="The module it belongs to; left out, the source says it.")] = "",
+    model: Annotated[
+        str | None, typer.Option(help="The diffusion model to check it against; that of the last run by default.")
+    ] = None,
+    scale: Scale = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Bring an SAE of SAeUron, sparsify, SAELens or saeuron into the workspace.
+
+    Example: saeuron sae import bcywinski/SAeUron --hookpoint unet.up_blocks.1.attentions.1
+    """
+    from flows.sae import brought
+    from tasks.interchange import bring
+
+    made, imported, others = bring(workspace, source, hookpoint, model, scale)
+    fields = {
+        "id": made.id,
+        **made.summary,
+        "activation": imported.sae.info.activation,
+        "folder": str(workspace / "artifacts" / "sae" / made.id),
+        "others": others,
+    }
+    say(json.dumps(fields, indent=2) if as_json else "\n".join(brought(fields, workspace)))
+
+
+@app.command("export")
+def sae_export(
+    sae: Named,
+    format: Annotated[Literal["saeuron", "sparsify", "saelens"], typer.Option(help="Whose folder to write.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    hookpoint: Annotated[str, typer.Option(help="The name it gets there; its own by default.")] = "",
+    workspace: WorkspaceOption = WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Write an SAE as a folder that the library of that format loads, with a model card.
+
+    Example: saeuron sae export sae_v2_3f --format saelens --out published
+    """
+    from flows.sae import exported
+    from tasks.interchange import export, find
+
+    found = find(workspace, sae, hookpoint)
+    files = [str(path) for path in export(workspace, found, format, out)]
+    if as_json:
+        say(json.dumps({"sae": found.label, "format": format, "files": files}, indent=2))
+    else:
+        say("\n".join(exported(found, format, files)))
+
+
+@app.command("info")
+def sae_info(sae: Named, scale: Scale = None, workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
+    """Say what an SAE is: format, variant, sizes, hookpoint, norms.
+
+    Example: saeuron sae info published/unet.mid_block
+    """
+    from flows.sae import info
+    from tasks.interchange import find
+
+    page = info(find(workspace, sae, scale=scale), workspace)
+    say(json.dumps(page["fields"], indent=2) if as_json else "\n".join(page["lines"]))
+
+
+@app.command("compare")
+def sae_compare(
+    a: Named,
+    b: Named,
+    rows: Annotated[int, typer.Option(min=1, help="Stored activations to measure both on.")] = 16384,
+    workspace: WorkspaceOption = WORKSPACE,
+    threads: Threads = 2,
+    as_json: Json = False,
+) -> None:
+    """Say how far two SAEs hold the same latents, and how well each reconstructs the same activations.
+
+    Example: saeuron sae compare sae_v2_3f published/unet.mid_block
+    """
+    from flows.sae import compared
+    from tasks.interchange import find
+    from tasks.model import set_threads
+
+    set_threads(threads)
+    page = compared(workspace, find(workspace, a), find(workspace, b), rows)
+    lines = page.pop("lines")
+    say(json.dumps(page, indent=2) if as_json else "\n".join(lines))

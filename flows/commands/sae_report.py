@@ -1,0 +1,124 @@
+"""`saeuron sae report` and `saeuron feature show`: what an SAE keeps and loses, what one of its latents stands for."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
+from saeuron.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tasks.sae_page import Diagnosis
+
+feature = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at single latents of an SAE.")
+
+Named = Annotated[str, typer.Argument(metavar="ID", help="The SAE: its id, the beginning of it, or its hookpoint.")]
+
+
+def report(
+    sae: Named,
+    against: Annotated[str | None, typer.Option(help="Another SAE, to measure stability against.")] = None,
+    stability: Annotated[
+        bool, typer.Option("--stability", help="Train one with the next seed, and measure stability against it.")
+    ] = False,
+    images: Annotated[int, typer.Option(min=2, help="Held-out images to generate.")] = 256,
+    rows: Annotated[int, typer.Option(min=2, help="Activations kept of them, to take the error apart.")] = 16384,
+    out: Annotated[Path | None, typer.Option(help="The HTML file; in the workspace's reports by default.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Look at an SAE on held-out images, and write one HTML page about it.
+
+    Example: saeuron sae report unet.up_blocks.0.attentions.1 --stability
+    """
+    if against is not None and stability:
+        raise ConfigError("--against names an SAE to compare with, --stability trains one; give one of the two.")
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out}: expected a file name that ends in .html")
+    diagnosis = _measured(sae, workspace, device, threads, verbose, as_json, against, stability, images, rows)
+    from flows.sae_report import figures
+    from tasks.sae_page import write_page
+
+    path = write_page(diagnosis, out or diagnosis.workspace.reports / f"{diagnosis.sae_id}.html")
+    if as_json:
+        found = {"sae": diagnosis.sae_id, "diagnosis": diagnosis.manifest.id, "page": str(path)}
+        say(json.dumps({**found, "against": diagnosis.against, "figures": diagnosis.figures}, indent=2))
+        return
+    say("\n".join(figures(diagnosis)))
+    say(f"page: {path}")
+    shown = diagnosis.shown()
+    say(f"next: saeuron feature show {diagnosis.sae_id} {shown[0] if shown else 0}{_at(workspace)}")
+
+
+@feature.command("show")
+def feature_show(
+    sae: Named,
+    latent: Annotated[int, typer.Argument(metavar="LATENT", help="Which of its latents, from 0.")],
+    out: Annotated[Path | None, typer.Option(help="The PNG; in the workspace's pictures by default.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """One latent: its density, its concepts, its neighbours, and a PNG of the images on which it is largest.
+
+    What `saeuron sae report` measured last is shown; without it, it is measured first.
+
+    Example: saeuron feature show unet.up_blocks.0.attentions.1 12 --out latent.png
+    """
+    if out is not None and out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out}: expected a file name that ends in .png")
+    diagnosis = _measured(sae, workspace, device, threads, verbose, as_json)
+    from flows.sae_report import check_latent, latent_fields, latent_lines
+    from tasks.sae_page import write_sheet
+
+    check_latent(diagnosis, latent)
+    [found] = diagnosis.describe([latent], near=True)
+    path = write_sheet(diagnosis, found, out or diagnosis.workspace.pictures / f"{diagnosis.sae_id}_{latent}.png")
+    if as_json:
+        say(json.dumps({"sae": diagnosis.sae_id, **latent_fields(found), "picture": str(path)}, indent=2))
+    else:
+        say("\n".join(latent_lines(diagnosis, found)))
+        say(f"picture: {path}")
+
+
+def _measured(
+    sae: str, workspace: Path, device: str, threads: int, verbose: bool, as_json: bool, *asked: Any
+) -> "Diagnosis":
+    """The diagnosis of an SAE: what is `asked` for, or else the newest; made where it is not there."""
+    from flows.check import check_device
+    from flows.environment import prepare
+    from storage import Workspace
+
+    opened = Workspace.open(workspace, create=False)
+    prepare(opened.root, verbose)
+    check_device(device)
+    from flows.sae_report import find, sae_report
+    from tasks import model, progress, runs
+    from tasks.sae_page import Diagnosis, newest
+
+    model.set_threads(threads)
+    found = find(opened, sae)
+    against, *rest = asked or (None,)
+    other = find(opened, against).id if against is not None else None
+    there = newest(opened, "diagnosis", sae_id=found.id)
+    if there is not None and not asked:
+        compared = newest(opened, "stability", sae_id=found.id)
+        return Diagnosis(opened, there.id, compared.id if compared else None)
+    from flows.display import Display
+
+    console = console_for(as_json)
+    config = runs.remembered(opened)
+    with Display(console) as display, progress.listening(display):
+        made = sae_report(config, str(opened.root), found.id, other, *rest, device=device, threads=threads)
+    return Diagnosis(opened, made["diagnosis"], made["stability"])
+
+
+def _at(workspace: Path) -> str:
+    return "" if workspace == WORKSPACE else f" --workspace {workspace}"

@@ -1,0 +1,48 @@
+"""`saeuron verify`: whether everything is as it was written."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
+
+
+def verify(
+    workspace: WorkspaceOption = WORKSPACE,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its hash.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move what is damaged away, so that it is made again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check artifacts, copies, records and configurations. Exit code 1: there was damage, put away or not.
+
+    Example: saeuron verify --deep --repair
+    """
+    from flows import verify as flow
+
+    opened, mark = flow.opened(workspace)
+
+    def find() -> list[flow.Damage]:
+        return [*mark, *flow.find(opened, deep)]
+
+    found, aside = flow.repair(opened, find) if repair else (find(), None)
+    todo = flow.commands(opened, found)
+    if as_json:
+        rows = [{k: v for k, v in asdict(d).items() if k not in ("source", "beside")} for d in found]
+        shown = {"damage": rows, "aside": aside if repair else None, "next": todo}
+        say(json.dumps(shown, indent=2, default=str))
+    elif not found:
+        say(f"workspace: {opened.root}")
+        say("damaged: none" + ("" if deep else " (sizes and JSON; --deep reads every byte)"))
+    else:
+        say(flow.page(opened, found))
+        say(f"\n{len(found)} damaged" + (f"; what was in the way lies in {aside}" if repair else ""))
+        if repair:
+            say("\n".join(f"next: {command}" for command in todo) or "next: nothing has to be made again")
+        else:
+            say(f"next: saeuron verify{' --deep' if deep else ''} --repair -w {opened.root}")
+    if found:
+        raise typer.Exit(1)

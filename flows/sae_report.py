@@ -1,0 +1,275 @@
+"""Look at one SAE of a workspace: find it, measure it where that was not done yet, and say what was found."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.prompts import prompts
+from flows.run import Run
+from flows.summary import text_table
+from saeuron.config import ModelConfig, RunConfig, SAEConfig
+from saeuron.diagnosis import DiagnosisConfig
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.pages.contents import RANGES, Latent
+from saeuron.pages.document import number, percent
+from storage import Workspace
+from storage.manifests import Manifest
+from tasks import model, progress, runs
+from tasks.sae_page import Diagnosis, newest
+from tasks.sae_report import DiagnosisJob, StabilityJob, diagnose, stability
+from tasks.train import TrainJob, train
+
+CONCEPTS = 10
+"""Concepts in the list of one latent."""
+_LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def find(workspace: Workspace, name: str) -> Manifest:
+    """The SAE that `name` is the id, the beginning of the id, or the hookpoint of.
+
+    Of several at one hookpoint it is the one that was scored last, or else the newest.
+
+    Raises:
+        UnknownName: there is none; the nearest names are given.
+        ConfigError: it is the beginning of several ids.
+    """
+    known = workspace.artifacts("sae")
+    begin = [m for m in known if m.id.startswith(name) or m.id.rpartition("_")[2].startswith(name)] if name else []
+    if len(begin) > 1:
+        raise ConfigError(
+            f"{name!r} is the beginning of {len(begin)} SAEs: {', '.join(m.id for m in begin)}; give more."
+        )
+    if begin:
+        return begin[0]
+    there = {m.id: m for m in known if m.summary.get("hookpoint") == name}
+    if not there:
+        names = {*(m.id for m in known), *(str(m.summary.get("hookpoint")) for m in known)}
+        raise UnknownName("SAE", name, names, "Give an id, its beginning, or a hookpoint.")
+    scored = [
+        (manifest.created, each["sae_id"])
+        for manifest in workspace.artifacts("score")
+        for each in manifest.summary["saes"]
+        if each["sae_id"] in there
+    ]
+    return there[max(scored)[1]] if scored else max(there.values(), key=lambda m: (m.created, m.id))
+
+
+@flow(name="sae report", flow_run_name="sae report in {workspace}", validate_parameters=True)
+def sae_report(
+    config: RunConfig,
+    workspace: str,
+    sae_id: str,
+    against: str | None = None,
+    second_seed: bool = False,
+    images: int = DiagnosisConfig().images,
+    rows: int = DiagnosisConfig().rows,
+    device: str = "cpu",
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Measure an SAE on held-out images, and how stable it is against another.
+
+    Args:
+        config: that of the workspace; what the SAE was trained with is read from its own artifacts.
+        workspace: where it is, and where what is measured goes.
+        sae_id: the SAE.
+        against: another SAE, to compare its decoder with.
+        second_seed: train one with the next seed for that.
+        images, rows: see `DiagnosisConfig`.
+        device: where models run. threads: torch threads on the CPU.
+
+    Returns:
+        {"diagnosis": id, "stability": id of the newest comparison or None, "counts", "run_id"}.
+    """
+    opened = Workspace.open(Path(workspace), create=False)
+    model.set_threads(threads)
+    run = Run.of(opened, config, device)
+    with runs.living(opened, "sae report", config) as run_id:
+        try:
+            result = _stages(run, opened.manifest(sae_id), against, second_seed, images, rows)
+        except BaseException as error:
+            state = "failed" if isinstance(error, Exception) else "interrupted"
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
+            raise
+        runs.finish(opened, run_id, "completed", run.counts, "", run.artifacts)
+    return {"run_id": run_id, "counts": run.counts, **result}
+
+
+def _stages(
+    run: Run, sae: Manifest, against: str | None, second_seed: bool, images: int, rows: int
+) -> dict[str, str | None]:
+    opened = Workspace.open(run.workspace)
+    capture = _capture(opened, sae)
+    if second_seed:
+        against = _next_seed(run, sae, capture)
+    progress.stage("report", 0, 2)
+    made = run.step(diagnose, diagnosis_job(run, sae, capture, images, rows))
+    progress.stage("report", 1, 2)
+    compared = None
+    if against is not None:
+        compared = run.step(stability, StabilityJob(workspace=run.workspace, sae_id=sae.id, against_id=against)).id
+    elif earlier := newest(opened, "stability", sae_id=sae.id):
+        compared = earlier.id
+    progress.stage("report", 2, 2)
+    return {"diagnosis": made.id, "stability": compared}
+
+
+def _capture(workspace: Workspace, sae: Manifest) -> Manifest | None:
+    """The activations that an SAE was trained on; None for one that was trained elsewhere."""
+    name = sae.inputs.get("capture")
+    return workspace.read(name) if name and workspace.has(name) else None
+
+
+def diagnosis_job(run: Run, sae: Manifest, capture: Manifest | None, images: int, rows: int) -> DiagnosisJob:
+    """The model is sampled as it was for the SAE's training, or, of an SAE from elsewhere, as the workspace says.
+
+    Raises:
+        ConfigError: the workspace's configuration names another model than the SAE was trained on.
+    """
+    look: dict[str, Any] = {"images": images, "rows": rows}
+    sampling = run.config.model
+    if capture is not None:
+        if capture.summary["model_id"] != run.model_id:
+            raise ConfigError(
+                f"{sae.id} was trained on the model {capture.summary['model_id']}, but the workspace's configuration "
+                f"names {run.config.model.spec!r}, which is {run.model_id}; run the configuration of that model first."
+            )
+        sampling = ModelConfig(**capture.config["model"], spec=run.config.model.spec)
+        taken = capture.config["config"]
+        look |= {"read": taken["read"], "half": "conditional" if taken["half"] == "both" else taken["half"]}
+    return DiagnosisJob(
+        workspace=run.workspace,
+        device=run.device,
+        model=sampling,
+        model_id=run.model_id,
+        config=DiagnosisConfig(**look),
+        sae_id=sae.id,
+        prompts_id=capture.inputs["prompts"] if capture is not None else prompts(run)[""],
+    )
+
+
+def _next_seed(run: Run, sae: Manifest, capture: Manifest | None) -> str:
+    """Train the SAE again with the next seed; its id.
+
+    Raises:
+        ConfigError: the activations are not there, or it was trained elsewhere.
+    """
+    if capture is None:
+        raise ConfigError(
+            f"--stability trains {sae.id} again, but the activations that it was trained on are not in this workspace; "
+            "give another SAE of its hookpoint with --against."
+        )
+    config = SAEConfig.model_validate(sae.config["config"])
+    progress.stage("train", 0, 1)
+    job = TrainJob(
+        workspace=run.workspace,
+        device=run.device,
+        config=config.model_copy(update={"seed": config.seed + 1}),
+        hookpoint=sae.summary["hookpoint"],
+        capture_id=capture.id,
+    )
+    made = run.step(train, job)
+    progress.stage("train", 1, 1)
+    return made.id
+
+
+def check_latent(diagnosis: Diagnosis, latent: int) -> None:
+    """Raise `ConfigError` unless the SAE has such a latent."""
+    if not 0 <= latent < diagnosis.n_latents:
+        raise ConfigError(
+            f"there is no latent {latent}: {diagnosis.sae_id} has {diagnosis.n_latents}; "
+            f"give a number from 0 to {diagnosis.n_latents - 1}."
+        )
+
+
+def figures(diagnosis: Diagnosis) -> list[str]:
+    """The whole of an SAE in a few lines."""
+    f = diagnosis.figures
+    dark, own = f["dark_matter"], f["halves"][f["half"]]
+    lines = [
+        f"{diagnosis.sae_id} at {diagnosis.manifest.summary['hookpoint']}",
+        f"FVU {own['fvu']:.4f}, L0 {own['l0']:.2f} on {f['images']} held-out images ({f['half']} half)",
+        f"latents: {diagnosis.n_latents}, of them {f['dead']} dead and {f['always_on']} always on",
+        f"linear share of the error: {percent(dark['encoder']['linear'])}; "
+        f"FVU by gradient pursuit {dark['pursuit']['fvu']:.4f} (encoder, same rows: {dark['encoder']['fvu']:.4f})",
+        f"denoising loss recovered: {percent(f['loss']['recovered'])}",
+    ]
+    if diagnosis.stability is not None:
+        said = f"stability: mean max cosine {diagnosis.stability.mean():.3f}, {number(diagnosis.chance)} by chance"
+        lines.append(f"{said}; against {diagnosis.against}")
+    return lines
+
+
+def latent_lines(diagnosis: Diagnosis, latent: Latent, width: int = 80) -> list[str]:
+    """One latent in lines of at most `width` letters."""
+    import math
+
+    depth = f"log10 density {math.log10(latent.density):.2f}" if latent.density else "dead"
+    lines = [
+        f"latent {latent.latent} of {diagnosis.sae_id}",
+        f"at {diagnosis.manifest.summary['hookpoint']}",
+        f"fires on {100 * latent.density:.2f} % of rows ({depth}), in {percent(latent.image_density)} of images",
+        f"mean {latent.mean:.4g}, largest {latent.maximum:.4g}"
+        + (f", stability {latent.stability:.3f}" if latent.stability is not None else ""),
+        f"mean at each step, {latent.timesteps[0]} to {latent.timesteps[-1]}: {sparkline(latent.profile)}",
+        "nearest decoder rows: " + ", ".join(f"{i} ({cosine:.2f})" for i, cosine in latent.neighbours),
+        "",
+    ]
+    if latent.scores:
+        rows = [
+            {
+                "concept": s.concept,
+                "domain": s.domain,
+                "score": number(s.mean, "7.4f"),
+                **{name: number(v, "7.4f") for name, v in zip(RANGES, s.by_range, strict=True)},
+            }
+            for s in latent.scores[:CONCEPTS]
+        ]
+        lines += [text_table(["concept", "domain", "score", *RANGES], rows)]
+        if len(latent.scores) > CONCEPTS:
+            lines.append(f"({CONCEPTS} of {len(latent.scores)} concepts, best first)")
+    else:
+        lines.append("not scored: `saeuron run` scores the concepts of a configuration")
+    lines.append("")
+    if latent.examples:
+        examples = [
+            {"value": f"{e.value:.4g}", "timestep": e.timestep, "row": e.row, "column": e.column, "prompt": e.prompt}
+            for e in latent.examples
+        ]
+        lines.append(text_table(["value", "timestep", "row", "column", "prompt"], examples))
+    else:
+        lines.append("it fires on none of the held-out images")
+    return [line if len(line) <= width else line[: width - 3] + "..." for text in lines for line in text.split("\n")]
+
+
+def sparkline(values: list[float] | Any) -> str:
+    """Values from 0 to the largest as eight heights."""
+    most = max([*values, 0.0])
+    return "".join(_LEVELS[min(round(7 * max(v, 0.0) / most), 7)] if most else _LEVELS[0] for v in values)
+
+
+def latent_fields(latent: Latent) -> Mapping[str, Any]:
+    """One latent as plain fields."""
+    names = ("latent", "density", "image_density", "mean", "maximum", "max_cosine", "nearest", "stability")
+    return {
+        **{name: getattr(latent, name) for name in names},
+        "profile": [{"timestep": t, "mean": v} for t, v in zip(latent.timesteps, latent.profile, strict=True)],
+        "neighbours": [{"latent": i, "cosine": c} for i, c in latent.neighbours],
+        "scores": [
+            {"domain": s.domain, "concept": s.concept, "score": s.mean, **dict(zip(RANGES, s.by_range, strict=True))}
+            for s in latent.scores
+        ],
+        "examples": [
+            {
+                "key": e.key,
+                "prompt": e.prompt,
+                "value": e.value,
+                "timestep": e.timestep,
+                "row": e.row,
+                "column": e.column,
+            }
+            for e in latent.examples
+        ],
+    }

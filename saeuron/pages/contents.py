@@ -1,0 +1,131 @@
+"""What a page about an SAE is made of, as plain records: whoever has the numbers fills them in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saeuron.pictures import Picture
+
+RANGES = ("noisy third", "middle third", "clean third")
+"""The steps of a generation in three parts, in the order in which they come."""
+
+
+@dataclass(frozen=True)
+class ConceptScore:
+    """How much a latent belongs to a concept, s(i,t,c) of `saeuron.scoring`."""
+
+    domain: str
+    concept: str
+    timesteps: Sequence[int]
+    """[T], descending."""
+    scores: Sequence[float]
+    """[T]."""
+
+    @property
+    def mean(self) -> float:
+        """Over all steps."""
+        return float(np.mean(self.scores))
+
+    @property
+    def peak(self) -> tuple[float, int]:
+        """(the highest, its timestep)."""
+        best = int(np.argmax(self.scores))
+        return self.scores[best], self.timesteps[best]
+
+    @property
+    def by_range(self) -> list[float | None]:
+        """Means over the three parts of RANGES; None for a part without steps."""
+        parts = np.array_split(np.asarray(self.scores), len(RANGES))
+        return [float(part.mean()) if len(part) else None for part in parts]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One of the images on which a latent is largest."""
+
+    key: str
+    """Name of the image: the same image under two latents has the same."""
+    prompt: str
+    picture: Picture
+    heat: NDArray[np.uint8]
+    """[h, w]: the latent over the image at `timestep`, 255 being its largest of all."""
+    value: float
+    timestep: int
+    row: int
+    column: int
+    """Where on the map its largest value is."""
+
+
+@dataclass(frozen=True)
+class Latent:
+    """All that is known of one latent."""
+
+    latent: int
+    density: float
+    """Share of rows on which it fires."""
+    image_density: float
+    """Share of images in which it does anywhere, at any step."""
+    mean: float
+    maximum: float
+    max_cosine: float
+    """Of its decoder row, to any other."""
+    nearest: int
+    stability: float | None
+    """Largest cosine to a row of the other SAE; None: not compared."""
+    timesteps: Sequence[int]
+    """[T], descending."""
+    profile: Sequence[float]
+    """[T], its mean at each step."""
+    scores: Sequence[ConceptScore] = ()
+    """Best mean first."""
+    examples: Sequence[Example] = ()
+    neighbours: Sequence[tuple[int, float]] = ()
+    """(latent, cosine) of the nearest decoder rows."""
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """One timestep of one half."""
+
+    timestep: int
+    half: str
+    rows: int
+    fvu: float
+    relative: float
+    """sum |e|^2 / sum |x|^2."""
+    l0: float
+    loss_clean: float | None = None
+    loss_sae: float | None = None
+    loss_zero: float | None = None
+
+
+@dataclass(frozen=True)
+class SAEReport:
+    """An SAE, looked at."""
+
+    sae_id: str
+    hookpoint: str
+    config: Mapping[str, Any]
+    """What to know of its making, in order: shown as it stands."""
+    figures: Mapping[str, Any]
+    """`diagnosis.json`: see `tasks/sae_report.py`."""
+    steps: Sequence[StepFigures]
+    density: NDArray[np.float64]
+    """[N]."""
+    max_cosine: NDArray[np.float64]
+    """[N]."""
+    stability: NDArray[np.float64] | None
+    """[N]; None: not compared."""
+    against: str | None
+    """The SAE that it was compared with."""
+    chance: float | None
+    """The mean stability of random rows of the same shapes."""
+    dead: Sequence[int]
+    always_on: Sequence[int]
+    latents: Sequence[Latent] = ()
+    """Those that are shown."""
+    protocol: str | None = None
+    """Under which scores were gathered; None: it was never scored."""

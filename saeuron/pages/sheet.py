@@ -1,0 +1,73 @@
+"""One latent on one PNG: the images on which it is largest, its map over each, its profile and its scores."""
+
+from pathlib import Path
+
+import numpy as np
+
+from saeuron.files import atomic_path
+from saeuron.pages.contents import Latent
+from saeuron.pages.document import heat_colours
+from saeuron.pictures import Picture
+
+_CONCEPTS = 10
+
+
+def sheet(latent: Latent, title: str, path: Path) -> Path:
+    """Draw the sheet; returns `path`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = max(len(latent.examples), 6)
+    figure = pyplot.figure(figsize=(1.35 * columns, 6.4), dpi=110, layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(3.1, 3))
+    pictures = above.subplots(2, columns, squeeze=False)
+    for axes in pictures.flat:
+        axes.set_axis_off()
+    for i, example in enumerate(latent.examples):
+        height, width = example.picture.shape[:2]
+        extent = (0, width, height, 0)
+        smooth = "nearest" if min(height, width) <= 64 else "antialiased"
+        pictures[0, i].imshow(example.picture, extent=extent, interpolation=smooth)
+        pictures[0, i].set_title(_wrapped(example.prompt), fontsize=6)
+        pictures[1, i].imshow(_grey(example.picture), extent=extent, interpolation=smooth)
+        pictures[1, i].imshow(heat_colours(example.heat), extent=extent, interpolation="bilinear")
+        pictures[1, i].set_title(f"{example.value:.3g} at t {example.timestep}", fontsize=7)
+    profile, scores = below.subplots(1, 2)
+    profile.plot(latent.timesteps, latent.profile, marker="o", markersize=3, linewidth=1.5, color="#2563a8")
+    profile.invert_xaxis()
+    profile.set_ylim(bottom=min(0.0, *latent.profile))
+    profile.set_xlabel("timestep (noise to image)", fontsize=8)
+    profile.set_title("mean activation at each step", fontsize=9)
+    best = list(latent.scores[:_CONCEPTS])[::-1]
+    if best:
+        scores.barh([s.concept for s in best], [s.mean for s in best], color="#2563a8")
+        scores.set_title("score of its best concepts", fontsize=9)
+    else:
+        scores.text(0.5, 0.5, "not scored", ha="center", va="center", fontsize=9)
+        scores.set_xticks([])
+        scores.set_yticks([])
+    for axes in (profile, scores):
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(
+        f"{title}: fires on {100 * latent.density:.2f} % of rows, in {100 * latent.image_density:.1f} % of images",
+        fontsize=10,
+    )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    return path
+
+
+def _grey(picture: Picture) -> Picture:
+    """As the page shows it under a map: without colour, a little darker."""
+    light = (picture.astype(np.float64) @ np.array([0.2126, 0.7152, 0.0722])) * 0.82
+    return np.repeat(light.round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _wrapped(text: str, width: int = 22, lines: int = 3) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="..."))

@@ -1,0 +1,212 @@
+"""Read what was measured of an SAE, its scores beside it, and make the page or the sheet of one latent from it."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from saeuron.diagnosis.dictionary import neighbours
+from saeuron.pages.contents import ConceptScore, Example, Latent, SAEReport, StepFigures
+from saeuron.pages.sae import page
+from saeuron.pages.sheet import sheet
+from saeuron.pictures import Picture
+from saeuron.sae import SAE
+from storage import Workspace, connect, shards
+from storage.files import read_json, write_atomic
+from storage.manifests import Manifest
+from storage.tables import read_table
+from tasks.sae_report import EXAMPLES, FIGURES, IMAGES, LATENTS, PROFILES, STABILITY, STEPS
+
+SHOWN = 50
+"""Latents on the page."""
+NEIGHBOURS = 5
+
+_SPECIFIC = """
+WITH means AS (
+    SELECT feature, domain, concept, avg(score) AS score FROM scores WHERE sae_id = ? AND protocol = ? GROUP BY ALL
+)
+SELECT feature FROM means GROUP BY feature ORDER BY max(score) DESC, feature LIMIT ?
+"""
+_SCORES = """
+SELECT feature, domain, concept, list(timestep ORDER BY timestep DESC), list(score ORDER BY timestep DESC)
+FROM scores WHERE sae_id = ? AND protocol = ? AND list_contains(?::UINTEGER[], feature)
+GROUP BY ALL ORDER BY feature, avg(score) DESC, concept
+"""
+
+
+def newest(workspace: Workspace, stage: str, **wanted: str) -> Manifest | None:
+    """The newest artifact of a stage whose summary says what is wanted."""
+    found = [m for m in workspace.artifacts(stage) if all(m.summary.get(k) == v for k, v in wanted.items())]
+    return max(found, key=lambda m: (m.created, m.id), default=None)
+
+
+def protocol(workspace: Workspace, sae_id: str) -> str | None:
+    """How the SAE's concepts were last scored; None: it never was."""
+    found = [m for m in workspace.artifacts("score") if any(s["sae_id"] == sae_id for s in m.summary["saes"])]
+    return max(found, key=lambda m: (m.created, m.id)).summary["protocol"] if found else None
+
+
+def specific(workspace: Workspace, sae_id: str, protocol: str, count: int = SHOWN) -> list[int]:
+    """The latents that belong most to one concept: by their best concept's score, mean over all steps."""
+    with connect(workspace) as connection:
+        return [row[0] for row in connection.execute(_SPECIFIC, [sae_id, protocol, count]).fetchall()]
+
+
+def concept_scores(
+    workspace: Workspace, sae_id: str, protocol: str, latents: Sequence[int]
+) -> dict[int, list[ConceptScore]]:
+    """The scores of some latents for every concept of their domains, best mean first."""
+    found: dict[int, list[ConceptScore]] = {latent: [] for latent in latents}
+    with connect(workspace) as connection:
+        rows = connection.execute(_SCORES, [sae_id, protocol, list(latents)]).fetchall()
+    for latent, domain, concept, timesteps, values in rows:
+        found[latent].append(ConceptScore(domain, concept, timesteps, values))
+    return found
+
+
+class Diagnosis:
+    """The tables of one diagnosis, and what goes with them."""
+
+    def __init__(self, workspace: Workspace, diagnosis_id: str, stability_id: str | None = None) -> None:
+        self.workspace, self.manifest = workspace, workspace.manifest(diagnosis_id)
+        self.folder = workspace.folder(diagnosis_id)
+        self.sae_id: str = self.manifest.summary["sae_id"]
+        self.figures: dict[str, Any] = read_json(self.folder / FIGURES)
+        table = read_table(self.folder / LATENTS)
+        self.latents = {name: table[name].to_numpy() for name in table.column_names}
+        self.against: str | None = None
+        self.chance: float | None = None
+        self.stability: np.ndarray[Any, np.dtype[np.float64]] | None = None
+        if stability_id is not None:
+            compared = workspace.manifest(stability_id).summary
+            self.against, self.chance = compared["against_id"], compared["chance"]
+            self.stability = read_table(workspace.folder(stability_id) / STABILITY)["stability"].to_numpy()
+        self.protocol = protocol(workspace, self.sae_id)
+
+    @property
+    def n_latents(self) -> int:
+        """N."""
+        return len(self.latents["latent"])
+
+    def shown(self) -> list[int]:
+        """The latents of the page: the most specific ones, or where none were scored those that grow largest."""
+        if self.protocol is not None:
+            return specific(self.workspace, self.sae_id, self.protocol)
+        return [int(i) for i in np.argsort(-self.latents["maximum"], kind="stable")[:SHOWN]]
+
+    def describe(self, latents: Sequence[int], *, near: bool = False) -> list[Latent]:
+        """All that is known of some latents; `near` also looks for their neighbours, which reads the SAE."""
+        scores = (
+            concept_scores(self.workspace, self.sae_id, self.protocol, latents) if self.protocol is not None else {}
+        )
+        examples = self._examples(latents)
+        profiles = read_table(self.folder / PROFILES)
+        timesteps = self.figures["timesteps"]
+        means = profiles["mean"].to_numpy().reshape(-1, len(timesteps))
+        W_dec = SAE.load(self.workspace.folder(self.sae_id)).W_dec if near else None
+        return [
+            Latent(
+                latent=i,
+                **{
+                    name: float(self.latents[name][i])
+                    for name in ("density", "image_density", "mean", "maximum", "max_cosine")
+                },
+                nearest=int(self.latents["nearest"][i]),
+                stability=None if self.stability is None else float(self.stability[i]),
+                timesteps=timesteps,
+                profile=means[i].tolist(),
+                scores=scores.get(i, []),
+                examples=examples[i],
+                neighbours=[] if W_dec is None else neighbours(W_dec, i, NEIGHBOURS),
+            )
+            for i in latents
+        ]
+
+    def _examples(self, latents: Sequence[int]) -> dict[int, list[Example]]:
+        table = read_table(self.folder / EXAMPLES)
+        wanted = np.isin(table["latent"].to_numpy(), latents)
+        rows = table.filter(wanted).to_pylist()
+        keys = {f"{row['prompt_id']}_{row['image_index']:04d}" for row in rows}
+        pictures, prompts = self._pictures(keys)
+        height, width = self.figures["grid"]
+        found: dict[int, list[Example]] = {latent: [] for latent in latents}
+        for row in rows:
+            key = f"{row['prompt_id']}_{row['image_index']:04d}"
+            found[row["latent"]].append(
+                Example(
+                    key=key,
+                    prompt=prompts[key],
+                    picture=pictures[key],
+                    heat=np.frombuffer(row["heat"], dtype=np.uint8).reshape(height, width),
+                    value=row["value"],
+                    timestep=row["timestep"],
+                    row=row["position"] // width,
+                    column=row["position"] % width,
+                )
+            )
+        return found
+
+    def _pictures(self, keys: set[str]) -> tuple[dict[str, Picture], dict[str, str]]:
+        pictures, prompts = {}, {}
+        path = self.folder / IMAGES
+        for member in shards.read_manifest(path).members:
+            if member.key in keys:
+                data = shards.read_member(path, member)
+                if member.extension == "png":
+                    pictures[member.key] = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                else:
+                    prompts[member.key] = data.decode()
+        return pictures, prompts
+
+    def steps(self) -> list[StepFigures]:
+        """One record a (timestep, half), noisiest first."""
+        return [StepFigures(**row) for row in read_table(self.folder / STEPS).to_pylist()]
+
+    def report(self) -> SAEReport:
+        """The contents of the page."""
+        return SAEReport(
+            sae_id=self.sae_id,
+            hookpoint=self.manifest.summary["hookpoint"],
+            config=_config(self.workspace, self.sae_id),
+            figures=self.figures,
+            steps=self.steps(),
+            density=self.latents["density"],
+            max_cosine=self.latents["max_cosine"],
+            stability=self.stability,
+            against=self.against,
+            chance=self.chance,
+            dead=np.flatnonzero(self.latents["dead"]).tolist(),
+            always_on=np.flatnonzero(self.latents["always_on"]).tolist(),
+            latents=self.describe(self.shown()),
+            protocol=self.protocol,
+        )
+
+
+def _config(workspace: Workspace, sae_id: str) -> Mapping[str, Any]:
+    """What to know of an SAE's making, in order."""
+    manifest = workspace.manifest(sae_id)
+    info = read_json(workspace.folder(sae_id) / "cfg.json")
+    names = {"variant": "variant", "activation": "activation", "width": "D", "n_latents": "N", "k": "k"}
+    shown = {said: info[name] for name, said in names.items() if name in info}
+    training = manifest.config.get("config")
+    if isinstance(training, dict):
+        shown |= {k: v for k, v in training.items() if k not in names and k != "expansion" and v not in (None, {})}
+    if "capture" in manifest.inputs:
+        shown["trained on"] = manifest.inputs["capture"]
+    if "fvu" in manifest.summary:
+        shown["FVU on its training rows"] = manifest.summary["fvu"]
+    return shown | {"made": manifest.created}
+
+
+def write_page(diagnosis: Diagnosis, path: Path) -> Path:
+    """Write the page, whole or not at all."""
+    write_atomic(path, page(diagnosis.report()).encode())
+    return path
+
+
+def write_sheet(diagnosis: Diagnosis, latent: Latent, path: Path) -> Path:
+    """Write the PNG of one latent."""
+    return sheet(latent, f"latent {latent.latent} of {diagnosis.sae_id}", path)

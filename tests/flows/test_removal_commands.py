@@ -1,0 +1,97 @@
+"""`saeuron removal export`: the file, and a card with the figures that were measured, or the word that none were."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from saeuron.metrics import Metric
+from saeuron.removal import Edit, Removal
+from storage import Workspace
+from storage.identity import artifact_id
+from storage.tables import METRICS, table, write_table
+from tests.end_to_end.process import run_here
+
+REMOVAL = f"removal_v2_{20 * 'a'}"
+HOOK = "unet.up_blocks.0.attentions.1"
+
+
+def removal(model: str = "canvas") -> Removal:
+    zeros = torch.zeros
+    edit = Edit(
+        HOOK, f"sae_v2_{20 * 'b'}", "both", torch.tensor([500, 10]), torch.tensor([3, 7, 9]), zeros(2, 3), zeros(2, 3),
+        zeros(3, 8), zeros(3), zeros(3, 8), zeros(8), zeros(3),
+    )  # fmt: skip
+    provenance = {"n": 2, "gamma": -1.5, "model": model, "model_id": "c0ffee", "removal_id": REMOVAL}
+    return Removal("neon", "style", (edit,), {**provenance, "reference": {"neon": "x", "dots": "y"}})
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    opened = Workspace.open(tmp_path / "w")
+    removal().save(opened.removals / "neon.safetensors")
+    return opened
+
+
+def evaluate(workspace: Workspace, value: float, seeds: int) -> None:
+    """Commit figures of the removal."""
+    metrics = [
+        Metric("UA", value, 0.8, 0.95, 0.02, 0.01, 0.04, 60, 12, "asked to show neon"),
+        Metric("IRA", None, None, None, 0.99, 0.98, 1.0, 240, 48, "asked to show another style"),
+    ]
+    name = artifact_id("evaluation", 1, {"value": value})
+    common = {
+        "evaluation_id": name, "domain": "style", "concept": "neon", "method": "saeuron", "seeds": seeds,
+        "split": "test", "removal_id": REMOVAL, "n": 2, "gamma": -1.5,
+    }  # fmt: skip
+    write_table(workspace.folder(name) / "metrics.parquet", table([{**common, **asdict(m)} for m in metrics], METRICS))
+    workspace.commit(name, config={"value": value}, inputs={"removal": REMOVAL}, summary={}, seconds=1)
+
+
+def test_the_card_holds_the_newest_figures(workspace: Workspace, tmp_path: Path) -> None:
+    evaluate(workspace, 0.5, seeds=1)
+    evaluate(workspace, 0.9, seeds=5)
+    out = tmp_path / "out"
+    done = run_here("removal", "export", "neon", "--out", out, "-w", workspace.root)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1].startswith("next: saeuron generate ")
+    assert (out / "neon.safetensors").read_bytes() == (workspace.removals / "neon.safetensors").read_bytes()
+    card = (out / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["tags"][0] == "concept-unlearning" and "base_model" not in front
+    for words in (
+        "| UA | 90.0 | 80.0 to 95.0 | 2.0 | 1.0 to 4.0 | 60 | 12 | show neon |",
+        "| IRA | - | - | 99.0 | 98.0 to 100.0 | 240 | 48 | show another style |",
+        "Test prompts, 5 image(s) a prompt", "| style `neon` |", "`canvas` (content c0ffee)", "| -1.5 |", REMOVAL,
+        f"| `{HOOK}` | `sae_v2_{20 * 'b'}` | 3 | both |", "2 concepts: dots, neon",
+        'Removal.load("neon.safetensors")', "arXiv 2501.18052",
+    ):  # fmt: skip
+        assert words in card, words
+    assert "50.0 |" not in card
+
+
+def test_without_figures_it_says_so(workspace: Workspace, tmp_path: Path) -> None:
+    done = run_here("removal", "export", "neon", "--out", tmp_path / "out", "-w", workspace.root)
+    assert done.out.splitlines()[-1].endswith("next: saeuron evaluate neon")
+    assert "Nothing was measured" in (tmp_path / "out" / "README.md").read_text()
+    done = run_here("removal", "export", "neon", "--out", tmp_path / "out", "-w", workspace.root, "--json")
+    assert json.loads(done.out)["measured"] is False
+
+
+def test_a_model_of_the_hub_is_named_and_a_folder_of_this_disk_is_not(workspace: Workspace, tmp_path: Path) -> None:
+    for model, front, shown in (("owner/sd", "owner/sd", "owner/sd"), (str(tmp_path / "my-sd"), None, "my-sd")):
+        removal(model).save(workspace.removals / "neon.safetensors")
+        run_here("removal", "export", "neon", "--out", tmp_path / "out", "-w", workspace.root)
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == front
+        assert f'load_pipeline("{shown}")' in card and str(tmp_path) not in card
+
+
+def test_mistakes(workspace: Workspace, tmp_path: Path) -> None:
+    done = run_here("removal", "export", "neo", "--out", tmp_path / "out", "-w", workspace.root)
+    assert done.code == 2 and "did you mean 'neon'" in done.complaint
+    done = run_here("removal", "export", "neon", "--out", workspace.removals.parent, "-w", workspace.root)
+    assert done.code == 2 and "holds other things" in done.complaint

@@ -1,0 +1,66 @@
+"""A workspace with two SAEs of a tiny untrained model, scored on two styles: made without Prefect, in seconds."""
+
+from pathlib import Path
+
+from saeuron.config import CaptureConfig, DomainConfig, ModelConfig, PromptsConfig, RunConfig, SAEConfig, ScoreConfig
+from saeuron.models import identity
+from storage import Workspace
+from tasks import runs
+from tasks.capture import CaptureJob, capture, capture_shard
+from tasks.prompts import PromptsJob, prompts
+from tasks.score import ScoreJob, score
+from tasks.train import TrainJob, train
+
+HOOKPOINTS = ("unet.up_blocks.1.attentions.0", "unet.up_blocks.0.attentions.1.transformer_blocks.0.attn2")
+"""Widths 16 (a map of 8 x 8) and 32 (a sequence of 4 x 4)."""
+TEMPLATES = {
+    "train": ("A {object} in {style} style.", "A {style} {object}."),
+    "validation": ("A {style} drawing of {object}.",),
+    "test": ("A {style} picture of a {object}.", "The {object} in {style} style."),
+}
+
+
+def configuration(model_folder: Path) -> RunConfig:
+    """Four combinations of concepts, two denoising steps."""
+    domain = {"hookpoints": HOOKPOINTS, "judge": "none"}
+    return RunConfig(
+        model=ModelConfig(spec=str(model_folder), steps=2, micro_batch=4),
+        domains={
+            "style": DomainConfig(concepts=("neon", "dots"), **domain),
+            "object": DomainConfig(concepts=("cat", "moon"), **domain),
+        },
+        prompts=PromptsConfig(templates=TEMPLATES),
+        capture=CaptureConfig(shard_images=4, plain_prompts=1),
+        train=SAEConfig(expansion=2, k=4, batch=64, steps=30, lr=1e-2),
+        score=ScoreConfig(images=3),
+    )
+
+
+def build(root: Path, model_folder: Path) -> Workspace:
+    """The workspace at `root`; the second hookpoint's SAE is never scored."""
+    workspace, config = Workspace.open(root), configuration(model_folder)
+    runs.remember(workspace, config)
+    where = {"workspace": workspace.root}
+    model = {"model": config.model, "model_id": identity(config.model.spec)}
+    prompts_id = prompts.fn(PromptsJob(**where, config=config.prompts, domains=config.domains)).id
+    job = CaptureJob(**where, **model, config=config.capture, prompts_id=prompts_id, hookpoints=HOOKPOINTS)
+    capture_shard.fn(job, 0)
+    capture.fn(job)
+    saes = {
+        hookpoint: train.fn(TrainJob(**where, config=config.train, hookpoint=hookpoint, capture_id=job.id)).id
+        for hookpoint in HOOKPOINTS
+    }
+    for concept in config.domains["style"].concepts:
+        score.fn(
+            ScoreJob(
+                **where,
+                **model,
+                config=config.score,
+                domain="style",
+                concept=concept,
+                score_on="crossed",
+                prompts_id=prompts_id,
+                saes={HOOKPOINTS[0]: saes[HOOKPOINTS[0]]},
+            )
+        )
+    return workspace
