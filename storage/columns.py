@@ -59,7 +59,12 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "saes": [
         Column("sae_id", "VARCHAR", "", "the artifact"),
-        Column("capture_id", "VARCHAR", "", "the activations it was trained on; null, as the figures below, for an imported one"),
+        Column(
+            "capture_id",
+            "VARCHAR",
+            "",
+            "the activations it was trained on; null for an imported one, as the figures are",
+        ),
         _HOOKPOINT,
         Column("variant", "VARCHAR", "", "kind of SAE, such as batch_topk"),
         Column("width", "BIGINT", "numbers", "numbers in a row, D"),
