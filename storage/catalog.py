@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from storage.catalog_diagnosis import diagnosis_sources
 from storage.catalog_tables import Source, sources
 from storage.workspace import Workspace
 
@@ -33,7 +34,7 @@ def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int
         workspace = Workspace.open(workspace, create=False)
     connection = duckdb.connect(":memory:")
     connection.execute("CREATE SCHEMA source")
-    for source in sources(workspace):
+    for source in (*sources(workspace), *diagnosis_sources(workspace)):
         _create(connection, source)
     connection.execute(files("storage").joinpath("views.sql").read_text("utf-8"))
     _lock_down(connection, workspace.root / "artifacts", memory, threads)

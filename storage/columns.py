@@ -32,6 +32,7 @@ _SCORE = [
 ]
 _TIMESTEP = Column("timestep", "INTEGER", "scheduler step", "denoising timestep, high is noisy")
 _FEATURE = Column("feature", "UINTEGER", "index", "latent of the SAE, from 0")
+_LATENT = Column("latent", "UINTEGER", "index", "latent of the SAE, from 0; `feature` in scores")
 _MEAN = Column("mean", "DOUBLE", "activation", "mean over all rows of the concept, zeros included")
 _MEAN_OTHER = Column("mean_other", "DOUBLE", "activation", "pooled mean over the rows of the domain's other concepts")
 _DIFFERENCE = Column("score", "DOUBLE", "1", "share - share_other")
@@ -108,6 +109,55 @@ COLUMNS: dict[str, list[Column]] = {
         _DIFFERENCE,
         _MEAN,
         _MEAN_OTHER,
+    ],
+    "latents": [
+        _SAE,
+        _HOOKPOINT,
+        _LATENT,
+        Column("density", "DOUBLE", "1", "share of held-out rows on which it fires, over all timesteps"),
+        Column("log10_density", "DOUBLE", "1", "its logarithm; null for a dead latent"),
+        Column("image_density", "DOUBLE", "1", "share of held-out images in which it fires anywhere, at any timestep"),
+        Column("mean", "DOUBLE", "activation", "mean over all rows, zeros included"),
+        Column("maximum", "DOUBLE", "activation", "its largest value"),
+        Column("dead", "BOOLEAN", "", "true if it fires on no row"),
+        Column("always_on", "BOOLEAN", "", "true if it fires on at least 90 % of rows"),
+        Column("max_cosine", "DOUBLE", "1", "largest cosine of its decoder row to another of this SAE"),
+        Column("nearest", "UINTEGER", "index", "the latent of that row"),
+        Column("stability", "DOUBLE", "1", "largest cosine to a decoder row of against_id; null: not compared"),
+        Column("counterpart", "UINTEGER", "index", "the latent of that row"),
+        Column("against_id", "VARCHAR", "", "the SAE it was compared with, see saes"),
+    ],
+    "latent_steps": [
+        _SAE,
+        _HOOKPOINT,
+        _LATENT,
+        _TIMESTEP,
+        Column("density", "DOUBLE", "1", "share of held-out rows of this timestep on which it fires"),
+        Column("mean", "DOUBLE", "activation", "mean over these rows, zeros included"),
+        Column("maximum", "DOUBLE", "activation", "its largest value there"),
+    ],
+    "top_examples": [
+        _SAE,
+        _LATENT,
+        Column("rank", "INTEGER", "place", "1 is the held-out image on which the latent is largest"),
+        Column("prompt_id", "VARCHAR", "", "the prompt, see prompts"),
+        Column("image_index", "INTEGER", "index", "which image of the prompt, from 0; sets its noise"),
+        Column("timestep", "INTEGER", "scheduler step", "where in the image's making it is largest"),
+        Column("position", "INTEGER", "index", "where on the map, row by row from 0"),
+        Column("value", "FLOAT", "activation", "its value there"),
+    ],
+    "sae_steps": [
+        _SAE,
+        _HOOKPOINT,
+        _TIMESTEP,
+        Column("half", "VARCHAR", "", "half of the guidance batch"),
+        Column("rows", "BIGINT", "rows", "held-out rows of this timestep and half"),
+        Column("fvu", "DOUBLE", "1", "fraction of their variance unexplained, 0 is perfect"),
+        Column("relative", "DOUBLE", "1", "summed squared error over summed squared length of the rows"),
+        Column("l0", "DOUBLE", "latents", "mean number of latents that fire on one"),
+        Column("loss_clean", "DOUBLE", "1", "noise-prediction loss of the model; null: not noised to this timestep"),
+        Column("loss_sae", "DOUBLE", "1", "the same with the reconstruction in the hookpoint's place"),
+        Column("loss_zero", "DOUBLE", "1", "the same with zero in its place"),
     ],
     "removals": [
         Column("removal_id", "VARCHAR", "", "the artifact"),

@@ -79,6 +79,33 @@ SELECT
     best[rank].mean AS mean, best[rank].mean_other AS mean_other
 FROM (SELECT *, unnest(range(1, len(best) + 1)) AS rank FROM best);
 
+-- What was measured of each SAE on held-out images, by the newest `saeuron sae report`, and beside it the newest
+-- comparison with another SAE.
+CREATE VIEW latents AS
+SELECT
+    f.sae_id, f.hookpoint, l.latent, l.density,
+    CASE WHEN l.density > 0 THEN log10(l.density) END AS log10_density,
+    l.image_density, l.mean, l.maximum, l.dead, l.always_on, l.max_cosine, l.nearest,
+    s.stability, s.counterpart, s.against_id
+FROM source.latent_rows l
+JOIN source.diagnosis_files f ON f.file_index = l.file_index AND f.current
+LEFT JOIN (
+    SELECT c.sae_id, c.against_id, r.latent, r.stability, r.counterpart
+    FROM source.stability_rows r JOIN source.stability_files c ON c.file_index = r.file_index AND c.current
+) s ON s.sae_id = f.sae_id AND s.latent = l.latent;
+
+CREATE VIEW latent_steps AS
+SELECT f.sae_id, f.hookpoint, p.latent, p.timestep, p.density, p.mean, p.maximum
+FROM source.profile_rows p JOIN source.diagnosis_files f ON f.file_index = p.file_index AND f.current;
+
+CREATE VIEW top_examples AS
+SELECT f.sae_id, e.latent, e.rank, e.prompt_id, e.image_index, e.timestep, e.position, e.value
+FROM source.example_rows e JOIN source.diagnosis_files f ON f.file_index = e.file_index AND f.current;
+
+CREATE VIEW sae_steps AS
+SELECT f.sae_id, f.hookpoint, s.timestep, s.half, s.rows, s.fvu, s.relative, s.l0, s.loss_clean, s.loss_sae, s.loss_zero
+FROM source.step_rows s JOIN source.diagnosis_files f ON f.file_index = s.file_index AND f.current;
+
 CREATE VIEW removals AS SELECT * FROM source.removals;
 
 CREATE VIEW images AS

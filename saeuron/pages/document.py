@@ -32,7 +32,8 @@ code { white-space: nowrap; }
 .id { overflow-wrap: anywhere; }
 .soft { color: var(--soft); font-size: 0.9rem; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 14px 0; font-size: 0.93rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(138px, 1fr)); gap: 10px; margin: 16px 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(45%, 230px), 1fr)); gap: 10px;
+  margin: 16px 0; }
 .tile { background: var(--panel); border-radius: 8px; padding: 10px 12px; }
 .tile b { display: block; font-size: 1.4rem; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 0.83rem; line-height: 1.35; display: block; }
@@ -159,7 +160,7 @@ def encoded(image: Image.Image, kind: str, **how: Any) -> str:
 def heat_colours(heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A map [h, w] as colours to lay over a picture, RGBA [h, w, 4]: clear at 0, yellow, then red at 255."""
     share = heat.astype(np.float64) / 255
-    colours = np.stack([np.full_like(share, 255), 215 * (1 - share) ** 0.8, 20 * share, 175 * share**0.6], axis=-1)
+    colours = np.stack([np.full_like(share, 255), 215 * (1 - share) ** 0.8, 20 * share, 185 * share], axis=-1)
     return colours.round().astype(np.uint8)
 
 

@@ -12,6 +12,8 @@ from saeuron.pages.document import Gallery, Markup, document, number, overlay, p
 
 BARS = 18
 """Concepts in the bars of one latent."""
+_COUNTERPART = 0.9
+"""The cosine from which two decoder rows are taken for the same latent."""
 _FIGURES = (("FVU", "fvu", ".4f"), ("|e|²/|x|²", "relative", ".4f"), ("L0", "l0", ".2f"))
 """Of each step and half: (what it is called, its field, its form)."""
 
@@ -117,11 +119,12 @@ def _dictionary(report: SAEReport) -> str:
                 report.stability, "Stability", "largest cosine to the other SAE", span=_span(report.stability)
             )
         )
+        high = percent(float((report.stability > _COUNTERPART).mean()))
         note = (
             f"<p>Stability: the decoder rows of <span class=id>{escape(report.against or '')}</span> lie at a mean "
             f"largest cosine of {report.stability.mean():.3f} from those of this SAE ({alive.mean():.3f} over the "
-            f"latents that fire; {number(report.chance)} would be chance); {percent(float((report.stability > 0.9).mean()))} of the latents have a counterpart "
-            "above 0.9.</p>"
+            f"latents that fire; {number(report.chance)} would be chance); {high} of the latents have a counterpart "
+            f"above {_COUNTERPART}.</p>"
         )
     return (
         f'<h2 id=dictionary>Dictionary</h2>\n<div class="plots">{"".join(drawn)}</div>\n{note}\n'

@@ -98,8 +98,8 @@ def report(**fields) -> SAEReport:
         "sae_id": "sae_v2_0123", "hookpoint": "unet.mid",
         "config": {"variant": "topk", "lr": 0.001, "topk": {"multi": 0.5}},
         "figures": figures, "steps": steps, "density": np.array([0, 0, 0.95, 0.1, 0.01]),
-        "max_cosine": np.array([0.1, 0.2, 0.3, -0.1, 0.5]), "stability": None, "against": None, "chance": None, "dead": [0, 1],
-        "always_on": [2], "latents": [latent(3), latent(4)], "protocol": "p",
+        "max_cosine": np.array([0.1, 0.2, 0.3, -0.1, 0.5]), "stability": None, "against": None, "chance": None,
+        "dead": [0, 1], "always_on": [2], "latents": [latent(3), latent(4)], "protocol": "p",
     }  # fmt: skip
     return SAEReport(**{**known, **fields})
 
@@ -274,7 +274,7 @@ class TestDocument:
     def test_heat_is_clear_at_zero_and_red_at_the_top(self) -> None:
         colours = heat_colours(np.array([[0, 128, 255]], np.uint8))
         assert colours.shape == (1, 3, 4) and colours[0, 0, 3] == 0
-        assert colours[0, 1, 3] < colours[0, 2, 3] == 175
+        assert colours[0, 1, 3] < colours[0, 2, 3] == 185
         assert colours[0, 2, 0] == 255 and colours[0, 2, 1] == 0 and colours[0, 1, 1] > 80
         data = re.search(r"base64,([^\"]*)", overlay(np.array([[0, 255]], np.uint8)))
         assert data is not None

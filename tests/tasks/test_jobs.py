@@ -14,6 +14,7 @@ from saeuron.config import (
     ScoreConfig,
     TuneConfig,
 )
+from saeuron.diagnosis import DiagnosisConfig
 from saeuron.errors import BadPrompts
 from storage.identity import split_id
 from tasks.capture import CaptureJob
@@ -21,6 +22,7 @@ from tasks.evaluate import EvaluateJob
 from tasks.images import ImagesJob
 from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
+from tasks.sae_report import DiagnosisJob, StabilityJob
 from tasks.score import ScoreJob
 from tasks.step import ByArtifact, Job
 from tasks.train import TrainJob
@@ -35,6 +37,8 @@ JOBS: dict[str, Job] = {
     ),
     "capture": CaptureJob(workspace=HERE, **MODEL, config=CaptureConfig(), prompts_id="p1", hookpoints=("unet.a",)),
     "sae": TrainJob(workspace=HERE, config=SAEConfig(), hookpoint="unet.a", capture_id="c1"),
+    "diagnosis": DiagnosisJob(workspace=HERE, **MODEL, config=DiagnosisConfig(), sae_id="s1", prompts_id="p1"),
+    "stability": StabilityJob(workspace=HERE, sae_id="s1", against_id="s2"),
     "score": ScoreJob(
         workspace=HERE, **MODEL, config=ScoreConfig(), domain="style", concept="neon", score_on="crossed",
         prompts_id="p1", saes={"unet.a": "s1"},
