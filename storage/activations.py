@@ -6,8 +6,8 @@ numpy has no bfloat16: its bits are stored as uint16, and uint16 is read as bflo
 from __future__ import annotations
 
 import io
+import os
 import threading
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,12 +59,11 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Pool:
-    """The blocks of one pool, where each starts in it, the order its rows come out in, and how many to skip."""
+    """The blocks of one pool, where each starts in it, and which of its rows come out, in order."""
 
     blocks: list[_Block]
     starts: NDArray[np.int64]
     order: NDArray[np.int64]
-    skip: int
 
 
 class ActivationRows:
@@ -87,6 +86,8 @@ class ActivationRows:
         self._readers = readers
         self._unverified = set(range(len(self.shards))) if verify else set()
         self._verifying = [threading.Lock() for _ in self.shards]
+        # To parse one takes as long as to read 50 kB, and all blocks of a shape begin alike.
+        self._headers: set[tuple[bytes, tuple[int, ...] | None]] = set()
         found = [
             (shard, member, _STORED.get(member.dtype or "", f"{member.dtype}"))
             for shard, manifest in enumerate(self._manifests)
@@ -100,6 +101,7 @@ class ActivationRows:
                 f"expected one kind, [steps, positions, D] of one hookpoint"
             )
         _, self.width, self.dtype = kind
+        self._stored = "uint16" if self.dtype == "bfloat16" else self.dtype
         self._blocks = [_Block(s, m, m.shape[0] * m.shape[1]) for s, m, _ in found if m.shape is not None]
         self._sizes = np.array([block.rows for block in self._blocks], dtype=np.int64)
         self.rows = int(self._sizes.sum())
@@ -117,7 +119,7 @@ class ActivationRows:
         """
         if batch < 1 or seed < 0 or start < 0 or pool_rows < 1:
             raise ValueError(f"batch {batch}, seed {seed}, start {start}, pool_rows {pool_rows}: out of range")
-        return self._batches(batch, self._rows_from(start * batch, seed, pool_rows))
+        return self._batches(batch, self._filled(start * batch, seed, pool_rows))
 
     def sample(self, n: int, seed: int) -> Rows:
         """The first n rows [n, D] of a shuffled order, without repeats; all rows if there are fewer than n."""
@@ -132,41 +134,39 @@ class ActivationRows:
         for block in self._blocks:
             yield block.member.key, self._read(block)
 
-    def _batches(self, batch: int, pieces: Generator[Rows, None, None]) -> Generator[Rows, None, None]:
-        held: deque[Rows] = deque()
-        have = 0
+    def _batches(
+        self, batch: int, pools: Generator[tuple[Rows, NDArray[np.int64]], None, None]
+    ) -> Generator[Rows, None, None]:
         try:
-            while True:
-                while have < batch:
-                    # Copied, or what is left of a pool would keep all of it in memory beside two more.
-                    held = deque(piece.copy() for piece in held)
-                    held.append(next(pieces))
-                    have += len(held[-1])
-                parts, missing = [], batch
-                while missing:
-                    piece = held.popleft()
-                    parts.append(piece[:missing])
-                    if len(piece) > missing:
-                        held.appendleft(piece[missing:])
-                    missing -= len(parts[-1])
-                have -= batch
-                # A copy in every case: the caller may write to it, and must not keep a whole pool alive.
-                yield np.concatenate(parts)
+            out, have = np.empty((batch, self.width), dtype=self._stored), 0
+            for rows, order in pools:
+                at = 0
+                while at < len(order):
+                    some = order[at : at + batch - have]
+                    # The shuffling and the caller's own copy in one. To be able to fail, numpy would copy once more.
+                    np.take(rows, some, axis=0, out=out[have : have + len(some)], mode="clip")
+                    at, have = at + len(some), have + len(some)
+                    if have == batch:
+                        yield out
+                        out, have = np.empty((batch, self.width), dtype=self._stored), 0
         finally:
-            pieces.close()
+            pools.close()
 
-    def _rows_from(self, row: int, seed: int, pool_rows: int) -> Generator[Rows, None, None]:
+    def _filled(self, row: int, seed: int, pool_rows: int) -> Generator[tuple[Rows, NDArray[np.int64]], None, None]:
+        """Each pool's rows as they lie in the shards, and the order to take them in; the next but one overwrites it."""
         pools = self._pools(row, seed, pool_rows)
+        # Two, filled in turn: to have them anew for each pool costs as much as to read.
+        most = min(self.rows, self.rows // -(-self.rows // pool_rows) + 1 + int(self._sizes.max()))
+        spare, used = (np.empty((most, self.width), dtype=self._stored) for _ in range(2))
         executor = ThreadPoolExecutor(self._readers, thread_name_prefix="activations")
         try:
-            ahead = self._start(executor, next(pools))
+            pool, parts = self._start(executor, next(pools), spare)
             while True:
-                pool, rows, parts = ahead
                 for part in parts:
                     part.result()
-                ahead = self._start(executor, next(pools))
-                yield rows[pool.skip :]
-                del rows, parts
+                ready, spare, used = pool.order, used, spare
+                pool, parts = self._start(executor, next(pools), spare)
+                yield used, ready
         finally:
             executor.shutdown(cancel_futures=True)
 
@@ -183,31 +183,48 @@ class ActivationRows:
                 # A block larger than a pool leaves the next pool empty.
                 if low == high or ends[high - 1] <= row:
                     continue
+                rows = int(ends[high - 1] - starts[low])
+                place = _shuffled(rows, seed, epoch, index + 1)
+                at_place = np.empty_like(place)
+                at_place[place] = np.arange(rows)
                 yield _Pool(
                     blocks=[self._blocks[i] for i in order[low:high]],
                     starts=starts[low:high] - starts[low],
-                    order=_shuffled(int(ends[high - 1] - starts[low]), seed, epoch, index + 1),
-                    skip=max(0, row - int(starts[low])),
+                    order=at_place[max(0, row - int(starts[low])) :],
                 )
             epoch, row = epoch + 1, 0
 
-    def _start(self, executor: ThreadPoolExecutor, pool: _Pool) -> tuple[_Pool, Rows, list[Future[None]]]:
-        stored = "uint16" if self.dtype == "bfloat16" else self.dtype
-        rows = np.empty((len(pool.order), self.width), dtype=stored)
+    def _start(self, executor: ThreadPoolExecutor, pool: _Pool, rows: Rows) -> tuple[_Pool, list[Future[None]]]:
+        return pool, [
+            executor.submit(self._read_into, block, rows[start : start + block.rows])
+            for block, start in zip(pool.blocks, pool.starts, strict=True)
+        ]
 
-        def fill(block: _Block, start: int) -> None:
-            # The rows go straight to their shuffled places: a second copy of the pool would double the memory.
-            rows[pool.order[start : start + block.rows]] = self._read(block).reshape(block.rows, self.width)
-
-        return pool, rows, [executor.submit(fill, b, int(s)) for b, s in zip(pool.blocks, pool.starts, strict=True)]
+    def _read_into(self, block: _Block, out: Rows) -> None:
+        """The block's rows, from the file to their place: any copy between would cost as much as the disk."""
+        path = self._checked(block)
+        header = bytearray(max(0, block.member.bytes - out.nbytes))
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            found = os.preadv(descriptor, [header, out.reshape(-1).view(np.uint8).data], block.member.offset)
+        finally:
+            os.close(descriptor)
+        if found != block.member.bytes:
+            raise ArtifactDamaged(path, f"{block.member.bytes} bytes at {block.member.offset}", f"{found}")
+        if (bytes(header), block.member.shape) in self._headers:
+            return
+        stream = io.BytesIO(header)
+        try:
+            np.lib.format.read_magic(stream)
+            shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+        except ValueError as error:
+            raise ArtifactDamaged(path, f"the array {block.member.key}", f"no array ({error})") from None
+        if (shape, by_column, dtype.name, stream.tell()) != (block.member.shape, False, self._stored, len(header)):
+            raise ArtifactDamaged(path, f"{block.member.key} {self._stored} {block.member.shape}", f"{dtype} {shape}")
+        self._headers.add((bytes(header), shape))
 
     def _read(self, block: _Block) -> Rows:
-        path = self.shards[block.shard]
-        if block.shard in self._unverified:
-            with self._verifying[block.shard]:
-                if block.shard in self._unverified:
-                    check(path, self._manifests[block.shard])
-                    self._unverified.discard(block.shard)
+        path = self._checked(block)
         try:
             array = decode(read_member(path, block.member))
         except ValueError as error:
@@ -215,6 +232,16 @@ class ActivationRows:
         if array.shape != block.member.shape:
             raise ArtifactDamaged(path, f"{block.member.key} {block.member.shape}", f"{array.shape}")
         return array
+
+    def _checked(self, block: _Block) -> Path:
+        """The block's shard, its hash verified before it is first read."""
+        path = self.shards[block.shard]
+        if block.shard in self._unverified:
+            with self._verifying[block.shard]:
+                if block.shard in self._unverified:
+                    check(path, self._manifests[block.shard])
+                    self._unverified.discard(block.shard)
+        return path
 
 
 def _shuffled(n: int, *key: int) -> NDArray[np.int64]:

@@ -3,87 +3,114 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
-import re
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import threading
-import time
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
 import pyarrow as pa
 from pyarrow import types
 
-from storage.catalog import connect
-from storage.columns import COLUMNS
 from storage.errors import BadQuery
 from storage.files import write_atomic
-from storage.guard import only_select
+from storage.guard import READY, REFUSED
 from storage.parquet import write_parquet
 from storage.workspace import Workspace
 
 RESULT_BYTES = 1 << 30
 """Largest result in bytes; DuckDB's own memory limit does not count what it hands out."""
-_BATCH_ROWS = 100_000
-_UNKNOWN_TABLE = re.compile(r"Table with name (\S+) does not exist")
+TEXT_CELLS = 10_000_000
+"""Most cells (rows x columns) of a result as text: each is an object of Python's on the way, 100 bytes and more."""
+TEXT_BYTES = 1 << 28
+"""Largest result as text, in bytes of the table."""
 
 
 def run_query(
     workspace: Workspace | Path | str, sql: str, *, seconds: float = 60.0, memory: str = "1GB", threads: int = 2
 ) -> pa.Table:
-    """The result of one SELECT over the views of a workspace.
+    """The result of one SELECT over the views of a workspace, as committed when it is asked.
 
-    Raises BadQuery, in one line, for any other statement or number of them (see `guard`), for what DuckDB cannot
-    parse, bind or run, and for a query that needs more than `seconds`, `memory` or RESULT_BYTES.
+    It runs in a process of its own (see `guard`), which is killed when it needs more than `seconds`, or when an
+    exception, such as Ctrl-C's, ends the waiting. Raises BadQuery, in one line, for any other statement or number of
+    them, for what DuckDB cannot parse, bind or run, and for a query that needs more than `seconds`, `memory` or
+    RESULT_BYTES; NotAWorkspace, WorkspaceTooNew.
     """
-    with connect(workspace, memory=memory, threads=threads) as connection:
-        try:
-            return _fetch(connection, only_select(connection, sql), seconds)
-        except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
-            # What fails while rows are handed out comes through Arrow, and has kept no more than DuckDB's message.
-            message = str(error)
-            if message.startswith("INTERRUPT"):
-                message = f"the query took over {seconds:g} seconds: ask for less, or raise the limit"
-            elif message.startswith("Out of Memory"):
-                message = f"the query needs more memory than {memory}: ask for less, or raise the limit"
-            else:
-                message = _explained(message)
-            raise BadQuery(message) from None
+    if not isinstance(workspace, Workspace):
+        workspace = Workspace.open(workspace, create=False)
+    with tempfile.TemporaryDirectory(prefix="storage-sql-") as name:
+        folder = Path(name)
+        job = {"root": str(workspace.root), "sql": sql, "memory": memory, "threads": threads, "bytes": RESULT_BYTES}
+        (folder / "query.json").write_text(json.dumps(job))
+        command = [sys.executable, "-P", "-m", "storage.guard", name]
+        with (
+            (folder / "log").open("wb") as log,
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=_environment(folder),
+                bufsize=0,
+                # Or Ctrl-C would reach it as well, and end it with a traceback.
+                start_new_session=True,
+            ) as process,
+        ):
+            try:
+                return _answer(process, folder, seconds, memory)
+            finally:
+                process.kill()
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement, seconds: float) -> pa.Table:
-    deadline = time.monotonic() + seconds
-    timer = threading.Timer(seconds, connection.interrupt)
+def _environment(folder: Path) -> dict[str, str]:
+    """What the query's process may know: where the code is, and a folder of its own for what it spills."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ", "LANG", "LC_ALL") if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path), "TMPDIR": str(folder)}
+
+
+def _answer(process: subprocess.Popen[bytes], folder: Path, seconds: float, memory: str) -> pa.Table:
+    assert process.stdout is not None
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    # Connecting is our own work, and takes as long as the workspace is large: the query's time begins after it.
+    process.stdout.read(len(READY))
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
     timer.daemon = True
     timer.start()
     try:
-        # A relation streams; `execute` would first hold, or spill to disk, all of a result that is too large.
-        reader = connection.sql(statement).to_arrow_reader(_BATCH_ROWS)
-        batches, size = [], 0
-        for batch in reader:
-            size += batch.nbytes
-            if size > RESULT_BYTES:
-                raise BadQuery(f"the result is larger than {RESULT_BYTES} bytes: add a LIMIT, or ask for less")
-            if time.monotonic() > deadline:
-                raise duckdb.InterruptException("INTERRUPT: between two batches")
-            batches.append(batch)
-        return pa.Table.from_batches(batches, schema=reader.schema)
+        # In pieces, or a Ctrl-C is heard when all is read: Python looks for signals between its own steps only.
+        rows = bytearray()
+        while piece := process.stdout.read(1 << 20):
+            rows += piece
+        ended = process.wait()
     finally:
         timer.cancel()
-
-
-def _explained(message: str) -> str:
-    first = message.splitlines()[0]
-    if (unknown := _UNKNOWN_TABLE.search(message)) is None:
-        return f"the query failed: {first}"
-    name = unknown[1].strip('"')
-    nearest = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
-    return f"there is no view {name!r}: {hint}the views are {', '.join(COLUMNS)}"
+    if ended == 0:
+        with pa.ipc.open_stream(pa.py_buffer(rows)) as reader:
+            return reader.read_all()
+    if late.is_set():
+        raise BadQuery(f"the query took over {seconds:g} seconds: ask for less, or raise the limit")
+    if ended == REFUSED:
+        raise BadQuery((folder / "refused").read_text("utf-8"))
+    if ended < 0:
+        name = signal.Signals(-ended).name
+        raise BadQuery(
+            f"the query's process was ended by {name}, as when it needs more memory than {memory}: ask for less"
+        )
+    said = (folder / "log").read_text("utf-8", "replace").splitlines() or [f"exit code {ended}"]
+    raise BadQuery(f"the query's process failed: {said[-1]}")
 
 
 def format_table(table: pa.Table, fmt: Literal["table", "csv", "json", "parquet"], out: Path | None = None) -> str:
@@ -99,6 +126,11 @@ def format_table(table: pa.Table, fmt: Literal["table", "csv", "json", "parquet"
     else:
         if fmt not in _TEXT:
             raise BadQuery(f"there is no format {fmt!r}: expected table, csv, json or parquet")
+        if table.num_rows * table.num_columns > TEXT_CELLS or table.nbytes > TEXT_BYTES:
+            raise BadQuery(
+                f"the result has {table.num_rows} rows of {table.num_columns} columns, too many for text: "
+                f"add a LIMIT, or use --format parquet --out FILE"
+            )
         text = _TEXT[fmt](table)
         if out is None:
             return text
@@ -106,9 +138,9 @@ def format_table(table: pa.Table, fmt: Literal["table", "csv", "json", "parquet"
     return f"{table.num_rows} rows written to {out}"
 
 
-def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.to_pylist(maps_as_pydicts="strict")
-    return rows
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=10_000):
+        yield from batch.to_pylist(maps_as_pydicts="strict")
 
 
 def _plain(value: Any) -> Any:
@@ -154,7 +186,7 @@ def _text(table: pa.Table) -> str:
         numeric = any(test(column.type) for test in (types.is_integer, types.is_floating, types.is_decimal))
         values = column.to_pylist(maps_as_pydicts="strict")
         cells = [f"{value:.6g}" if isinstance(value, float) else _cell(value) for value in values]
-        columns.append(([name, *(cell.replace("\n", " ") for cell in cells)], numeric))
+        columns.append(([_printable(cell) for cell in (name, *cells)], numeric))
     widths = _fitted([max(map(len, cells)) for cells, _ in columns], shutil.get_terminal_size((120, 24)).columns)
     fitted = [
         [_cut(cell, width).rjust(width) if numeric else _cut(cell, width).ljust(width) for cell in cells]
@@ -163,6 +195,11 @@ def _text(table: pa.Table) -> str:
     head, *lines = ["  ".join(row).rstrip() for row in zip(*fitted, strict=True)]
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([head, rule, *lines, f"({table.num_rows} rows)"])
+
+
+def _printable(cell: str) -> str:
+    """On one line, and without the codes that tell a terminal to do things: a prompt's text may hold any."""
+    return cell if cell.isprintable() else "".join(letter if letter.isprintable() else " " for letter in cell)
 
 
 def _fitted(widths: list[int], total: int) -> list[int]:

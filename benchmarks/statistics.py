@@ -1,0 +1,138 @@
+"""Questions to statistics as large as SD 1.5's: 50 concepts x 50 steps x 20,480 latents, 51 million rows.
+
+    python -m benchmarks.statistics
+    python -m benchmarks.statistics --concepts 5 --steps 10 --latents 4096      # seconds, to try it
+
+The workspace is made by the real writers, of invented sums: most latents silent, the rest spread over three decades.
+Each question is asked through `storage.connect`, first with the files out of the page cache (cold: connecting
+included), then again and again on one connection (warm: the median; answers are fetched). `baseline` is the limit.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.results import Figure, parser, show
+from storage import Workspace, connect
+from storage.identity import artifact_id
+from storage.statistics import FIXED_POINT, Sums, write_statistics
+
+QUESTIONS = {
+    "all scores": ("select count(*), sum(score), max(score) from scores", 10.0, "s"),
+    "top 32 of a concept and step": (
+        "select feature, score, mean, mean_other from top_features "
+        "where concept = 'concept 7' and timestep = {step} order by rank",
+        0.025,
+        "ms",
+    ),
+    "page of a latent: its sums": (
+        "select concept, timestep, fires, image_fires, mean, max from statistics where feature = {feature}",
+        0.025,
+        "ms",
+    ),
+    "page of a latent: its scores": (
+        "select concept, timestep, score from scores where feature = {feature}",
+        None,
+        "ms",
+    ),
+}
+"""Name, SQL, limit in seconds, and the unit to show it in. A scale of 1 in 1000 for ms."""
+
+
+def main() -> None:
+    """Make, measure, print."""
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--concepts", type=int, default=50)
+    arguments.add_argument("--steps", type=int, default=50)
+    arguments.add_argument("--latents", type=int, default=20480)
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--repeats", type=int, default=15, help="warm runs of a quick question; 3 of a slow one")
+    arguments.add_argument("--workspace", type=Path, help="make it here and keep it; or use what is here")
+    options = arguments.parse_args()
+    with ExitStack() as stack:
+        root = options.workspace or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="saeuron-statistics-")))
+        start = time.perf_counter()
+        if not (root / "workspace.json").exists():
+            _make(Workspace.open(root), options.concepts, options.steps, options.latents)
+        wrote = time.perf_counter() - start
+        files = list((root / "artifacts").rglob("*.parquet"))
+        rows = options.concepts * options.steps * options.latents
+        size = sum(path.stat().st_size for path in files)
+        figures = [
+            Figure("rows", rows, "rows"),
+            Figure("bytes a row", size / rows, "bytes"),
+            Figure("writing", wrote, "s"),
+        ]
+        for name, (sql, limit, unit) in QUESTIONS.items():
+            sql = sql.format(step=20 * (options.steps // 2), feature=options.latents // 2)
+            figures += _asked(root, files, name, sql, limit, unit, options.threads, options.repeats)
+    show(figures, options.json)
+
+
+def _make(workspace: Workspace, concepts: int, steps: int, latents: int) -> None:
+    rng = np.random.default_rng(0)
+    shape = (steps, latents)
+    for index in range(concepts):
+        awake = rng.random(shape, dtype=np.float32) < 0.3
+        mean = np.where(awake, np.exp(rng.normal(-3, 2, shape)), 0)
+        rows = np.full(steps, 20 * 64, np.uint64)
+        fires = np.minimum(np.where(awake, 1 + mean * 400, 0), rows[0]).astype(np.uint64)
+        sums = Sums(
+            timesteps=np.arange(steps, dtype=np.int32) * 20,
+            fires=fires,
+            image_fires=np.minimum(fires, 20).astype(np.uint32),
+            sum_fixed=np.rint(mean * float(rows[0]) * FIXED_POINT).astype(np.int64),
+            sumsq_fixed=np.rint(mean**2 * float(rows[0]) * FIXED_POINT).astype(np.int64),
+            max=(mean * 4).astype(np.float32),
+            n_rows=rows,
+            n_images=np.full(steps, 20, np.uint32),
+        )
+        about = {"domain": "style", "concept": f"concept {index}", "protocol": "p", "model_id": "m"}
+        name = artifact_id("score", 1, about)
+        write_statistics(workspace.folder(name) / "sae", sums)
+        saes = [{"sae_id": "sae", "hookpoint": "unet.up_blocks.1.attentions.1", "folder": "sae", "n_images": 20}]
+        workspace.commit(name, config={"half": "conditional"}, inputs={}, summary=about | {"saes": saes}, seconds=1.0)
+
+
+def _asked(
+    root: Path, files: list[Path], name: str, sql: str, limit: float | None, unit: str, threads: int, repeats: int
+) -> list[Figure]:
+    for path in files:
+        _drop(path)
+    start = time.perf_counter()
+    with connect(root, threads=threads) as connection:
+        connecting = time.perf_counter() - start
+        connection.execute(sql).fetchall()
+        cold = time.perf_counter() - start
+        times = []
+        while len(times) < (3 if cold > 2 else repeats):
+            start = time.perf_counter()
+            connection.execute(sql).fetchall()
+            times.append(time.perf_counter() - start)
+    scale = 1000 if unit == "ms" else 1
+    warm = statistics.median(times)
+    return [
+        Figure(f"{name}, warm", scale * warm, unit, scale * limit if limit else None, warm / limit if limit else None),
+        Figure("  its spread, fastest", scale * min(times), unit),
+        Figure("  its spread, slowest", scale * max(times), unit),
+        Figure("  cold, connecting included", scale * cold, unit),
+        Figure("  of that, connecting", scale * connecting, unit),
+    ]
+
+
+def _drop(path: Path) -> None:
+    """Take the file out of the page cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()
