@@ -239,14 +239,23 @@ class SAEConfig(Config):
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints."""
     topk: TopKOptions = TopKOptions()
+    """Of the variant `topk`, and of no account to others."""
     gated: GatedOptions = GatedOptions()
+    """Of the variant `gated`, and of no account to others."""
     matryoshka: MatryoshkaOptions = MatryoshkaOptions()
+    """Of the variant `matryoshka`, and of no account to others."""
     jumprelu: JumpReLUOptions = JumpReLUOptions()
+    """Of the variant `jumprelu`, and of no account to others."""
     top_afa: TopAFAOptions = TopAFAOptions()
+    """Of the variant `top_afa`, and of no account to others."""
     mutual_choice: MutualChoiceOptions = MutualChoiceOptions()
+    """Of the variant `mutual_choice`, and of no account to others."""
     feature_choice: FeatureChoiceOptions = FeatureChoiceOptions()
+    """Of the variant `feature_choice`, and of no account to others."""
     vsae: VSAEOptions = VSAEOptions()
+    """Of the variant `vsae`, and of no account to others."""
     ra_sae: RASAEOptions = RASAEOptions()
+    """Of the variant `ra_sae`, and of no account to others."""
 
     @property
     def identity(self) -> dict[str, Any]:

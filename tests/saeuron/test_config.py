@@ -71,7 +71,7 @@ def test_hookpoints_once_and_in_order_and_domains_of_concepts():
         (ModelConfig, {"steps": 0}),
         (ModelConfig, {"guidance": -1}),
         (ModelConfig, {"dtype": "float8"}),
-        (SAEConfig, {"variant": "gated"}),
+        (SAEConfig, {"variant": "relu"}),
         (SAEConfig, {"lr": 0}),
         (TuneConfig, {"n": ()}),
         (TuneConfig, {"gamma": ()}),
