@@ -185,6 +185,19 @@ class GatedOptions(Config):
     """How fast lambda turns towards L0 = k, in log units per step; 0 is the paper's fixed lambda."""
 
 
+class GBAOptions(Config):
+    """Options of the variant `gba`."""
+
+    groups: int = Field(10, ge=1)
+    """Groups of latents, of equal size, with a target frequency each (2506.14002 takes 10 or more)."""
+    span: float = Field(100.0, ge=1)
+    """The highest target frequency over the lowest; with one group it means nothing."""
+    window: int = Field(5, ge=1)
+    """Steps between changes of the biases, over which firings are counted (the paper's 50 is for long runs)."""
+    rate: float = Field(0.1, gt=0)
+    """Largest change of a bias, in units of the mean peak of p in its group (the paper's gamma, there 0.01)."""
+
+
 class SAEConfig(Config):
     """A sparse autoencoder and its training: SAeUron (2501.18052), TopK (2406.04093), BatchTopK (2412.06410)."""
 
@@ -200,6 +213,7 @@ class SAEConfig(Config):
         "matryoshka",
         "abs_topk",
         "gated",
+        "gba",
     ] = "batch_topk"
     """How latents are made sparse: a name of `saeuron.variants`."""
     inference: Literal["native", "threshold"] = "native"
@@ -240,6 +254,8 @@ class SAEConfig(Config):
     """Steps between checkpoints."""
     topk: TopKOptions = TopKOptions()
     """Of the variant `topk`, and of no account to others."""
+    gba: GBAOptions = GBAOptions()
+    """Of the variant `gba`, and of no account to others."""
     gated: GatedOptions = GatedOptions()
     """Of the variant `gated`, and of no account to others."""
     matryoshka: MatryoshkaOptions = MatryoshkaOptions()

@@ -6,6 +6,7 @@ from saeuron.variants.base import Forward, SparseVariant, Variant
 from saeuron.variants.batch_topk import BatchTopK
 from saeuron.variants.choice import FeatureChoice, MutualChoice
 from saeuron.variants.gated import Gated
+from saeuron.variants.gba import GBA
 from saeuron.variants.jumprelu import JumpReLU
 from saeuron.variants.matryoshka import Matryoshka
 from saeuron.variants.ra_sae import RASAE
@@ -16,6 +17,7 @@ from saeuron.variants.vsae import VSAE
 VARIANTS: dict[str, type[Variant]] = {
     "topk": TopK,
     "batch_topk": BatchTopK,
+    "gba": GBA,
     "gated": Gated,
     "abs_topk": AbsTopK,
     "matryoshka": Matryoshka,
