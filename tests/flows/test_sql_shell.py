@@ -31,6 +31,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
 def piped(workspace: Workspace, text: bytes, *options: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "flows.cli", "sql", "--shell", "-w", str(workspace.root), *options]
     return subprocess.run(command, cwd=ROOT, input=text, capture_output=True)
