@@ -1,39 +1,104 @@
--- Questions to ask with `saeuron sql`; each is run by the tests. Statements end with a semicolon.
+-- Ten questions to ask with `saeuron sql`, each run by the tests: paste one, or ask them all with
+-- `saeuron sql --shell < examples/queries.sql`. Statements end with a semicolon.
 
--- What went and what stayed, per removal.
+-- What went and what stayed when a concept was removed, in percent, beside the unedited model?
 select domain, concept, metric, round(100 * value, 1) as percent, round(100 * unedited, 1) as unedited, n_images
 from metrics order by domain, concept, metric;
 
--- Which removals leave blank images behind: the concept is gone, and so is everything else.
-select ua.concept, ua.value as ua, cra.value as cra_target
-from metrics ua join metrics cra using (evaluation_id)
-where ua.metric = 'UA' and cra.metric = 'CRA-target' and ua.value > 0.8 and cra.value < 0.5;
+-- Which latents separate a concept best, at how many steps are they among its first eight, and at which one most?
+select domain, concept, hookpoint, feature, count(*) as steps, arg_max(timestep, score) as timestep, max(score) as best
+from top_features where rank <= 8 group by domain, concept, hookpoint, feature
+qualify row_number() over (partition by domain, concept, hookpoint order by best desc, feature) <= 3
+order by domain, concept, hookpoint, best desc;
 
--- The best latents of each concept at its noisiest step.
-select concept, feature, score from top_features
-where rank <= 3 qualify timestep = max(timestep) over () order by concept, rank;
+-- Which concepts share their best latents, so that removing one may touch the other?
+with best as (
+    select distinct sae_id, hookpoint, protocol, domain, concept, feature from top_features where rank <= 8
+), sizes as (
+    select sae_id, protocol, domain, concept, count(*) as n from best group by all
+), shared as (
+    select a.sae_id, a.hookpoint, a.protocol, a.domain, a.concept, b.concept as other, count(*) as shared
+    from best a join best b using (sae_id, protocol, domain, feature) where a.concept < b.concept group by all
+)
+select s.domain, s.hookpoint, s.concept, s.other, s.shared, round(s.shared / (m.n + n.n - s.shared), 3) as jaccard
+from shared s
+join sizes m on (m.sae_id, m.protocol, m.domain, m.concept) = (s.sae_id, s.protocol, s.domain, s.concept)
+join sizes n on (n.sae_id, n.protocol, n.domain, n.concept) = (s.sae_id, s.protocol, s.domain, s.other)
+order by jaccard desc, s.domain, s.hookpoint, s.concept, s.other limit 20;
 
--- Latents that several concepts share: removing one will touch the other.
-select feature, count(distinct concept) as concepts, list(distinct concept) as names
-from top_features where rank <= 8 group by feature having count(distinct concept) > 1 order by concepts desc limit 10;
+-- What does a removal cost its nearest relatives, the three concepts with which it shares most of its best latents?
+with best as (
+    select distinct sae_id, protocol, domain, concept, feature from top_features where rank <= 8
+), relatives as (
+    select a.domain, a.concept, b.concept as relative, count(*) as shared
+    from best a join best b using (sae_id, protocol, domain, feature) where a.concept <> b.concept
+    group by a.domain, a.concept, b.concept
+    qualify row_number() over (partition by a.domain, a.concept order by shared desc, relative) <= 3
+)
+select
+    r.domain, r.concept as removed, n.relative, n.shared,
+    round(100 * avg((i.judged[r.domain] = n.relative)::int) filter (len(i.removals) > 0), 1) as still_seen,
+    round(100 * avg((i.judged[r.domain] = n.relative)::int) filter (len(i.removals) = 0), 1) as unedited,
+    count(*) filter (len(i.removals) > 0) as images
+from removals r
+join relatives n using (domain, concept)
+join images i on i.asked[r.domain] = n.relative and i.removals in ([], [r.removal_id])
+group by all order by still_seen - unedited, removed, relative;
 
--- At which steps a concept stands out most.
-select concept, arg_max(timestep, score) as timestep, max(score) as best from scores group by concept order by concept;
+-- How many latents of each SAE does no concept wake at any step, and what did it cost to train?
+with woken as (
+    select sae_id, feature, sum(fires) as fires from statistics group by all
+)
+select
+    s.hookpoint, s.variant, s.n_latents, s.k, count(*) filter (w.fires = 0) as silent,
+    round(100 * avg((w.fires = 0)::int), 1) as percent, round(s.fvu, 4) as fvu, round(s.seconds) as seconds
+from saes s join woken w using (sae_id) group by all order by percent desc, hookpoint;
 
--- How sparse the code really is, step by step.
-select sae_id, timestep, sum(fires) / min(n_rows) as l0 from statistics
-where concept = (select min(concept) from statistics) group by all order by timestep desc;
+-- When does a concept's best latent fire: on which fraction of the positions, step by step from noise to image?
+with best as (
+    select sae_id, protocol, domain, concept, arg_max(feature, score) as feature from top_features group by all
+)
+select domain, concept, hookpoint, feature, timestep, round(fires / n_rows, 4) as fires_on, mean, max
+from statistics join best using (sae_id, protocol, domain, concept, feature)
+order by domain, concept, hookpoint, timestep desc;
 
--- Which SAE explains most of its hookpoint.
-select hookpoint, variant, n_latents, k, round(fvu, 4) as fvu, round(l0, 1) as l0, round(dead, 4) as never_fired
-from saes order by fvu;
+-- What did one concept change when it joined (here the last by name in each domain): the others' scores, before and
+-- after it became a part of 'other'?
+with added as (
+    select sae_id, protocol, domain, max(concept) as added from scores group by all
+), means as (
+    select s.*, t.sum, t.n_rows from scores s join statistics t using (score_id, sae_id, timestep, feature)
+    anti join added a on a.sae_id = s.sae_id and a.protocol = s.protocol and a.domain = s.domain and a.added = s.concept
+), before as (
+    select
+        * exclude (sum, n_rows),
+        (sum(sum) over cell - sum) / nullif(sum(n_rows) over cell - n_rows, 0) as mean_before
+    from means window cell as (partition by sae_id, protocol, domain, timestep, feature)
+), scored as (
+    select *, share - mean_before / (sum(mean_before) over (partition by score_id, sae_id, timestep) + 1e-8) as before
+    from before
+)
+select s.domain, s.concept, a.added, s.hookpoint, s.timestep, s.feature, s.before, s.score as after
+from scored s join added a using (sae_id, protocol, domain)
+order by abs(s.score - s.before) desc, s.concept, s.timestep, s.feature limit 20;
 
--- What canvas draws when an object is taken out: what the judge sees instead.
-select asked['object'] as asked, judged['object'] as seen, count(*) as images
-from images where len(removals) > 0 and asked['object'] <> judged['object'] group by all order by images desc limit 10;
+-- Which images of the unedited model are judged wrongly: what was asked, what was seen, how often?
+select d.domain, asked[d.domain] as asked, judged[d.domain] as seen, count(*) as images, min(key) as one_of_them
+from images, (select distinct domain from scores) d
+where len(removals) = 0 and asked[d.domain] <> judged[d.domain] group by all order by images desc, domain, asked limit 20;
 
--- Prompts of one split that cross both domains.
-select text from prompts where split = 'test' and cardinality(concepts) = 2 order by text limit 5;
+-- Which removals are outdated, and which concepts are scored beside theirs today?
+select r.domain, r.concept, r.outdated, r.n, r.gamma, list(distinct s.concept order by s.concept) as scored_today
+from removals r join top_features s using (domain) where s.rank = 1 group by all order by outdated desc, domain, concept;
 
--- How the last runs ended.
-select started, flow, state, made, cached, failed, message from runs order by started desc limit 5;
+-- Where have time and images gone: runs, training, the scoring of each concept, the evaluation of each removal?
+select 'run' as what, flow || ', ' || state as name, count(*) as times, round(sum(epoch(finished - started))) as seconds,
+    null as images from runs group by all
+union all
+select 'training', hookpoint, count(*), round(sum(seconds)), null from saes group by all
+union all
+select 'scoring', domain || ' ' || concept, count(distinct sae_id), null, max(n_images) from statistics group by all
+union all
+select 'evaluation', r.domain || ' ' || r.concept, count(distinct i.image_set_id), null, count(*)
+from images i join removals r on list_contains(i.removals, r.removal_id) group by all
+order by what, seconds desc, name;
