@@ -77,11 +77,10 @@ def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
     """Every stage in order; `concepts` as in `pipeline`."""
     if concepts is None:
         concepts = wanted(run)
-    prompts_ids = prompts(run)
-    captured = capture(run, prompts_ids[""])
-    saes = train(run, captured.id)
-    scores = score(run, prompts_ids, saes)
-    removals = tune(run, concepts, prompts_ids, saes, scores)
+    sets = prompts(run)
+    saes = train(run, capture(run, sets[""]))
+    scores = score(run, sets, saes)
+    removals = tune(run, concepts, sets, saes, scores)
     evaluations = evaluate(run, removals)
     return {
         "evaluations": {c: {"id": made.id, **made.summary} for c, made in evaluations.items()},

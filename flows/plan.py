@@ -93,6 +93,9 @@ def _why(job: Job, others: list[Manifest]) -> str:
         return "new"
     if not nearest:
         return "damaged or of an earlier version"
+    # That other images are made follows from a setting, which says it better, or else from the prompts.
+    if nearest.pop("images_id", None) is not None and not nearest:
+        return "its prompts"
     return ", ".join(f"{k}: {short(nearest[k])} -> {short(wanted.get(k))}" for k in sorted(nearest))
 
 

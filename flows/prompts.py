@@ -1,20 +1,35 @@
 """Which prompt sets a run needs: its own, and one for each concept that was added later."""
 
+from dataclasses import dataclass
+
 from flows.run import Run
 from saeuron.config import PromptsConfig
+from saeuron.prompts import Prompt
 from tasks.prompts import PromptsJob
 from tasks.prompts import prompts as task
 
 
-def prompts(run: Run) -> dict[str, str]:
-    """{"": id of the run's own set, added concept: id of its set}."""
+@dataclass(frozen=True)
+class PromptSet:
+    """A prompt set by its id, and what it holds."""
+
+    id: str
+    prompts: tuple[Prompt, ...]
+
+
+def prompts(run: Run) -> dict[str, PromptSet]:
+    """{"": the run's own set, added concept: its set}."""
     own = PromptsJob(workspace=run.workspace, config=run.config.prompts, domains=run.config.domains)
-    ids = {"": run.step(task, own).id}
+    sets = {"": _made(run, own)}
     for concept in run.added:
         templates = concept.templates or run.config.prompts.templates
         mine = {split: tuple(t for t in ts if f"{{{concept.domain}}}" in t) for split, ts in templates.items()}
         domains = dict(run.config.domains)
         domains[concept.domain] = domains[concept.domain].model_copy(update={"concepts": (concept.name,)})
         job = PromptsJob(workspace=run.workspace, config=PromptsConfig(templates=mine), domains=domains)
-        ids[concept.name] = run.step(task, job).id
-    return ids
+        sets[concept.name] = _made(run, job)
+    return sets
+
+
+def _made(run: Run, job: PromptsJob) -> PromptSet:
+    return PromptSet(run.step(task, job).id, tuple(job.build()))

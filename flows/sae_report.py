@@ -146,7 +146,7 @@ def diagnosis_job(run: Run, sae: Manifest, capture: Manifest | None, images: int
         model_id=run.model_id,
         config=DiagnosisConfig(**look),
         sae_id=sae.id,
-        prompts_id=capture.inputs["prompts"] if capture is not None else prompts(run)[""],
+        prompts_id=capture.inputs["prompts"] if capture is not None else prompts(run)[""].id,
     )
 
 

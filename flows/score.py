@@ -1,27 +1,41 @@
 """Gather the statistics of every concept, added ones included."""
 
+from flows.prompts import PromptSet
 from flows.run import Run
-from tasks.score import ScoreJob
+from storage import Workspace
+from storage.manifests import Manifest
+from tasks.prompts import images_id
+from tasks.score import ScoreJob, bases, images
 from tasks.score import score as task
 from tasks.step import Made
 
 
-def score(run: Run, prompts_ids: dict[str, str], saes: dict[str, str]) -> dict[str, str]:
+def score(run: Run, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[str, str]:
     """{concept: score id}; a concept that failed is missing, and so is one that was removed."""
+    workspace = Workspace(run.workspace)
+    # Read once, and only when there is something to do: a workspace may hold hundreds.
+    known: list[Manifest] | None = None
 
     def do(concept: str) -> Made:
-        return run.step(task, score_job(run, concept, prompts_ids, saes))
+        nonlocal known
+        job = score_job(run, concept, sets, saes)
+        if not workspace.has(job.id):
+            known = workspace.artifacts(job.stage) if known is None else known
+            job = job.model_copy(update={"bases": bases(job, known)})
+        return run.step(task, job)
 
     items = [c for concepts in run.domain_concepts.values() for c in concepts]
     return {concept: made.id for concept, made in run.each("score", items, do, lambda concept: concept).items()}
 
 
-def score_job(run: Run, concept: str, prompts_ids: dict[str, str], saes: dict[str, str]) -> ScoreJob:
+def score_job(run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str]) -> ScoreJob:
     """The statistics of one concept at every hookpoint of its domain."""
     domain = run.domain_of(concept)
     if domain is None:
         raise KeyError(concept)
     config = run.config.domains[domain]
+    prompts = sets[concept if run.added_as(concept) else ""]
+    wanted = images(prompts.prompts, run.config.score, domain, concept, config.score_on)
     return ScoreJob(
         workspace=run.workspace,
         device=run.device,
@@ -31,6 +45,7 @@ def score_job(run: Run, concept: str, prompts_ids: dict[str, str], saes: dict[st
         domain=domain,
         concept=concept,
         score_on=config.score_on,
-        prompts_id=prompts_ids[concept if run.added_as(concept) else ""],
+        prompts_id=prompts.id,
+        images_id=images_id(wanted),
         saes={h: saes[h] for h in config.hookpoints},
     )

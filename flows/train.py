@@ -6,7 +6,7 @@ from tasks.train import TrainJob
 from tasks.train import train as task
 
 
-def train(run: Run, capture_id: str) -> dict[str, str]:
+def train(run: Run, captured: dict[str, str]) -> dict[str, str]:
     """{hookpoint: SAE id}."""
     ids = {}
     for i, hookpoint in enumerate(run.config.hookpoints):
@@ -16,7 +16,7 @@ def train(run: Run, capture_id: str) -> dict[str, str]:
             device=run.device,
             config=run.config.train,
             hookpoint=hookpoint,
-            capture_id=capture_id,
+            capture_id=captured[hookpoint],
         )
         ids[hookpoint] = run.step(task, job).id
     progress.stage("train", len(ids), len(ids))

@@ -1,23 +1,25 @@
 """Tune the removal of each wanted concept against its reference set."""
 
+from flows.prompts import PromptSet
 from flows.run import Run
 from flows.score import score_job
 from saeuron.config import TuneConfig
 from storage import Workspace
+from tasks.prompts import images_id
 from tasks.score import score as score_task
 from tasks.step import Made
-from tasks.tune import TuneJob, publish
+from tasks.tune import TuneJob, images, publish
 from tasks.tune import tune as task
 
 
 def tune(
-    run: Run, concepts: list[str], prompts_ids: dict[str, str], saes: dict[str, str], scores: dict[str, str]
+    run: Run, concepts: list[str], sets: dict[str, PromptSet], saes: dict[str, str], scores: dict[str, str]
 ) -> dict[str, tuple[TuneJob, Made]]:
     """{concept: (job, removal)}; a concept that failed is missing."""
     # A removal is still computed against a concept that has left, until it is refreshed.
-    left = {c: score_job(run, c, prompts_ids, saes) for c in sorted(run.removed) if run.domain_of(c)}
+    left = {c: score_job(run, c, sets, saes) for c in sorted(run.removed) if run.domain_of(c)}
     known = scores | {c: job.id for c, job in left.items()}
-    jobs = {c: tune_job(run, c, prompts_ids, saes, known) for c in concepts if c in scores}
+    jobs = {c: tune_job(run, c, sets, saes, known) for c in concepts if c in scores}
 
     def do(concept: str) -> Made:
         job = jobs[concept]
@@ -41,22 +43,28 @@ def grid(run: Run, domain: str) -> TuneConfig:
 
 
 def tune_job(
-    run: Run, concept: str, prompts_ids: dict[str, str], saes: dict[str, str], scores: dict[str, str]
+    run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str], scores: dict[str, str]
 ) -> TuneJob:
     """The removal of one concept, against its reference set."""
     domain = next(d for d, names in run.domain_concepts.items() if concept in names)
-    sets = ("", concept) if run.added_as(concept) else ("",)
+    config = grid(run, domain)
+    mine = [sets[s] for s in ("", concept) if s == "" or run.added_as(concept)]
+    reference = {c: scores[c] for c in run.roster.reference(run.config, concept) if c in scores}
+    judged = all(judge != "none" for judge in run.judges.values())
     return TuneJob(
         workspace=run.workspace,
         device=run.device,
         model=run.config.model,
         model_id=run.model_id,
-        config=grid(run, domain),
+        config=config,
         domain=domain,
         concept=concept,
-        prompts_ids=tuple(prompts_ids[s] for s in sets),
+        prompts_ids=tuple(s.id for s in mine),
+        images_id=images_id(images([p for s in mine for p in s.prompts], config, domain, concept, reference))
+        if judged
+        else "",
         saes={h: saes[h] for h in run.config.domains[domain].hookpoints},
-        reference={c: scores[c] for c in run.roster.reference(run.config, concept) if c in scores},
+        reference=reference,
         judge_id=run.judge_id,
         judges=run.judges,
     )

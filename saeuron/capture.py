@@ -34,7 +34,7 @@ class _Collector:
             if source is None or source.shape != output.shape:
                 raise ConfigError("capture.read 'update' needs a hookpoint whose input has the shape of its output.")
             output = output - source
-        rows = to_rows(step.half(output, self.config.half))
+        rows = to_rows(step.half(output, self.config.half, len(self.batch)))
         if not len(rows):
             raise ConfigError(
                 "capture.half is 'unconditional', but the model runs without guidance and has no such half; "

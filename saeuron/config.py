@@ -286,6 +286,11 @@ class ScoreConfig(Config):
 
     images: int = Field(40, ge=1)
     """Images per concept, spread evenly over its scoring prompts."""
+    images_per_prompt: int | None = Field(None, ge=1)
+    """If given, this many images of every scoring prompt in place of `images` in all: then prompts that are added to a
+    concept add images, and take none away."""
+    every: int = Field(1, ge=1)
+    """Read every n-th denoising step."""
     half: Half = "conditional"
     """Which half is read."""
     seed: int = 1

@@ -90,14 +90,17 @@ class Step:
     index: int = -1
     """Which step of this generation it is, from 0: looked up in the scheduler's own list."""
 
-    def half(self, rows: Tensor, half: Half) -> Tensor:
-        """The wanted half of a batch (first dimension); an unguided batch is all conditional."""
-        if half == "both":
-            return rows
+    def half(self, rows: Tensor, half: Half, images: int | None = None) -> Tensor:
+        """The wanted half of a batch (first dimension); an unguided batch is all conditional.
+
+        `images` are those that count, the first of each half, where a batch was filled up; None: all.
+        """
         if not self.guided:
-            return rows if half == "conditional" else rows[:0]
+            return rows[:0] if half == "unconditional" else rows[:images]
+        if half == "both":
+            return rows if images is None else torch.cat([part[:images] for part in rows.chunk(2)])
         n = len(rows) // 2
-        return rows[n:] if half == "conditional" else rows[:n]
+        return (rows[n:] if half == "conditional" else rows[:n])[:images]
 
 
 Reader = Callable[[Step, Tensor, Tensor | None], None]

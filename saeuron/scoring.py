@@ -48,13 +48,18 @@ class Totals(NamedTuple):
 class Accumulator:
     """Reads one hookpoint, encodes, and keeps sums only: no activation is stored."""
 
-    def __init__(self, sae: SAE, half: Half) -> None:
-        self.sae, self.half = sae, half
+    def __init__(self, sae: SAE, half: Half, every: int = 1, known: int | None = None) -> None:
+        """Read every `every`-th denoising step, but not the steps that are multiples of `known`."""
+        self.sae, self.half, self.every, self.known = sae, half, every, known
+        self.images: int | None = None
+        """How many of a batch's images count, the first ones; None: all. See `saeuron.generation.LANES`."""
         self._cells: dict[int, dict[str, Tensor]] = {}
 
     def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
         del source
-        rows = to_rows(step.half(output, self.half)).float()
+        if step.index % self.every or (self.known and step.index % self.known == 0):
+            return
+        rows = to_rows(step.half(output, self.half, self.images)).float()
         images = len(rows)
         if not images:
             return

@@ -159,11 +159,9 @@ def _capture_rows(manifests: list[Manifest]) -> list[Row]:
     return [
         {
             "capture_id": manifest.id,
-            **{name: manifest.summary.get(name) for name in ("model_id", "images", "steps", "half")},
-            **{name: hook.get(name) for name in ("hookpoint", "shards", "rows", "bytes", "width")},
+            **{name: manifest.summary.get(name) for name in _CAPTURES.names if name != "capture_id"},
         }
         for manifest in manifests
-        for hook in manifest.summary.get("hookpoints", ())
     ]
 
 

@@ -47,7 +47,7 @@ COLUMNS: dict[str, list[Column]] = {
         Column("concepts", _MAP, "", "concept that the prompt asks for, by domain"),
     ],
     "captures": [
-        Column("capture_id", "VARCHAR", "", "the artifact; one row for each of its hookpoints"),
+        Column("capture_id", "VARCHAR", "", "the artifact, of one hookpoint"),
         Column("model_id", "VARCHAR", "", "the diffusion model, by its content"),
         _HOOKPOINT,
         Column("shards", "BIGINT", "files", "tars that hold the activations"),

@@ -1,5 +1,6 @@
-"""Generate the training prompts and store what the hookpoints gave, shard by shard."""
+"""Generate the training prompts and store what the hookpoints gave, shard by shard: an artifact for each hookpoint."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ from saeuron.capture import capture as collect
 from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.errors import BadPrompts
 from saeuron.generation import Request, spread
-from saeuron.prompts import cells, choose
+from saeuron.prompts import Prompt, cells, choose
 from storage import Workspace, activations, shards
 from tasks import model, progress
 from tasks import prompts as prompt_sets
@@ -15,57 +16,74 @@ from tasks.step import Clock, Job, Made, commit, step
 
 
 class CaptureJob(Job):
-    """The activations of one model on one prompt set, at several hookpoints."""
+    """The activations of one model on some images, at one hookpoint."""
 
     stage: ClassVar[str] = "capture"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    apart: ClassVar[frozenset[str]] = frozenset({"prompts_id", "beside"})
 
     model: ModelConfig
     model_id: str
     config: CaptureConfig
     prompts_id: str
-    hookpoints: tuple[str, ...]
+    """Where the prompts are read; what counts is which images they give."""
+    images_id: str
+    hookpoint: str
+    beside: tuple[str, ...] = ()
+    """Hookpoints whose shards are written in the same pass."""
 
     @property
     def label(self) -> str:
-        return self.hookpoints[0] if len(self.hookpoints) == 1 else f"{len(self.hookpoints)} hookpoints"
+        return self.hookpoint
+
+    def at(self, hookpoint: str) -> "CaptureJob":
+        """The same at another hookpoint."""
+        return CaptureJob.model_validate(self.model_dump() | {"hookpoint": hookpoint, "beside": ()})
 
 
-def images(job: CaptureJob) -> list[Request]:
-    """The images to capture: `prompts_per_cell` of every full combination, `plain_prompts` of every lone concept."""
-    found = [p for p in prompt_sets.read(job.open, job.prompts_id) if p.split == "train"]
-    groups = cells(found)
+def images(prompts: Iterable[Prompt], config: CaptureConfig) -> list[Request]:
+    """The images to capture: `prompts_per_cell` of every full combination, `plain_prompts` of every lone concept.
+
+    Raises:
+        BadPrompts: there are no training prompts.
+    """
+    groups = cells(p for p in prompts if p.split == "train")
     if not groups:
         raise BadPrompts("the prompt set has no training prompts; add templates or files with split 'train'.")
     full = max(len(cell) for cell in groups)
     result = []
     for cell, members in groups.items():
-        count = job.config.prompts_per_cell if len(cell) == full else job.config.plain_prompts
+        count = config.prompts_per_cell if len(cell) == full else config.plain_prompts
         if count:
-            result += spread(choose(members, count, job.config.seed), count)
+            result += spread(choose(members, count, config.seed), count)
     return result
+
+
+def _images(job: CaptureJob) -> list[Request]:
+    return images(prompt_sets.read(job.open, job.prompts_id), job.config)
 
 
 def shard_count(job: CaptureJob) -> int:
     """How many shards the capture has."""
-    return -(-len(images(job)) // job.config.shard_images)
+    return -(-len(_images(job)) // job.config.shard_images)
 
 
 @step("capture shard")
 def capture_shard(job: CaptureJob, index: int) -> Made:
-    """Capture one shard of every hookpoint; nothing to do where they are whole."""
+    """Capture one shard of the hookpoint and of those beside it, as far as they are not whole."""
     clock = Clock()
-    paths = {h: job.folder / h / f"{index:05d}.tar" for h in job.hookpoints}
-    if not any(shards.verify(p) for p in paths.values()):
+    paths = {h: job.at(h).folder / h / f"{index:05d}.tar" for h in (job.hookpoint, *job.beside)}
+    paths = {h: path for h, path in paths.items() if shards.verify(path)}
+    if not paths:
         return Made(id=job.id, cached=True)
-    everything = images(job)
+    everything = _images(job)
     start = index * job.config.shard_images
     mine = everything[start : start + job.config.shard_images]
     pipe = model.pipeline(job.model, job.device)
-    samples: dict[str, list[tuple[str, dict[str, bytes]]]] = {h: [] for h in job.hookpoints}
+    samples: dict[str, list[tuple[str, dict[str, bytes]]]] = {h: [] for h in paths}
     timesteps: list[int] = []
     for done, (request, steps, arrays, _) in enumerate(
-        collect(pipe, mine, job.hookpoints, job.model, job.config), start=1
+        collect(pipe, mine, list(paths), job.model, job.config), start=1
     ):
         timesteps = steps
         for hookpoint, array in arrays.items():
@@ -81,19 +99,17 @@ def capture_shard(job: CaptureJob, index: int) -> Made:
 def capture(job: CaptureJob) -> Made:
     """Commit the shards as one artifact."""
     clock = Clock()
-    everything, hookpoints = images(job), []
-    for hookpoint in job.hookpoints:
-        paths = shard_paths(job.open, job.id, hookpoint)
-        rows = activations.ActivationRows(paths, verify=False)
-        size = sum(p.stat().st_size for p in paths)
-        hookpoints.append(
-            {"hookpoint": hookpoint, "shards": len(paths), "rows": rows.rows, "bytes": size, "width": rows.width}
-        )
+    paths = shard_paths(job.open, job.id, job.hookpoint)
+    rows = activations.ActivationRows(paths, verify=False)
     meta = shards.read_manifest(paths[0]).meta
     summary = {
         "model_id": job.model_id,
-        "hookpoints": hookpoints,
-        "images": len(everything),
+        "hookpoint": job.hookpoint,
+        "shards": len(paths),
+        "rows": rows.rows,
+        "bytes": sum(p.stat().st_size for p in paths),
+        "width": rows.width,
+        "images": len(_images(job)),
         "steps": len(meta["timesteps"]),
         "half": job.config.half,
     }

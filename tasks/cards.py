@@ -47,7 +47,7 @@ def sae_facts(workspace: Path, name: str, manifest: Manifest | None, format: str
         model_id=str(capture.config.get("model_id", "")) if capture else "",
         run=_yaml(config) if config else None,
         training=manifest.config.get("config", {}),
-        capture=_captured(capture, about["hookpoint"]) if capture else {},
+        capture=_captured(capture) if capture else {},
         figures={key: about.get(key) for key in ("fvu", "l0", "dead", "rows", "seconds")},
     )
 
@@ -58,13 +58,12 @@ def _yaml(config: RunConfig) -> str:
     return yaml.safe_dump(fields, sort_keys=False)
 
 
-def _captured(capture: Manifest, hookpoint: str) -> dict[str, Any]:
+def _captured(capture: Manifest) -> dict[str, Any]:
     config, about = capture.config.get("config", {}), capture.summary
-    rows = next((h["rows"] for h in about["hookpoints"] if h["hookpoint"] == hookpoint), None)
     return {
         "images": about.get("images"),
         "denoising steps of each": about.get("steps"),
-        "rows": rows,
+        "rows": about.get("rows"),
         "half of the guidance batch": config.get("half"),
         "of the module": config.get("read"),
         "capture": f"`{capture.id}`",

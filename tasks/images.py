@@ -28,7 +28,7 @@ class ImagesJob(Job):
     """The test images of one prompt set under the same removals."""
 
     stage: ClassVar[str] = "images"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     model: ModelConfig
     model_id: str

@@ -152,8 +152,8 @@ def content(sae: SAE) -> str:
 
 def _captured_width(workspace: Workspace, hookpoint: str) -> int | None:
     """D of what was captured there; None if nothing was."""
-    hooks = [h for m in workspace.artifacts("capture") for h in m.summary.get("hookpoints", ())]
-    return next((int(h["width"]) for h in hooks if h["hookpoint"] == hookpoint), None)
+    found = (m.summary for m in workspace.artifacts("capture"))
+    return next((int(s["width"]) for s in found if s.get("hookpoint") == hookpoint), None)
 
 
 def notes(found: Found) -> list[str]:
@@ -213,7 +213,7 @@ def measured(workspace: Path, saes: tuple[Found, ...], rows: int, seed: int = 0)
     trained = {f.manifest.inputs.get("capture") for f in saes if f.manifest}
     captures = sorted(opened.artifacts("capture"), key=lambda m: (m.id not in trained, m.created), reverse=True)
     for capture in captures:
-        if any(h["hookpoint"] == hookpoint and h["width"] == width for h in capture.summary.get("hookpoints", ())):
+        if (capture.summary.get("hookpoint"), capture.summary.get("width")) == (hookpoint, width):
             shards = sorted((opened.folder(capture.id) / hookpoint).glob("*.tar"))
             sample = tensor_of(ActivationRows(shards).sample(rows, seed)).float()
             found = tuple(quality(f.sae, _batches(sample)) for f in saes)

@@ -1,11 +1,14 @@
 """Write a run's prompt set; read it back for the steps that follow."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from saeuron import prompts as library
 from saeuron.config import DomainConfig, PromptsConfig
 from saeuron.errors import BadPrompts
+from saeuron.generation import Request
 from saeuron.prompts import Prompt
 from storage import Workspace
 from storage.identity import digest
@@ -40,16 +43,29 @@ class PromptsJob(Job):
             "domains": {domain: list(d.concepts) for domain, d in self.domains.items()},
         }
 
+    def build(self) -> list[Prompt]:
+        """The prompts that the set holds, there or not."""
+        return library.build(self.config, self.domains)
+
 
 @step("prompts")
 def prompts(job: PromptsJob) -> Made:
     """Fill templates, read files, write `prompts.parquet`."""
     clock = Clock()
-    found = library.build(job.config, job.domains)
+    found = job.build()
     rows = [{"prompt_id": p.id, "text": p.text, "split": p.split, "concepts": dict(p.concepts)} for p in found]
     write_table(job.folder / "prompts.parquet", table(rows, PROMPTS))
     splits = {split: sum(p.split == split for p in found) for split in library.SPLITS}
     return commit(job, {}, {"prompts": len(found), **splits}, clock)
+
+
+def images_id(requests: Iterable[Request]) -> str:
+    """A hash of which images are made, in which order, and of what they are asked to show.
+
+    Jobs count by it, so that prompts that give a stage no image change nothing for that stage.
+    """
+    rows = [[r.key, sorted(r.prompt.concepts.items())] for r in requests]
+    return digest(json.dumps(rows, separators=(",", ":")).encode())[:20]
 
 
 def read(workspace: Workspace, prompts_id: str) -> list[Prompt]:

@@ -231,6 +231,8 @@ def joined(workspace: Workspace, config: RunConfig) -> list[Added]:
 def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
     """Register a concept; adding the same one again changes nothing, and brings one that was removed back as it was.
 
+    With more templates than it had, it keeps its place and its reference set, and gains what they give.
+
     Raises:
         ConfigError: the name is taken by another concept.
     """
@@ -242,10 +244,24 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
                 continue
             if other.domain == new.domain and other.templates == new.templates:
                 return other.model_copy(update={"removed": False})
+            if not other.removed and not _extends(new, other):
+                raise ConfigError(
+                    f"concept {new.name!r} was added before, with other templates; expected those and more, "
+                    "or another name."
+                )
             if not other.removed:
-                raise ConfigError(f"concept {new.name!r} was added before, differently; choose another name.")
+                grown = other.model_copy(update={"templates": new.templates})
+                _write(path, grown)
+                return grown
             return _added(path, workspace, config, new)
         return _added(_next(workspace), workspace, config, new)
+
+
+def _extends(new: ConceptConfig, old: ConceptConfig) -> bool:
+    """Whether nothing of a concept is lost: the same domain, its templates and perhaps more."""
+    if new.domain != old.domain or new.templates is None or old.templates is None:
+        return False
+    return all(set(texts) <= set(new.templates.get(split, ())) for split, texts in old.templates.items())
 
 
 def restore(workspace: Workspace, config: RunConfig, back: ConceptConfig) -> None:

@@ -1,28 +1,43 @@
-"""Gather the statistics of one concept: generate its prompts, encode as the model runs, keep sums only."""
+"""Gather the statistics of one concept: generate its prompts, encode as the model runs, keep sums only.
 
+Sums merge exactly, so images and steps that an earlier artifact counted are taken from it, SAE by SAE; what comes of it
+is what a run from nothing would have made, byte for byte.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from saeuron.config import ModelConfig, ScoreConfig
 from saeuron.errors import BadPrompts
-from saeuron.generation import Request, generate, spread
+from saeuron.generation import Request, generate, requests, spread
 from saeuron.hooks import attached
-from saeuron.prompts import cells, choose
+from saeuron.prompts import Prompt, cells, choose
 from saeuron.sae import SAE
 from saeuron.scoring import Accumulator, Totals
 from storage import Workspace
+from storage.errors import ArtifactMissing, Damaged
+from storage.files import read_json, write_json
 from storage.identity import artifact_id
-from storage.statistics import Sums, read_statistics, write_statistics
+from storage.manifests import Manifest
+from storage.statistics import Sums, merge, read_statistics, write_statistics
 from tasks import model, progress
 from tasks import prompts as prompt_sets
 from tasks.step import Clock, Job, Made, commit, step
+
+IMAGES = "images.json"
+"""The keys of the images that were counted."""
+_SIZE = frozenset({"images", "images_per_prompt", "every"})
+"""What of a configuration says how much is counted; the rest says how."""
 
 
 class ScoreJob(Job):
     """The statistics of one concept at every hookpoint of its domain."""
 
     stage: ClassVar[str] = "score"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    apart: ClassVar[frozenset[str]] = frozenset({"prompts_id", "bases"})
 
     model: ModelConfig
     model_id: str
@@ -31,8 +46,12 @@ class ScoreJob(Job):
     concept: str
     score_on: str
     prompts_id: str
+    """Where the prompts are read; what counts is which images they give."""
+    images_id: str
     saes: dict[str, str]
     """{hookpoint: SAE id}."""
+    bases: tuple[str, ...] = ()
+    """Artifacts that may hold a part of it; see `bases`."""
 
     @property
     def label(self) -> str:
@@ -45,7 +64,7 @@ class ScoreJob(Job):
         return artifact_id("protocol", self.version, {k: fields[k] for k in ("model", "model_id", "config")})
 
 
-def images(job: ScoreJob) -> list[Request]:
+def images(prompts: Iterable[Prompt], config: ScoreConfig, domain: str, concept: str, score_on: str) -> list[Request]:
     """The concept's scoring images: crossed with every concept of the other domains, or alone.
 
     Raises:
@@ -53,19 +72,62 @@ def images(job: ScoreJob) -> list[Request]:
     """
     mine = [
         p
-        for p in prompt_sets.read(job.open, job.prompts_id)
-        if p.split == "train"
-        and p.concepts.get(job.domain) == job.concept
-        and (len(p.concepts) > 1) == (job.score_on == "crossed")
+        for p in prompts
+        if p.split == "train" and p.concepts.get(domain) == concept and (len(p.concepts) > 1) == (score_on == "crossed")
     ]
     if not mine:
         raise BadPrompts(
-            f"no {job.score_on} training prompts ask for {job.domain} {job.concept!r}; add templates, "
-            f"or set domains.{job.domain}.score_on to {'plain' if job.score_on == 'crossed' else 'crossed'}."
+            f"no {score_on} training prompts ask for {domain} {concept!r}; add templates, "
+            f"or set domains.{domain}.score_on to {'plain' if score_on == 'crossed' else 'crossed'}."
         )
-    if job.score_on == "plain":
-        return spread(choose(mine, len(mine), job.config.seed), job.config.images)
-    return spread([choose(c, 1, job.config.seed)[0] for c in cells(mine).values()], job.config.images)
+    if config.images_per_prompt is not None:
+        return requests(choose(mine, len(mine), config.seed), config.images_per_prompt)
+    if score_on == "plain":
+        return spread(choose(mine, len(mine), config.seed), config.images)
+    return spread([choose(c, 1, config.seed)[0] for c in cells(mine).values()], config.images)
+
+
+def bases(job: ScoreJob, known: Iterable[Manifest]) -> tuple[str, ...]:
+    """Of the committed statistics those of the same concept, gathered in the same way, of one of the job's SAEs."""
+    wanted = _kind(job.identity)
+    return tuple(
+        m.id
+        for m in known
+        if m.version == job.version
+        and m.id != job.id
+        and _kind(m.config) == wanted
+        and {*m.config["saes"].values()} & {*job.saes.values()}
+    )
+
+
+def _kind(identity: dict[str, Any]) -> dict[str, Any]:
+    fields = {k: v for k, v in identity.items() if k not in ("saes", "images_id", "config")}
+    return fields | {"config": {k: v for k, v in identity["config"].items() if k not in _SIZE}}
+
+
+class Base(NamedTuple):
+    """What an earlier artifact counted of one SAE."""
+
+    folder: Path
+    keys: frozenset[str]
+    every: int
+
+
+class Part(NamedTuple):
+    """What is left to be gathered: some images, at every `every`-th step but those that are multiples of `known`."""
+
+    keys: frozenset[str]
+    every: int
+    known: int | None = None
+
+
+def left(wanted: Iterable[str], every: int, base: Base | None) -> list[Part]:
+    """What `base` does not hold of the wanted images and steps."""
+    keys = frozenset(wanted)
+    if base is None:
+        return [Part(keys, every)]
+    parts = [Part(keys - base.keys, every), Part(keys & base.keys, every, base.every)]
+    return [part for part in parts if part.keys and part.known != part.every]
 
 
 @step("score")
@@ -73,22 +135,27 @@ def score(job: ScoreJob) -> Made:
     """Generate and sum; one folder of Parquet per SAE."""
     clock = Clock()
     workspace = job.open
-    pipe = model.pipeline(job.model, job.device)
-    readers = {
-        hookpoint: Accumulator(SAE.load(workspace.folder(sae_id), job.device), job.config.half)
+    prompts = prompt_sets.read(workspace, job.prompts_id)
+    wanted = images(prompts, job.config, job.domain, job.concept, job.score_on)
+    keys, every = {r.key for r in wanted}, job.config.every
+    found = {h: _base(job, keys, sae_id) for h, sae_id in job.saes.items()}
+    sums: dict[str, list[Sums]] = {h: [read_statistics(base.folder)] if base else [] for h, base in found.items()}
+    # SAEs that lack the same share a pass.
+    work: dict[Part, list[str]] = defaultdict(list)
+    for hookpoint, base in found.items():
+        for part in left([r.key for r in wanted], every, base):
+            work[part].append(hookpoint)
+    for part, hookpoints in work.items():
+        requests = [r for r in wanted if r.key in part.keys]
+        for hookpoint, totals in _gather(job, part, requests, hookpoints).items():
+            sums[hookpoint].append(Sums(**totals._asdict()))
+    for hookpoint, parts in sums.items():
+        write_statistics(job.folder / hookpoint, merge(parts))
+    write_json(job.folder / IMAGES, sorted(keys))
+    entries = [
+        {"sae_id": sae_id, "hookpoint": hookpoint, "folder": hookpoint, "n_images": len(wanted)}
         for hookpoint, sae_id in job.saes.items()
-    }
-    requests, done = images(job), 0
-    with attached(pipe, readers=readers):
-        for batch, _ in generate(pipe, requests, job.model, job.config.seed):
-            done += len(batch)
-            progress.tell(f"score {job.concept}", done, len(requests), "images")
-    entries: list[dict[str, Any]] = []
-    for hookpoint, reader in readers.items():
-        write_statistics(job.folder / hookpoint, Sums(**reader.totals()._asdict()))
-        entries.append(
-            {"sae_id": job.saes[hookpoint], "hookpoint": hookpoint, "folder": hookpoint, "n_images": len(requests)}
-        )
+    ]
     summary = {
         "domain": job.domain,
         "concept": job.concept,
@@ -98,6 +165,43 @@ def score(job: ScoreJob) -> Made:
         "saes": entries,
     }
     return commit(job, {"prompts": job.prompts_id, **job.saes}, summary, clock)
+
+
+def _base(job: ScoreJob, wanted: set[str], sae_id: str) -> Base | None:
+    """Of the job's bases the one that saves most for an SAE."""
+    best, saved = None, 0.0
+    for name in job.bases:
+        try:
+            manifest = job.open.manifest(name)
+            keys = frozenset(read_json(job.open.folder(name) / IMAGES))
+        except (ArtifactMissing, Damaged):
+            continue
+        every = int(manifest.config["config"]["every"])
+        folder = next((e["folder"] for e in manifest.summary["saes"] if e["sae_id"] == sae_id), None)
+        # Nothing can be taken out of a sum again: a maximum does not say whose it was.
+        if folder is None or not keys <= wanted or every % job.config.every:
+            continue
+        if len(keys) / every > saved:
+            best, saved = Base(job.open.folder(name) / folder, keys, every), len(keys) / every
+    return best
+
+
+def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], hookpoints: Sequence[str]) -> dict[str, Totals]:
+    pipe = model.pipeline(job.model, job.device)
+    readers = {
+        h: Accumulator(SAE.load(job.open.folder(job.saes[h]), job.device), job.config.half, part.every, part.known)
+        for h in hookpoints
+    }
+    done, size = 0, job.model.micro_batch
+    with attached(pipe, readers=readers):
+        for start in range(0, len(wanted), size):
+            batch = wanted[start : start + size]
+            for reader in readers.values():
+                reader.images = len(batch)
+            for _ in generate(pipe, batch, job.model, job.config.seed):
+                done += len(batch)
+                progress.tell(f"score {job.concept}", done, len(wanted), "images")
+    return {h: reader.totals() for h, reader in readers.items()}
 
 
 def read(workspace: Workspace, score_id: str, hookpoint: str) -> Totals:

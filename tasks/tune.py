@@ -1,6 +1,6 @@
 """Find the removal of one concept: (n, gamma) on validation prompts and seeds that evaluation never uses."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,8 @@ class TuneJob(Job):
     """The removal of one concept, against a fixed reference set."""
 
     stage: ClassVar[str] = "removal"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    apart: ClassVar[frozenset[str]] = frozenset({"prompts_ids"})
 
     model: ModelConfig
     model_id: str
@@ -34,7 +35,9 @@ class TuneJob(Job):
     domain: str
     concept: str
     prompts_ids: tuple[str, ...]
-    """The prompt set, and the one of a concept that was added later."""
+    """The prompt set, and the one of a concept that was added later; what counts is which images they give."""
+    images_id: str
+    """Which images the grid is tried on; empty where there is no judge to look at them."""
     saes: dict[str, str]
     """{hookpoint: SAE id}."""
     reference: dict[str, str]
@@ -55,33 +58,35 @@ class TuneJob(Job):
         return {**fields, "config": {k: v for k, v in fields["config"].items() if k != "concepts"}}
 
 
-def images(job: TuneJob) -> list[Request]:
+def images(
+    prompts: Iterable[Prompt], config: TuneConfig, domain: str, concept: str, reference: Container[str]
+) -> list[Request]:
     """Validation images: `target_images` of the concept, `retained_images` of the others, stratified over them.
 
     Raises:
         BadPrompts: the prompt set has no validation prompts for it.
     """
-    found = {p.text: p for i in job.prompts_ids for p in prompt_sets.read(job.open, i)}
+    found = {p.text: p for p in prompts}
     mine: list[Prompt] = []
     others: dict[str, list[Prompt]] = {}
     for cell, members in cells(p for p in found.values() if p.split == "validation").items():
-        asked = dict(cell).get(job.domain)
-        if asked == job.concept:
-            mine.append(choose(members, 1, job.config.seed)[0])
-        elif asked in job.reference:
-            others.setdefault(asked, []).append(choose(members, 1, job.config.seed)[0])
+        asked = dict(cell).get(domain)
+        if asked == concept:
+            mine.append(choose(members, 1, config.seed)[0])
+        elif asked is not None and asked in reference:
+            others.setdefault(asked, []).append(choose(members, 1, config.seed)[0])
     if not mine or not others:
         raise BadPrompts(
-            f"no validation prompts ask for {job.domain} {job.concept!r} and for others beside it; "
+            f"no validation prompts ask for {domain} {concept!r} and for others beside it; "
             "add templates or files with split 'validation'."
         )
-    target = spread(choose(mine, len(mine), job.config.seed), job.config.target_images)
+    target = spread(choose(mine, len(mine), config.seed), config.target_images)
     # One prompt of each other concept in turn, so that every concept is there before any is there twice.
-    ranked = {c: choose(p, len(p), job.config.seed) for c, p in others.items()}
-    turns = [p[i % len(p)] for i in range(job.config.retained_images) for p in ranked.values()]
+    ranked = {c: choose(p, len(p), config.seed) for c, p in others.items()}
+    turns = [p[i % len(p)] for i in range(config.retained_images) for p in ranked.values()]
     retained: dict[tuple[str, int], Request] = {}
     counts: dict[str, int] = {}
-    for prompt in turns[: job.config.retained_images]:
+    for prompt in turns[: config.retained_images]:
         index = counts.get(prompt.id, 0)
         counts[prompt.id] = index + 1
         retained[prompt.id, index] = Request(prompt, index)
@@ -137,7 +142,8 @@ def tune(job: TuneJob) -> Made:
     # Mild before strong: of two equal results the first stays.
     pairs = [(n, g) for n in sorted(job.config.n) for g in sorted(job.config.gamma, reverse=True)]
     if set(chosen) >= set(job.judges):
-        requests = images(job)
+        prompts = [p for i in job.prompts_ids for p in prompt_sets.read(workspace, i)]
+        requests = images(prompts, job.config, job.domain, job.concept, job.reference)
         unedited = look(pipe, requests, job.model, job.config.seed, chosen, list(job.judges))
         for done, (n, gamma) in enumerate(pairs, start=1):
             removal = build(n, gamma)

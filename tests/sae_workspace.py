@@ -43,12 +43,20 @@ def build(root: Path, model_folder: Path) -> Workspace:
     where = {"workspace": workspace.root}
     model = {"model": config.model, "model_id": identity(config.model.spec)}
     prompts_id = prompts.fn(PromptsJob(**where, config=config.prompts, domains=config.domains)).id
-    job = CaptureJob(**where, **model, config=config.capture, prompts_id=prompts_id, hookpoints=HOOKPOINTS)
+    first, second = HOOKPOINTS
+    job = CaptureJob(
+        **where,
+        **model,
+        config=config.capture,
+        prompts_id=prompts_id,
+        images_id="some",
+        hookpoint=first,
+        beside=(second,),
+    )
     capture_shard.fn(job, 0)
-    capture.fn(job)
+    captured = {hookpoint: capture.fn(job.at(hookpoint)).id for hookpoint in HOOKPOINTS}
     saes = {
-        hookpoint: train.fn(TrainJob(**where, config=config.train, hookpoint=hookpoint, capture_id=job.id)).id
-        for hookpoint in HOOKPOINTS
+        h: train.fn(TrainJob(**where, config=config.train, hookpoint=h, capture_id=captured[h])).id for h in HOOKPOINTS
     }
     for concept in config.domains["style"].concepts:
         score.fn(
@@ -60,6 +68,7 @@ def build(root: Path, model_folder: Path) -> Workspace:
                 concept=concept,
                 score_on="crossed",
                 prompts_id=prompts_id,
+                images_id="some",
                 saes={HOOKPOINTS[0]: saes[HOOKPOINTS[0]]},
             )
         )

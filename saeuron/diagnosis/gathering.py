@@ -140,7 +140,7 @@ class Reader:
             output = output - source
         self.grid = _grid(output, self._latents)
         for half in HALVES:
-            x = to_rows(step.half(output, half)).float()
+            x = to_rows(step.half(output, half, len(self._batch))).float()
             if not len(x):
                 if half == self.config.half:
                     raise ConfigError("the model runs without guidance and has no unconditional half.")

@@ -59,18 +59,18 @@ def whole(template: Path, tmp_path: Path) -> Workspace:
 def test_of_a_new_workspace_everything_is_new_and_nothing_is_written(tmp_path: Path) -> None:
     found = planned(tmp_path / "w")
     assert Counter(p.stage for p in found) == {
-        "prompts": 1, "capture": 1, "sae": 3, "score": 6, "removal": 2, "images": 3, "evaluation": 2, "pictures": 2
+        "prompts": 1, "capture": 3, "sae": 3, "score": 6, "removal": 2, "images": 3, "evaluation": 2, "pictures": 2
     }  # fmt: skip
     assert not any(p.cached for p in found) and {p.why for p in found} == {"new"}
     assert {p.seconds for p in found} == {None}
-    assert page(found)[-1] == "20 would be made, 0 are in place"
+    assert page(found)[-1] == "22 would be made, 0 are in place"
     assert not (tmp_path / "w").exists()
 
 
 def test_of_a_whole_workspace_nothing(whole: Workspace) -> None:
     found = planned(whole.root)
     assert all(p.cached for p in found)
-    assert page(found) == ["0 would be made, 20 are in place"]
+    assert page(found) == ["0 would be made, 22 are in place"]
 
 
 def test_a_change_says_what_follows_and_which_input_it_was(whole: Workspace) -> None:
@@ -84,6 +84,30 @@ def test_a_change_says_what_follows_and_which_input_it_was(whole: Workspace) -> 
     cat = next(p for p in todo if p.stage == "score" and p.label == "cat")
     assert cat.why.startswith("saes.unet.up_blocks.0.attentions.1: sae_v")
     assert " -> sae_v" in cat.why
+
+
+def test_another_hookpoint_costs_what_depends_on_it(whole: Workspace) -> None:
+    config = load(str(TINY))
+    more = (*config.domains["object"].hookpoints, "unet.mid_block.attentions.0")
+    found = planned(whole.root, f"domains.object.hookpoints={json.dumps(more)}")
+    todo = [p for p in found if not p.cached]
+    assert [p.label for p in todo if p.stage in ("capture", "sae")] == 2 * ["unet.mid_block.attentions.0"]
+    assert {p.label for p in todo if p.stage in ("score", "removal")} == {"cat", "moon", "star"}
+
+
+def test_prompts_change_the_stages_whose_images_they_change(whole: Workspace) -> None:
+    config = load(str(TINY))
+
+    def todo(split: str, template: str) -> dict[str, set[str]]:
+        texts = {**config.prompts.templates, split: (*config.prompts.templates[split], template)}
+        found = planned(whole.root, f"prompts.templates={json.dumps(texts)}")
+        return {s: {p.why for p in found if p.stage == s and not p.cached} for s in ("capture", "sae", "removal")}
+
+    assert todo("test", "A {object} that nobody has seen, in {style} style.") == {
+        "capture": set(), "sae": set(), "removal": set()
+    }  # fmt: skip
+    assert todo("train", "A lone {style} thing.")["capture"] == {"its prompts"}
+    assert len([p for p in planned(whole.root, "capture.plain_prompts=9") if p.stage == "sae" and not p.cached]) == 3
 
 
 def test_the_cost_is_what_the_stage_took_before(whole: Workspace) -> None:
@@ -114,7 +138,7 @@ def test_the_command(whole: Workspace) -> None:
     lines = done.out.splitlines()
     assert lines[0].split() == ["stage", "what", "about", "s", "MB", "because"]
     assert lines[2].split() == ["score", "stripes", "3.0", "0.0", "config.images:", "4", "->", "5"]
-    assert lines[-2] == "14 would be made, 6 are in place"
+    assert lines[-2] == "14 would be made, 8 are in place"
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--json")
     assert all(p["cached"] for p in json.loads(done.out))
     assert sorted(whole.root.rglob("*")) == before

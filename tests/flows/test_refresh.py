@@ -110,9 +110,23 @@ class TestBack:
             with pytest.raises(ConfigError, match="to bring it back, give its name, domain: style, and no templates"):
                 runs.restore(whole, CONFIG, ConceptConfig(name="neon", domain=domain, templates=templates))
 
+    def test_with_more_templates_it_grows_where_it_stands(self, whole: Workspace) -> None:
+        few = dict(CONFIG.prompts.templates)
+        first = GRAIN.model_copy(update={"templates": few})
+        more = {**few, "train": (*few["train"], "A {object} all over in {style}, many of them.")}
+        runs.add(whole, CONFIG, first)
+        made_up(whole.root, CONFIG)
+        reference_before, before = reference(whole, "grain"), {p.id for p in plan(CONFIG, whole.root)}
+        assert runs.add(whole, CONFIG, first.model_copy(update={"templates": more})).templates == more
+        assert reference(whole, "grain") == reference_before
+        assert {label for _, label in todo(whole)} == {"grain", "3 splits, 0 files"}
+        assert len({p.id for p in plan(CONFIG, whole.root)} & before) > 20
+        with pytest.raises(ConfigError, match="expected those and more"):
+            runs.add(whole, CONFIG, first)
+
     def test_a_removed_one_may_come_back_as_another(self, whole: Workspace) -> None:
         other = CHECKER.model_copy(update={"templates": {"train": ("A {object} in {style} style.",)}})
-        with pytest.raises(ConfigError, match="was added before, differently"):
+        with pytest.raises(ConfigError, match="was added before, with other templates; expected those and more"):
             runs.add(whole, CONFIG, other)
         runs.remove(whole, CONFIG, "checker")
         runs.remove(whole, CONFIG, "neon")

@@ -49,12 +49,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model_id="0123456789abcdef0123",
         config=config.capture,
         prompts_id=f"prompts_v1_{20 * '0'}",
-        hookpoints=config.hookpoints,
+        images_id="some",
+        hookpoint=HOOK,
     )
     array = np.random.default_rng(0).standard_normal((3, 100, WIDTH)).astype(np.float16)
     write_shard(opened.folder(capture.id) / HOOK / "00000.tar", [("a", {"npy": encode(array)})], {})
     hook = {"hookpoint": HOOK, "shards": 1, "rows": 300, "bytes": 1, "width": WIDTH}
-    about = {"model_id": capture.model_id, "hookpoints": [hook], "images": 1, "steps": 3, "half": "conditional"}
+    about = {"model_id": capture.model_id, **hook, "images": 1, "steps": 3, "half": "conditional"}
     opened.commit(capture.id, config=capture.identity, inputs={}, summary=about, seconds=1)
     job = TrainJob(workspace=opened.root, config=config.train, hookpoint=HOOK, capture_id=capture.id)
     sae = some_sae()
@@ -282,7 +283,7 @@ class TestCompare:
     def test_with_itself(self, workspace: Workspace, trained: str) -> None:
         out = good(sae(workspace, "compare", trained, HOOK))
         assert "the same numbers" in out and "1.0000           100.0%" in out
-        assert "on the same 300 rows of capture_v1_" in out and "rows of its training" in out
+        assert "on the same 300 rows of capture_v2_" in out and "rows of its training" in out
         assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("next"))
 
     def test_with_another(self, workspace: Workspace, foreign: Path) -> None:

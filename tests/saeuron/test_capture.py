@@ -32,7 +32,7 @@ def raw(tiny_pipe):
     with attached(tiny_pipe, readers={FINE: reader}):
         for batch, _ in generate(tiny_pipe, WANTED, MODEL, seed=0):
             for t, output, source in calls:
-                n = len(batch)
+                n = len(output) // 2
                 for i, request in enumerate(batch):
                     found[request.key][t] = (output[[i, n + i]], source[[i, n + i]])
             calls.clear()

@@ -53,7 +53,8 @@ def kept(pipe, path, half, update=False):
             list(generate(pipe, batch, MODEL, CONFIG.seed))
         for timestep, rows in seen:
             for i in range(len(batch)):
-                found[first + i, timestep] = rows[i + (len(batch) if half == "conditional" else 0)]
+                # A batch that was filled up is longer than what was asked for.
+                found[first + i, timestep] = rows[i + (len(rows) // 2 if half == "conditional" else 0)]
         first += len(batch)
     return found
 
