@@ -58,9 +58,9 @@ def main() -> None:
     except Interrupted as end:
         typer.echo("\nsaeuron: interrupted; what was finished is kept. Run the same command again to go on.", err=True)
         if "prefect" in sys.modules:
-            from flows.environment import stop_server
+            from flows import server
 
-            stop_server()
+            server.stop()
         # Prefect's helper threads would otherwise be waited for.
         os._exit(end.code)
     except (SaeuronError, StorageError, OSError) as error:

@@ -25,11 +25,3 @@ def prepare(workspace: Path, verbose: bool) -> None:
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(workspace.absolute() / ".prefect"))
         os.environ.setdefault("PREFECT_PROFILES_PATH", str(workspace.absolute() / ".prefect" / "profiles.toml"))
-
-
-def stop_server() -> None:
-    """Stop the server that Prefect started for this process, which a hard exit would leave behind."""
-    from prefect.server.api.server import SubprocessASGIServer
-
-    for server in list(SubprocessASGIServer._instances.values()):
-        server.stop()

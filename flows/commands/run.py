@@ -105,10 +105,12 @@ def run_pipeline(
     check_device(device)
     check(config)
     console.print("starting Prefect", style="dim")
+    from flows import server
     from flows.display import Display
     from flows.pipeline import pipeline
     from tasks import progress, runs
 
+    server.tie()
     if keep_config:
         runs.remember(opened, config)
     with Display(console) as display, progress.listening(display):

@@ -111,8 +111,10 @@ def _measured(
     if there is not None and not asked:
         compared = newest(opened, "stability", sae_id=found.id)
         return Diagnosis(opened, there.id, compared.id if compared else None)
+    from flows import server
     from flows.display import Display
 
+    server.tie()
     console = console_for(as_json)
     config = runs.remembered(opened)
     with Display(console) as display, progress.listening(display):

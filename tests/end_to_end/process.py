@@ -95,20 +95,25 @@ class Cli:
             if process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"it was never there:\n{self.finish(process).err}")
             time.sleep(0.01)
-        if number == signal.SIGKILL:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+        process.send_signal(number)
         return self.finish(process)
 
 
 def end_group(group: int) -> bool:
     """End what is left of a process's session, such as the server of one that was killed; whether there was any."""
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
+    end = time.monotonic() + 5
+    while (left := _living(group)) and time.monotonic() < end:
+        time.sleep(0.05)
+    if left:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    return left
+
+
+def _living(group: int) -> bool:
+    """Whether a process of the group runs; one that ended and that nobody has asked for its exit code does not."""
+    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return any(int(pgid) == group and not stat.startswith("Z") for pgid, stat in map(str.split, listed.splitlines()))
 
 
 def run_here(*args: str | Path) -> Done:

@@ -1,0 +1,76 @@
+"""Prefect's own server, as the child of a run: it ends when the run does, however that ends.
+
+The run holds one end of a pipe and writes nothing to it; the server waits at the other. A process that is killed
+cannot stop its children, but the kernel closes its pipes.
+
+    python -m flows.server LIFELINE ARGUMENTS-OF-UVICORN
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+
+def tie() -> None:
+    """Have the server that Prefect starts for this process end with it. With a server of the user's own, nothing."""
+    if "PREFECT_API_URL" in os.environ:
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+
+    SubprocessASGIServer._run_uvicorn_command = _started
+
+
+def stop() -> None:
+    """Stop the server that Prefect started for this process, which a hard exit would end without a farewell."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    for server in list(SubprocessASGIServer._instances.values()):
+        server.stop()
+
+
+def _started(server: Any) -> "subprocess.Popen[bytes]":
+    """As Prefect starts it (`SubprocessASGIServer._run_uvicorn_command`), but through this module."""
+    import prefect
+    from prefect.settings import get_current_settings
+
+    command = [
+        *("--app-dir", str(prefect.__module_path__.parent)),
+        *("--factory", "prefect.server.api.server:create_app"),
+        *("--host", "127.0.0.1", "--port", str(server.port)),
+        *("--log-level", "error", "--lifespan", "on"),
+    ]
+    environment = {
+        **os.environ,
+        **{"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        **get_current_settings().to_environment_variables(exclude_unset=True),
+    }
+    # Where this package lies need not be on the path of a new process: a script's folder is not.
+    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    # The other end is closed by nobody but the kernel, when this process is no more.
+    waits, _ = os.pipe()
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "flows.server", str(waits), *command], env=environment, pass_fds=[waits]
+        )
+    finally:
+        os.close(waits)
+
+
+def _end_with(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os._exit(0)
+
+
+def main() -> None:
+    """What the server's process does."""
+    threading.Thread(target=_end_with, args=[int(sys.argv[1])], daemon=True).start()
+    import uvicorn
+
+    uvicorn.main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()
