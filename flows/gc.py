@@ -120,9 +120,10 @@ def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Mani
     # What was brought from elsewhere no command makes again.
     kept = _inputs(todo | {m.id for m in manifests.values() if "source" in m.summary}, manifests)
     # What other commands have made of what is kept is kept as well.
-    for made in sorted((m for m in manifests.values() if m.stage not in runs.STAGES), key=lambda m: m.created):
-        if ids_in(made.inputs) <= kept:
-            kept |= _inputs({made.id}, manifests)
+    others = [m for m in manifests.values() if m.stage not in runs.STAGES]
+    # Until no more is found: what was made of what may seem older than it, by a clock that was set back.
+    while more := [m for m in others if m.id not in kept and ids_in(m.inputs) <= kept]:
+        kept |= _inputs({m.id for m in more}, manifests)
     return kept
 
 

@@ -150,6 +150,16 @@ class TestReferred:
         both.remove(diagnoses[0])
         assert prompts.id in artifacts(gc.survey(both))
 
+    def test_what_seems_older_than_what_it_was_made_of(self, both: Workspace) -> None:
+        sae = next(i for i in sorted(of(both)) if i.startswith("sae"))
+        configs = {"diagnosis": {"sae_id": sae}, "stability": {"of": "two of them"}}
+        names = {stage: artifact_id(stage, 1, config) for stage, config in configs.items()}
+        # By the clock, the one was there before what it was made of: the clock was set back in between.
+        for stage, made_of in (("stability", names["diagnosis"]), ("diagnosis", sae)):
+            both.folder(names[stage]).mkdir(parents=True)
+            both.commit(names[stage], config=configs[stage], inputs={"of": made_of}, summary={}, seconds=0)
+        assert not artifacts(gc.survey(both)) & set(names.values())
+
     def test_what_was_brought_from_elsewhere(self, both: Workspace) -> None:
         brought = made(both, "sae", {"weights": "0" * 64}, hookpoint="a", source="someone/somewhere")
         other = made(both, "sae", {"weights": "1" * 64}, hookpoint="a")
