@@ -8,7 +8,6 @@ from typing import Any
 from flows.summary import text_table
 from saeuron.errors import ConfigError, UnknownName
 from storage import Workspace
-from storage.errors import StorageError
 from storage.files import read_json
 from storage.identity import split_id
 from storage.manifests import Manifest
@@ -64,14 +63,7 @@ def resolve(workspace: Workspace, text: str) -> runs.Record:
         UnknownName: no run is called that.
         ConfigError: several are, or there are not so many.
     """
-    found = []
-    for path in workspace.runs.glob("*.json"):
-        try:
-            found.append(runs.record(path))
-        except StorageError:
-            # `saeuron verify` tells of it.
-            continue
-    found.sort(key=lambda r: (r.started, r.run_id))
+    found = runs.records(workspace)
     if back := re.fullmatch(r"last(?:~(\d+))?", text):
         steps = int(back[1] or 0)
         if steps >= len(found):

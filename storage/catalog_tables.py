@@ -68,7 +68,9 @@ _REMOVALS = pa.schema(
 )
 _RUNS = pa.schema(
     [
-        *((name, pa.string()) for name in ("run_id", "flow", "state")),
+        ("run_id", pa.string()),
+        ("number", pa.int64()),
+        *((name, pa.string()) for name in ("flow", "state")),
         *((name, pa.timestamp("us")) for name in ("started", "finished")),
         *((name, pa.int64()) for name in ("made", "cached", "failed")),
         ("message", pa.string()),

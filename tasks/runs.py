@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 from saeuron.config import ConceptConfig, Config, RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
-from storage.errors import ArtifactDamaged
+from storage.errors import ArtifactDamaged, StorageError
 from storage.files import read_json, write_atomic
 from storage.identity import digest
 from storage.workspace import read_sealed, write_sealed
@@ -45,6 +45,9 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
+    number: int | None = None
+    """Runs of a workspace are counted from 1, in the order in which they began, whatever the clock says; None in a run
+    from before this was kept, which is older than all that are counted."""
     flow: str
     state: Literal["running", "completed", "failed", "interrupted"] = "running"
     started: datetime
@@ -64,13 +67,26 @@ def record(path: Path) -> Record:
     return _parsed(Record, path)
 
 
+def records(workspace: Workspace) -> list[Record]:
+    """The records of all runs, in the order in which they began. Damaged ones are left out: see `saeuron verify`."""
+    found = []
+    for path in workspace.runs.glob("*.json"):
+        with suppress(StorageError):
+            found.append(record(path))
+    return sorted(found, key=lambda r: (r.number or 0, r.started, r.run_id))
+
+
 def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
-    """Note that a run begins, and with what; returns its id. What killed runs left half written is removed."""
+    """Note that a run begins, and with what; returns its id. What killed runs left half written is removed.
+
+    The caller holds the lock GATE, or two runs could have one number.
+    """
     workspace.sweep()
-    now = datetime.now(UTC).replace(microsecond=0)
+    now, number = datetime.now(UTC), 1 + max((r.number or 0 for r in records(workspace)), default=0)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     text = _text(config)
-    _write(workspace.runs / f"{run_id}.json", Record(run_id=run_id, flow=flow, started=now, config=digest(text)))
+    began = Record(run_id=run_id, number=number, flow=flow, started=now, config=digest(text))
+    _write(workspace.runs / f"{run_id}.json", began)
     write_atomic(workspace.runs / "configs" / f"{run_id}.json", text)
     return run_id
 
@@ -85,7 +101,7 @@ def finish(
 ) -> None:
     """Note how a run ended (completed, failed, interrupted) and what it used: {artifact: whether it was there}."""
     path = workspace.runs / f"{run_id}.json"
-    end = {"state": state, "finished": datetime.now(UTC).replace(microsecond=0), "message": message}
+    end = {"state": state, "finished": datetime.now(UTC), "message": message}
     known = None if artifacts is None else dict(artifacts)
     _write(path, Record.model_validate({**record(path).model_dump(), **end, **counts, "artifacts": known}))
 

@@ -15,7 +15,7 @@ LIMIT = 9_000_000
 
 
 def states(workspace: Path) -> list[str]:
-    return run_query(Workspace.open(workspace), "select state from runs order by started, run_id").column(0).to_pylist()
+    return run_query(Workspace.open(workspace), "select state from runs order by number").column(0).to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,9 @@ def undisturbed(cli: Cli, broken: Path, interrupted: Done) -> Done:
 
 def test_killed(killed: Done, full: Done, broken: Path) -> None:
     assert killed.code == -signal.SIGKILL
-    # A dead process cannot say how it ended.
+    # A dead process cannot say how it ended, nor stop its server: that sees by itself that nobody is there.
     assert states(broken)[0] == "running"
+    assert not killed.left, "a server of Prefect's outlived the run"
 
 
 def test_a_full_disk_is_one_line_and_exit_code_1(full: Done, broken: Path) -> None:
@@ -109,7 +110,7 @@ def test_lost_and_damaged_files_are_made_again_with_the_same_bytes(
     assert "FAILED  tune stripes: [Errno 21] Is a directory" in done.out
     assert "1 failed" in done.out and "next: mend the cause" in done.out
     assert [line.split()[:2] for line in done.out.splitlines()[2:3]] == [["object", "cat"]]
-    last = run_query(Workspace.open(broken), "select state, failed, message from runs order by started").to_pylist()[-1]
+    last = run_query(Workspace.open(broken), "select state, failed, message from runs order by number").to_pylist()[-1]
     assert last["state"] == "failed" and last["failed"] == 1 and last["message"].startswith("tune stripes: ")
     mine, other = payload(broken), payload(workspace)
     assert [name for name in mine | other if mine.get(name) != other.get(name)] == []

@@ -41,7 +41,7 @@ def test_a_worker_runs_what_was_deployed(environment: dict[str, str], changed: P
     parameters = {"config": str(TINY), "settings": LARGE[1::2], "workspace": str(changed), "threads": 1}
     prefect(environment, "deployment", "run", "scheduled/nightly", "--params", json.dumps(parameters))
     prefect(environment, "worker", "start", "--pool", "saeuron", "--run-once")
-    runs = run_query(Workspace.open(changed), "select state, made from runs order by started").to_pylist()
+    runs = run_query(Workspace.open(changed), "select state, made from runs order by number").to_pylist()
     assert len(runs) == before + 1
     # All of it was there: the schedule, too, pays only for what is new.
     assert runs[-1] == {"state": "completed", "made": 0}
