@@ -44,7 +44,9 @@ def _started(server: Any) -> "subprocess.Popen[bytes]":
     ]
     environment = {
         **os.environ,
-        **{"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
         **get_current_settings().to_environment_variables(exclude_unset=True),
     }
     # Where this package lies need not be on the path of a new process: a script's folder is not.

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -74,7 +75,7 @@ class Shell:
                 self._do(partial(self._answer, self.typed.strip()))
             return not self.failed
         say(f"SQL over {self.workspace.root}; \\d lists the views, \\? says more, \\q leaves")
-        with _interruptible(), _history():
+        with _history(), _interruptible():
             while True:
                 try:
                     line = input("      -> " if self.typed else "saeuron> ")
@@ -155,12 +156,41 @@ def history_file() -> Path:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, which stops one statement, in place of ending the program."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Ctrl-C raises KeyboardInterrupt, which stops one statement, in place of ending the program.
+
+    While a line is edited, Python looks for signals only when one interrupts the waiting for a key: a Ctrl-C that comes
+    while the key before it is still being drawn would not be heard until Enter. So a thread hears it as well, and
+    interrupts the waiting with a signal that means nothing more.
+    """
+    answered = threading.Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        del number, frame
+        answered.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    heard, rings = os.pipe()
+    os.set_blocking(rings, False)
+    bell = signal.set_wakeup_fd(rings, warn_on_full_buffer=False)
+    threading.Thread(target=_nudge, args=(heard, answered, threading.get_ident()), daemon=True).start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(bell)
+        os.close(rings)
         signal.signal(signal.SIGINT, before)
+
+
+def _nudge(heard: int, answered: threading.Event, editing: int) -> None:
+    while os.read(heard, 1):
+        for _ in range(20):
+            if answered.wait(0.05):
+                break
+            # "The window may have another size": readline looks, and otherwise nobody minds.
+            signal.pthread_kill(editing, signal.SIGWINCH)
+        answered.clear()
+    os.close(heard)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import os
 import re
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -48,6 +49,8 @@ _SPARE_BYTES = 1 << 30
 """What DuckDB, Arrow and Python may need beside the memory of the query: code, stacks, a batch on its way out."""
 _FILE_BYTES = 10 * 10**9
 """Largest temporary file in bytes; DuckDB's limit for all of them together is the same."""
+_MOST_SECONDS = 1e9
+"""The largest limit on processor time that every system takes."""
 _STATM = Path("/proc/self/statm")
 """Where Linux says how much memory the process has mapped; elsewhere DuckDB's limit stands alone."""
 
@@ -157,7 +160,7 @@ def main(folder: Path) -> NoReturn:
     os.dup2(2, 1)
     try:
         connection = connect(job["root"], memory=job["memory"], threads=job["threads"])
-        _limit(connection)
+        _limit(connection, job["seconds"] * job["threads"])
         answer.write(READY)
         answer.flush()
         # A relation streams; `execute` would first hold, or spill to disk, all of a result that is too large.
@@ -186,10 +189,14 @@ def _answer(relation: duckdb.DuckDBPyRelation, file: BinaryIO, most: int) -> Non
     file.flush()
 
 
-def _limit(connection: duckdb.DuckDBPyConnection) -> None:
-    """From here on the kernel refuses memory beyond twice the query's own, and files larger than any it should make."""
+def _limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> None:
+    """From here on the kernel refuses memory beyond twice the query's own, and files larger than any it should make.
+
+    It also ends the process after so many seconds of work, which are `storage.query`'s to count unless it was killed.
+    """
     [(memory,)] = connection.execute("SELECT parse_formatted_bytes(current_setting('memory_limit'))").fetchall()
     limits = {resource.RLIMIT_FSIZE: _FILE_BYTES, resource.RLIMIT_CORE: 0}
+    limits[resource.RLIMIT_CPU] = int(min(time.process_time() + seconds, _MOST_SECONDS)) + 2
     if _STATM.exists():
         now = int(_STATM.read_text().split()[0]) * resource.getpagesize()
         limits[resource.RLIMIT_AS] = now + 2 * int(memory) + _SPARE_BYTES

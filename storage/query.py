@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -48,11 +49,13 @@ def run_query(
         workspace = Workspace.open(workspace, create=False)
     with tempfile.TemporaryDirectory(prefix="storage-sql-") as name:
         folder = Path(name)
-        job = {"root": str(workspace.root), "sql": sql, "memory": memory, "threads": threads, "bytes": RESULT_BYTES}
+        limits = {"memory": memory, "threads": threads, "seconds": seconds, "bytes": RESULT_BYTES}
+        job = {"root": str(workspace.root), "sql": sql, **limits}
         (folder / "query.json").write_text(json.dumps(job))
         command = [sys.executable, "-P", "-m", "storage.guard", name]
         with (
             (folder / "log").open("wb") as log,
+            _deaf() as listen,
             subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -65,9 +68,35 @@ def run_query(
             ) as process,
         ):
             try:
+                listen()
                 return _answer(process, folder, seconds, memory)
             finally:
                 process.kill()
+                # After a Ctrl-C `with` would not: what holds the query's memory would outlive it.
+                process.wait()
+
+
+@contextmanager
+def _deaf() -> Iterator[Callable[[], None]]:
+    """Ctrl-C waits until the function that this gives is called: one that comes while a process is being started would
+    leave that process to itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # no other thread hears signals
+        return
+    came: list[int] = []
+    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def listen() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        while came:
+            signal.raise_signal(came.pop())
+
+    try:
+        yield listen
+    finally:
+        listen()
 
 
 def _environment(folder: Path) -> dict[str, str]:

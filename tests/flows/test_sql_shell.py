@@ -1,10 +1,21 @@
 """`saeuron sql --shell`: at a real (pseudo) terminal, and from a pipe."""
 
 import csv
+import fcntl
 import io
+import os
+import pty
 import re
+import select
+import signal
+import stat
+import struct
 import subprocess
 import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +28,21 @@ from storage.workspace import Workspace
 from tests.storage.conftest import random_sums
 
 ROOT = Path(__file__).parents[2]
+SHELL = ("-m", "flows.cli", "sql", "--shell", "--seconds", "120", "-w")
+UNHEARD = """
+import _thread, builtins, sys, threading
+from flows.sql_shell import Shell
+from storage import Workspace
+
+def once(prompt, ask=input):
+    builtins.input = ask
+    threading.Timer(0.5, _thread.interrupt_main).start()
+    return ask(prompt)
+
+builtins.input = once
+Shell(Workspace.open(sys.argv[1])).sit()
+"""
+"""A shell to which a Ctrl-C comes that does not interrupt the waiting for a key."""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +57,213 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
+class Terminal:
+    """A terminal with `saeuron sql --shell` in it; what it shows collects in `shown`."""
+
+    def __init__(self, workspace: Workspace, state: Path, command: tuple[str, ...] = SHELL) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, *command, str(workspace.root)],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "XDG_STATE_HOME": str(state),
+                "TERM": "dumb",
+                "INPUTRC": "/dev/null",
+                "LC_ALL": "C.UTF-8",
+            },
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def expect(self, text: str, seconds: float = 60) -> str:
+        """Wait until `text` is shown; returns what came before it, and forgets both."""
+        end = time.monotonic() + seconds
+        while text not in self.shown:
+            if not select.select([self.master], [], [], max(0, end - time.monotonic()))[0]:
+                raise AssertionError(f"{text!r} did not come within {seconds} s; shown was {self.shown!r}")
+            try:
+                piece = os.read(self.master, 65536)
+            except OSError:  # Linux's word for a terminal that was left
+                piece = b""
+            if not piece:
+                raise AssertionError(f"{text!r} did not come; shown was {self.shown!r}")
+            self.shown += piece.decode(errors="replace").replace("\r", "")
+        before, _, self.shown = self.shown.partition(text)
+        return before
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def left(self) -> int:
+        """Wait for the end; the exit code."""
+        while True:
+            try:
+                if not os.read(self.master, 65536):
+                    break
+            except OSError:
+                break
+        return self.process.wait(60)
+
+
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
+
+
+@contextmanager
+def opened(workspace: Workspace, state: Path) -> Iterator[Terminal]:
+    terminal = Terminal(workspace, state)
+    try:
+        terminal.expect("saeuron> ")
+        yield terminal
+    finally:
+        if terminal.process.poll() is None:
+            terminal.process.kill()
+            terminal.process.wait()
+        os.close(terminal.master)
+
+
+@pytest.fixture(scope="module")
+def shared(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    with opened(workspace, tmp_path_factory.mktemp("state")) as terminal:
+        yield terminal
+
+
+@pytest.fixture
+def terminal(shared: Terminal) -> Terminal:
+    """One for all tests that leave it at its prompt, for a start takes seconds; nothing is left to be read."""
+    shared.type("\\?\n")
+    shared.expect("or stops the query that runs.\nsaeuron> ")
+    shared.shown = ""
+    return shared
+
+
+@pytest.fixture
+def fresh(workspace: Workspace, state: Path) -> Iterator[Terminal]:
+    with opened(workspace, state) as terminal:
+        yield terminal
+
+
+class TestTerminal:
+    def test_it_answers_with_the_time_and_goes_on(self, terminal: Terminal) -> None:
+        terminal.type("select concept, count(*) as n from scores group by all order by all;\n")
+        shown = terminal.expect("saeuron> ")
+        assert "concept   n" in shown and "ink      14" in shown and "(2 rows)" in shown
+        assert re.search(r"^\d+\.\d\d s$", shown, re.M)
+        terminal.type("select 41 + 1 as answer;\n")
+        assert "42" in terminal.expect("saeuron> ")
+
+    def test_a_statement_may_take_lines(self, terminal: Terminal) -> None:
+        terminal.type("select ';' as a, -- a comment; with one\n")
+        assert "(1 rows)" not in terminal.expect("      -> ")
+        terminal.type("2 as b\n")
+        terminal.expect("      -> ")
+        terminal.type("; select 'third' as c;\n")
+        shown = terminal.expect("saeuron> ")
+        assert shown.count("(1 rows)") == 2 and "third" in shown
+
+    def test_an_error_is_one_line_and_the_prompt_goes_on(self, terminal: Terminal) -> None:
+        for typed, said in (
+            ("select * from score;", "there is no view 'score': did you mean scores?"),
+            ("drop view scores;", "the query is DROP: expected SELECT"),
+            ("selec 1;", "syntax error"),
+            ("\\d score", "there is no view 'score': the views are prompts, "),
+            ("\\x", "there is no command '\\\\x': expected \\d, \\d VIEW, \\? or \\q"),
+        ):
+            terminal.type(f"{typed}\n")
+            shown = terminal.expect("saeuron> ")
+            (line,) = [line for line in shown.splitlines() if line.startswith("saeuron: ")]
+            assert said in line and "Traceback" not in shown
+
+    def test_backslash_d(self, terminal: Terminal) -> None:
+        terminal.type("\\d\n")
+        shown = terminal.expect("saeuron> ")
+        assert all(re.search(rf"^{view} +{columns[0].name}, ", shown, re.M) for view, columns in COLUMNS.items())
+        terminal.type("\\d Scores;\n")
+        shown = terminal.expect("saeuron> ")
+        for column in COLUMNS["scores"]:
+            fields = (column.name, column.type, column.unit or "-", column.meaning)
+            assert re.search("^" + " +".join(map(re.escape, fields)) + "$", shown, re.M), column.name
+
+    def test_tab_completes(self, terminal: Terminal) -> None:
+        terminal.type("select count(*) as n from top_f\t where protoc\t is not null;\n")
+        shown = terminal.expect("saeuron> ")
+        assert re.search("from top_features where protocol is not null", shown) and "(1 rows)" in shown
+
+    def test_ctrl_c_drops_what_is_typed(self, terminal: Terminal) -> None:
+        terminal.type("select nonsense\n")
+        terminal.expect("      -> ")
+        terminal.type("and more")
+        # Ctrl-C is for a prompt that has read this; one that comes up meanwhile would be another matter.
+        terminal.expect("and more")
+        terminal.type("\x03")
+        terminal.expect("saeuron> ")
+        terminal.type("select 7 as seven;\n")
+        shown = terminal.expect("saeuron> ")
+        assert "seven" in shown and "saeuron: " not in shown
+
+    def test_ctrl_c_stops_the_query(self, terminal: Terminal) -> None:
+        terminal.type("select count(*) from range(100000000) a, range(100000000) b where a.range % 7 = b.range % 5;\n")
+        terminal.expect(";\n")
+        children = Path(f"/proc/{terminal.process.pid}/task/{terminal.process.pid}/children")
+        end = time.monotonic() + 60
+        while not (child := children.read_text().split()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert child
+        start = time.monotonic()
+        terminal.type("\x03")
+        assert "cancelled" in terminal.expect("saeuron> ", 30)
+        assert time.monotonic() - start < 30 and not Path(f"/proc/{child[0]}").exists()
+        terminal.type("select 8 as eight;\n")
+        assert "eight" in terminal.expect("saeuron> ")
+
+    def test_a_ctrl_c_that_interrupts_no_waiting_is_heard(self, workspace: Workspace, state: Path) -> None:
+        terminal = Terminal(workspace, state, ("-c", UNHEARD))
+        terminal.expect("saeuron> ")
+        assert "cancelled" in terminal.expect("saeuron> ", 30)
+        terminal.type("\\q\n")
+        assert terminal.left() == 0
+
+    @pytest.mark.parametrize("last", ["\\q\n", "\x04", "select 1\n\x04"])
+    def test_it_leaves(self, fresh: Terminal, last: str) -> None:
+        fresh.type(last)
+        assert fresh.left() == 0
+
+    def test_the_history_is_kept_for_its_owner_alone(self, fresh: Terminal, workspace: Workspace, state: Path) -> None:
+        fresh.type("select 'remember me' as x;\n")
+        fresh.expect("saeuron> ")
+        fresh.type("\\q\n")
+        assert fresh.left() == 0
+        path = state / "saeuron" / "sql_history"
+        assert "select 'remember me' as x;" in path.read_text()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        again = Terminal(workspace, state)
+        again.expect("saeuron> ")
+        again.type("\x1b[A\x1b[A\n")
+        assert "(1 rows)" in again.expect("saeuron> ")
+        again.type("\\q\n")
+        assert again.left() == 0
+
+    def test_it_does_without_a_history(self, workspace: Workspace, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        terminal = Terminal(workspace, tmp_path / "file" / "below")
+        terminal.expect("saeuron> ")
+        terminal.type("\\q\n")
+        assert terminal.left() == 0
+
+    def test_when_told_to_end_it_keeps_the_history(self, fresh: Terminal, state: Path) -> None:
+        fresh.type("select 'last words' as x;\n")
+        fresh.expect("saeuron> ")
+        fresh.process.send_signal(signal.SIGTERM)
+        assert fresh.left() == 143
+        assert "last words" in (state / "saeuron" / "sql_history").read_text()
 
 
 def piped(workspace: Workspace, text: bytes, *options: str) -> subprocess.CompletedProcess[bytes]:
