@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check full
+.PHONY: run test check full faults
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -29,3 +29,7 @@ check: .venv/installed-test
 
 test: check
 	$(BIN)/pytest
+
+# Everything that can befall a run, more than a hundred kills among it: within 45 minutes on two cores.
+faults: .venv/installed-test
+	$(BIN)/pytest tests/faults -m "full or not full"

@@ -1,0 +1,155 @@
+"""Where the fault tests have their runs from: a process that has loaded everything, and of which each run is a copy.
+
+A plan says what befalls a run. {"root", "log"} notes every event (a file synced, renamed, deleted, a folder made, a record opened)
+below `root`, in `log`; with {"at": 7, "how": "before" | "after" | "torn"} the process kills itself at the seventh.
+{"back": seconds, "calls": n} sets the clock back once it was asked n times. {"file_limit": bytes} is the size beyond
+which no file can grow. {"humble": true} takes from the super-user what lets it write where it may not.
+"""
+
+import builtins
+import ctypes
+import datetime
+import io
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+NAMES = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
+
+
+class Watch:
+    """Counts events, writes each down, and ends the process at one of them."""
+
+    def __init__(self, root: str, log: str, at: int = 0, how: str = "before") -> None:
+        self.root, self.at, self.how = Path(root).resolve(), at, how
+        self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.count = 0
+        for name in NAMES:
+            setattr(os, name, self.watched(name, getattr(os, name)))
+        opened = self.watched("open", io.open)
+        io.open = builtins.open = opened
+
+    def watched(self, name: str, true: Callable[..., Any]) -> Callable[..., Any]:
+        def call(what: Any, *args: Any, **how: Any) -> Any:
+            written = name != "open" or "w" in str(how.get("mode", args[0] if args else ""))
+            place = self.place(what) if written else None
+            if place is None:
+                return true(what, *args, **how)
+            self.count += 1
+            os.write(self.log, f"{name} {place}\n".encode())
+            if self.count != self.at:
+                return true(what, *args, **how)
+            if self.how == "torn" and name == "fsync" and place.endswith(".tmp"):
+                os.truncate(self.root / place, (self.root / place).stat().st_size // 2)
+            elif self.how == "after":
+                true(what, *args, **how)
+            os.kill(os.getpid(), signal.SIGKILL)
+            return None
+
+        return call
+
+    def place(self, what: Any) -> str | None:
+        """Where below the workspace it happens; None elsewhere."""
+        try:
+            path = Path(f"/proc/self/fd/{what}").readlink() if isinstance(what, int) else Path(os.fspath(what))
+            return path.absolute().relative_to(self.root).as_posix()
+        except (ValueError, TypeError, OSError):
+            return None
+
+
+def set_back(seconds: float, calls: int) -> None:
+    """Set the clock back once it was asked `calls` times: `time.time`, and what our own modules know as datetime."""
+    asked, real, real_ns = 0, time.time, time.time_ns
+
+    def shift() -> float:
+        nonlocal asked
+        asked += 1
+        return seconds if asked > calls else 0.0
+
+    class Shifted(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.datetime.now(tz) - datetime.timedelta(seconds=shift())
+
+    time.time = lambda: real() - shift()
+    time.time_ns = lambda: real_ns() - int(shift() * 1e9)
+    # All that reads the clock, before it is replaced there.
+    import flows.pipeline
+    import flows.verify
+    import storage.workspace
+    import tasks.runs
+
+    for module in (flows.verify, storage.workspace, tasks.runs):
+        assert module.datetime is datetime.datetime
+        module.datetime = Shifted
+
+
+def give_up_override() -> None:
+    """Obey the permissions of files, even as root: CAP_DAC_OVERRIDE leaves all sets of this process (capset)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    for i in range(3):
+        sets[i] &= ~(1 << 1)
+    assert libc.capset(header, sets) == 0
+
+
+def orders() -> tuple[dict[str, Any], list[str]]:
+    """Load all that a run needs, then wait for orders, one JSON object a line; each run is a copy of this process.
+
+    {"start": [plan, words, out, err]} is answered by the id of a process in which this function has returned;
+    {"wait": id} by how it ended, and {"ask": id} likewise, or null while it lives.
+    """
+    import matplotlib.pyplot  # noqa: F401
+
+    import flows.check
+    import flows.display
+    import flows.pipeline
+    import flows.summary  # noqa: F401
+    from saeuron.canvas import model  # noqa: F401
+
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "start" in order:
+            plan, words, *streams = order["start"]
+            if (pid := os.fork()) == 0:
+                os.setsid()
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                for number, path in enumerate(streams, 1):
+                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+                return plan, words
+            answer: Any = pid
+        else:
+            pid, status = os.waitpid(order.get("wait") or order["ask"], 0 if "wait" in order else os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        sys.stdout.write(f"{json.dumps(answer)}\n")
+        sys.stdout.flush()
+    sys.exit()
+
+
+def main() -> None:
+    plan, words = orders()
+    sys.argv = ["saeuron", *words]
+    limit = plan.pop("file_limit", None)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if plan.pop("humble", False):
+        give_up_override()
+    if "root" in plan:
+        Watch(**plan)
+    if "back" in plan:
+        set_back(**plan)
+    from flows.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

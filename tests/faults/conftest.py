@@ -1,0 +1,144 @@
+"""One undisturbed run, one Prefect server for all runs, and the figures at the end."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.environment import QUIET
+from tests.end_to_end.process import TINY, Cli, Done, run_here, start_server
+
+SEED = int(os.environ.get("SAEURON_FAULTS_SEED", "1"))
+"""What all chance is drawn from: a failure names it, and the same seed makes the same faults again."""
+
+
+@dataclass
+class Tally:
+    """What was done to the pipeline."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    """By the stage at whose files the process was."""
+    faults: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    """Runs that were started."""
+    started: float = field(default_factory=time.monotonic)
+
+
+TALLY = Tally()
+
+
+@dataclass
+class Life:
+    """A run, from its start to whatever end it comes to."""
+
+    nursery: "Nursery"
+    pid: int
+    out: Path
+    err: Path
+    code: int | None = None
+
+    def ended(self) -> int | None:
+        if self.code is None:
+            self.code = self.nursery.say(ask=self.pid)
+        return self.code
+
+    def kill(self) -> None:
+        # Until it was asked how it ended, its number is nobody else's.
+        if self.ended() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def finish(self) -> Done:
+        if self.code is None:
+            self.code = self.nursery.say(wait=self.pid)
+        return Done(self.code, self.out.read_text(), self.err.read_text(), self.pid)
+
+
+class Nursery:
+    """Starts runs as copies of a process that has loaded everything (`child.py`): a second each in place of ten."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        environment = Cli(folder).environment | QUIET
+        environment |= {"PREFECT_API_URL": url, "PREFECT_HOME": str(folder / "prefect")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.child"],
+            cwd=TINY.parents[2],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def say(self, **order: object) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{json.dumps(order)}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, plan: dict[str, Any], *words: str | Path) -> Life:
+        TALLY.runs += 1
+        out, err = (self.folder / f"{TALLY.runs}.{name}" for name in ("out", "err"))
+        return Life(self, self.say(start=[plan, [*map(str, words)], str(out), str(err)]), out, err)
+
+    def run(self, plan: dict[str, Any], root: Path, *words: str) -> Life:
+        return self.start(plan, "run", TINY, "-w", root, "--threads", "1", *words)
+
+    def close(self) -> None:
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> str:
+    from prefect.settings import PREFECT_API_URL
+
+    start_server(request.config)
+    return str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="session")
+def nursery(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path_factory.mktemp("nursery"), server)
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The workspace of a run that nothing befell: leave it as it is."""
+    root = tmp_path_factory.mktemp("undisturbed") / "w"
+    done = again(root)
+    assert done.code == 0, done.err
+    yield root
+    shutil.rmtree(root.parent, ignore_errors=True)
+
+
+@pytest.fixture
+def copy(undisturbed: Path, tmp_path: Path) -> Path:
+    """As that run left it, to be damaged."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "w"))
+
+
+def again(root: Path, *words: str) -> Done:
+    """A run, in this process."""
+    return run_here("run", TINY, "-w", root, "--threads", "1", *words)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not TALLY.runs:
+        return
+    minutes = (time.monotonic() - TALLY.started) / 60
+    terminalreporter.section("faults")
+    stages = ", ".join(f"{stage} {n}" for stage, n in TALLY.kills.most_common())
+    terminalreporter.line(f"{TALLY.kills.total()} kills, {TALLY.runs} runs, {minutes:.1f} minutes, seed {SEED}")
+    terminalreporter.line(f"killed at: {stages}")
+    terminalreporter.line(", ".join(f"{what} {n}" for what, n in sorted(TALLY.faults.items())))

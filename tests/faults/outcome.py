@@ -1,0 +1,75 @@
+"""What must be the same after a fault as without it: files, manifests but for their times, copies, tables."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flows import verify
+from storage import Workspace
+from storage.catalog import connect
+from storage.files import read_json
+from storage.identity import digest
+from tests.end_to_end.process import payload
+
+TIMES = {"created", "seconds", "seal"}
+"""What a manifest and its summary say of the hour in which it was made; the seal is a hash of that as well."""
+
+
+def files(root: Path) -> dict[str, Any]:
+    """What artifacts are made of and what lies ready for people, and the manifests without their times."""
+    found: dict[str, Any] = {name: digest(data) for name, data in payload(root).items()}
+    for path in (root / "artifacts").glob("*/*/manifest.json"):
+        manifest = {k: v for k, v in read_json(path).items() if k not in TIMES}
+        summary = {k: v for k, v in manifest["summary"].items() if k not in TIMES}
+        found[path.relative_to(root).as_posix()] = manifest | {"summary": summary}
+    for path in [*(root / "removals").iterdir(), *(root / "pictures").iterdir()]:
+        found[path.relative_to(root).as_posix()] = digest(path)
+    return found
+
+
+def tables(root: Path) -> dict[str, list[str]]:
+    """Every view but `runs`, which tells of the faults themselves; without what training took."""
+    found = {}
+    with connect(root) as connection:
+        for (name,) in connection.execute("select view_name from duckdb_views() where schema_name = 'main'").fetchall():
+            if name == "runs" or name.startswith(("duckdb_", "sqlite_", "pragma_")):
+                continue
+            less = "exclude seconds" if name == "saes" else ""
+            rows = connection.execute(f"select * {less} from main.{name}").fetchall()
+            found[name] = sorted(map(repr, rows))
+    return found
+
+
+def differing(root: Path, other: Path) -> list[str]:
+    """Names of files and tables that are not the same in two workspaces."""
+    mine, theirs = files(root), files(other)
+    names = [name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name)]
+    return names or [name for name, rows in tables(root).items() if rows != tables(other)[name]]
+
+
+def damaged(root: Path) -> list[str]:
+    """What `saeuron verify --deep` finds."""
+    opened, mark = verify.opened(root)
+    return [f"{d.kind} {d.path.relative_to(root)}" for d in [*mark, *verify.find(opened, deep=True)]]
+
+
+def committed(root: Path) -> set[str]:
+    return {manifest.id for manifest in Workspace.open(root).artifacts()}
+
+
+def kinds(root: Path) -> dict[str, Path]:
+    """One file of each kind in a workspace, hidden ones and locks aside: {kind: its path below the root}."""
+    found: dict[str, Path] = {}
+    for path in _listed(root):
+        # Ids, names of hookpoints and concepts, and numbers do not make a kind.
+        kind = re.sub(r"_v\d+_[0-9a-f]{20}(_\d+)?|\d{8}T\d{6}-[0-9a-f]{6}|unet[^/]+|\d{4,}", "*", path.as_posix())
+        kind = re.sub(r"(removals|pictures)/[a-z]+", r"\1/*", kind)
+        found.setdefault(kind, path)
+    return found
+
+
+def _listed(root: Path) -> Iterator[Path]:
+    for path in sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file()):
+        if path.parts[0] != "locks" and not any(part.startswith(".") for part in path.parts):
+            yield path

@@ -1,0 +1,92 @@
+"""SIGKILL anywhere, over and over: each run goes on from where the last one died, and the end is the same."""
+
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.process import Done
+from tests.faults.conftest import SEED, TALLY, Nursery
+from tests.faults.outcome import damaged, differing
+
+EVENTS = 90
+"""Most file events that a run lives through; an undisturbed one has some 700."""
+
+
+@dataclass
+class Fault:
+    """When a run is to be killed: at an event, or some seconds after its first, or after its start."""
+
+    at: int = 0
+    how: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def drawn(cls, chance: random.Random, events: int) -> "Fault":
+        how = chance.choices(["before", "after", "torn", "begun", "started"], [3, 3, 3, 2, 1])[0]
+        if how == "begun":
+            return cls(how=how, seconds=chance.uniform(0, 4))
+        if how == "started":
+            return cls(how=how, seconds=chance.uniform(0, 12))
+        return cls(how=how, at=chance.randint(1, events))
+
+
+def killed(nursery: Nursery, root: Path, log: Path, fault: Fault) -> Done:
+    """A run with that fault; it may come to its end before."""
+    log.unlink(missing_ok=True)
+    plan = {"root": str(root), "log": str(log)} | ({"at": fault.at, "how": fault.how} if fault.at else {})
+    life = nursery.run(plan, root)
+    if not fault.at:
+        while fault.how == "begun" and life.ended() is None and not log.exists():
+            time.sleep(0.01)
+        end = time.monotonic() + fault.seconds
+        while life.ended() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        life.kill()
+    return life.finish()
+
+
+def stage_of(log: Path) -> str:
+    """What the last event was about: a stage, or a folder of the workspace."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    if not lines:
+        return "before any"
+    parts = lines[-1].split(" ", 1)[1].split("/")
+    if parts[0] == "artifacts" and len(parts) > 1:
+        return parts[1]
+    return f"record of {parts[1].split('_v')[0].lstrip('.')}" if parts[0] == "records" and len(parts) > 1 else parts[0]
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("kills", "events"), [pytest.param(3, 400, id="few"), pytest.param(100, EVENTS, id="many", marks=pytest.mark.full)]
+)
+def test_killed_over_and_over(nursery: Nursery, undisturbed: Path, tmp_path: Path, kills: int, events: int) -> None:
+    chance, told = random.Random(SEED), Counter[str]()
+    round_, ended = 0, False
+    while told.total() < kills or not ended:
+        root = tmp_path / f"w{round_}"
+        fault = Fault.drawn(chance, events) if told.total() < kills else Fault(at=10**9)
+        done = killed(nursery, root, tmp_path / "log", fault)
+        where = stage_of(tmp_path / "log")
+        told_of = f"seed {SEED}, kill {told.total() + 1}, workspace {round_}, {fault}, at {where}"
+        ended = done.code == 0
+        assert done.code in (0, -signal.SIGKILL), f"{told_of}:\n{done.err}"
+        if not ended:
+            told[where] += 1
+            TALLY.kills[where] += 1
+            TALLY.faults[f"kill {fault.how}"] += 1
+        # To be killed damages nothing, and nobody has to repair anything.
+        if (root / "artifacts").exists():
+            assert damaged(root) == [], told_of
+        if ended:
+            assert differing(root, undisturbed) == [], told_of
+            assert not list(root.rglob(".*.tmp")), told_of
+            shutil.rmtree(root)
+            round_ += 1
+    assert told.total() >= kills
