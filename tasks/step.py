@@ -22,7 +22,7 @@ import saeuron.errors
 import storage.errors
 from storage import Workspace
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull, StorageError
-from storage.files import NO_ROOM, read_json
+from storage.files import NO_ROOM, read_json, write_atomic
 from storage.identity import artifact_id
 
 USER_ERRORS = (saeuron.errors.UserError, storage.errors.UserError)
@@ -119,6 +119,18 @@ class Believed(Serializer):
         return made.model_copy(update={"cached": True})
 
 
+class Records(LocalFileSystem):
+    """Where records lie, whole or absent: Prefect itself leaves an empty one if it is killed as it writes."""
+
+    _block_type_name = "Saeuron records"
+    _block_type_slug = "saeuron-records"
+
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> str:
+        whole = self._resolve_path(path)
+        write_atomic(whole, content)
+        return str(whole)
+
+
 def spent(workspace: Workspace, artifact_id: str) -> float:
     """Seconds that a committed artifact took, its shards included as far as their records are still there."""
     seconds = workspace.manifest(artifact_id).seconds
@@ -184,7 +196,7 @@ def step(name: str) -> Callable[[Step], Step]:
             records = Workspace.open(job.workspace).records
             bound = once.with_options(result_serializer=Believed(workspace=str(job.workspace)))
             # As an option it would have to be registered with a server first; as an attribute it is taken as it is.
-            bound.result_storage = LocalFileSystem(basepath=str(records))
+            bound.result_storage = Records(basepath=str(records))
             return bound(job, *args, **kwargs)
 
         run.fn = once.fn  # type: ignore[attr-defined]

@@ -130,6 +130,18 @@ class TestInAFlow:
         again = in_flow(probe, job)
         assert again.cached and again.id == job.id and CALLS == ["neon"]
 
+    def test_a_record_is_whole_or_absent(
+        self, in_flow: Any, job: ProbeJob, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+        replace = Path.replace
+        monkeypatch.setattr(
+            Path, "replace", lambda path, to: seen.append((path.stat().st_size, to)) or replace(path, to)
+        )
+        in_flow(probe, job)
+        record = workspace.records / job.id
+        assert (record.stat().st_size, record) in seen
+
     @pytest.mark.parametrize("harm", ["file", "record", "both"])
     def test_what_is_gone_is_made_again(self, in_flow: Any, job: ProbeJob, workspace: Workspace, harm: str) -> None:
         in_flow(probe, job)
