@@ -10,8 +10,12 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from saeuron.errors import SaeuronError
 
 
 def tie() -> None:
@@ -29,6 +33,26 @@ def stop() -> None:
 
     for server in list(SubprocessASGIServer._instances.values()):
         server.stop()
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Say in one line that Prefect's server stopped, or lost its database, while a flow ran."""
+    import httpx
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL
+
+    try:
+        yield
+    except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound, RuntimeError) as error:
+        # Prefect raises no error of its own where it finds no server at all.
+        if type(error) is RuntimeError and "reach API" not in str(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SaeuronError(
+            f"Prefect's server{f' at {url}' if (url := PREFECT_API_URL.value()) else ''} failed ({reason}); what was "
+            f"finished is kept. See that it runs, or unset PREFECT_API_URL, and run the same command again."
+        ) from error
 
 
 def _started(server: Any) -> "subprocess.Popen[bytes]":

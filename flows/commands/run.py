@@ -113,7 +113,7 @@ def run_pipeline(
     server.tie()
     if keep_config:
         runs.remember(opened, config)
-    with Display(console) as display, progress.listening(display):
+    with Display(console) as display, progress.listening(display), server.answering():
         result = pipeline(config, str(opened.root), concepts, device, threads)
     if as_json:
         say(json.dumps(result, indent=2, default=str))

@@ -117,7 +117,7 @@ def _measured(
     server.tie()
     console = console_for(as_json)
     config = runs.remembered(opened)
-    with Display(console) as display, progress.listening(display):
+    with Display(console) as display, progress.listening(display), server.answering():
         made = sae_report(config, str(opened.root), found.id, other, *rest, device=device, threads=threads)
     return Diagnosis(opened, made["diagnosis"], made["stability"])
 
