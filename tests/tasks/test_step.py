@@ -1,5 +1,6 @@
 """Steps in a real flow: cached by what is on disk, retried when that can help."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -141,6 +142,15 @@ class TestInAFlow:
         in_flow(probe, job)
         record = workspace.records / job.id
         assert (record.stat().st_size, record) in seen
+
+    def test_a_copy_of_a_workspace_is_judged_by_itself(
+        self, in_flow: Any, job: ProbeJob, workspace: Workspace, tmp_path: Path
+    ) -> None:
+        in_flow(probe, job)
+        copied = job.model_copy(update={"workspace": Path(shutil.copytree(workspace.root, tmp_path / "copy"))})
+        assert in_flow(probe, copied).cached
+        (copied.folder / "word.json").unlink()
+        assert not in_flow(probe, copied).cached and copied.open.has(job.id) and CALLS == ["neon", "neon"]
 
     @pytest.mark.parametrize("harm", ["file", "record", "both"])
     def test_what_is_gone_is_made_again(self, in_flow: Any, job: ProbeJob, workspace: Workspace, harm: str) -> None:
