@@ -1,9 +1,15 @@
 """Where the fault tests have their runs from: a process that has loaded everything, and of which each run is a copy.
 
-A plan says what befalls a run. {"root", "log"} notes every event (a file synced, renamed, deleted, a folder made, a record opened)
-below `root`, in `log`; with {"at": 7, "how": "before" | "after" | "torn"} the process kills itself at the seventh.
-{"back": seconds, "calls": n} sets the clock back once it was asked n times. {"file_limit": bytes} is the size beyond
-which no file can grow. {"humble": true} takes from the super-user what lets it write where it may not.
+A plan says what befalls a run:
+
+    root, log              every event below `root` is noted in `log`: a file synced, renamed or deleted, a folder
+                           made, a record opened
+    at, how                at the event of this number the process kills itself, "before" or "after" it happens, or
+                           "torn": a file that was to be synced is half there
+    of                     only events below these folders of the workspace are counted
+    back, calls            the clock is set back by so many seconds once it was asked so many times
+    file_limit             the size in bytes beyond which no file grows
+    humble                 root obeys the permissions of files
 """
 
 import builtins
@@ -16,7 +22,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +32,8 @@ NAMES = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
 class Watch:
     """Counts events, writes each down, and ends the process at one of them."""
 
-    def __init__(self, root: str, log: str, at: int = 0, how: str = "before") -> None:
-        self.root, self.at, self.how = Path(root).resolve(), at, how
+    def __init__(self, root: str, log: str, at: int = 0, how: str = "before", of: Sequence[str] = ()) -> None:
+        self.root, self.at, self.how, self.of = Path(root).resolve(), at, how, of
         self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.count = 0
         for name in NAMES:
@@ -41,9 +47,10 @@ class Watch:
             place = self.place(what) if written else None
             if place is None:
                 return true(what, *args, **how)
-            self.count += 1
             os.write(self.log, f"{name} {place}\n".encode())
-            if self.count != self.at:
+            counted = not self.of or place.split("/")[0] in self.of
+            self.count += counted
+            if not counted or self.count != self.at:
                 return true(what, *args, **how)
             if self.how == "torn" and name == "fsync" and place.endswith(".tmp"):
                 os.truncate(self.root / place, (self.root / place).stat().st_size // 2)

@@ -70,6 +70,8 @@ class Nursery:
         self.folder = folder
         environment = Cli(folder).environment | QUIET
         environment |= {"PREFECT_API_URL": url, "PREFECT_HOME": str(folder / "prefect")}
+        # Read when Prefect is imported, which here is before the command line can set it.
+        environment |= {"PREFECT_LOGGING_LEVEL": "CRITICAL"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.child"],
             cwd=TINY.parents[2],

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,10 @@ from tests.end_to_end.process import Done
 from tests.faults.conftest import SEED, TALLY, Nursery
 from tests.faults.outcome import damaged, differing
 
-EVENTS = 90
+EVENTS = 70
 """Most file events that a run lives through; an undisturbed one has some 700."""
+WORK = ("artifacts", "records", "removals", "pictures")
+"""Where what a run makes goes. That it begins, with locks and a record of itself, is a few events of every run."""
 
 
 @dataclass
@@ -24,29 +27,34 @@ class Fault:
 
     at: int = 0
     how: str = ""
+    of: tuple[str, ...] = ()
     seconds: float = 0.0
 
     @classmethod
     def drawn(cls, chance: random.Random, events: int) -> "Fault":
-        how = chance.choices(["before", "after", "torn", "begun", "started"], [3, 3, 3, 2, 1])[0]
+        how = chance.choices(["before", "after", "torn", "begun", "started"], [4, 4, 4, 2, 1])[0]
         if how == "begun":
-            return cls(how=how, seconds=chance.uniform(0, 4))
+            return cls(how=how, seconds=chance.uniform(0, 6))
         if how == "started":
             return cls(how=how, seconds=chance.uniform(0, 12))
-        return cls(how=how, at=chance.randint(1, events))
+        if chance.random() < 0.1:
+            return cls(how=how, at=chance.randint(1, 25))
+        return cls(how=how, at=chance.randint(1, events), of=WORK)
 
 
 def killed(nursery: Nursery, root: Path, log: Path, fault: Fault) -> Done:
     """A run with that fault; it may come to its end before."""
     log.unlink(missing_ok=True)
-    plan = {"root": str(root), "log": str(log)} | ({"at": fault.at, "how": fault.how} if fault.at else {})
+    plan: dict[str, Any] = {"root": str(root), "log": str(log)}
+    if fault.at:
+        plan |= {"at": fault.at, "how": fault.how, "of": fault.of}
     life = nursery.run(plan, root)
     if not fault.at:
         while fault.how == "begun" and life.ended() is None and not log.exists():
-            time.sleep(0.01)
+            time.sleep(0.05)
         end = time.monotonic() + fault.seconds
         while life.ended() is None and time.monotonic() < end:
-            time.sleep(0.01)
+            time.sleep(0.05)
         life.kill()
     return life.finish()
 
@@ -59,6 +67,8 @@ def stage_of(log: Path) -> str:
     parts = lines[-1].split(" ", 1)[1].split("/")
     if parts[0] == "artifacts" and len(parts) > 1:
         return parts[1]
+    if parts[0].endswith(".tmp"):
+        return "configuration"
     return f"record of {parts[1].split('_v')[0].lstrip('.')}" if parts[0] == "records" and len(parts) > 1 else parts[0]
 
 
