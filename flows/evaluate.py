@@ -1,7 +1,6 @@
 """Generate the test images without and with each removal, count, and draw."""
 
 from flows.run import Run
-from tasks import progress
 from tasks.evaluate import EvaluateJob
 from tasks.evaluate import evaluate as task
 from tasks.images import ImagesJob, image_set, images_shard, shard_count
@@ -13,12 +12,7 @@ from tasks.tune import TuneJob
 def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, Made]:
     """{concept: evaluation}; a concept that failed is missing."""
     wanted = sorted({p for job, _ in removals.values() for p in job.prompts_ids})
-    unedited = {}
-    for i, prompts_id in enumerate(wanted):
-        progress.stage("unedited", i, len(wanted))
-        unedited[prompts_id] = images(run, prompts_id)
-    if wanted:
-        progress.stage("unedited", len(wanted), len(wanted))
+    unedited = dict(zip(wanted, run.every("unedited", wanted, lambda p: images(run, p)), strict=True))
 
     def do(concept: str) -> Made:
         job, removal = removals[concept]

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows import runners
 from flows.capture import capture
 from flows.evaluate import evaluate
 from flows.prompts import prompts
@@ -16,6 +17,7 @@ from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
 from tasks import model, progress, runs
+from tasks.worker import Worker
 
 
 @flow(name="pipeline", flow_run_name="pipeline in {workspace}", validate_parameters=True)
@@ -33,16 +35,20 @@ def pipeline(
         workspace: folder of everything that is made; what is there already is not made again.
         concepts: remove and evaluate these; None: `config.tune.concepts`, or all, and every added one.
         device: where models run, `cpu`, `cuda`, `cuda:1`.
-        threads: torch threads on the CPU.
+        threads: torch threads on the CPU, of each worker if there are several.
 
     Returns:
         {"run_id", "counts", "failures", "evaluations": {concept: summary}, "artifacts": {stage: id}}.
     """
     opened = Workspace.open(Path(workspace))
+    threads = runners.threads(config, threads)
     model.set_threads(threads)
     run = Run.of(opened, config, device)
     _check_present(run, concepts or [])
     with runs.living(opened, "pipeline", config) as run_id:
+        if config.runner.kind != "threads":
+            run.worker = Worker(run=run_id, threads=threads, devices=config.runner.devices)
+            run.width = runners.width(config.runner, device, threads)
         try:
             result = stages(run, concepts)
         except BaseException as error:
@@ -54,6 +60,16 @@ def pipeline(
         reason = "; ".join(f"{what}: {why}" for what, why in run.failures)
         runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
     return {"run_id": run_id, "counts": run.counts, "failures": run.failures, **result}
+
+
+def launch(config: RunConfig, workspace: str, concepts: list[str] | None, device: str, threads: int) -> dict[str, Any]:
+    """`pipeline` with the workers that its configuration asks for; they end with it."""
+    if config.runner.kind == "threads":
+        return pipeline(config, workspace, concepts, device, threads)
+    workers = runners.width(config.runner, device, runners.threads(config, threads))
+    with runners.server():
+        flow_ = pipeline.with_options(task_runner=runners.task_runner(config.runner, workers))
+        return flow_(config, workspace, concepts, device, threads)
 
 
 def _check_present(run: Run, concepts: list[str]) -> None:

@@ -1,7 +1,14 @@
-"""The state of one run: its configuration, where it works, what was made, what failed."""
+"""The state of one run: its configuration, where it works, what was made, what failed.
+
+Its primitives say what may go on at once: `shards` the parts of one artifact, `every` and `each` the same for several
+items; what one item needs stays in order. Without workers all of it goes on one after another, in this process.
+"""
 
 import functools
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -12,9 +19,11 @@ from saeuron.models import identity
 from storage import Workspace
 from tasks import progress, runs
 from tasks.runs import Added, Roster
-from tasks.step import FINAL_ERRORS, Job, Made
+from tasks.step import FINAL_ERRORS, Job, Made, submit
+from tasks.worker import Worker
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -32,6 +41,11 @@ class Run:
     """What each artifact took in this run, its shards included."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """(what, why) of each step that failed."""
+    worker: Worker | None = None
+    """What workers are told; None: steps run here."""
+    width: int = 1
+    """Workers that are kept busy."""
+    noting: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def of(cls, workspace: Workspace, config: RunConfig, device: str) -> Self:
@@ -40,28 +54,33 @@ class Run:
 
     def step(self, task: Callable[..., Made], job: Job, *args: int) -> Made:
         """Run one step and remember what came of it."""
-        made = task(job, *args)
-        key = "_".join([made.id, *map(str, args)])
-        if key not in self.made:
-            self.made[key] = made
-        self.seconds[made.id] = self.seconds.get(made.id, 0.0) + (0.0 if made.cached else made.seconds)
-        if not made.cached and not args:
-            progress.line(f"{job.stage:<10} {job.label}  {self.seconds[made.id]:.1f} s")
-        return made
+        return self._note(self._begin(task, job, *args)(), job, *args)
 
     def shards(self, task: Callable[..., Made], job: Job, count: Callable[[Any], int], stage: str = "") -> None:
         """Run the steps of an artifact that is made in shards, unless it is there; `count` says how many they are."""
         if job.open.has(job.id):
             return
         total = count(job)
-        for index in range(total):
+        waiting = [self._begin(task, job, index) for index in range(total)]
+        for index, wait in enumerate(waiting):
             if stage:
                 progress.stage(stage, index, total)
-            self.step(task, job, index)
+            self._note(wait(), job, index)
 
     def publish(self, do: Callable[[Any], object], job: Job) -> None:
         """Put what a step made where people look for it."""
         do(job)
+
+    def every(self, stage: str, items: Iterable[Item], do: Callable[[Item], Result]) -> list[Result]:
+        """Do the same for each item, for what follows needs all of them: the first failure stops the run."""
+        todo = list(items)
+        done: dict[int, Result] = {}
+        for i, finish in self._together(todo, do):
+            progress.stage(stage, len(done), len(todo))
+            done[i] = finish()
+        if todo:
+            progress.stage(stage, len(todo), len(todo))
+        return [done[i] for i in range(len(todo))]
 
     def each(
         self, stage: str, items: Iterable[Item], do: Callable[[Item], Made], name: Callable[[Item], str]
@@ -70,19 +89,50 @@ class Run:
 
         A user's mistake or a full disk stops the run at once: it would fail for every item alike.
         """
-        todo, done = list(items), {}
-        for i, item in enumerate(todo):
-            progress.stage(stage, i, len(todo))
+        todo = list(items)
+        done: dict[int, Made] = {}
+        failed: dict[int, str] = {}
+        for i, finish in self._together(todo, do):
+            progress.stage(stage, len(done) + len(failed), len(todo))
             try:
-                done[name(item)] = do(item)
+                done[i] = finish()
             except FINAL_ERRORS:
                 raise
             except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                self.failures.append((f"{stage} {name(item)}", reason))
-                progress.line(f"FAILED {stage} {name(item)}: {reason}")
+                failed[i] = str(error).splitlines()[0] if str(error) else type(error).__name__
+                progress.line(f"FAILED {stage} {name(todo[i])}: {failed[i]}")
+        self.failures += [(f"{stage} {name(todo[i])}", failed[i]) for i in sorted(failed)]
         progress.stage(stage, len(todo), len(todo))
-        return done
+        return {name(todo[i]): done[i] for i in sorted(done)}
+
+    def _begin(self, task: Callable[..., Made], job: Job, *args: int) -> Callable[[], Made]:
+        """Give a step to the workers, if there are any and it is not done; what comes back finishes it."""
+        if self.worker is None or job.open.has(job.id):
+            return functools.partial(task, job, *args)
+        return submit(task, job.model_copy(update={"worker": self.worker}), *args)
+
+    def _note(self, made: Made, job: Job, *args: int) -> Made:
+        with self.noting:
+            self.made.setdefault("_".join([made.id, *map(str, args)]), made)
+            self.seconds[made.id] = self.seconds.get(made.id, 0.0) + (0.0 if made.cached else made.seconds)
+        if not made.cached and not args:
+            progress.line(f"{job.stage:<10} {job.label}  {self.seconds[made.id]:.1f} s")
+        return made
+
+    def _together(self, todo: list[Item], do: Callable[[Item], Result]) -> Iterator[tuple[int, Callable[[], Result]]]:
+        """(index, how to finish it) of each item: in order, or with workers as they come to an end."""
+        if self.worker is None or not todo:
+            yield from ((i, functools.partial(do, item)) for i, item in enumerate(todo))
+            return
+        # Threads that wait for workers: an item's steps follow one another, and between two of them others have theirs.
+        threads = ThreadPoolExecutor(min(len(todo), 2 * self.width), thread_name_prefix="item")
+        try:
+            futures = {threads.submit(copy_context().run, do, item): i for i, item in enumerate(todo)}
+            for future in as_completed(futures):
+                yield futures[future], future.result
+        finally:
+            # After a final error, or an interrupt, nobody waits for the others.
+            threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -5,9 +5,10 @@ from typing import Any
 
 from prefect import flow
 
+from flows import runners
 from flows.check import check, check_device
 from flows.config import load
-from flows.pipeline import pipeline
+from flows.pipeline import launch
 from storage import Workspace
 from tasks import runs
 
@@ -30,10 +31,12 @@ def scheduled(
         threads: torch threads on the CPU.
     """
     chosen = load(config, settings or ())
-    check_device(device)
+    runners.check(chosen, device)
+    if not chosen.runner.address:
+        check_device(device)
     check(chosen)
     runs.remember(Workspace.open(Path(workspace)), chosen)
-    result = pipeline(chosen, workspace, None, device, threads)
+    result = launch(chosen, workspace, None, device, threads)
     if result["failures"]:
         raise RuntimeError("; ".join(f"{what}: {why}" for what, why in result["failures"]))
     return result

@@ -1,16 +1,14 @@
 """Train one SAE per hookpoint."""
 
 from flows.run import Run
-from tasks import progress
 from tasks.train import TrainJob
 from tasks.train import train as task
 
 
 def train(run: Run, captured: dict[str, str]) -> dict[str, str]:
     """{hookpoint: SAE id}."""
-    ids = {}
-    for i, hookpoint in enumerate(run.config.hookpoints):
-        progress.stage("train", i, len(run.config.hookpoints))
+
+    def do(hookpoint: str) -> str:
         job = TrainJob(
             workspace=run.workspace,
             device=run.device,
@@ -18,6 +16,7 @@ def train(run: Run, captured: dict[str, str]) -> dict[str, str]:
             hookpoint=hookpoint,
             capture_id=captured[hookpoint],
         )
-        ids[hookpoint] = run.step(task, job).id
-    progress.stage("train", len(ids), len(ids))
-    return ids
+        return run.step(task, job).id
+
+    hookpoints = run.config.hookpoints
+    return dict(zip(hookpoints, run.every("train", hookpoints, do), strict=True))

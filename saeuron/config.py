@@ -1,7 +1,7 @@
 """One frozen configuration per stage; `RunConfig` holds them all and is what a YAML file says.
 
 Unknown keys are refused. A stage's configuration enters its artifacts' ids, so it holds what changes results and
-nothing else: devices, folders and numbers of workers are arguments.
+nothing else: devices and folders are arguments, and where steps run (`RunnerConfig`) belongs to no stage.
 """
 
 import itertools
@@ -352,6 +352,53 @@ class ConceptConfig(Config):
     """Sentences with `{domain}` placeholders; None: those of the run."""
 
 
+class RunnerConfig(Config):
+    """Where the steps of a run run. Enters no identity: the results are the same, byte for byte, at the same threads
+    per worker, micro-batch and kind of device.
+    """
+
+    kind: Literal["threads", "processes", "dask", "ray"] = "threads"
+    """`threads`: one step after another in the run's own process, for the loaded model serves one step at a time.
+    `processes`: several on this machine. `dask`, `ray`: the same by these libraries (extras of the package), here or
+    at `address`."""
+    workers: int | None = Field(None, ge=1)
+    """Processes, each with a model of its own; None: one per device, or as many as the cores hold at `threads`. At an
+    address: how many the cluster has."""
+    threads: int | None = Field(None, ge=1)
+    """Torch threads of each worker; None: as many as the run is told. Results depend on it by rounding."""
+    address: str | None = None
+    """A running cluster: `tcp://HOST:8786` (dask), `ray://HOST:10001` (ray). Its workers must see the workspace under
+    the same path, as a shared folder, and PREFECT_API_URL under the same address."""
+    devices: tuple[str, ...] | None = None
+    """Each worker claims one of these for itself until it ends; None: all of the run's kind that its machine has, none
+    on CPU."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """`runner: processes` is `runner: {kind: processes}`."""
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.kind == "threads":
+            if (self.workers or 1) > 1:
+                raise ValueError(
+                    f"runner.workers is {self.workers}, but threads of one process share its model and so run one "
+                    "step at a time; take kind: processes"
+                )
+            if self.devices:
+                raise ValueError("runner.devices is for workers; without them, give the run's own --device")
+        if self.address and self.kind not in ("dask", "ray"):
+            raise ValueError(f"runner.address is of a cluster, but runner.kind is {self.kind!r}; take dask or ray")
+        if self.devices is not None and len(set(self.devices)) < max(self.workers or 1, len(self.devices)):
+            raise ValueError(
+                f"runner.devices names {len(set(self.devices))} devices for "
+                f"{max(self.workers or 1, len(self.devices))} workers; each worker needs one of its own"
+            )
+        return self
+
+
 class RunConfig(Config):
     """A whole run: what one YAML file says."""
 
@@ -363,6 +410,7 @@ class RunConfig(Config):
     score: ScoreConfig = ScoreConfig()
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    runner: RunnerConfig = RunnerConfig()
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

@@ -10,7 +10,8 @@
     │   └── WidthMismatch    an SAE or a removal that does not fit a hookpoint
     └── BadWeights           a weights file that is damaged or of another kind
 
-A message says what, the value, what was expected and what to do, in one line.
+A message says what, the value, what was expected and what to do, in one line. What a constructor takes is kept in
+`args`, so that every error survives a trip between processes.
 """
 
 from collections.abc import Iterable
@@ -33,14 +34,17 @@ class UnknownName(UserError):
     """A name that nothing answers to."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        known = sorted(known)
+        super().__init__(kind, name, sorted(known), hint)
+
+    def __str__(self) -> str:
+        kind, name, known, hint = self.args
         near = get_close_matches(name, known, n=3, cutoff=0.5)
         if near:
             expected = f"did you mean {' or '.join(repr(n) for n in near)}?"
         else:
             shown = ", ".join(known[:8]) + (f", ... ({len(known)} in all)" if len(known) > 8 else "")
             expected = f"known: {shown}." if known else "there are none yet."
-        super().__init__(f"unknown {kind} {name!r}: {expected}{' ' + hint if hint else ''}")
+        return f"unknown {kind} {name!r}: {expected}{' ' + hint if hint else ''}"
 
 
 class BadPrompts(UserError):

@@ -26,3 +26,8 @@ def pipeline(config: ModelConfig, device: str) -> Any:
 def set_threads(threads: int) -> None:
     """Threads of torch's operators: set, not found, because results depend on it."""
     torch.set_num_threads(threads)
+
+
+def device_count(device: str) -> int:
+    """How many devices of a kind this machine has."""
+    return torch.cuda.device_count() if device.split(":")[0] == "cuda" else 1

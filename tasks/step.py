@@ -25,6 +25,7 @@ from storage import Workspace
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull, StorageError
 from storage.files import NO_ROOM, read_json, write_atomic
 from storage.identity import artifact_id
+from tasks.worker import Worker, at_work
 
 USER_ERRORS = (saeuron.errors.UserError, storage.errors.UserError)
 """Mistakes that a retry cannot mend."""
@@ -44,6 +45,8 @@ class Job(BaseModel):
     """Where it reads and writes."""
     device: str = "cpu"
     """Where the model runs."""
+    worker: Worker | None = None
+    """Set where the step is given to another process: what that must know."""
 
     @property
     def label(self) -> str:
@@ -61,7 +64,7 @@ class Job(BaseModel):
 
         A model counts by its content, `model_id`, not by where it was found.
         """
-        fields = self.model_dump(mode="json", exclude={"workspace", "device", *self.apart})
+        fields = self.model_dump(mode="json", exclude={"workspace", "device", "worker", *self.apart})
         if "model_id" in fields:
             del fields["model"]["spec"]
         kind = self.device.split(":")[0]
@@ -182,6 +185,12 @@ def step(name: str) -> Callable[[Step], Step]:
         )
         @functools.wraps(function)
         def once(job: Job, *args: Any, **kwargs: Any) -> Made:
+            with at_work(job.worker, job.workspace, job.device) as device:
+                return locked(
+                    job if device == job.device else job.model_copy(update={"device": device}), *args, **kwargs
+                )
+
+        def locked(job: Job, *args: Any, **kwargs: Any) -> Made:
             workspace = job.open
             with workspace.lock("_".join([job.id, *map(str, args)])):
                 if workspace.has(job.id):
@@ -198,18 +207,27 @@ def step(name: str) -> Callable[[Step], Step]:
                         raise DiskFull(error.filename or job.folder, 0) from error
                     raise
 
+        def bound(job: Job) -> Any:
+            records = Workspace.open(job.workspace).records
+            mine = once.with_options(result_serializer=Believed(workspace=str(job.workspace)))
+            # As an option it would have to be registered with a server first; as an attribute it is taken as it is.
+            mine.result_storage = Records(basepath=str(records))
+            return mine
+
         @functools.wraps(function)
         def run(job: Job, *args: Any, **kwargs: Any) -> Made:
-            records = Workspace.open(job.workspace).records
-            bound = once.with_options(result_serializer=Believed(workspace=str(job.workspace)))
-            # As an option it would have to be registered with a server first; as an attribute it is taken as it is.
-            bound.result_storage = Records(basepath=str(records))
-            return bound(job, *args, **kwargs)
+            return bound(job)(job, *args, **kwargs)
 
         run.fn = once.fn  # type: ignore[attr-defined]
+        run.submit = lambda job, *args: bound(job).submit(job, *args)  # type: ignore[attr-defined]
         return run  # type: ignore[return-value]
 
     return wrap
+
+
+def submit(task_: Callable[..., Made], job: Job, *args: int) -> Callable[[], Made]:
+    """Give a step to the workers of the flow that runs; what comes back waits for it."""
+    return task_.submit(job, *args).result  # type: ignore[attr-defined]
 
 
 class Clock:

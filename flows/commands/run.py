@@ -94,6 +94,7 @@ def run_pipeline(
     keep_config: bool = True,
 ) -> None:
     """Check, run the flow, and say what came of it."""
+    from flows import runners
     from flows.check import check, check_device
     from flows.environment import prepare
     from storage import Workspace
@@ -102,19 +103,21 @@ def run_pipeline(
     opened = Workspace.open(workspace)
     prepare(opened.root, verbose)
     console.print("checking the configuration", style="dim")
-    check_device(device)
+    runners.check(config, device)
+    if not config.runner.address:
+        check_device(device)
     check(config)
     console.print("starting Prefect", style="dim")
     from flows import server
     from flows.display import Display
-    from flows.pipeline import pipeline
+    from flows.pipeline import launch
     from tasks import progress, runs
 
     server.tie()
     if keep_config:
         runs.remember(opened, config)
     with Display(console) as display, progress.listening(display), server.answering():
-        result = pipeline(config, str(opened.root), concepts, device, threads)
+        result = launch(config, str(opened.root), concepts, device, threads)
     if as_json:
         say(json.dumps(result, indent=2, default=str))
     else:

@@ -1,0 +1,153 @@
+"""Where steps run: the task runner of a configuration, checked before anything heavy is loaded."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlsplit
+
+from saeuron.config import RunConfig, RunnerConfig
+from saeuron.errors import ConfigError
+
+EXTRAS = {"dask": ("prefect_dask", "distributed"), "ray": ("prefect_ray", "ray")}
+"""What must be installed, by kind; the extras of the package have the kinds' names."""
+SCHEMES = {"dask": ("tcp", "tls"), "ray": ("ray",)}
+PATIENCE = 5.0
+"""Seconds in which a cluster must answer."""
+IN_FLIGHT = 8
+"""Workers that a cluster is taken to have where `workers` does not say."""
+LOCAL = ("localhost", "127.0.0.1", "::1")
+OBJECT_STORE = 80 * 1024 * 1024
+"""Bytes, near the least that Ray takes: steps pass ids, never tensors."""
+
+
+def check(config: RunConfig, device: str) -> None:
+    """Raise the first mistake of a configuration's runner.
+
+    Raises:
+        ConfigError: what it needs is not installed, nobody answers at its address, workers there could reach no Prefect
+            server, or the devices are of another kind than the run's.
+    """
+    runner = config.runner
+    for module in EXTRAS.get(runner.kind, ()):
+        if find_spec(module) is None:
+            raise ConfigError(
+                f"runner {runner.kind!r} needs {module}, which is not installed; "
+                f"pip install 'saeuron[{runner.kind}]', or take runner: processes."
+            )
+    for name in runner.devices or ():
+        if name.split(":")[0] != device.split(":")[0]:
+            raise ConfigError(f"runner.devices holds {name!r}, but the run is on {device!r}; name devices of one kind.")
+    if runner.kind != "threads" and device.split(":")[0] != "cpu" and config.train.processes > 1:
+        raise ConfigError(
+            f"train.processes is {config.train.processes}, but each worker of runner {runner.kind!r} has one device; "
+            "set train.processes to 1, or take runner: threads."
+        )
+    if runner.address is not None:
+        _check_address(runner.kind, runner.address)
+
+
+def _check_address(kind: str, address: str) -> None:
+    expected = f"{SCHEMES[kind][0]}://HOST:PORT"
+    parts = urlsplit(address)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if parts.scheme not in SCHEMES[kind] or not host or not port:
+        raise ConfigError(f"runner.address is {address!r}; expected {expected}, where the {kind} cluster listens.")
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"runner.address {address!r} does not answer ({reason.lower()}); start the {kind} cluster first, "
+            "or leave the address out to have one on this machine."
+        ) from None
+    if host not in LOCAL and "PREFECT_API_URL" not in os.environ:
+        raise ConfigError(
+            f"runner.address {address!r} is on another machine, whose workers cannot reach the Prefect server of this "
+            "process; start `prefect server start --host 0.0.0.0` and set PREFECT_API_URL to its address."
+        )
+
+
+def threads(config: RunConfig, given: int) -> int:
+    """Torch threads of whatever runs the steps."""
+    return config.runner.threads or given
+
+
+def width(runner: RunnerConfig, device: str, threads: int) -> int:
+    """How many workers there are, or are taken to be."""
+    if runner.workers or runner.kind == "threads":
+        return runner.workers or 1
+    if runner.devices:
+        return len(runner.devices)
+    if runner.address:
+        return IN_FLIGHT
+    if ":" in device:
+        return 1
+    if device != "cpu":
+        from tasks.model import device_count
+
+        return device_count(device)
+    return max(1, (os.cpu_count() or 1) // threads)
+
+
+@contextmanager
+def server() -> Iterator[None]:
+    """A Prefect server that workers can reach: the user's own, or one that lives as long as this process."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    own = SubprocessASGIServer()
+    own.start()
+    with temporary_settings({PREFECT_API_URL: own.api_url}):
+        yield
+
+
+def task_runner(runner: RunnerConfig, workers: int) -> Any:
+    """Prefect's task runner for a kind, not started yet."""
+    kinds: dict[str, Callable[[RunnerConfig, int], Any]] = {"processes": _processes, "dask": _dask, "ray": _ray}
+    return kinds[runner.kind](runner, workers)
+
+
+def _processes(runner: RunnerConfig, workers: int) -> Any:
+    from tasks.processes import Processes
+
+    return Processes(workers)
+
+
+def _dask(runner: RunnerConfig, workers: int) -> Any:
+    from prefect_dask import DaskTaskRunner
+
+    if runner.address:
+        return DaskTaskRunner(address=runner.address)
+    local = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": None,
+        "memory_limit": 0,
+        "silence_logs": "CRITICAL",
+    }
+    return DaskTaskRunner(cluster_class="distributed.LocalCluster", cluster_kwargs=local)
+
+
+def _ray(runner: RunnerConfig, workers: int) -> Any:
+    from prefect_ray import RayTaskRunner
+
+    if runner.address:
+        return RayTaskRunner(address=runner.address)
+    local = {
+        "num_cpus": workers,
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE,
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+    }
+    return RayTaskRunner(init_kwargs=local)
