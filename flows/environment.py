@@ -25,6 +25,7 @@ def prepare(workspace: Path, verbose: bool) -> None:
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "WARNING" if verbose else "CRITICAL")
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "info" if verbose else "critical")
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(workspace.absolute() / ".prefect"))
         os.environ.setdefault("PREFECT_PROFILES_PATH", str(workspace.absolute() / ".prefect" / "profiles.toml"))

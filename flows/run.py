@@ -45,7 +45,9 @@ class Run:
     """What workers are told; None: steps run here."""
     width: int = 1
     """Workers that are kept busy."""
-    noting: threading.Lock = field(default_factory=threading.Lock)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Of the threads that wait for workers: to note what was made, and to give steps, the first of which starts a
+    cluster."""
 
     @classmethod
     def of(cls, workspace: Workspace, config: RunConfig, device: str) -> Self:
@@ -109,10 +111,11 @@ class Run:
         """Give a step to the workers, if there are any and it is not done; what comes back finishes it."""
         if self.worker is None or job.open.has(job.id):
             return functools.partial(task, job, *args)
-        return submit(task, job.model_copy(update={"worker": self.worker}), *args)
+        with self.turn:
+            return submit(task, job.model_copy(update={"worker": self.worker}), *args)
 
     def _note(self, made: Made, job: Job, *args: int) -> Made:
-        with self.noting:
+        with self.turn:
             self.made.setdefault("_".join([made.id, *map(str, args)]), made)
             self.seconds[made.id] = self.seconds.get(made.id, 0.0) + (0.0 if made.cached else made.seconds)
         if not made.cached and not args:

@@ -131,9 +131,10 @@ def _dask(runner: RunnerConfig, workers: int) -> Any:
         "n_workers": workers,
         "threads_per_worker": 1,
         "processes": True,
-        "dashboard_address": None,
+        # A port that is free, on this machine only, for its status; no dashboard.
+        "dashboard_address": "127.0.0.1:0",
+        "scheduler_kwargs": {"dashboard": False},
         "memory_limit": 0,
-        "silence_logs": "CRITICAL",
     }
     return DaskTaskRunner(cluster_class="distributed.LocalCluster", cluster_kwargs=local)
 
