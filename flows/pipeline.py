@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows import runners
+from flows import runners, server
 from flows.capture import capture
 from flows.evaluate import evaluate
 from flows.prompts import prompts
@@ -67,7 +67,7 @@ def launch(config: RunConfig, workspace: str, concepts: list[str] | None, device
     if config.runner.kind == "threads":
         return pipeline(config, workspace, concepts, device, threads)
     workers = runners.width(config.runner, device, runners.threads(config, threads))
-    with runners.server():
+    with server.reachable():
         flow_ = pipeline.with_options(task_runner=runners.task_runner(config.runner, workers))
         return flow_(config, workspace, concepts, device, threads)
 

@@ -2,8 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -93,21 +92,6 @@ def width(runner: RunnerConfig, device: str, threads: int) -> int:
 
         return device_count(device)
     return max(1, (os.cpu_count() or 1) // threads)
-
-
-@contextmanager
-def server() -> Iterator[None]:
-    """A Prefect server that workers can reach: the user's own, or one that lives as long as this process."""
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    if PREFECT_API_URL.value():
-        yield
-        return
-    own = SubprocessASGIServer()
-    own.start()
-    with temporary_settings({PREFECT_API_URL: own.api_url}):
-        yield
 
 
 def task_runner(runner: RunnerConfig, workers: int) -> Any:

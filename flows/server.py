@@ -27,6 +27,21 @@ def tie() -> None:
     SubprocessASGIServer._run_uvicorn_command = _started
 
 
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Let workers know the server: the user's own, or the one that Prefect starts for this process."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    own = SubprocessASGIServer()
+    own.start()
+    with temporary_settings({PREFECT_API_URL: own.api_url}):
+        yield
+
+
 def stop() -> None:
     """Stop the server that Prefect started for this process, which a hard exit would end without a farewell."""
     from prefect.server.api.server import SubprocessASGIServer
