@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.process import LARGE, TINY, Done, ids, payload, run_here
 
 pytestmark = [
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1500),
     # Of the libraries' own making.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]

@@ -180,7 +180,7 @@ def outcomes(server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wo
 
 
 class TestProcesses:
-    @pytest.mark.timeout(300)
+    @pytest.mark.timeout(900)
     @pytest.mark.parametrize(
         ("do", "kind", "said"),
         [
