@@ -10,8 +10,8 @@ from tasks.prompts import images_id
 
 
 def capture(run: Run, prompts: PromptSet) -> dict[str, str]:
-    """{hookpoint: capture id}; the hookpoints that are not there yet in one pass."""
-    jobs = [_job(run, prompts, hookpoint) for hookpoint in run.config.hookpoints]
+    """{hookpoint: capture id} of those whose SAE is not given; what is not there yet is made in one pass."""
+    jobs = [_job(run, prompts, hookpoint) for hookpoint in run.config.hookpoints if hookpoint not in run.config.saes]
     workspace = Workspace(run.workspace)
     if missing := [job for job in jobs if not workspace.has(job.id)]:
         beside = tuple(job.hookpoint for job in missing[1:])

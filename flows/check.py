@@ -6,6 +6,7 @@ from saeuron import judges, models
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.prompts import build, placeholders
+from storage import Workspace
 
 
 def check(config: RunConfig) -> None:
@@ -44,6 +45,14 @@ def _check_judge(domain: str, judge: str, concepts: Sequence[str]) -> None:
 def check_device(device: str) -> None:
     """Raise if the device cannot be used here."""
     models.check_device(device)
+
+
+def check_saes(config: RunConfig, workspace: Workspace) -> None:
+    """Raise unless the SAEs that a configuration gives are in the workspace, each at its hookpoint."""
+    if config.saes:
+        from tasks import saes
+
+        saes.given(workspace, config.saes)
 
 
 def check_added(concept: ConceptConfig, config: RunConfig) -> None:

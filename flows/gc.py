@@ -25,7 +25,7 @@ from storage.identity import split_id
 from storage.manifests import Manifest
 from storage.verify import copies, header, ids_in, same
 from storage.workspace import MANIFEST, is_id
-from tasks import runs
+from tasks import runs, saes
 
 YOUNG = 86_400.0
 """Seconds for which a folder without a manifest may be one that is being made."""
@@ -113,6 +113,8 @@ def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Mani
     at_work = [
         RunConfig.model_validate(read_json(workspace.runs / "configs" / f"{i}.json")) for i in runs.alive(workspace)
     ]
+    for each in (config, *at_work):
+        todo |= {*saes.given(workspace, each.saes).values()}
     for kind in sorted({"cpu", *(str(m.config["device"]) for m in manifests.values() if "device" in m.config)}):
         todo |= _walked(Plan.of(workspace, config, kind), [p.stem for p in published])
         for other in at_work:

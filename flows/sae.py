@@ -1,5 +1,6 @@
 """What the commands on SAEs say: an SAE's fields, two SAEs side by side, and what to do next."""
 
+import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +54,7 @@ def brought(fields: dict[str, Any], workspace: Path) -> list[str]:
         f"at {fields['hookpoint']}",
         *_notes(fields["notes"]),
         f"in {fields['folder']}",
+        f"in a run: --set {shlex.quote('saes=' + json.dumps({fields['hookpoint']: fields['id']}))}",
         f"next: saeuron sae compare {fields['id']} {fields['others'][0]}{_at(workspace)}"
         if fields["others"]
         else f"next: saeuron sae info {fields['id']}{_at(workspace)}",

@@ -11,7 +11,7 @@ from flows.run import Run
 from flows.summary import text_table
 from saeuron.config import ModelConfig, RunConfig, SAEConfig
 from saeuron.diagnosis import DiagnosisConfig
-from saeuron.errors import ConfigError, UnknownName
+from saeuron.errors import ConfigError
 from saeuron.pages.contents import RANGES, Latent
 from saeuron.pages.document import number, percent
 from storage import Workspace
@@ -24,36 +24,6 @@ from tasks.train import TrainJob, train
 CONCEPTS = 10
 """Concepts in the list of one latent."""
 _LEVELS = "▁▂▃▄▅▆▇█"
-
-
-def find(workspace: Workspace, name: str) -> Manifest:
-    """The SAE that `name` is the id, the beginning of the id, or the hookpoint of.
-
-    Of several at one hookpoint it is the one that was scored last, or else the newest.
-
-    Raises:
-        UnknownName: there is none; the nearest names are given.
-        ConfigError: it is the beginning of several ids.
-    """
-    known = workspace.artifacts("sae")
-    begin = [m for m in known if m.id.startswith(name) or m.id.rpartition("_")[2].startswith(name)] if name else []
-    if len(begin) > 1:
-        raise ConfigError(
-            f"{name!r} is the beginning of {len(begin)} SAEs: {', '.join(m.id for m in begin)}; give more."
-        )
-    if begin:
-        return begin[0]
-    there = {m.id: m for m in known if m.summary.get("hookpoint") == name}
-    if not there:
-        names = {*(m.id for m in known), *(str(m.summary.get("hookpoint")) for m in known)}
-        raise UnknownName("SAE", name, names, "Give an id, its beginning, or a hookpoint.")
-    scored = [
-        (manifest.created, each["sae_id"])
-        for manifest in workspace.artifacts("score")
-        for each in manifest.summary["saes"]
-        if each["sae_id"] in there
-    ]
-    return there[max(scored)[1]] if scored else max(there.values(), key=lambda m: (m.created, m.id))
 
 
 @flow(name="sae report", flow_run_name="sae report in {workspace}", validate_parameters=True)

@@ -1,11 +1,15 @@
-"""Train one SAE per hookpoint."""
+"""Train one SAE per hookpoint that was not given one."""
+
+from collections.abc import Mapping
 
 from flows.run import Run
+from storage import Workspace
+from tasks import saes
 from tasks.train import TrainJob
 from tasks.train import train as task
 
 
-def train(run: Run, captured: dict[str, str]) -> dict[str, str]:
+def train(run: Run, captured: Mapping[str, str]) -> dict[str, str]:
     """{hookpoint: SAE id}."""
 
     def do(hookpoint: str) -> str:
@@ -18,5 +22,6 @@ def train(run: Run, captured: dict[str, str]) -> dict[str, str]:
         )
         return run.step(task, job).id
 
-    hookpoints = run.config.hookpoints
-    return dict(zip(hookpoints, run.every("train", hookpoints, do), strict=True))
+    trained = dict(zip(captured, run.every("train", captured, do), strict=True))
+    known = saes.given(Workspace(run.workspace), run.config.saes)
+    return {hookpoint: (known | trained)[hookpoint] for hookpoint in run.config.hookpoints}

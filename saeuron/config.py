@@ -410,6 +410,9 @@ class RunConfig(Config):
     score: ScoreConfig = ScoreConfig()
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    saes: dict[str, str] = {}
+    """{hookpoint: SAE of the workspace, by its id or the beginning of it}: taken there in place of one that is trained,
+    such as one that `saeuron sae import` brought."""
     runner: RunnerConfig = RunnerConfig()
 
     @model_validator(mode="after")
@@ -422,6 +425,11 @@ class RunConfig(Config):
                         f"concept {concept!r} stands in two domains ({owner[concept]}, {domain}); keep one"
                     )
                 owner[concept] = domain
+        for hookpoint in self.saes:
+            if hookpoint not in self.hookpoints:
+                raise ValueError(
+                    f"saes names {hookpoint!r}, which no domain has; expected {', '.join(self.hookpoints)}"
+                )
         for stage in ("capture", "score", "tune"):
             if getattr(self, stage).half == "unconditional" and self.model.guidance <= 1:
                 raise ValueError(

@@ -23,6 +23,7 @@ from storage.files import write_atomic
 from storage.identity import artifact_id
 from storage.manifests import Manifest
 from tasks import cards, runs
+from tasks.saes import find as find_known
 
 STAGE = "sae"
 VERSION = 2
@@ -55,32 +56,25 @@ def find(workspace: Path, text: str, hookpoint: str = "", scale: float | None = 
         UnknownName: it names none.
     """
     if not Path(text).expanduser().exists():
-        known = _known(workspace)
-        named = [m for m in known if text in (m.id, m.summary.get("hookpoint")) or _begins(m.id, text)]
-        if len(named) > 1:
-            raise ConfigError(
-                f"{text!r} is {len(named)} SAEs of {workspace}: {', '.join(m.id for m in named)}; name one."
-            )
-        if named:
-            folder = Workspace.open(workspace, create=False).folder(named[0].id)
-            return Found(named[0].id, read(folder, hookpoint), named[0])
+        try:
+            # A folder or a hub id needs no workspace.
+            there = (workspace.expanduser() / "workspace.json").exists()
+            named = find_known(Workspace.open(workspace, create=False), text) if there else None
+        except UnknownName as error:
+            if not seems_hub_id(text):
+                kind, name, known, _ = error.args
+                hint = "Or give a folder, or owner/name[:subfolder] of the hub."
+                raise UnknownName(kind, name, known, hint) from None
+            named = None
+        if named is not None:
+            folder = Workspace.open(workspace, create=False).folder(named.id)
+            return Found(named.id, read(folder, hookpoint), named)
         if not seems_hub_id(text):
-            names = {*(m.id for m in known), *(str(m.summary.get("hookpoint")) for m in known)}
-            raise UnknownName("SAE", text, names, "Or give a folder, or owner/name[:subfolder] of the hub.")
+            raise UnknownName("SAE", text, (), "Or give a folder, or owner/name[:subfolder] of the hub.")
     place, imported = _read(text, hookpoint, scale)
     at = imported.sae.info.hookpoint or place.hookpoint
     imported.sae.info = replace(imported.sae.info, hookpoint=at)
     return Found(text, imported)
-
-
-def _known(workspace: Path) -> list[Manifest]:
-    # A folder or a hub id needs no workspace.
-    there = (workspace.expanduser() / "workspace.json").exists()
-    return Workspace.open(workspace, create=False).artifacts(STAGE) if there else []
-
-
-def _begins(name: str, text: str) -> bool:
-    return text.startswith(f"{STAGE}_") and name.startswith(text)
 
 
 def _read(source: str, hookpoint: str, scale: float | None) -> tuple[Located, Imported]:

@@ -69,17 +69,20 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
     import tempfile
     from dataclasses import asdict
 
-    from flows.check import check, check_device
+    from flows.check import check, check_device, check_saes
     from flows.environment import prepare
+    from storage import Workspace
 
     with tempfile.TemporaryDirectory() as elsewhere:
         # Prefect makes its folder when it is imported.
         prepare(Path(elsewhere), verbose=False)
         check_device(device)
         check(config)
+        root = workspace.expanduser().absolute()
+        check_saes(config, Workspace(root))
         from flows.plan import page, plan
 
-        planned = plan(config, workspace.expanduser().absolute(), device=device)
+        planned = plan(config, root, device=device)
     say(json.dumps([asdict(p) for p in planned], indent=2) if as_json else "\n".join(page(planned)))
 
 
@@ -95,7 +98,7 @@ def run_pipeline(
 ) -> None:
     """Check, run the flow, and say what came of it."""
     from flows import runners
-    from flows.check import check, check_device
+    from flows.check import check, check_device, check_saes
     from flows.environment import prepare
     from storage import Workspace
 
@@ -107,6 +110,7 @@ def run_pipeline(
     if not config.runner.address:
         check_device(device)
     check(config)
+    check_saes(config, opened)
     console.print("starting Prefect", style="dim")
     from flows import server
     from flows.display import Display

@@ -99,9 +99,10 @@ def _measured(
     opened = Workspace.open(workspace, create=False)
     prepare(opened.root, verbose)
     check_device(device)
-    from flows.sae_report import find, sae_report
+    from flows.sae_report import sae_report
     from tasks import model, progress, runs
     from tasks.sae_page import Diagnosis, newest
+    from tasks.saes import find
 
     model.set_threads(threads)
     found = find(opened, sae)

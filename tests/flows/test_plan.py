@@ -40,7 +40,8 @@ def made_up(root: Path, config: RunConfig) -> Workspace:
                     job = jobs[p.id]
                     job.folder.mkdir(parents=True)
                     (job.folder / "file").write_bytes(bytes(1000))
-                    summary = {"n": 4, "gamma": -1.0} if job.stage == "removal" else {}
+                    about = {"removal": {"n": 4, "gamma": -1.0}, "sae": {"hookpoint": job.label}, "score": {"saes": []}}
+                    summary = about.get(job.stage, {})
                     seconds = SECONDS.get(job.stage, 1.0)
                     workspace.commit(job.id, config=job.identity, inputs={}, summary=summary, seconds=seconds)
     return workspace
@@ -108,6 +109,35 @@ def test_prompts_change_the_stages_whose_images_they_change(whole: Workspace) ->
     }  # fmt: skip
     assert todo("train", "A lone {style} thing.")["capture"] == {"its prompts"}
     assert len([p for p in planned(whole.root, "capture.plain_prompts=9") if p.stage == "sae" and not p.cached]) == 3
+
+
+def test_an_sae_that_is_given_is_not_trained(whole: Workspace) -> None:
+    jobs = {p.label: p.id for p in planned(whole.root) if p.stage == "sae"}
+    hookpoint = load(str(TINY)).domains["object"].hookpoints[0]
+    given = json.dumps({hookpoint: jobs[hookpoint]})
+    found = planned(whole.root, f"saes={given}", "train.k=9")
+    assert [p.label for p in found if p.stage == "sae"] == [h for h in jobs if h != hookpoint]
+    assert hookpoint not in [p.label for p in found if p.stage == "capture"]
+    # What was made of it is found.
+    assert {p.label for p in found if p.stage == "score" and p.cached} == {"cat", "moon", "star"}
+
+
+@pytest.mark.parametrize(
+    ("saes", "said"),
+    [
+        ({"unet.up_blocks.0.attentions.1": "sae_v2_none"}, "unknown SAE 'sae_v2_none'"),
+        ({"unet.mid_block": "sae_v2"}, "saes names 'unet.mid_block', which no domain has"),
+        (
+            {"unet.up_blocks.1.attentions.0": "OTHER"},
+            "attentions.1, not to unet.up_blocks.1.attentions.0",
+        ),
+    ],
+)
+def test_an_sae_that_cannot_be_given(whole: Workspace, saes: dict[str, str], said: str) -> None:
+    other = next(p.id for p in planned(whole.root) if p.label == "unet.up_blocks.0.attentions.1" and p.stage == "sae")
+    text = json.dumps(saes).replace("OTHER", other)
+    done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", f"saes={text}")
+    assert done.code == 2 and said in done.complaint
 
 
 def test_the_cost_is_what_the_stage_took_before(whole: Workspace) -> None:

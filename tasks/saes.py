@@ -1,0 +1,53 @@
+"""Which SAE of a workspace is meant by a name."""
+
+from collections.abc import Mapping
+
+from saeuron.errors import ConfigError, UnknownName
+from storage import Workspace
+from storage.manifests import Manifest
+
+
+def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning, or a hookpoint.") -> Manifest:
+    """The SAE that `name` is the id, the beginning of the id (of its hash, as well), or the hookpoint of.
+
+    Of several at one hookpoint it is the one that was scored last, or else the newest.
+
+    Raises:
+        UnknownName: there is none; the nearest names are given.
+        ConfigError: it is the beginning of several ids.
+    """
+    known = workspace.artifacts("sae")
+    begin = [m for m in known if m.id.startswith(name) or m.id.rpartition("_")[2].startswith(name)] if name else []
+    if len(begin) > 1:
+        raise ConfigError(
+            f"{name!r} is the beginning of {len(begin)} SAEs: {', '.join(m.id for m in begin)}; give more."
+        )
+    if begin:
+        return begin[0]
+    there = {m.id: m for m in known if m.summary.get("hookpoint") == name}
+    if not there:
+        raise UnknownName(
+            "SAE", name, {*(m.id for m in known), *(str(m.summary.get("hookpoint")) for m in known)}, hint
+        )
+    scored = [
+        (manifest.created, each["sae_id"])
+        for manifest in workspace.artifacts("score")
+        for each in manifest.summary["saes"]
+        if each["sae_id"] in there
+    ]
+    return there[max(scored)[1]] if scored else max(there.values(), key=lambda m: (m.created, m.id))
+
+
+def given(workspace: Workspace, saes: Mapping[str, str]) -> dict[str, str]:
+    """{hookpoint: SAE id} of a configuration's `saes`, {hookpoint: id or its beginning}.
+
+    Raises:
+        UnknownName, ConfigError: as `find`; or the SAE belongs to another hookpoint.
+    """
+    found = {}
+    for hookpoint, name in saes.items():
+        sae = find(workspace, name, "(saes; `saeuron sae import` brings one from elsewhere)")
+        if (at := sae.summary.get("hookpoint")) != hookpoint:
+            raise ConfigError(f"saes: {sae.id} belongs to {at}, not to {hookpoint}; give one of that hookpoint.")
+        found[hookpoint] = sae.id
+    return found
