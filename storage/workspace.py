@@ -42,6 +42,7 @@ MARK = "workspace.json"
 """What makes a folder a workspace."""
 MANIFEST = "manifest.json"
 """Written last: an artifact without it does not exist."""
+_REWRITTEN = "`saeuron verify --repair` rewrites it"
 _REMOVED = ".removed"
 """What a manifest is called once its artifact is being deleted."""
 
@@ -71,13 +72,15 @@ class Workspace:
                 raise NotAWorkspace(root, "there is no workspace.json" if root.exists() else "there is no such folder")
             # Temporaries are passed over: another process may be making this very workspace now.
             others = [p.name for p in root.iterdir() if not p.name.endswith(".tmp")] if root.exists() else []
+            if "artifacts" in others and not (root / MARK).exists():
+                raise NotAWorkspace(root, f"its {MARK} is gone; {_REWRITTEN}")
             if others and not (root / MARK).exists():
                 raise NotAWorkspace(root, f"it holds other things ({min(others)})")
             write_json(root / MARK, {"format": FORMAT})
         try:
             found = read_json(root / MARK)["format"]
         except (Damaged, KeyError, TypeError):
-            raise NotAWorkspace(root, f'its workspace.json is not {{"format": {FORMAT}}}') from None
+            raise NotAWorkspace(root, f'its {MARK} is not {{"format": {FORMAT}}}; {_REWRITTEN}') from None
         if not isinstance(found, int) or found > FORMAT:
             raise WorkspaceTooNew(root, found, FORMAT)
         return cls(root)

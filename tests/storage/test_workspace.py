@@ -44,6 +44,15 @@ def test_what_is_no_workspace(tmp_path: Path) -> None:
         Workspace.open(tmp_path)
 
 
+@pytest.mark.parametrize("harm", ["gone", "is not"])
+def test_one_that_lost_its_mark_says_what_mends_it(workspace: Workspace, harm: str) -> None:
+    (workspace.root / "artifacts").mkdir(exist_ok=True)
+    mark = workspace.root / "workspace.json"
+    mark.unlink() if harm == "gone" else mark.write_text("{")
+    with pytest.raises(NotAWorkspace, match=rf"workspace\.json .*{harm}.*`saeuron verify --repair` rewrites it"):
+        Workspace.open(workspace.root)
+
+
 def test_a_temporary_of_another_process_is_no_content(tmp_path: Path) -> None:
     (tmp_path / ".workspace.json.1.2.tmp").touch()
     assert Workspace.open(tmp_path).root == tmp_path
