@@ -7,7 +7,7 @@ A plan says what befalls a run:
     at, how                at the event of this number the process kills itself, "before" or "after" it happens, or
                            "torn": a file that was to be synced is half there
     of                     only events below these folders of the workspace are counted
-    back, calls            the clock is set back by so many seconds once it was asked so many times
+    back, calls            the clock is set back by so many seconds once our modules asked it so many times
     file_limit             the size in bytes beyond which no file grows
     humble                 root obeys the permissions of files
 """
@@ -70,19 +70,19 @@ class Watch:
             return None
 
 
-def set_back(seconds: float, calls: int) -> None:
-    """Set the clock back once it was asked `calls` times: `time.time`, and what our own modules know as datetime."""
-    asked, real, real_ns = 0, time.time, time.time_ns
+def set_back(back: float, calls: int) -> None:
+    """Set the clock back by `back` seconds, once our modules asked `calls` times what time it is."""
+    asked, real, real_ns, true = 0, time.time, time.time_ns, datetime.datetime
 
     def shift() -> float:
-        nonlocal asked
-        asked += 1
-        return seconds if asked > calls else 0.0
+        return back if asked > calls else 0.0
 
-    class Shifted(datetime.datetime):
+    class Shifted(true):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
-            return datetime.datetime.now(tz) - datetime.timedelta(seconds=shift())
+            nonlocal asked
+            asked += 1
+            return true.now(tz) - datetime.timedelta(seconds=shift())
 
     time.time = lambda: real() - shift()
     time.time_ns = lambda: real_ns() - int(shift() * 1e9)
@@ -93,7 +93,7 @@ def set_back(seconds: float, calls: int) -> None:
     import tasks.runs
 
     for module in (flows.verify, storage.workspace, tasks.runs):
-        assert module.datetime is datetime.datetime
+        assert module.datetime is true
         module.datetime = Shifted
 
 
