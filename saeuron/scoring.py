@@ -7,8 +7,8 @@
 mu(., other) pools the rows of all other concepts of the domain: a pooled mean, not a mean of means.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -138,23 +138,53 @@ class Profile(NamedTuple):
     """s(i,t,c), float64 [T, N]."""
 
 
-def profile(domain: Sequence[Totals], concept: int) -> Profile:
-    """The profile of the `concept`-th member of a domain.
+class Counted(Protocol):
+    """What a profile needs of a concept's statistics; `Totals` has it."""
+
+    @property
+    def timesteps(self) -> NDArray[np.int32]:
+        """[T]."""
+
+    @property
+    def sum_fixed(self) -> NDArray[np.int64]:
+        """[T, N], units of 2^-24."""
+
+    @property
+    def n_rows(self) -> NDArray[np.uint64]:
+        """[T]."""
+
+
+def profile(domain: Iterable[Counted], concept: int) -> Profile:
+    """The profile of the `concept`-th member of a domain, whose members are looked at one by one: there may be many.
 
     Raises:
         ValueError: the members were gathered at different steps.
     """
-    timesteps = domain[0].timesteps
-    if any(not np.array_equal(t.timesteps, timesteps) for t in domain):
-        raise ValueError("statistics of one domain were gathered at different steps; score its concepts alike")
-    sums = torch.from_numpy(np.stack([t.sum_fixed for t in domain]))
-    rows = torch.from_numpy(np.stack([t.n_rows for t in domain]).astype(np.int64))
-    mu = means(sums, rows)
+    own: tuple[Tensor, Tensor] | None = None
+    timesteps: NDArray[np.int32] | None = None
+    count = 0
+    for count, member in enumerate(domain, start=1):
+        # Copies: what was read from a file may not be written to, and torch does not like that.
+        sums, rows = torch.tensor(member.sum_fixed), torch.tensor(member.n_rows.astype(np.int64))
+        mu = means(sums, rows)
+        if timesteps is None:
+            timesteps, total_sums, total_rows, total_mu = member.timesteps, sums.clone(), rows.clone(), mu.clone()
+        elif np.array_equal(member.timesteps, timesteps):
+            total_sums += sums
+            total_rows += rows
+            total_mu += mu
+        else:
+            raise ValueError("statistics of one domain were gathered at different steps; score its concepts alike")
+        if count == concept + 1:
+            own = sums, rows
+    if own is None or timesteps is None:
+        raise ValueError(f"the domain has {count} members; expected more than {concept}")
+    mean, other = means(*own), means(total_sums - own[0], total_rows - own[1])
     return Profile(
         torch.from_numpy(timesteps.astype(np.int64)),
-        mu[concept].float(),
-        mu.mean(0).float(),
-        scores(sums, rows)[concept],
+        mean.float(),
+        (total_mu / count).float(),
+        _share(mean) - _share(other),
     )
 
 

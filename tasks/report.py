@@ -80,7 +80,7 @@ def _caption(prompt: Prompt) -> str:
 def _plot(job: ReportJob) -> None:
     panels, timesteps = [], []
     for hookpoint in job.hookpoints:
-        totals = [score.read(job.open, i, hookpoint) for i in job.reference.values()]
+        totals = (score.read(job.open, i, hookpoint) for i in job.reference.values())
         found = profile(totals, list(job.reference).index(job.concept))
         best = found.score.amax(0).argsort(descending=True, stable=True)[:CURVES].tolist()
         panels.append((_hookpoint(hookpoint), [(str(i), found.score[:, i].tolist()) for i in best]))

@@ -21,7 +21,7 @@ from storage.errors import ArtifactMissing, Damaged
 from storage.files import read_json, write_json
 from storage.identity import artifact_id
 from storage.manifests import Manifest
-from storage.statistics import Sums, merge, read_statistics, write_statistics
+from storage.statistics import Counts, Sums, merge, read_counts, read_statistics, write_statistics
 from tasks import model, progress
 from tasks import prompts as prompt_sets
 from tasks.step import Clock, Job, Made, commit, step
@@ -204,7 +204,6 @@ def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], hookpoints: Se
     return {h: reader.totals() for h, reader in readers.items()}
 
 
-def read(workspace: Workspace, score_id: str, hookpoint: str) -> Totals:
-    """The statistics of one concept at one hookpoint."""
-    sums = read_statistics(Path(workspace.folder(score_id)) / hookpoint)
-    return Totals(**{name: getattr(sums, name) for name in Totals._fields})
+def read(workspace: Workspace, score_id: str, hookpoint: str) -> Counts:
+    """What a profile needs of the statistics of one concept at one hookpoint."""
+    return read_counts(workspace.folder(score_id) / hookpoint)

@@ -118,7 +118,7 @@ def tune(job: TuneJob) -> Made:
     names = list(job.reference)
     saes = {h: SAE.load(workspace.folder(i)) for h, i in job.saes.items()}
     profiles = {
-        h: profile([score.read(workspace, i, h) for i in job.reference.values()], names.index(job.concept))
+        h: profile((score.read(workspace, i, h) for i in job.reference.values()), names.index(job.concept))
         for h in job.saes
     }
 

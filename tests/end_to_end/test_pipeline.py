@@ -48,7 +48,7 @@ class TestRun:
         counts = {stage: stages.count(stage) for stage in stages}
         assert counts == {
             "prompts": 1,
-            "capture": 1,
+            "capture": 3,
             "sae": 3,
             "score": 6,
             "removal": 2,

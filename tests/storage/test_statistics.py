@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import ArtifactDamaged, ArtifactMissing
-from storage.statistics import FIXED_POINT, Sums, merge, read_statistics, write_statistics
+from storage.statistics import FIXED_POINT, Sums, merge, read_counts, read_statistics, write_statistics
 from storage.tables import write_table
 from tests.storage.conftest import random_sums
 
@@ -110,6 +110,18 @@ def test_what_does_not_fit() -> None:
         random_sums(1, (20, 20))
     with pytest.raises(ValueError, match="NaN"):
         _replaced(sums, max=np.full((1, 7), np.nan, np.float32))
+
+
+def test_what_scores_need_is_read_alone(tmp_path: Path) -> None:
+    write_statistics(tmp_path, random_sums(1))
+    whole, counts = read_statistics(tmp_path), read_counts(tmp_path)
+    for name in ("timesteps", "sum_fixed", "n_rows"):
+        found, expected = getattr(counts, name), getattr(whole, name)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    (tmp_path / "cells.parquet").unlink()
+    with pytest.raises(ArtifactMissing):
+        read_counts(tmp_path)
 
 
 def test_damage(tmp_path: Path) -> None:
