@@ -7,6 +7,7 @@ cannot stop its children, but the kernel closes its pipes.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -107,6 +108,8 @@ def _end_with(lifeline: int) -> None:
 
 def main() -> None:
     """What the server's process does."""
+    # Ctrl-C reaches every process of a terminal. The run, which stops its server last, tells it how it ended.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with, args=[int(sys.argv[1])], daemon=True).start()
     import uvicorn
 
