@@ -53,7 +53,8 @@ def sae_facts(workspace: Path, name: str, manifest: Manifest | None, format: str
 
 
 def _yaml(config: RunConfig) -> str:
-    fields = config.model_dump(mode="json")
+    # Where its steps ran changes nothing, and may name machines of one's own.
+    fields = config.model_dump(mode="json", exclude={"runner"})
     fields["model"]["spec"] = published(config.model.spec)
     return yaml.safe_dump(fields, sort_keys=False)
 
