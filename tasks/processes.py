@@ -4,6 +4,7 @@ Prefect's own pool of processes gives up everything once a worker is killed. Her
 that one which dies takes only its own step with it.
 """
 
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -160,6 +161,8 @@ def _tell_the_rest() -> None:
     """Send the server what it was not told yet, which at the end of such a process nobody else does."""
     from prefect.events.worker import EventsWorker
 
+    # That it takes a moment is no news for a user.
+    logging.getLogger(EventsWorker.__name__).setLevel(logging.ERROR)
     EventsWorker.drain_all(timeout=GRACE)
 
 
