@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from flows.commands import concept, removal, sae, sae_report
+from flows.commands.deploy import deploy
 from flows.commands.diff import diff
 from flows.commands.gc import gc
 from flows.commands.generate import generate
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Name a concept, get a diffusion model without it, with the evidence.",
 )
-for command in (run, evaluate, sql, generate, status, verify, gc, diff):
+for command in (run, evaluate, sql, generate, status, verify, gc, diff, deploy):
     app.command()(command)
 app.add_typer(concept.app, name="concept")
 sae.app.command("report")(sae_report.report)

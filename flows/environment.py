@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from saeuron.errors import ConfigError
+
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -28,6 +30,42 @@ def prepare(workspace: Path, verbose: bool) -> None:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "WARNING" if verbose else "CRITICAL")
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "info" if verbose else "critical")
-    if "PREFECT_API_URL" not in os.environ:
+    if server_address():
+        # The library's own lines go to that server; those of them that warn go to the terminal, too.
+        os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "flows,tasks,saeuron,storage")
+        os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "WARNING")
+    else:
         os.environ.setdefault("PREFECT_HOME", str(workspace.absolute() / ".prefect"))
         os.environ.setdefault("PREFECT_PROFILES_PATH", str(workspace.absolute() / ".prefect" / "profiles.toml"))
+
+
+def server_address() -> str:
+    """The address of the Prefect server that the user named; empty: a run starts one for itself."""
+    return os.environ.get("PREFECT_API_URL", "")
+
+
+def check_server() -> None:
+    """Raise ConfigError, within seconds, if the server that the user named is not there."""
+    from urllib.error import HTTPError, URLError
+    from urllib.parse import urlsplit
+    from urllib.request import urlopen
+
+    if not (address := server_address()):
+        return
+    # It may hold a password.
+    shown = address.replace(f"{urlsplit(address).netloc.rpartition('@')[0]}@", "")
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"PREFECT_API_URL is {shown!r}; expected an address such as http://127.0.0.1:4200/api.")
+    try:
+        with urlopen(f"{address.rstrip('/')}/health", timeout=5):
+            pass
+    except HTTPError:
+        # It answers; whether it lets this user in is for Prefect to say.
+        pass
+    except OSError as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise ConfigError(
+            f"no Prefect server answers at {shown} (PREFECT_API_URL): {reason}; start it with `prefect server start`, "
+            "or unset PREFECT_API_URL to run without one."
+        ) from None

@@ -1,42 +1,60 @@
-"""The flow that deployments run: a configuration by name, so that the form in Prefect's page stays small."""
+"""The flows that deployments run. Their parameters are forms, and what they do is what the commands do."""
 
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows import runners
-from flows.check import check, check_device
 from flows.config import load
-from flows.pipeline import launch
+from flows.forms import ConceptForm, EvaluateForm, Machine, PipelineForm
+from flows.notify import notify
+from flows.work import Work, add_concept, do, measure
 from storage import Workspace
-from tasks import runs
+from tasks import page, progress
+
+ON_THIS_MACHINE = Machine()
 
 
-@flow(name="scheduled", flow_run_name="{config} in {workspace}")
-def scheduled(
-    config: str = "canvas",
-    settings: list[str] | None = None,
-    workspace: str = "workspace",
-    device: str = "cpu",
-    threads: int = 2,
-) -> dict[str, Any]:
-    """Run the pipeline on a schedule; it fails, with what was finished kept, if any step failed.
+@flow(name="scheduled", on_failure=[notify], on_crashed=[notify])
+def scheduled(what: PipelineForm, machine: Machine = ON_THIS_MACHINE) -> dict[str, Any]:
+    """Run the whole method, as `saeuron run` does; it fails, with what was finished kept, if any step failed.
 
     Args:
-        config: YAML file on the worker, or the name of an embedded configuration.
-        settings: KEY.KEY=VALUE, over the file.
-        workspace: folder of everything that is made.
-        device: where models run.
-        threads: torch threads on the CPU.
+        what: the configuration.
+        machine: where it runs.
     """
-    chosen = load(config, settings or ())
-    runners.check(chosen, device)
-    if not chosen.runner.address:
-        check_device(device)
-    check(chosen)
-    runs.remember(Workspace.open(Path(workspace)), chosen)
-    result = launch(chosen, workspace, None, device, threads)
-    if result["failures"]:
-        raise RuntimeError("; ".join(f"{what}: {why}" for what, why in result["failures"]))
-    return result
+    dtype = [f"model.dtype={what.dtype}"] if what.dtype else []
+    chosen = load(what.file or what.config, [*what.settings, *dtype])
+    workspace = Workspace.open(Path(machine.workspace))
+    return _shown(Work(chosen, None), workspace, machine, keep_config=True)
+
+
+@flow(name="add-concept", on_failure=[notify], on_crashed=[notify])
+def add(what: ConceptForm, machine: Machine = ON_THIS_MACHINE) -> dict[str, Any]:
+    """Add a concept to a workspace, as `saeuron concept add` does; only its own work is done.
+
+    Args:
+        what: the concept.
+        machine: where it runs.
+    """
+    workspace = Workspace.open(Path(machine.workspace), create=False)
+    return _shown(add_concept(workspace, what.concept), workspace, machine)
+
+
+@flow(name="evaluate", on_failure=[notify], on_crashed=[notify])
+def evaluate(what: EvaluateForm, machine: Machine = ON_THIS_MACHINE) -> dict[str, Any]:
+    """Measure removals on test prompts, as `saeuron evaluate` does; what is missing for that is made first.
+
+    Args:
+        what: which concepts.
+        machine: where it runs.
+    """
+    workspace = Workspace.open(Path(machine.workspace), create=False)
+    return _shown(measure(workspace, what.concepts, what.seeds), workspace, machine)
+
+
+def _shown(work: Work, workspace: Workspace, machine: Machine, keep_config: bool = False) -> dict[str, Any]:
+    """Do it, with bars and lines on Prefect's page."""
+    page.hear_libraries()
+    with progress.listening(page.Bars()):
+        return do(work, workspace, machine.device, machine.threads, keep_config)

@@ -19,32 +19,32 @@ class Listener(Protocol):
         """Something happened that stays worth reading."""
 
 
-_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Send the progress of what runs in this context to `listener`."""
-    token = _listener.set(listener)
+def listening(*listeners: Listener) -> Iterator[None]:
+    """Send the progress of what runs in this context to `listeners`, beside those that listen already."""
+    token = _listeners.set((*_listeners.get(), *listeners))
     try:
         yield
     finally:
-        _listener.reset(token)
+        _listeners.reset(token)
 
 
 def stage(name: str, done: int, total: int) -> None:
     """Say how many steps of a stage are finished."""
-    if listener := _listener.get():
+    for listener in _listeners.get():
         listener.stage(name, done, total)
 
 
 def tell(what: str, done: int, total: int, note: str = "") -> None:
     """Say how far the step that runs now is."""
-    if listener := _listener.get():
+    for listener in _listeners.get():
         listener.within(what, done, total, note)
 
 
 def line(text: str) -> None:
     """Say something that stays worth reading."""
-    if listener := _listener.get():
+    for listener in _listeners.get():
         listener.line(text)

@@ -25,6 +25,8 @@ from storage import Workspace
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull, StorageError
 from storage.files import NO_ROOM, read_json, write_atomic
 from storage.identity import artifact_id
+from tasks import page
+from tasks.gpu import gpu
 from tasks.worker import Worker, at_work
 
 USER_ERRORS = (saeuron.errors.UserError, storage.errors.UserError)
@@ -197,7 +199,8 @@ def step(name: str) -> Callable[[Step], Step]:
                     manifest = workspace.manifest(job.id)
                     return Made(id=job.id, summary=manifest.summary, cached=True, seconds=manifest.seconds)
                 try:
-                    return function(job, *args, **kwargs)
+                    with gpu(job.device):
+                        made = function(job, *args, **kwargs)
                 except ArtifactDamaged as error:
                     _set_aside(Path(error.args[0]))
                     raise
@@ -206,6 +209,8 @@ def step(name: str) -> Callable[[Step], Step]:
                     if error.errno in NO_ROOM:
                         raise DiskFull(error.filename or job.folder, 0) from error
                     raise
+                page.show(job, made, *args)
+                return made
 
         def bound(job: Job) -> Any:
             records = Workspace.open(job.workspace).records

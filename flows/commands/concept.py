@@ -73,23 +73,12 @@ def concept_add(
 
     Example: saeuron concept add examples/grain.yaml
     """
-    from flows.check import check_added
     from flows.config import load_concept
+    from flows.work import add_concept
     from storage import Workspace
-    from tasks import runs
 
-    opened = Workspace.open(workspace, create=False)
-    config, new = runs.remembered(opened), load_concept(file)
-    wanted = [new.name]
-    if config.domain_of(new.name) and new.name in runs.roster(opened, config).removed:
-        runs.restore(opened, config, new)
-        # One that is not to have a removal, and has none, comes back without.
-        asked = config.tune.concepts is None or new.name in config.tune.concepts
-        wanted = [new.name] if asked or (opened.removals / f"{new.name}.safetensors").exists() else []
-    else:
-        check_added(new, config)
-        runs.add(opened, config, new)
-    run_pipeline(config, workspace, wanted, device, threads, verbose, as_json, keep_config=False)
+    work = add_concept(Workspace.open(workspace, create=False), load_concept(file))
+    run_pipeline(work.config, workspace, work.concepts, device, threads, verbose, as_json, keep_config=False)
 
 
 @app.command("remove")

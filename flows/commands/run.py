@@ -50,18 +50,11 @@ def evaluate(
 
     Example: saeuron evaluate neon cat --seeds 5
     """
-    from flows.refresh import check_present
+    from flows.work import measure
     from storage import Workspace
-    from tasks import runs
 
-    opened = Workspace.open(workspace, create=False)
-    config = runs.remembered(opened)
-    roster = runs.roster(opened, config)
-    for name in concepts or []:
-        check_present(name, config, roster)
-    if seeds is not None:
-        config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"seeds": seeds})})
-    run_pipeline(config, workspace, concepts or None, device, threads, verbose, as_json, keep_config=False)
+    work = measure(Workspace.open(workspace, create=False), concepts or (), seeds)
+    run_pipeline(work.config, workspace, work.concepts, device, threads, verbose, as_json, keep_config=False)
 
 
 def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
@@ -97,30 +90,27 @@ def run_pipeline(
     keep_config: bool = True,
 ) -> None:
     """Check, run the flow, and say what came of it."""
-    from flows import runners
-    from flows.check import check, check_device, check_saes
-    from flows.environment import prepare
+    from flows.environment import check_server, prepare
+    from flows.work import check_all
     from storage import Workspace
 
     console = console_for(as_json)
     opened = Workspace.open(workspace)
     prepare(opened.root, verbose)
+    check_server()
     console.print("checking the configuration", style="dim")
-    runners.check(config, device)
-    if not config.runner.address:
-        check_device(device)
-    check(config)
-    check_saes(config, opened)
+    check_all(config, device, opened)
     console.print("starting Prefect", style="dim")
     from flows import server
     from flows.display import Display
     from flows.pipeline import launch
-    from tasks import progress, runs
+    from tasks import page, progress, runs
 
     server.tie()
     if keep_config:
         runs.remember(opened, config)
-    with Display(console) as display, progress.listening(display), server.answering():
+    page.hear_libraries()
+    with Display(console) as display, progress.listening(display, page.Bars()), server.answering():
         result = launch(config, str(opened.root), concepts, device, threads)
     if as_json:
         say(json.dumps(result, indent=2, default=str))

@@ -93,14 +93,15 @@ def _measured(
 ) -> "Diagnosis":
     """The diagnosis of an SAE: what is `asked` for, or else the newest; made where it is not there."""
     from flows.check import check_device
-    from flows.environment import prepare
+    from flows.environment import check_server, prepare
     from storage import Workspace
 
     opened = Workspace.open(workspace, create=False)
     prepare(opened.root, verbose)
+    check_server()
     check_device(device)
     from flows.sae_report import sae_report
-    from tasks import model, progress, runs
+    from tasks import model, page, progress, runs
     from tasks.sae_page import Diagnosis, newest
     from tasks.saes import find
 
@@ -118,7 +119,8 @@ def _measured(
     server.tie()
     console = console_for(as_json)
     config = runs.remembered(opened)
-    with Display(console) as display, progress.listening(display), server.answering():
+    page.hear_libraries()
+    with Display(console) as display, progress.listening(display, page.Bars()), server.answering():
         made = sae_report(config, str(opened.root), found.id, other, *rest, device=device, threads=threads)
     return Diagnosis(opened, made["diagnosis"], made["stability"])
 

@@ -41,5 +41,6 @@ def changed(workspace: Path, workspaces: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest) -> None:
-    start_server(request.config)
+def server(request: pytest.FixtureRequest) -> Path:
+    """The folder of a Prefect server that runs."""
+    return start_server(request.config)

@@ -5,12 +5,16 @@ import io
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,18 +141,84 @@ def run_here(*args: str | Path) -> Done:
     return Done(code, out.getvalue(), err.getvalue())
 
 
-_SERVER = pytest.StashKey[contextlib.ExitStack]()
+SERVER = ("prefect", "server", "start")
+RETENTION = {"PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs"}
+"""As README starts it; the rest only makes it quick."""
+_QUICK = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "2",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+}
+_SERVER = pytest.StashKey[Path]()
 
 
-def start_server(config: pytest.Config) -> None:
-    """A Prefect server for what runs in this process: one for the session, for it takes seconds to start."""
+def start_server(config: pytest.Config) -> Path:
+    """A Prefect server, schedules and automations included: one for the session, for it takes seconds to start.
+
+    Returns its folder.
+    """
     if _SERVER in config.stash:
-        return
-    from prefect.testing.utilities import prefect_test_harness
+        return config.stash[_SERVER]
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    config.stash[_SERVER] = contextlib.ExitStack()
-    config.stash[_SERVER].enter_context(prefect_test_harness(server_startup_timeout=120))
-    config.add_cleanup(config.stash[_SERVER].close)
+    stack = contextlib.ExitStack()
+    config.add_cleanup(stack.close)
+    home = config.stash[_SERVER] = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | QUIET | RETENTION | _QUICK
+    log = stack.enter_context((home / "server.log").open("w"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", *SERVER, "--host", "127.0.0.1", "--port", str(port)],
+        env=environment | {"PREFECT_HOME": str(home)},
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    stack.callback(_stop, process)
+    url = f"http://127.0.0.1:{port}/api"
+    until(lambda: _answers(f"{url}/health") or process.poll() is not None, 240)
+    assert process.poll() is None, (home / "server.log").read_text()
+    stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+    stack.callback(_drain)
+    return home
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        end_group(process.pid)
+    process.wait()
+
+
+def _drain() -> None:
+    """Send what is still to be sent before the server goes."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=10)
+
+
+def until(seen: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait for something to be there, and return it."""
+    end = time.monotonic() + seconds
+    while not (found := seen()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.1)
+    return found
 
 
 def payload(workspace: Path) -> dict[str, bytes]:

@@ -14,7 +14,9 @@ import typer
 from flows import environment
 from flows.cli import app
 from flows.summary import text_table
+from saeuron.errors import ConfigError
 from tests.end_to_end.process import run_here
+from tests.flows.test_notify import Listener
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -36,7 +38,7 @@ class TestHelp:
         assert set(COMMANDS) == {
             "run", "evaluate", "sql", "generate", "status", "verify", "gc", "diff", "removal export", "feature show",
             "concept list", "concept show", "concept add", "concept remove", "concept refresh",
-            "sae import", "sae export", "sae info", "sae compare", "sae report",
+            "sae import", "sae export", "sae info", "sae compare", "sae report", "deploy",
         }  # fmt: skip
 
     @pytest.mark.parametrize("name", COMMANDS)
@@ -139,6 +141,27 @@ class TestEnvironment:
         os.environ["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
         environment.prepare(tmp_path, verbose=False)
         assert "PREFECT_HOME" not in os.environ and "PREFECT_PROFILES_PATH" not in os.environ
+        # It hears the library, and the terminal does so where it warns.
+        assert os.environ["PREFECT_LOGGING_EXTRA_LOGGERS"].split(",") == ["flows", "tasks", "saeuron", "storage"]
+        assert os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] == "WARNING"
+
+    def test_an_empty_address_is_none(self, tmp_path: Path) -> None:
+        os.environ["PREFECT_API_URL"] = ""
+        environment.prepare(tmp_path, verbose=False)
+        environment.check_server()
+        assert os.environ["PREFECT_HOME"] == str(tmp_path / ".prefect")
+        assert "PREFECT_LOGGING_EXTRA_LOGGERS" not in os.environ
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:4200", "ftp://127.0.0.1/api"])
+    def test_an_address_that_is_none_is_refused(self, address: str) -> None:
+        os.environ["PREFECT_API_URL"] = address
+        with pytest.raises(ConfigError, match="expected an address such as http://127"):
+            environment.check_server()
+
+    def test_a_server_that_refuses_is_there(self) -> None:
+        with Listener(status=403) as refusing:
+            os.environ["PREFECT_API_URL"] = refusing.url("/api")
+            environment.check_server()
 
     def test_a_relative_workspace_is_made_absolute(self, bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
         bare.chdir(tmp_path)

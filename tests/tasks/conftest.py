@@ -1,6 +1,8 @@
 """A Prefect server for the flows of these tests, and workspaces."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,18 @@ from tests.end_to_end.process import start_server
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> None:
     start_server(request.config)
+
+
+@pytest.fixture(scope="session")
+def in_flow(server: None) -> Callable[..., Any]:
+    """Call something inside a flow."""
+    from prefect import flow
+
+    @flow(name="test", validate_parameters=False)
+    def test(call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return call(*args)
+
+    return lambda call, *args: test(call, args)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Steps in a real flow: cached by what is on disk, retried when that can help."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,18 +45,6 @@ def probe(job: ProbeJob) -> Made:
 def fresh() -> None:
     CALLS.clear()
     FAULTS.clear()
-
-
-@pytest.fixture(scope="session")
-def in_flow(server: None) -> Callable[..., Any]:
-    """Call something inside a flow."""
-    from prefect import flow
-
-    @flow(name="test", validate_parameters=False)
-    def test(call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        return call(*args)
-
-    return lambda call, *args: test(call, args)
 
 
 @pytest.fixture

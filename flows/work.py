@@ -1,0 +1,81 @@
+"""What is to be run, from what a person asked for: the same for a command and for a deployment."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from flows import runners
+from flows.check import check, check_added, check_device, check_saes
+from flows.refresh import check_present
+from saeuron.config import ConceptConfig, RunConfig
+from storage import Workspace
+from tasks import runs
+
+
+class Work(NamedTuple):
+    """What `flows.pipeline.pipeline` takes."""
+
+    config: RunConfig
+    concepts: list[str] | None
+    """Those to remove and evaluate; None: the configuration's, and every added one."""
+
+
+def add_concept(workspace: Workspace, new: ConceptConfig) -> Work:
+    """Register a concept, or bring back one that was removed.
+
+    Raises:
+        ConfigError: nothing was run in the workspace yet, or the concept cannot join it.
+    """
+    config = runs.remembered(workspace)
+    if config.domain_of(new.name) and new.name in runs.roster(workspace, config).removed:
+        runs.restore(workspace, config, new)
+        # One that is not to have a removal, and has none, comes back without.
+        asked = config.tune.concepts is None or new.name in config.tune.concepts
+        made = (workspace.removals / f"{new.name}.safetensors").exists()
+        return Work(config, [new.name] if asked or made else [])
+    check_added(new, config)
+    runs.add(workspace, config, new)
+    return Work(config, [new.name])
+
+
+def measure(workspace: Workspace, concepts: Sequence[str] = (), seeds: int | None = None) -> Work:
+    """The removals of these concepts, or of those of the run, on `seeds` images of each test prompt.
+
+    Raises:
+        ConfigError: nothing was run in the workspace yet, or a concept was removed.
+        UnknownName: there is no such concept.
+    """
+    config = runs.remembered(workspace)
+    roster = runs.roster(workspace, config)
+    for name in concepts:
+        check_present(name, config, roster)
+    if seeds is not None:
+        config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"seeds": seeds})})
+    return Work(config, list(concepts) or None)
+
+
+def check_all(config: RunConfig, device: str, workspace: Workspace) -> None:
+    """Raise the first mistake of a configuration, before anything heavy is loaded."""
+    runners.check(config, device)
+    if not config.runner.address:
+        check_device(device)
+    check(config)
+    check_saes(config, workspace)
+
+
+def do(work: Work, workspace: Workspace, device: str, threads: int, keep_config: bool = False) -> dict[str, Any]:
+    """Check, and run every stage inside the flow that calls this: a flow run within another would cost a second, and
+    would be left behind when the process is killed. Workers need one, for it is what they belong to.
+
+    Raises:
+        RuntimeError: a step failed; what was finished is kept.
+    """
+    check_all(work.config, device, workspace)
+    from flows.pipeline import launch, pipeline
+
+    if keep_config:
+        runs.remember(workspace, work.config)
+    run = pipeline.fn if work.config.runner.kind == "threads" else launch
+    result: dict[str, Any] = run(work.config, str(workspace.root), work.concepts, device, threads)
+    if result["failures"]:
+        raise RuntimeError("; ".join(f"{what}: {why}" for what, why in result["failures"]))
+    return result
