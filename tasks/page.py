@@ -91,7 +91,7 @@ class Bars:
             if name in self.bars:
                 update_progress_artifact(self.bars[name], percent, text)
             else:
-                self.bars[name] = create_progress_artifact(percent, f"progress-{_key(name)}", text)
+                self.bars[name] = create_progress_artifact(percent, key=f"progress-{_key(name)}", description=text)
         now = time.monotonic()
         self.rests_until = now + max(1.0, _SPARE * (now - start))
 
@@ -123,7 +123,7 @@ def _figures(job: Any, made: "Made") -> None:
         for name, figure in about["metrics"].items()
     ]
     what = f"{about['domain']} {about['concept']} removed: percent, on {about['images']} test images"
-    create_table_artifact(rows, f"figures-{_key(job.concept)}", what)
+    create_table_artifact(rows, key=f"figures-{_key(job.concept)}", description=what)
 
 
 def _pictures(job: Any, made: "Made") -> None:
@@ -131,16 +131,18 @@ def _pictures(job: Any, made: "Made") -> None:
     del made
     name, concept = _key(job.concept), job.concept
     title = f"{job.domain} {concept} removed: unedited above, removed below"
-    create_image_artifact(_inline(job.folder / "sheet.png"), f"sheet-{name}", title)
+    create_image_artifact(_inline(job.folder / "sheet.png"), key=f"sheet-{name}", description=title)
     link = _address(job.workspace, job.open.pictures / f"{concept}_scores.png")
-    create_link_artifact(link, f"scores-{name}", f"scores of {concept}", f"The best latents of {job.domain} {concept}.")
+    what = f"The best latents of {job.domain} {concept}."
+    create_link_artifact(link, key=f"scores-{name}", link_text=f"scores of {concept}", description=what)
 
 
 def _diagnosis(job: Any, made: "Made") -> None:
     """Where the page about an SAE will be."""
     del made
     link = _address(job.workspace, job.open.reports / f"{job.sae_id}.html")
-    create_link_artifact(link, f"report-{_key(job.sae_id)}", f"report of {job.sae_id}", "What an SAE keeps and loses.")
+    key, text = f"report-{_key(job.sae_id)}", f"report of {job.sae_id}"
+    create_link_artifact(link, key=key, link_text=text, description="What an SAE keeps and loses.")
 
 
 _SHOWN: dict[str, Callable[[Any, "Made"], None]] = {

@@ -102,6 +102,39 @@ def test_an_evaluation_is_a_table(job: FiguresJob, in_flow: Any) -> None:
     assert table.flow_run_id is not None and not made.cached
 
 
+def test_a_report_and_the_pictures_of_a_removal_are_linked(workspace: Workspace, in_flow: Any) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    name = f"c{time.monotonic_ns()}"
+    folder = workspace.root / "any"
+    folder.mkdir()
+    Image.new("RGB", (40, 20), "red").save(folder / "sheet.png")
+    about = {
+        "workspace": workspace.root,
+        "open": workspace,
+        "folder": folder,
+        "sae_id": f"sae_{name}",
+        "domain": "style",
+    }
+    job = SimpleNamespace(**about, concept=name)
+
+    def work() -> None:
+        page._pictures(job, Made(id="any"))
+        page._diagnosis(job, Made(id="any"))
+
+    in_flow(work)
+    expected = {
+        f"scores-{name}": (workspace.pictures / f"{name}_scores.png").as_uri(),
+        f"report-sae-{name}": (workspace.reports / f"sae_{name}.html").as_uri(),
+        f"sheet-{name}": "data:image/jpeg;base64,",
+    }
+    with get_client(sync_client=True) as client:
+        keys = ArtifactFilter(key=ArtifactFilterKey(any_=list(expected)))
+        found = {a.key: a.data for a in client.read_artifacts(artifact_filter=keys)}
+    assert set(found) == set(expected) and all(expected[key] in found[key] for key in expected)
+
+
 def test_what_was_there_is_not_shown_again(job: FiguresJob, calls: list[Any], looked_at: None) -> None:
     assert not figures.fn(job).cached
     assert [c[0] for c in calls] == ["emit_event", "create_table_artifact"]
@@ -133,8 +166,8 @@ def test_a_page_that_is_away_fails_no_step(job: FiguresJob, looked_at: None, mon
 def test_a_bar_moves_once_a_second_at_most(looked_at: None, monkeypatch: pytest.MonkeyPatch) -> None:
     now, sent = [0.0], list[tuple[float, str]]()
 
-    def create(percent: float, key: str, text: str) -> str:
-        sent.append((percent, text))
+    def create(percent: float, key: str, description: str) -> str:
+        sent.append((percent, description))
         now[0] += 0.01
         return key
 
