@@ -6,10 +6,10 @@ was made of, its pictures and its newest figures; what was brought from elsewher
 other commands made of them.
 """
 
-import shutil
 import time
 from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Garbage:
     """One thing that nothing refers to."""
 
     kind: str
-    """The stage of an artifact; or copy, record, lock, damaged."""
+    """The stage of an artifact; or copy, record, lock, damaged, objects."""
     label: str
     path: Path
     bytes: int
@@ -67,6 +67,7 @@ def survey(workspace: Workspace) -> list[Garbage]:
     ]
     locks = sorted(workspace.locks.glob("*T*-*.lock"))
     found += [_thing("lock", "of a dead run", path) for path in locks if not workspace.busy(path.stem)]
+    found += _stored(workspace)
     aside = [*workspace.damaged.glob("*"), *(workspace.root / "artifacts").rglob(".*.damaged")]
     found += [_thing("damaged", "set aside", path) for path in sorted(aside)]
     return found
@@ -79,6 +80,8 @@ def collect(workspace: Workspace) -> list[Garbage]:
     and the next collection finishes.
     """
     with workspace.lock(runs.GATE):
+        if workspace.remote:
+            workspace.remote.pull()
         done = [_delete(workspace, each) for each in survey(workspace)]
         workspace.sweep()
     return done
@@ -92,10 +95,8 @@ def _delete(workspace: Workspace, each: Garbage) -> Garbage:
             if not free:
                 return replace(each, left="a process is at work on it")
             workspace.remove(each.artifact)
-    elif each.path.is_dir():
-        shutil.rmtree(each.path)
     else:
-        each.path.unlink(missing_ok=True)
+        workspace.unlink(each.path)
     return each
 
 
@@ -163,7 +164,7 @@ def _walked(plan: Plan, more: Iterable[str]) -> set[str]:
 def _artifact(workspace: Workspace, artifact_id: str, label: str) -> Garbage:
     folder = workspace.folder(artifact_id)
     files = [p for p in folder.rglob("*") if p.is_file()]
-    size = sum(p.stat().st_size for p in files)
+    size = _stored_size(workspace, artifact_id) or sum(p.stat().st_size for p in files)
     left = ""
     if workspace.busy(artifact_id):
         left = "a process is at work on it"
@@ -171,6 +172,27 @@ def _artifact(workspace: Workspace, artifact_id: str, label: str) -> Garbage:
         age = time.time() - max(p.stat().st_mtime for p in files)
         left = "half made, less than a day ago" if age < YOUNG else ""
     return Garbage(split_id(artifact_id)[0], label, folder, size, artifact_id, left)
+
+
+def _stored_size(workspace: Workspace, artifact_id: str) -> int:
+    """What an artifact takes on the object store; 0 if it is not committed there."""
+    committed = workspace.remote and workspace.has(artifact_id)
+    return sum(file.bytes for file in workspace.read(artifact_id).files) if committed else 0
+
+
+def _stored(workspace: Workspace) -> list[Garbage]:
+    """What lies on the object store alone: objects that no manifest lists, and what other machines set aside."""
+    if workspace.remote is None:
+        return []
+    found = []
+    for each in workspace.remote.artifacts.unfinished():
+        young = (datetime.now(UTC) - each.modified).total_seconds() < YOUNG
+        left = "no manifest lists it, and it is less than a day old" if young else ""
+        found.append(Garbage("objects", "of no artifact", workspace.root / each.key, each.bytes, left=left))
+    for stamp, size in workspace.remote.aside().items():
+        if not (path := workspace.damaged / stamp).exists():
+            found.append(Garbage("damaged", "set aside", path, size))
+    return found
 
 
 def _label(manifest: Manifest | None, concepts: dict[str, str]) -> str:
@@ -204,7 +226,7 @@ def page(workspace: Workspace, found: list[Garbage], dry: bool) -> str:
     lines.append(f"{len(gone)} {'would be' if dry else 'were'} deleted, {total:.2f} MB")
     lines += [f"left: {_place(workspace, g)}: {g.left}" for g in left]
     if dry and gone:
-        lines.append(f"next: saeuron gc -w {workspace.root}")
+        lines.append(f"next: saeuron gc -w {workspace.address}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,5 @@
 """The whole method, in order: prompts, capture, train, score, tune, evaluate."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -32,7 +31,7 @@ def pipeline(
 
     Args:
         config: what to do.
-        workspace: folder of everything that is made; what is there already is not made again.
+        workspace: folder of everything that is made, or s3://BUCKET/PREFIX; what is there already is not made again.
         concepts: remove and evaluate these; None: `config.tune.concepts`, or all, and every added one.
         device: where models run, `cpu`, `cuda`, `cuda:1`.
         threads: torch threads on the CPU, of each worker if there are several.
@@ -40,7 +39,7 @@ def pipeline(
     Returns:
         {"run_id", "counts", "failures", "evaluations": {concept: summary}, "artifacts": {stage: id}}.
     """
-    opened = Workspace.open(Path(workspace))
+    opened = Workspace.open(workspace)
     threads = runners.threads(config, threads)
     model.set_threads(threads)
     run = Run.of(opened, config, device)

@@ -1,7 +1,6 @@
 """Look at one SAE of a workspace: find it, measure it where that was not done yet, and say what was found."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -52,7 +51,7 @@ def sae_report(
     Returns:
         {"diagnosis": id, "stability": id of the newest comparison or None, "counts", "run_id"}.
     """
-    opened = Workspace.open(Path(workspace), create=False)
+    opened = Workspace.open(workspace, create=False)
     model.set_threads(threads)
     run = Run.of(opened, config, device)
     with runs.living(opened, "sae report", config) as run_id:

@@ -74,7 +74,7 @@ class Shell:
             if self.typed:
                 self._do(partial(self._answer, self.typed.strip()))
             return not self.failed
-        say(f"SQL over {self.workspace.root}; \\d lists the views, \\? says more, \\q leaves")
+        say(f"SQL over {self.workspace.address}; \\d lists the views, \\? says more, \\q leaves")
         with _history(), _interruptible():
             while True:
                 try:

@@ -74,7 +74,7 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         lines.append(f"FAILED  {what}: {why}")
     counts = result["counts"]
     lines.append(f"steps: {counts['made']} made, {counts['cached']} found in place, {counts['failed']} failed")
-    lines.append(f"workspace: {workspace.root}")
+    lines.append(f"workspace: {workspace.address}")
     for concept in result["evaluations"]:
         lines.append(
             f"  {concept}: removals/{concept}.safetensors  pictures/{concept}_sheet.png  pictures/{concept}_scores.png"
@@ -168,7 +168,7 @@ def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
     outdated = (
         run_query(workspace, "select concept from removals where outdated order by concept").column(0).to_pylist()
     )
-    lines = [f"workspace: {workspace.root}", text_table(["stage", "artifacts", "files", "MB"], rows)]
+    lines = [f"workspace: {workspace.address}", text_table(["stage", "artifacts", "files", "MB"], rows)]
     lines.append(f"outdated removals: {', '.join(outdated) if outdated else 'none'}")
     lines += [f"damaged: {p}" for p in problems] or [
         "damaged: none" + ("" if deep else " (sizes; --deep reads every byte)")

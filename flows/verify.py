@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,21 +13,35 @@ from flows.summary import text_table
 from saeuron.errors import ConfigError, SaeuronError
 from storage import Workspace
 from storage.errors import ArtifactDamaged, NotAWorkspace, StorageError
-from storage.files import read_json, write_atomic
+from storage.files import read_json
 from storage.identity import digest, split_id
 from storage.manifests import Manifest, ManifestFile
-from storage.verify import copies, damage, forget, header, ids_in, same, set_aside, strays
-from storage.workspace import FORMAT, MARK, is_id
+from storage.verify import (
+    copies,
+    damage,
+    forget,
+    header,
+    ids_in,
+    mend,
+    mendable,
+    same,
+    set_aside,
+    strays,
+    unlike,
+)
+from storage.workspace import FORMAT, LINK, MARK, is_id
 from tasks import runs
 
 PLACES = {
-    *(MARK, runs.CONFIG, "concepts", "artifacts", "records", "runs"),
+    *(MARK, LINK, runs.CONFIG, "concepts", "artifacts", "records", "runs"),
     *("pictures", "removals", "reports", "locks", "damaged"),
 }
 """What lies in a workspace. Hidden things are the business of whoever hid them."""
 HEADER = 1 << 20
 """Bytes within which a removal says what it is a copy of."""
 REWRITE, ASIDE, OTHERS = "--repair rewrites it", "--repair moves it away", "what made it makes it"
+UPLOAD, AGAIN = "--repair uploads it", "fetched again when it is read"
+"""What becomes of an object that lies whole in this machine's cache, and of a damaged file in that."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,7 @@ class Damage:
     """One thing that is not as it should be."""
 
     kind: str
-    """missing, size, bytes, unreadable; or stale (speaks of what is not there), copy, unknown."""
+    """missing, size, bytes, unreadable; or stale (speaks of what is not there), copy, unknown, cache."""
     path: Path
     expected: str
     found: str
@@ -57,7 +72,8 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
         if workspace.removing(artifact_id):
             continue
         errors = damage(workspace, artifact_id, deep)
-        found += [_said(error, makes(artifact_id), artifact=artifact_id) for error in errors]
+        todo = UPLOAD if errors and mendable(workspace, artifact_id, errors) else makes(artifact_id)
+        found += [_said(error, todo, artifact=artifact_id) for error in errors]
         try:
             manifest = workspace.read(artifact_id)
         except StorageError:
@@ -67,6 +83,8 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
             continue
         whole.append(manifest)
         found += [Damage("unknown", path, "nothing", "a file", ASIDE) for path in strays(workspace, manifest)]
+        bad = unlike(workspace, manifest, deep)
+        found += [Damage("cache", path, "its object", "other bytes", AGAIN) for path in bad]
     known = {manifest.id: manifest for manifest in whole}
     return [*found, *_records(workspace, known), *_copies(workspace, whole, deep, makes), *_unknown(workspace)]
 
@@ -231,6 +249,9 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
         if named and named not in {manifest.id for manifest, _ in originals} and _put_away(workspace, named):
             yield from _beside(workspace, path, named, makes)
             continue
+        for manifest, file in originals:
+            with suppress(StorageError):
+                workspace.fetch(manifest.id, file.name)
         good = [m for m, f in originals if same(workspace.folder(m.id) / f.name, f)]
         chosen = next((m for m in good if m.id == named), good[-1] if good else None)
         expected = f"a copy of {(chosen or originals[-1][0]).stage}"
@@ -294,13 +315,17 @@ def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list
     """
     with workspace.lock(runs.GATE):
         if busy := runs.alive(workspace):
-            raise ConfigError(f"run {busy[0]} is at work in {workspace.root}; expected none: repair when it has ended.")
+            at = workspace.address
+            raise ConfigError(f"run {busy[0]} is at work in {at}; expected none: repair when it has ended.")
         found = find()
         now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
         taken = len(list(workspace.damaged.glob(f"{now}*")))
         stamp = f"{now}-{taken}" if taken else now
         # Copies last: what they are copied from is what has stayed.
         for each in sorted(found, key=lambda d: d.kind == "copy"):
+            if each.todo == UPLOAD:
+                mend(workspace, each.artifact, each.path, stamp)
+                continue
             if each.artifact:
                 forget(workspace, each.artifact, stamp)
                 continue
@@ -309,7 +334,7 @@ def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list
                 if path.exists():
                     set_aside(workspace, path, stamp)
             if data is not None:
-                write_atomic(each.path, data)
+                workspace.write(each.path, data)
     return found, workspace.damaged / stamp
 
 
@@ -318,8 +343,8 @@ def commands(workspace: Workspace, found: list[Damage]) -> list[str]:
     config = workspace.root / runs.CONFIG
     own = config if config.exists() else "CONFIG"
     whole = {"saeuron run": f"saeuron run {own}", "saeuron run CONFIG": "saeuron run CONFIG"}
-    todo = dict.fromkeys(d.todo for d in found if d.todo not in (REWRITE, ASIDE, OTHERS))
-    return list(dict.fromkeys(f"{whole.get(each, each)} -w {workspace.root}" for each in todo))
+    todo = dict.fromkeys(d.todo for d in found if d.todo not in (REWRITE, ASIDE, OTHERS, UPLOAD, AGAIN))
+    return list(dict.fromkeys(f"{whole.get(each, each)} -w {workspace.address}" for each in todo))
 
 
 def page(workspace: Workspace, found: list[Damage]) -> str:

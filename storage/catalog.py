@@ -28,17 +28,30 @@ def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int
 
     The connection reads no file outside the workspace's artifacts and its settings are locked; `memory` and
     `threads` bound its work. It trusts its caller with the artifacts themselves: SQL from elsewhere goes through
-    `query.run_query`. Raises NotAWorkspace or WorkspaceTooNew.
+    `query.run_query`. Raises NotAWorkspace or WorkspaceTooNew; where a table has to come from
+    an object store, ObjectDamaged or StoreAway.
     """
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)
     connection = duckdb.connect(":memory:")
     connection.execute("CREATE SCHEMA source")
-    for source in (*sources(workspace), *diagnosis_sources(workspace)):
+    for source in _sources(workspace):
         _create(connection, source)
     connection.execute(files("storage").joinpath("views.sql").read_text("utf-8"))
     _lock_down(connection, workspace.root / "artifacts", memory, threads)
     return connection
+
+
+def bring(workspace: Workspace) -> None:
+    """Have the tables that `connect` reads here, if the workspace is on an object store."""
+    if workspace.remote:
+        _sources(workspace)
+
+
+def _sources(workspace: Workspace) -> list[Source]:
+    found = [*sources(workspace), *diagnosis_sources(workspace)]
+    workspace.bring(path for source in found for path in source.files)
+    return found
 
 
 def _create(connection: duckdb.DuckDBPyConnection, source: Source) -> None:

@@ -5,11 +5,15 @@
     │   ├── NotAWorkspace
     │   ├── WorkspaceTooNew
     │   ├── BadQuery
+    │   ├── BadStore
     │   └── UnknownArtifact
     ├── ArtifactMissing
     ├── Damaged
     │   └── ArtifactDamaged
-    └── DiskFull
+    │       └── ObjectDamaged
+    ├── DiskFull
+    ├── StoreAway
+    └── Conflict
 
 Each message is one line: what, the value, what was expected, what to do. The constructors take the parts, not the
 text, and keep them in `args`, so that every error survives a trip between processes.
@@ -57,6 +61,17 @@ class BadQuery(UserError):
     """The SQL was refused, failed, or asked for too much."""
 
 
+class BadStore(UserError):
+    """The URL, the credentials or the installation cannot give a workspace on an object store."""
+
+    def __init__(self, url: str, found: str, expected: str) -> None:
+        super().__init__(url, found, expected)
+
+    def __str__(self) -> str:
+        url, found, expected = self.args
+        return f"{url} cannot be a workspace: {found}; expected {expected}"
+
+
 class UnknownArtifact(UserError):
     """The text is not an artifact id."""
 
@@ -94,6 +109,42 @@ class ArtifactDamaged(Damaged):
     def __str__(self) -> str:
         file, expected, found = self.args
         return f"{file} is damaged: expected {expected}, found {found}; run it again: it is made anew"
+
+
+class ObjectDamaged(ArtifactDamaged):
+    """`file`, an object of the workspace at `url`, is not as its manifest says. Running again does not make it anew."""
+
+    def __init__(self, file: Path | str, expected: str, found: str, url: str) -> None:
+        super(ArtifactDamaged, self).__init__(str(file), expected, found, url)
+
+    def __str__(self) -> str:
+        file, expected, found, url = self.args
+        return (
+            f"{file} in {url} is damaged: expected {expected}, found {found}; "
+            f"mend it with: saeuron verify --deep --repair -w {url}"
+        )
+
+
+class StoreAway(StorageError):
+    """The object store at `url` does not answer, or not as one should."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+
+    def __str__(self) -> str:
+        url, reason = self.args
+        return f"{url} does not answer ({reason}); what is finished is kept: run again when it does"
+
+
+class Conflict(StorageError):
+    """Another machine has changed the object `name` since it was read."""
+
+    def __init__(self, url: str, name: str) -> None:
+        super().__init__(url, name)
+
+    def __str__(self) -> str:
+        url, name = self.args
+        return f"{name} in {url} was changed by another machine meanwhile; nothing was overwritten: run again"
 
 
 class DiskFull(StorageError):

@@ -78,16 +78,27 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys, all or nothing. Raises ValueError for NaN and infinity."""
+    """Write `value` as `json_text`, all or nothing."""
+    write_atomic(path, json_text(value))
+
+
+def json_text(value: Any) -> bytes:
+    """Indented JSON with sorted keys. Raises ValueError for NaN and infinity."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, f"{text}\n".encode())
+    return f"{text}\n".encode()
 
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises ArtifactMissing if there is no file, ArtifactDamaged if it is not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return parsed_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise ArtifactMissing(path, "a JSON file") from None
+
+
+def parsed_json(data: bytes, path: Path) -> Any:
+    """The value in JSON's bytes, which lie at `path`. Raises ArtifactDamaged if they are not JSON."""
+    try:
+        return json.loads(data)
     except ValueError as error:
         raise ArtifactDamaged(path, "JSON", f"something else ({error})") from None

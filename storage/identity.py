@@ -62,6 +62,11 @@ def split_id(artifact_id: str) -> tuple[str, int]:
     return match["stage"], int(match["version"])
 
 
+def is_id(text: str) -> bool:
+    """Whether the text is an artifact's id."""
+    return _ID.fullmatch(text) is not None
+
+
 def digest(source: bytes | Path) -> str:
     """SHA-256 of bytes, or of a file read in pieces, as 64 hex digits."""
     if isinstance(source, bytes):

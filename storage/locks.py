@@ -37,3 +37,29 @@ def lock(folder: Path, name: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
+
+
+def held(*paths: Path) -> bool:
+    """Whether a living process holds the lock of any of these files; those that are not there nobody holds."""
+    try:
+        for path in paths:
+            if path.exists():
+                with at_once(path):
+                    pass
+    except BlockingIOError:
+        return True
+    return False
+
+
+@contextmanager
+def at_once(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, or raise BlockingIOError if somebody does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)

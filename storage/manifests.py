@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from storage import shards
+from storage.errors import ArtifactMissing
+from storage.identity import digest
+
+MANIFEST = "manifest.json"
+"""What a manifest is called. Written last: an artifact without it does not exist."""
 
 
 class _Record(BaseModel):
@@ -43,3 +52,25 @@ class Manifest(_Record):
     """ISO time in UTC."""
     seconds: float
     """How long it took to make, wall clock."""
+
+
+def listed(folder: Path, exclude: Sequence[str] = ()) -> list[str]:
+    """The names of a folder's files that belong to an artifact: no manifest, nothing hidden, no temporary."""
+    names = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        out = [name, *name.parents]
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and not hidden and path.suffix != ".tmp" and not {str(p) for p in out} & set(exclude):
+            names.append(name.as_posix())
+    return sorted(name for name in names if name != MANIFEST)
+
+
+def described(folder: Path, name: str) -> ManifestFile:
+    """One file of a folder, hashed. Raises ArtifactMissing if it is not there, ArtifactDamaged as its sidecar says."""
+    path = folder / name
+    if not path.is_file():
+        raise ArtifactMissing(path, "a file to commit")
+    # A shard was hashed as it was written; to read terabytes again would double the cost of a capture.
+    sha = shards.read_manifest(path).sha256 if path.suffix == ".tar" and shards.sidecar(path).exists() else digest(path)
+    return ManifestFile(name=name, bytes=path.stat().st_size, sha256=sha)

@@ -47,6 +47,11 @@ def run_query(
     """
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)
+    if workspace.remote:
+        # The query's process knows no credentials, and what it reads lies in the folder.
+        from storage.catalog import bring
+
+        bring(workspace)
     with tempfile.TemporaryDirectory(prefix="storage-sql-") as name:
         folder = Path(name)
         limits = {"memory": memory, "threads": threads, "seconds": seconds, "bytes": RESULT_BYTES}

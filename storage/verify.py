@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from storage import shards
-from storage.errors import ArtifactDamaged, StorageError
+from storage.errors import ArtifactDamaged, ArtifactMissing, StorageError
 from storage.files import sync
 from storage.identity import artifact_id as id_of
 from storage.identity import digest
-from storage.manifests import Manifest, ManifestFile
-from storage.workspace import MANIFEST, Workspace, listed
+from storage.manifests import Manifest, ManifestFile, listed
+from storage.workspace import MANIFEST, Workspace
 
 _COPIES = {
     "removal": {"removal.safetensors": "removals/{}.safetensors"},
@@ -29,17 +29,21 @@ _IDS = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+_[0-9a-f]{20}")
 def damage(workspace: Workspace, artifact_id: str, deep: bool = False) -> list[ArtifactDamaged]:
     """What is damaged in an artifact's folder; none if it is well, or absent.
 
-    Sizes are compared, JSON is read, and with `deep` every byte. Of an artifact that is not committed only whole
-    shards can be judged: the rest is work in progress.
+    Of one on an object store the objects are looked at. Sizes are compared, JSON is read, and with `deep` every byte.
+    Of an artifact that is not committed only whole shards can be judged: the rest is work in progress.
     """
     folder = workspace.folder(artifact_id)
-    if not (folder / MANIFEST).exists():
-        return list(_shards(folder, deep))
     try:
-        manifest = workspace.read(artifact_id)
+        if workspace.remote:
+            manifest = workspace.remote.artifacts.manifest(artifact_id)
+            found = list(workspace.remote.artifacts.damage(artifact_id, deep))
+        else:
+            manifest = workspace.read(artifact_id)
+            found = list(_files(folder, manifest, deep))
+    except ArtifactMissing:
+        return list(_shards(folder, deep))
     except ArtifactDamaged as error:
         return [error, *_shards(folder, deep)]
-    found = list(_files(folder, manifest, deep))
     # The configuration is what the id is a hash of; a manifest from before there were seals is held to that.
     if manifest.config and id_of(manifest.stage, manifest.version, manifest.config) != manifest.id:
         found.insert(0, ArtifactDamaged(folder / MANIFEST, f"the config of {manifest.id}", "another"))
@@ -77,6 +81,8 @@ def strays(workspace: Workspace, manifest: Manifest) -> list[Path]:
 
 def set_aside(workspace: Workspace, path: Path, stamp: str) -> Path:
     """Move a file or a folder to the same place below `damaged/<stamp>/`; returns where it is."""
+    if workspace.remote:
+        workspace.remote.set_aside(path, stamp)
     target = workspace.damaged / stamp / path.relative_to(workspace.root)
     target.parent.mkdir(parents=True, exist_ok=True)
     path.replace(target)
@@ -92,6 +98,8 @@ def forget(workspace: Workspace, artifact_id: str, stamp: str) -> list[Path]:
     for a stage goes on from its shards; where the manifest itself is damaged, only whole shards do.
     """
     folder = workspace.folder(artifact_id)
+    if workspace.remote:
+        workspace.remote.artifacts.forget(artifact_id, stamp)
     try:
         bad = {Path(error.args[0]) for error in _files(folder, workspace.read(artifact_id), deep=True)}
     except StorageError:
@@ -103,6 +111,29 @@ def forget(workspace: Workspace, artifact_id: str, stamp: str) -> list[Path]:
     # The manifest first: killed after that, the artifact is no more.
     paths = [folder / MANIFEST, *sorted(bad), *workspace.records_of(artifact_id)]
     return [set_aside(workspace, path, stamp) for path in paths if path.exists()]
+
+
+def mendable(workspace: Workspace, artifact_id: str, errors: list[ArtifactDamaged]) -> bool:
+    """Whether each damaged object of an artifact lies whole in the folder of this machine."""
+    if not workspace.remote or any(Path(error.args[0]).name == MANIFEST for error in errors):
+        return False
+    known = {file.name: file for file in workspace.remote.artifacts.manifest(artifact_id).files}
+    folder = workspace.folder(artifact_id)
+    paths = [Path(error.args[0]) for error in errors]
+    return all(same(path, known[path.relative_to(folder).as_posix()]) for path in paths)
+
+
+def mend(workspace: Workspace, artifact_id: str, path: Path, stamp: str) -> None:
+    """Set the damaged object of an artifact's file aside, and upload the file again."""
+    if workspace.remote:
+        workspace.remote.artifacts.mend(artifact_id, path.relative_to(workspace.folder(artifact_id)).as_posix(), stamp)
+
+
+def unlike(workspace: Workspace, manifest: Manifest, deep: bool) -> list[Path]:
+    """What lies in a cache and is not as the object it was fetched from should be."""
+    folder = workspace.folder(manifest.id)
+    there = [(folder / file.name, file) for file in manifest.files if workspace.remote]
+    return [path for path, file in there if path.exists() and not same(path, file, deep)]
 
 
 def copies(workspace: Workspace, manifest: Manifest) -> dict[Path, ManifestFile]:

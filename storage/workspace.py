@@ -7,44 +7,54 @@
     damaged/<time>/                    what `saeuron verify --repair` set aside, until `saeuron gc`
 
 An artifact without its manifest does not exist; to forget one, delete its folder.
+
+A workspace may be on an object store, s3://BUCKET/PREFIX: then this folder is one machine's cache of it (`mirror.py`),
+an artifact is committed once its manifest is there, and its files are `fetch`ed when they are read.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from storage import shards
 from storage.errors import (
     ArtifactDamaged,
     ArtifactMissing,
     Damaged,
     NotAWorkspace,
     StorageError,
-    UnknownArtifact,
     WorkspaceTooNew,
 )
-from storage.files import read_json, sweep, sync, write_json
+from storage.files import json_text, read_json, sweep, sync, write_atomic
 from storage.identity import digest, split_id
-from storage.locks import lock
-from storage.manifests import Manifest, ManifestFile
+from storage.identity import is_id as is_id
+from storage.locks import at_once, held, lock
+from storage.manifests import MANIFEST as MANIFEST
+from storage.manifests import Manifest, described, listed
+from storage.remote import is_url
+from storage.seals import read_sealed as read_sealed
+from storage.seals import write_sealed as write_sealed
+
+if TYPE_CHECKING:
+    from storage.mirror import Mirror
 
 FORMAT = 1
 MARK = "workspace.json"
 """What makes a folder a workspace."""
-MANIFEST = "manifest.json"
-"""Written last: an artifact without it does not exist."""
 _REWRITTEN = "`saeuron verify --repair` rewrites it"
 _REMOVED = ".removed"
 """What a manifest is called once its artifact is being deleted."""
+LINK = "remote.json"
+"""In a folder that is the cache of a workspace on an object store."""
+
+Result = TypeVar("Result")
 
 
 class Workspace:
@@ -61,22 +71,31 @@ class Workspace:
     def open(cls, root: Path | str, create: bool = True) -> Workspace:
         """Open the workspace at `root`; make it if the folder is absent or empty and `create` is true.
 
-        Raises NotAWorkspace (absent and not to be made, not a folder, or a folder of something else) and
-        WorkspaceTooNew (written in a later format).
+        Of a URL the cache is opened, after it was brought up to date. Raises NotAWorkspace (absent and not to be made,
+        not a folder, or a folder of something else), WorkspaceTooNew (written in a later format), and what
+        `storage.mirror.place` raises.
         """
+        if is_url(root):
+            from storage.mirror import place
+
+            root = place(root)
         root = Path(root).expanduser().absolute()
+        remote = cls(root).remote
         if not (root / MARK).exists():
             if root.exists() and not root.is_dir():
                 raise NotAWorkspace(root, "it is a file")
             if not create:
-                raise NotAWorkspace(root, "there is no workspace.json" if root.exists() else "there is no such folder")
+                reason = "there is no workspace.json" if root.exists() else "there is no such folder"
+                raise NotAWorkspace(remote.url if remote else root, reason)
             # Temporaries are passed over: another process may be making this very workspace now.
             others = [p.name for p in root.iterdir() if not p.name.endswith(".tmp")] if root.exists() else []
             if "artifacts" in others and not (root / MARK).exists():
-                raise NotAWorkspace(root, f"its {MARK} is gone; {_REWRITTEN}")
-            if others and not (root / MARK).exists():
+                raise NotAWorkspace(remote.url if remote else root, f"its {MARK} is gone; {_REWRITTEN}")
+            if remote:
+                remote.begin(json_text({"format": FORMAT}))
+            elif others and not (root / MARK).exists():
                 raise NotAWorkspace(root, f"it holds other things ({min(others)})")
-            write_json(root / MARK, {"format": FORMAT})
+            write_atomic(root / MARK, json_text({"format": FORMAT}))
         try:
             found = read_json(root / MARK)["format"]
         except (Damaged, KeyError, TypeError):
@@ -84,6 +103,20 @@ class Workspace:
         if not isinstance(found, int) or found > FORMAT:
             raise WorkspaceTooNew(root, found, FORMAT)
         return cls(root)
+
+    @functools.cached_property
+    def remote(self) -> Mirror | None:
+        """The object store that this folder is the cache of, if it is; nothing is asked of it yet."""
+        if not (self.root / LINK).exists():
+            return None
+        from storage.mirror import Mirror
+
+        return Mirror.of(self.root)
+
+    @property
+    def address(self) -> str:
+        """What `--workspace` takes: the folder, or the URL."""
+        return self.remote.url if self.remote else str(self.root)
 
     @property
     def records(self) -> Path:
@@ -134,25 +167,18 @@ class Workspace:
 
         `name` is an id, of an artifact or of a run: nothing in it needs the encoding of `storage.locks`.
         """
-        try:
-            for path in [self.locks / f"{name}.lock", *self.locks.glob(f"{name}_*.lock")]:
-                if path.exists():
-                    with _at_once(path):
-                        pass
-        except BlockingIOError:
-            return True
-        return False
+        return held(self.locks / f"{name}.lock", *self.locks.glob(f"{name}_*.lock"))
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
         """Hold the lock `name` if it is not `busy`; says whether it does, and waits for nobody."""
         self.locks.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
+        with ExitStack() as holding:
             try:
                 # Parts are looked at, not held: there may be more of them than a process may have files open.
                 free = not self.busy(name)
                 if free:
-                    held.enter_context(_at_once(self.locks / f"{name}.lock"))
+                    holding.enter_context(at_once(self.locks / f"{name}.lock"))
             except BlockingIOError:
                 free = False
             yield free
@@ -188,20 +214,80 @@ class Workspace:
             config=config,
             inputs=inputs,
             summary=summary,
-            files=tuple(_described(folder, name) for name in names),
+            files=tuple(described(folder, name) for name in names),
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             seconds=seconds,
         )
+        if self.remote:
+            return self.remote.artifacts.publish(manifest)
         write_sealed(folder / MANIFEST, manifest.model_dump(mode="json"))
         return manifest
+
+    def resume(self, artifact_id: str) -> None:
+        """Upload what was finished here and could not be committed to the object store; locally nothing is to do."""
+        if self.remote:
+            self.remote.artifacts.resume(artifact_id)
+
+    def fetch(self, artifact_id: str, *names: str) -> Path:
+        """The folder of a committed artifact, with its files there to read: `names` (files or folders), or all.
+
+        A local workspace has them. Raises as `read` does; ObjectDamaged if one is not as the manifest says.
+        """
+        if self.remote:
+            self.remote.artifacts.fetch(self.read(artifact_id), names)
+        return self.folder(artifact_id)
+
+    def bring(self, paths: Iterable[Path]) -> None:
+        """Have these files of committed artifacts here; as `fetch`."""
+        if not self.remote:
+            return
+        lacking: dict[str, list[str]] = {}
+        for path in paths:
+            if not path.exists():
+                _, artifact_id, *name = path.relative_to(self.root / "artifacts").parts
+                lacking.setdefault(artifact_id, []).append("/".join(name))
+        for artifact_id, names in lacking.items():
+            self.fetch(artifact_id, *names)
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Replace a small file of the workspace, which is no artifact's: all or nothing, and in the object store first.
+
+        Raises Conflict if another machine has changed it since it was brought here, DiskFull.
+        """
+        if self.remote:
+            self.remote.write(path, data)
+        else:
+            write_atomic(path, data)
+
+    def agreed(self, change: Callable[[], Result]) -> Result:
+        """Do `change`, which reads and `write`s small files; again if another machine has changed them meanwhile."""
+        return self.remote.agreed(change) if self.remote else change()
+
+    def share(self, path: Path) -> None:
+        """Put a file for people, which lies in this folder, on the object store as well."""
+        if self.remote and path.absolute().is_relative_to(self.root):
+            self.remote.share(path.absolute())
+
+    def unlink(self, path: Path) -> None:
+        """Delete a small file, or a folder of such, in the object store as well."""
+        if self.remote:
+            self.remote.unlink(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def remove(self, artifact_id: str) -> None:
         """Delete an artifact and the records of it. Its manifest goes first, so that killed at any point it is no more.
 
-        The manifest is renamed until the rest is gone: `removing` knows by it what a killed process has left.
+        On an object store it goes first. The manifest is renamed until the rest is gone: `removing` knows by it what a
+        killed process has left.
         """
         folder = self.folder(artifact_id)
         mark = folder / _REMOVED
+        if self.remote:
+            self.remote.artifacts.remove(artifact_id)
+        folder.mkdir(parents=True, exist_ok=True)
         if (folder / MANIFEST).exists():
             (folder / MANIFEST).replace(mark)
             sync(folder)
@@ -245,6 +331,8 @@ class Workspace:
     def verify(self, artifact_id: str, deep: bool = False) -> list[str]:
         """What is wrong with an artifact, one line each; none if it is well. `deep` reads every byte and its hash."""
         try:
+            if self.remote:
+                return [str(problem) for problem in self.remote.artifacts.damage(artifact_id, deep)]
             manifest = self.read(artifact_id)
         except (ArtifactMissing, Damaged) as error:
             return [str(error)]
@@ -258,10 +346,13 @@ class Workspace:
     def folders(self) -> list[str]:
         """The ids of all artifacts that have a folder, committed or not, sorted."""
         found = (path for path in (self.root / "artifacts").glob("*/*") if path.is_dir() and is_id(path.name))
-        return sorted(path.name for path in found if split_id(path.name)[0] == path.parent.name)
+        here = {path.name for path in found if split_id(path.name)[0] == path.parent.name}
+        return sorted(here | set(self.remote.artifacts.committed() if self.remote else ()))
 
     def problems(self) -> list[str]:
         """One line for each damaged artifact of the workspace (sizes only; `verify` with `deep` reads the bytes)."""
+        if self.remote:
+            return self.remote.artifacts.problems()
         found = (self._read_or_error(artifact_id) for artifact_id in self._ids(None))
         return [str(error) for error in found if isinstance(error, StorageError)]
 
@@ -279,6 +370,8 @@ class Workspace:
     def read(self, artifact_id: str) -> Manifest:
         """The manifest of a committed artifact, whatever has become of its files. Raises as `manifest` does."""
         path = self.folder(artifact_id) / MANIFEST
+        if self.remote:
+            self.remote.artifacts.settle(artifact_id)
         if not path.exists():
             raise ArtifactMissing(artifact_id, f"a manifest in {path.parent}")
         try:
@@ -291,7 +384,8 @@ class Workspace:
 
     def _problems(self, manifest: Manifest, deep: bool) -> Iterator[ArtifactDamaged]:
         folder = self.folder(manifest.id)
-        for file in manifest.files:
+        # On an object store what is here is a part, and `fetch` looks at it; of what is there `settle` has known.
+        for file in () if self.remote else manifest.files:
             path = folder / file.name
             if not path.is_file():
                 yield ArtifactDamaged(path, f"a file of {file.bytes} bytes", "none")
@@ -299,70 +393,3 @@ class Workspace:
                 yield ArtifactDamaged(path, f"{file.bytes} bytes", f"{size}")
             elif deep and (sha := digest(path)) != file.sha256:
                 yield ArtifactDamaged(path, f"SHA-256 {file.sha256[:12]}…", f"{sha[:12]}…")
-
-
-def listed(folder: Path, exclude: Sequence[str] = ()) -> list[str]:
-    """The names of a folder's files that belong to an artifact: no manifest, nothing hidden, no temporary."""
-    names = []
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        out = [name, *name.parents]
-        hidden = any(part.startswith(".") for part in name.parts)
-        if path.is_file() and not hidden and path.suffix != ".tmp" and not {str(p) for p in out} & set(exclude):
-            names.append(name.as_posix())
-    return sorted(name for name in names if name != MANIFEST)
-
-
-def _described(folder: Path, name: str) -> ManifestFile:
-    path = folder / name
-    if not path.is_file():
-        raise ArtifactMissing(path, "a file to commit")
-    # A shard was hashed as it was written; to read terabytes again would double the cost of a capture.
-    sha = shards.read_manifest(path).sha256 if path.suffix == ".tar" and shards.sidecar(path).exists() else digest(path)
-    return ManifestFile(name=name, bytes=path.stat().st_size, sha256=sha)
-
-
-def is_id(text: str) -> bool:
-    """Whether the text is an artifact's id."""
-    try:
-        split_id(text)
-    except UnknownArtifact:
-        return False
-    return True
-
-
-def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a JSON object with a seal, the SHA-256 of the rest: one changed letter would still be JSON."""
-    write_json(path, {**fields, "seal": _seal(fields)})
-
-
-def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote; an object without a seal is from before there were any, and is believed.
-
-    Raises ArtifactMissing if there is no file, ArtifactDamaged if it is not as it was written.
-    """
-    fields = read_json(path)
-    if not isinstance(fields, dict):
-        raise ArtifactDamaged(path, "a JSON object", type(fields).__name__)
-    seal = fields.pop("seal", None)
-    if seal is not None and seal != (found := _seal(fields)):
-        raise ArtifactDamaged(path, f"SHA-256 {str(seal)[:12]}…", f"{found[:12]}…")
-    return fields
-
-
-def _seal(fields: Mapping[str, Any]) -> str:
-    return digest(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
-
-
-@contextmanager
-def _at_once(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, or raise BlockingIOError if somebody does."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            yield
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)

@@ -109,7 +109,9 @@ def removal_figures(workspace: Workspace, removal_id: str) -> list[dict[str, Any
     if not found:
         return []
     newest = max(found, key=lambda m: (m.created, m.id))
-    rows: list[dict[str, Any]] = read_table(workspace.folder(newest.id) / "metrics.parquet").to_pylist()
+    rows: list[dict[str, Any]] = read_table(
+        workspace.fetch(newest.id, "metrics.parquet") / "metrics.parquet"
+    ).to_pylist()
     return rows
 
 

@@ -34,6 +34,10 @@ class EvaluateJob(Job):
     def label(self) -> str:
         return self.concept
 
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys((*self.edited, *self.unedited), ("images.parquet",))
+
 
 @step("evaluate")
 def evaluate(job: EvaluateJob) -> Made:

@@ -67,7 +67,7 @@ def find(workspace: Path, text: str, hookpoint: str = "", scale: float | None = 
                 raise UnknownName(kind, name, known, hint) from None
             named = None
         if named is not None:
-            folder = Workspace.open(workspace, create=False).folder(named.id)
+            folder = Workspace.open(workspace, create=False).fetch(named.id)
             return Found(named.id, read(folder, hookpoint), named)
         if not seems_hub_id(text):
             raise UnknownName("SAE", text, (), "Or give a folder, or owner/name[:subfolder] of the hub.")
@@ -118,6 +118,7 @@ def bring(
     identity = {"hookpoint": at, "weights": content(sae)}
     name = artifact_id(STAGE, VERSION, identity)
     with opened.lock(name):
+        opened.resume(name)
         if not opened.has(name):
             sae.save(opened.folder(name))
             summary = {
@@ -208,7 +209,7 @@ def measured(workspace: Path, saes: tuple[Found, ...], rows: int, seed: int = 0)
     captures = sorted(opened.artifacts("capture"), key=lambda m: (m.id not in trained, m.created), reverse=True)
     for capture in captures:
         if (capture.summary.get("hookpoint"), capture.summary.get("width")) == (hookpoint, width):
-            shards = sorted((opened.folder(capture.id) / hookpoint).glob("*.tar"))
+            shards = sorted((opened.fetch(capture.id, hookpoint) / hookpoint).glob("*.tar"))
             sample = tensor_of(ActivationRows(shards).sample(rows, seed)).float()
             found = tuple(quality(f.sae, _batches(sample)) for f in saes)
             return Measured(capture.id, len(sample), found, capture.id in trained)

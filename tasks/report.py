@@ -1,12 +1,12 @@
 """Pictures of one removal: unedited beside edited images, and the scores of its latents over the steps."""
 
+import functools
 from pathlib import Path
 from typing import ClassVar
 
 from saeuron import pictures as draw
 from saeuron.prompts import Prompt
 from saeuron.scoring import profile
-from storage.files import write_atomic
 from tasks import images, score
 from tasks import prompts as prompt_sets
 from tasks.step import Clock, Job, Made, commit, step
@@ -97,10 +97,11 @@ def _hookpoint(path: str) -> str:
 def publish(job: ReportJob) -> dict[str, Path]:
     """Put the pictures where people look for them; nothing is written where they are already."""
     workspace, paths = job.open, {}
-    for name in ("sheet", "scores"):
-        data = (workspace.folder(job.id) / f"{name}.png").read_bytes()
-        path = workspace.pictures / f"{job.concept}_{name}.png"
+    names = {f"{name}.png": workspace.pictures / f"{job.concept}_{name}.png" for name in ("sheet", "scores")}
+    folder = workspace.fetch(job.id, *names)
+    for file, path in names.items():
+        data = (folder / file).read_bytes()
         if not path.exists() or path.read_bytes() != data:
-            write_atomic(path, data)
-        paths[name] = path
+            workspace.agreed(functools.partial(workspace.write, path, data))
+        paths[path.stem.rpartition("_")[2]] = path
     return paths

@@ -1,6 +1,7 @@
 """What a workspace remembers: its runs, the configuration that later commands go by, which concepts joined or left."""
 
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ from saeuron.config import ConceptConfig, Config, RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
 from storage.errors import ArtifactDamaged, StorageError
-from storage.files import read_json, write_atomic
+from storage.files import read_json
 from storage.identity import digest
-from storage.workspace import read_sealed, write_sealed
+from storage.seals import read_sealed, sealed
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,6 +28,8 @@ CONFIG_SEAL = "remembered.sha256"
 """In the folder of runs: the SHA-256 of run.json, which people may read and run, and so holds no seal itself."""
 GATE = "gate"
 """The lock under which runs begin, artifacts are deleted and damage is set aside."""
+SIGN = 60.0
+"""Seconds between two signs of life of a run on an object store; see `storage.mirror.LEASE`."""
 _CONCEPTS = "concepts"
 """The lock under which records of concepts are changed."""
 
@@ -86,8 +89,8 @@ def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     text = _text(config)
     began = Record(run_id=run_id, number=number, flow=flow, started=now, config=digest(text))
-    _write(workspace.runs / f"{run_id}.json", began)
-    write_atomic(workspace.runs / "configs" / f"{run_id}.json", text)
+    _write(workspace, workspace.runs / f"{run_id}.json", began)
+    workspace.write(workspace.runs / "configs" / f"{run_id}.json", text)
     return run_id
 
 
@@ -103,7 +106,7 @@ def finish(
     path = workspace.runs / f"{run_id}.json"
     end = {"state": state, "finished": datetime.now(UTC), "message": message}
     known = None if artifacts is None else dict(artifacts)
-    _write(path, Record.model_validate({**record(path).model_dump(), **end, **counts, "artifacts": known}))
+    _write(workspace, path, Record.model_validate({**record(path).model_dump(), **end, **counts, "artifacts": known}))
 
 
 @contextmanager
@@ -113,6 +116,7 @@ def living(workspace: Workspace, flow: str, config: RunConfig) -> Iterator[str]:
         with workspace.lock(GATE):
             run_id = start(workspace, flow, config)
             held.enter_context(workspace.lock(run_id))
+            held.enter_context(_signs(workspace, run_id))
         try:
             yield run_id
         finally:
@@ -120,18 +124,52 @@ def living(workspace: Workspace, flow: str, config: RunConfig) -> Iterator[str]:
             (workspace.locks / f"{run_id}.lock").unlink(missing_ok=True)
 
 
+@contextmanager
+def _signs(workspace: Workspace, run_id: str) -> Iterator[None]:
+    """For the block, tell other machines now and then that the run is alive; on this one its lock says so."""
+    if (remote := workspace.remote) is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(SIGN):
+            # A store that is away for a while is the business of who needs it.
+            with suppress(StorageError):
+                remote.hold(run_id)
+
+    remote.hold(run_id)
+    teller = threading.Thread(target=tell, name=f"signs of {run_id}", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        with suppress(StorageError):
+            remote.release(run_id)
+
+
 def alive(workspace: Workspace) -> list[str]:
     """The runs that living processes are at. One that says 'running' and holds no lock was killed."""
-    return [path.stem for path in sorted(workspace.runs.glob("*.json")) if workspace.busy(path.stem)]
+    here = [path.stem for path in sorted(workspace.runs.glob("*.json")) if workspace.busy(path.stem)]
+    if workspace.remote is None:
+        return here
+    # Of a run of this machine its lock knows better.
+    elsewhere = (i for i in workspace.remote.alive() if not (workspace.locks / f"{i}.lock").exists())
+    return sorted({*here, *elsewhere})
 
 
 def remember(workspace: Workspace, config: RunConfig) -> None:
     """Keep the configuration that later commands on this workspace go by."""
     path, text = workspace.root / CONFIG, _text(config)
     seal = workspace.runs / CONFIG_SEAL
-    for file, data in ((seal, digest(text).encode()), (path, text)):
-        if not file.exists() or file.read_bytes() != data:
-            write_atomic(file, data)
+
+    def write() -> None:
+        for file, data in ((seal, digest(text).encode()), (path, text)):
+            if not file.exists() or file.read_bytes() != data:
+                workspace.write(file, data)
+
+    workspace.agreed(write)
 
 
 def remembered(workspace: Workspace) -> RunConfig:
@@ -143,7 +181,7 @@ def remembered(workspace: Workspace) -> RunConfig:
     """
     path, seal = workspace.root / CONFIG, workspace.runs / CONFIG_SEAL
     if not path.exists():
-        raise ConfigError(f"nothing has been run in {workspace.root} yet; start with: saeuron run --workspace DIR")
+        raise ConfigError(f"nothing has been run in {workspace.address} yet; start with: saeuron run --workspace DIR")
     if seal.exists() and (sha := digest(path)) != (known := seal.read_text("utf-8", "replace")):
         raise RecordDamaged(path, f"SHA-256 {known[:12]}…", f"{sha[:12]}…")
     return _parsed(RunConfig, path, read_json)
@@ -252,9 +290,10 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
     Raises:
         ConfigError: the name is taken by another concept.
     """
-    with workspace.lock(_CONCEPTS):
+
+    def change() -> Added:
         known = {p: c for p, c in concepts(workspace).items() if c.name == new.name}
-        _return(known)
+        _return(workspace, known)
         for path, other in known.items():
             if not isinstance(other, Added):
                 continue
@@ -267,10 +306,13 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
                 )
             if not other.removed:
                 grown = other.model_copy(update={"templates": new.templates})
-                _write(path, grown)
+                _write(workspace, path, grown)
                 return grown
             return _added(path, workspace, config, new)
         return _added(_next(workspace), workspace, config, new)
+
+    with workspace.lock(_CONCEPTS):
+        return workspace.agreed(change)
 
 
 def _extends(new: ConceptConfig, old: ConceptConfig) -> bool:
@@ -292,19 +334,21 @@ def restore(workspace: Workspace, config: RunConfig, back: ConceptConfig) -> Non
             f"domain: {config.domain_of(back.name)}, and no templates."
         )
     with workspace.lock(_CONCEPTS):
-        _return({p: c for p, c in concepts(workspace).items() if c.name == back.name})
+        workspace.agreed(
+            lambda: _return(workspace, {p: c for p, c in concepts(workspace).items() if c.name == back.name})
+        )
 
 
-def _return(records: Mapping[Path, Added | Own]) -> None:
+def _return(workspace: Workspace, records: Mapping[Path, Added | Own]) -> None:
     for path, known in records.items():
         if known.removed:
-            _write(path, known.model_copy(update={"removed": False}))
+            _write(workspace, path, known.model_copy(update={"removed": False}))
 
 
 def _added(path: Path, workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
     names = roster(workspace, config).present(config)[new.domain]
     written = Added(**new.model_dump(), reference=(*(n for n in names if n != new.name), new.name))
-    _write(path, written)
+    _write(workspace, path, written)
     return written
 
 
@@ -321,11 +365,15 @@ def refresh(workspace: Workspace, config: RunConfig, name: str) -> None:
 
 def _change(workspace: Workspace, config: RunConfig, name: str, **fields: Any) -> None:
     domain = config.domain_of(name)
-    with workspace.lock(_CONCEPTS):
+
+    def change() -> None:
         known = concepts(workspace).items()
         found = next(((p, c) for p, c in known if c.name == name and isinstance(c, Own) == bool(domain)), None)
         path, before = found or (_next(workspace), Own(own=True, name=name, domain=domain or ""))
-        _write(path, before.model_copy(update=fields))
+        _write(workspace, path, before.model_copy(update=fields))
+
+    with workspace.lock(_CONCEPTS):
+        workspace.agreed(change)
 
 
 def _next(workspace: Workspace) -> Path:
@@ -338,8 +386,8 @@ def _text(config: RunConfig) -> bytes:
     return (config.model_dump_json(indent=2) + "\n").encode()
 
 
-def _write(path: Path, model: BaseModel) -> None:
-    write_sealed(path, model.model_dump(mode="json"))
+def _write(workspace: Workspace, path: Path, model: BaseModel) -> None:
+    workspace.write(path, sealed(model.model_dump(mode="json")))
 
 
 def _parsed(model: type[Model], path: Path, read: Callable[[Path], Any] = read_sealed) -> Model:

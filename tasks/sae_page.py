@@ -72,7 +72,7 @@ class Diagnosis:
 
     def __init__(self, workspace: Workspace, diagnosis_id: str, stability_id: str | None = None) -> None:
         self.workspace, self.manifest = workspace, workspace.manifest(diagnosis_id)
-        self.folder = workspace.folder(diagnosis_id)
+        self.folder = workspace.fetch(diagnosis_id)
         self.sae_id: str = self.manifest.summary["sae_id"]
         self.figures: dict[str, Any] = read_json(self.folder / FIGURES)
         table = read_table(self.folder / LATENTS)
@@ -83,7 +83,7 @@ class Diagnosis:
         if stability_id is not None:
             compared = workspace.manifest(stability_id).summary
             self.against, self.chance = compared["against_id"], compared["chance"]
-            self.stability = read_table(workspace.folder(stability_id) / STABILITY)["stability"].to_numpy()
+            self.stability = read_table(workspace.fetch(stability_id) / STABILITY)["stability"].to_numpy()
         self.protocol = protocol(workspace, self.sae_id)
 
     @property
@@ -106,7 +106,7 @@ class Diagnosis:
         profiles = read_table(self.folder / PROFILES)
         timesteps = self.figures["timesteps"]
         means = profiles["mean"].to_numpy().reshape(-1, len(timesteps))
-        W_dec = SAE.load(self.workspace.folder(self.sae_id)).W_dec if near else None
+        W_dec = SAE.load(self.workspace.fetch(self.sae_id)).W_dec if near else None
         return [
             Latent(
                 latent=i,
@@ -188,7 +188,7 @@ class Diagnosis:
 def _config(workspace: Workspace, sae_id: str) -> Mapping[str, Any]:
     """What to know of an SAE's making, in order."""
     manifest = workspace.manifest(sae_id)
-    info = read_json(workspace.folder(sae_id) / "cfg.json")
+    info = read_json(workspace.fetch(sae_id, "cfg.json") / "cfg.json")
     names = {"variant": "variant", "activation": "activation", "width": "D", "n_latents": "N", "k": "k"}
     shown = {said: info[name] for name, said in names.items() if name in info}
     training = manifest.config.get("config")
@@ -204,9 +204,12 @@ def _config(workspace: Workspace, sae_id: str) -> Mapping[str, Any]:
 def write_page(diagnosis: Diagnosis, path: Path) -> Path:
     """Write the page, whole or not at all."""
     write_atomic(path, page(diagnosis.report()).encode())
+    diagnosis.workspace.share(path)
     return path
 
 
 def write_sheet(diagnosis: Diagnosis, latent: Latent, path: Path) -> Path:
     """Write the PNG of one latent."""
-    return sheet(latent, f"latent {latent.latent} of {diagnosis.sae_id}", path)
+    made = sheet(latent, f"latent {latent.latent} of {diagnosis.sae_id}", path)
+    diagnosis.workspace.share(made)
+    return made

@@ -25,6 +25,7 @@ from storage import Workspace
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull, StorageError
 from storage.files import NO_ROOM, read_json, write_atomic
 from storage.identity import artifact_id
+from storage.verify import ids_in
 from tasks import page
 from tasks.gpu import gpu
 from tasks.worker import Worker, at_work
@@ -71,6 +72,11 @@ class Job(BaseModel):
             del fields["model"]["spec"]
         kind = self.device.split(":")[0]
         return fields if kind == "cpu" else {**fields, "device": kind}
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """{artifact: files or folders of it, none for all} that the step reads; the artifacts that it is made from."""
+        return dict.fromkeys(sorted(ids_in(self.identity)), ())
 
     @property
     def open(self) -> Workspace:
@@ -160,6 +166,15 @@ def _worth_retrying(task_: Any, run: Any, state: Any) -> bool:
     return not isinstance(error, (*FINAL_ERRORS, ArtifactDamaged, KeyboardInterrupt))
 
 
+def _fetch(workspace: Workspace, job: Job) -> None:
+    """Have what the step reads here, if the workspace is on an object store."""
+    if workspace.remote:
+        for artifact, names in job.reads.items():
+            # Of what is not there the step says it better.
+            if workspace.has(artifact):
+                workspace.fetch(artifact, *names)
+
+
 def _set_aside(path: Path) -> None:
     """Hide a damaged file: of the right size, it would be believed by the next run as well."""
     if path.is_file():
@@ -195,10 +210,12 @@ def step(name: str) -> Callable[[Step], Step]:
         def locked(job: Job, *args: Any, **kwargs: Any) -> Made:
             workspace = job.open
             with workspace.lock("_".join([job.id, *map(str, args)])):
+                workspace.resume(job.id)
                 if workspace.has(job.id):
                     manifest = workspace.manifest(job.id)
                     return Made(id=job.id, summary=manifest.summary, cached=True, seconds=manifest.seconds)
                 try:
+                    _fetch(workspace, job)
                     with gpu(job.device):
                         made = function(job, *args, **kwargs)
                 except ArtifactDamaged as error:
@@ -251,4 +268,4 @@ def commit(job: Job, inputs: Mapping[str, Any], summary: dict[str, Any], clock: 
     manifest = job.open.commit(
         job.id, config=job.identity, inputs=dict(inputs), summary=summary, seconds=clock.seconds, **how
     )
-    return Made(id=job.id, summary=summary, seconds=manifest.seconds)
+    return Made(id=job.id, summary=manifest.summary, seconds=manifest.seconds)

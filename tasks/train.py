@@ -30,6 +30,10 @@ class TrainJob(Job):
         return self.hookpoint
 
     @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        return {self.capture_id: (self.hookpoint,)}
+
+    @property
     def identity(self) -> dict[str, Any]:
         return {**super().identity, "config": self.config.identity}
 

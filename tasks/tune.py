@@ -13,7 +13,7 @@ from saeuron.prompts import Prompt, cells, choose
 from saeuron.removal import Removal, build_edit, removed
 from saeuron.sae import SAE
 from saeuron.scoring import profile
-from storage.files import write_atomic, write_json
+from storage.files import write_json
 from storage.identity import artifact_id
 from tasks import model, progress, score
 from tasks import prompts as prompt_sets
@@ -185,10 +185,11 @@ def reference_set(job: TuneJob) -> str:
 
 def publish(job: TuneJob) -> None:
     """Put the removal where people look for it, `removals/<concept>.safetensors`; nothing is written if it is there."""
-    data = (job.folder / FILE).read_bytes()
-    path = job.open.removals / f"{job.concept}.safetensors"
+    workspace = job.open
+    data = (workspace.fetch(job.id, FILE) / FILE).read_bytes()
+    path = workspace.removals / f"{job.concept}.safetensors"
     if not path.exists() or path.read_bytes() != data:
-        write_atomic(path, data)
+        workspace.agreed(lambda: workspace.write(path, data))
 
 
 def load(folder: Path) -> Removal:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+from tests.s3_server import Server, serving  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -78,3 +80,11 @@ def fresh_process(tiny_model_folder: Path) -> Any:
     command = [sys.executable, "-c", _ELSEWHERE, str(tiny_model_folder)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Server]:
+    """An S3 server for the session, with the bucket `tests`; whoever pauses it resumes it."""
+    with serving() as server:
+        server.bucket("tests")
+        yield server

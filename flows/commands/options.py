@@ -6,7 +6,24 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder of everything that is made.")]
+
+def _folder(workspace: str | Path) -> Path:
+    """The folder of a workspace, also of one that was named by a URL: it is resolved once, here."""
+    from storage.mirror import locate
+
+    return locate(workspace)
+
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option(
+        "--workspace",
+        "-w",
+        help="Folder of everything that is made, or s3://BUCKET/PREFIX.",
+        parser=_folder,
+        metavar="PLACE",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads on the CPU.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log.")]

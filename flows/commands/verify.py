@@ -35,7 +35,7 @@ def verify(
         shown = {"damage": rows, "aside": aside if repair else None, "next": todo}
         say(json.dumps(shown, indent=2, default=str))
     elif not found:
-        say(f"workspace: {opened.root}")
+        say(f"workspace: {opened.address}")
         say("damaged: none" + ("" if deep else " (sizes and JSON; --deep reads every byte)"))
     else:
         say(flow.page(opened, found))
@@ -43,6 +43,6 @@ def verify(
         if repair:
             say("\n".join(f"next: {command}" for command in todo) or "next: nothing has to be made again")
         else:
-            say(f"next: saeuron verify{' --deep' if deep else ''} --repair -w {opened.root}")
+            say(f"next: saeuron verify{' --deep' if deep else ''} --repair -w {opened.address}")
     if found:
         raise typer.Exit(1)

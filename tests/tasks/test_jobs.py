@@ -181,3 +181,16 @@ def test_the_cache_key_is_the_id_and_the_shard() -> None:
     assert key(job=job) == job.id
     assert key(job=job, index=3) == f"{job.id}_3"
     assert key(job=changed(job, workspace=Path("/elsewhere"), device="cpu"), index=3) == f"{job.id}_3"
+
+
+def test_what_a_step_reads_is_what_it_was_made_from_unless_it_knows_better() -> None:
+    """On an object store that is fetched before the step begins; locally nobody asks."""
+    a, b, c = (f"{stage}_v1_{'0' * 19}{i}" for i, stage in enumerate(("prompts", "sae", "images")))
+    score = JOBS["score"].model_copy(update={"prompts_id": a, "saes": {"unet.a": b}})
+    assert score.reads == {a: (), b: ()}
+    train = JOBS["sae"].model_copy(update={"capture_id": a})
+    assert train.reads == {a: ("unet.a",)}
+    assert JOBS["evaluation"].model_copy(update={"edited": (c,), "unedited": (b,)}).reads == {
+        c: ("images.parquet",),
+        b: ("images.parquet",),
+    }

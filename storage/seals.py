@@ -1,0 +1,48 @@
+"""JSON that says of itself whether it is as it was written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from storage.errors import ArtifactDamaged
+from storage.files import json_text, parsed_json, read_json, write_atomic
+from storage.identity import digest
+
+
+def sealed(fields: Mapping[str, Any]) -> bytes:
+    """A JSON object with a seal, the SHA-256 of the rest: one changed letter would still be JSON."""
+    return json_text({**fields, "seal": _seal(fields)})
+
+
+def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write `sealed`, all or nothing."""
+    write_atomic(path, sealed(fields))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote; an object without a seal is from before there were any, and is believed.
+
+    Raises ArtifactMissing if there is no file, ArtifactDamaged if it is not as it was written.
+    """
+    return _unsealed(read_json(path), path)
+
+
+def unsealed(data: bytes, path: Path) -> dict[str, Any]:
+    """The same of bytes; `path` is only what an error calls them."""
+    return _unsealed(parsed_json(data, path), path)
+
+
+def _unsealed(fields: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(fields, dict):
+        raise ArtifactDamaged(path, "a JSON object", type(fields).__name__)
+    seal = fields.pop("seal", None)
+    if seal is not None and seal != (found := _seal(fields)):
+        raise ArtifactDamaged(path, f"SHA-256 {str(seal)[:12]}…", f"{found[:12]}…")
+    return fields
+
+
+def _seal(fields: Mapping[str, Any]) -> str:
+    return digest(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
