@@ -75,8 +75,8 @@ class Job(BaseModel):
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        """{artifact: files or folders of it, none for all} that the step reads; the artifacts that it is made from."""
-        return dict.fromkeys(sorted(ids_in(self.identity)), ())
+        """{artifact: files or folders of it, none for all} that the step reads: every artifact that a field names."""
+        return dict.fromkeys(sorted(ids_in(self.model_dump(mode="json"))), ())
 
     @property
     def open(self) -> Workspace:
