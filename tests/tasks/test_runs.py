@@ -88,7 +88,7 @@ class TestAdded:
     def test_twice_is_once_and_differently_is_refused(self, workspace: Workspace, config: RunConfig) -> None:
         concept = ConceptConfig(name="grain", domain="style")
         assert runs.add(workspace, config, concept) == runs.add(workspace, config, concept)
-        with pytest.raises(ConfigError, match="was added before, differently"):
+        with pytest.raises(ConfigError, match="was added before, with other templates"):
             runs.add(workspace, config, concept.model_copy(update={"domain": "object"}))
         assert len(runs.added(workspace)) == 1
 
