@@ -14,7 +14,8 @@ from storage.remote_artifacts import PENDING, prefix
 from tests.end_to_end.process import LARGE, TINY, Cli, Done, payload, run_here
 from tests.s3_server import Server
 
-pytestmark = pytest.mark.timeout(600)
+# Its first test waits for three runs, one of them cut short.
+pytestmark = pytest.mark.timeout(1200)
 URL = "s3://tests/end to end"
 
 
