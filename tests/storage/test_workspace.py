@@ -124,3 +124,16 @@ def test_a_damaged_manifest_is_seen(workspace: Workspace) -> None:
         assert not workspace.has(NAME) and len(workspace.problems()) == 1 and workspace.verify(NAME)
         with pytest.raises(ArtifactDamaged):
             workspace.manifest(NAME)
+
+
+def test_what_is_computed_with_is_read_whole(workspace: Workspace) -> None:
+    folder = workspace.folder(NAME)
+    folder.mkdir(parents=True)
+    for name in ("a.bin", "b.bin"):
+        (folder / name).write_bytes(bytes(10))
+    workspace.commit(NAME, config={}, inputs={}, summary={}, seconds=0)
+    assert workspace.whole(NAME) == folder
+    (folder / "a.bin").write_bytes(b"\1" + bytes(9))
+    assert workspace.has(NAME) and workspace.whole(NAME, "b.") == folder
+    with pytest.raises(ArtifactDamaged, match=r"a\.bin is damaged: expected SHA-256"):
+        workspace.whole(NAME)
