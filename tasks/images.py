@@ -99,7 +99,7 @@ def images_shard(job: ImagesJob, index: int) -> Made:
     mine = everything[start : start + job.config.shard_images]
     workspace = job.open
     pipe = model.pipeline(job.model, job.device)
-    removals = [tune.load(workspace.folder(i)) for i in job.removal_ids]
+    removals = [tune.load(workspace.whole(i)) for i in job.removal_ids]
     chosen, domains = judges(job.judges), list(job.judges)
     samples, seen = [], {}
     what = "images " + ("unedited" if not removals else "without " + ", ".join(r.concept for r in removals))

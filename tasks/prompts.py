@@ -70,5 +70,5 @@ def images_id(requests: Iterable[Request]) -> str:
 
 def read(workspace: Workspace, prompts_id: str) -> list[Prompt]:
     """The prompts of a set that `prompts` wrote, in its order."""
-    rows = read_table(workspace.fetch(prompts_id, "prompts.parquet") / "prompts.parquet").to_pylist()
+    rows = read_table(workspace.whole(prompts_id) / "prompts.parquet").to_pylist()
     return [Prompt(r["text"], r["split"], dict(r["concepts"])) for r in rows]

@@ -9,7 +9,7 @@ from saeuron.prompts import Prompt
 from saeuron.scoring import profile
 from tasks import images, score
 from tasks import prompts as prompt_sets
-from tasks.step import Clock, Job, Made, commit, step
+from tasks.step import Clock, Job, Made, commit, setting_aside, step
 
 CURVES = 6
 """Latents in a plot."""
@@ -98,9 +98,9 @@ def publish(job: ReportJob) -> dict[str, Path]:
     """Put the pictures where people look for them; nothing is written where they are already."""
     workspace, paths = job.open, {}
     names = {f"{name}.png": workspace.pictures / f"{job.concept}_{name}.png" for name in ("sheet", "scores")}
-    folder = workspace.fetch(job.id, *names)
     for file, path in names.items():
-        data = (folder / file).read_bytes()
+        with setting_aside():
+            data = (workspace.whole(job.id, file) / file).read_bytes()
         if not path.exists() or path.read_bytes() != data:
             workspace.agreed(functools.partial(workspace.write, path, data))
         paths[path.stem.rpartition("_")[2]] = path

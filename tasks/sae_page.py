@@ -106,7 +106,7 @@ class Diagnosis:
         profiles = read_table(self.folder / PROFILES)
         timesteps = self.figures["timesteps"]
         means = profiles["mean"].to_numpy().reshape(-1, len(timesteps))
-        W_dec = SAE.load(self.workspace.fetch(self.sae_id)).W_dec if near else None
+        W_dec = SAE.load(self.workspace.whole(self.sae_id)).W_dec if near else None
         return [
             Latent(
                 latent=i,

@@ -90,7 +90,7 @@ def images(job: DiagnosisJob) -> list[Request]:
 def diagnose(job: DiagnosisJob) -> Made:
     """Generate, read, measure, and write the tables."""
     clock = Clock()
-    sae = SAE.load(job.open.folder(job.sae_id), job.device)
+    sae = SAE.load(job.open.whole(job.sae_id), job.device)
     pipe = model.pipeline(job.model, job.device)
     requests = images(job)
     reader = Reader(pipe, sae, requests, job.model.steps, job.config)
@@ -142,7 +142,7 @@ def stability(job: StabilityJob) -> Made:
         WidthMismatch: the SAEs read vectors of different widths.
     """
     clock = Clock()
-    mine, other = (SAE.load(job.open.folder(i), job.device) for i in (job.sae_id, job.against_id))
+    mine, other = (SAE.load(job.open.whole(i), job.device) for i in (job.sae_id, job.against_id))
     if mine.info.width != other.info.width:
         raise WidthMismatch(
             f"{job.against_id} has width {other.info.width}, {job.sae_id} has {mine.info.width}; compare SAEs of one "

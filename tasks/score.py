@@ -189,7 +189,7 @@ def _base(job: ScoreJob, wanted: set[str], sae_id: str) -> Base | None:
 def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], hookpoints: Sequence[str]) -> dict[str, Totals]:
     pipe = model.pipeline(job.model, job.device)
     readers = {
-        h: Accumulator(SAE.load(job.open.folder(job.saes[h]), job.device), job.config.half, part.every, part.known)
+        h: Accumulator(SAE.load(job.open.whole(job.saes[h]), job.device), job.config.half, part.every, part.known)
         for h in hookpoints
     }
     done, size = 0, job.model.micro_batch
@@ -206,4 +206,4 @@ def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], hookpoints: Se
 
 def read(workspace: Workspace, score_id: str, hookpoint: str) -> Counts:
     """What a profile needs of the statistics of one concept at one hookpoint."""
-    return read_counts(workspace.folder(score_id) / hookpoint)
+    return read_counts(workspace.whole(score_id, f"{hookpoint}/") / hookpoint)

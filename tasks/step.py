@@ -8,7 +8,8 @@ record is only believed while the files it speaks of are there: a deleted or tru
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -175,10 +176,16 @@ def _fetch(workspace: Workspace, job: Job) -> None:
                 workspace.fetch(artifact, *names)
 
 
-def _set_aside(path: Path) -> None:
-    """Hide a damaged file: of the right size, it would be believed by the next run as well."""
-    if path.is_file():
-        path.replace(path.with_name(f".{path.name}.damaged"))
+@contextmanager
+def setting_aside() -> Iterator[None]:
+    """Hide a file that is found damaged: of the right size, it would be believed by the next run as well."""
+    try:
+        yield
+    except ArtifactDamaged as error:
+        path = Path(error.args[0])
+        if path.is_file():
+            path.replace(path.with_name(f".{path.name}.damaged"))
+        raise
 
 
 Step = TypeVar("Step", bound=Callable[..., Made])
@@ -216,11 +223,8 @@ def step(name: str) -> Callable[[Step], Step]:
                     return Made(id=job.id, summary=manifest.summary, cached=True, seconds=manifest.seconds)
                 try:
                     _fetch(workspace, job)
-                    with gpu(job.device):
+                    with setting_aside(), gpu(job.device):
                         made = function(job, *args, **kwargs)
-                except ArtifactDamaged as error:
-                    _set_aside(Path(error.args[0]))
-                    raise
                 except OSError as error:
                     # The library writes weights and pictures by itself, and knows no error of storage.
                     if error.errno in NO_ROOM:

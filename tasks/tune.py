@@ -17,7 +17,7 @@ from storage.files import write_json
 from storage.identity import artifact_id
 from tasks import model, progress, score
 from tasks import prompts as prompt_sets
-from tasks.step import Clock, Job, Made, commit, step
+from tasks.step import Clock, Job, Made, commit, setting_aside, step
 
 FILE = "removal.safetensors"
 
@@ -116,7 +116,7 @@ def tune(job: TuneJob) -> Made:
     workspace = job.open
     pipe = model.pipeline(job.model, job.device)
     names = list(job.reference)
-    saes = {h: SAE.load(workspace.folder(i)) for h, i in job.saes.items()}
+    saes = {h: SAE.load(workspace.whole(i)) for h, i in job.saes.items()}
     profiles = {
         h: profile((score.read(workspace, i, h) for i in job.reference.values()), names.index(job.concept))
         for h in job.saes
@@ -186,7 +186,8 @@ def reference_set(job: TuneJob) -> str:
 def publish(job: TuneJob) -> None:
     """Put the removal where people look for it, `removals/<concept>.safetensors`; nothing is written if it is there."""
     workspace = job.open
-    data = (workspace.fetch(job.id, FILE) / FILE).read_bytes()
+    with setting_aside():
+        data = (workspace.whole(job.id, FILE) / FILE).read_bytes()
     path = workspace.removals / f"{job.concept}.safetensors"
     if not path.exists() or path.read_bytes() != data:
         workspace.agreed(lambda: workspace.write(path, data))
