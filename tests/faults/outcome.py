@@ -18,7 +18,9 @@ TIMES = {"created", "seconds", "seal"}
 
 def files(root: Path) -> dict[str, Any]:
     """What artifacts are made of and what lies ready for people, and the manifests without their times."""
-    found: dict[str, Any] = {name: digest(data) for name, data in payload(root).items()}
+    # A damaged file that a run came upon is kept beside its place, hidden, until `saeuron gc`.
+    there = {name: data for name, data in payload(root).items() if not name.endswith(".damaged")}
+    found: dict[str, Any] = {name: digest(data) for name, data in there.items()}
     for path in (root / "artifacts").glob("*/*/manifest.json"):
         manifest = {k: v for k, v in read_json(path).items() if k not in TIMES}
         summary = {k: v for k, v in manifest["summary"].items() if k not in TIMES}
