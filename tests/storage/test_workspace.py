@@ -134,6 +134,6 @@ def test_what_is_computed_with_is_read_whole(workspace: Workspace) -> None:
     workspace.commit(NAME, config={}, inputs={}, summary={}, seconds=0)
     assert workspace.whole(NAME) == folder
     (folder / "a.bin").write_bytes(b"\1" + bytes(9))
-    assert workspace.has(NAME) and workspace.whole(NAME, "b.") == folder
+    assert workspace.has(NAME) and workspace.whole(NAME, "b.bin") == folder
     with pytest.raises(ArtifactDamaged, match=r"a\.bin is damaged: expected SHA-256"):
         workspace.whole(NAME)
