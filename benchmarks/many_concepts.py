@@ -155,7 +155,7 @@ def _committed(workspace: Workspace, stage: str, write: Any, name: str, about: d
 
 
 def _nothing_to_do(root: Path, count: int) -> list[Figure]:
-    base = load("canvas", ["domains.object.judge=none", "evaluate.seeds=1"])
+    base = load("canvas", ["domains.object.judge=none", "evaluate.seeds=1", "tune.concepts=null"])
     names = [f"style {i}" for i in range(count)]
     domain = base.domains[DOMAIN].model_copy(update={"concepts": tuple(names), "judge": "none"})
     objects = base.domains["object"].model_copy(update={"concepts": ("circle", "square")})

@@ -19,7 +19,7 @@ from saeuron.models import identity
 from storage import Workspace
 from tasks import progress, runs
 from tasks.runs import Added, Roster
-from tasks.step import FINAL_ERRORS, Job, Made, submit
+from tasks.step import FINAL_ERRORS, Job, Made, in_place, submit
 from tasks.worker import Worker
 
 Item = TypeVar("Item")
@@ -108,8 +108,13 @@ class Run:
         return {name(todo[i]): done[i] for i in sorted(done)}
 
     def _begin(self, task: Callable[..., Made], job: Job, *args: int) -> Callable[[], Made]:
-        """Give a step to the workers, if there are any and it is not done; what comes back finishes it."""
-        if self.worker is None or job.open.has(job.id):
+        """Give a step to the workers, if there are any; what comes back finishes it.
+
+        Of what is in place Prefect hears nothing: of hundreds of concepts it would be a minute's worth of messages.
+        """
+        if (there := in_place(job)) is not None:
+            return lambda: there
+        if self.worker is None:
             return functools.partial(task, job, *args)
         with self.turn:
             return submit(task, job.model_copy(update={"worker": self.worker}), *args)

@@ -7,7 +7,6 @@ cannot stop its children, but the kernel closes its pipes.
 """
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -95,7 +94,12 @@ def _started(server: Any) -> "subprocess.Popen[bytes]":
     waits, _ = os.pipe()
     try:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.server", str(waits), *command], env=environment, pass_fds=[waits]
+            [sys.executable, "-P", "-m", "flows.server", str(waits), *command],
+            env=environment,
+            pass_fds=[waits],
+            # Ctrl-C, and what `timeout` and service managers send, reach every process of a group. The run, which stops
+            # its server last, tells it how it ended.
+            process_group=0,
         )
     finally:
         os.close(waits)
@@ -108,8 +112,6 @@ def _end_with(lifeline: int) -> None:
 
 def main() -> None:
     """What the server's process does."""
-    # Ctrl-C reaches every process of a terminal. The run, which stops its server last, tells it how it ended.
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with, args=[int(sys.argv[1])], daemon=True).start()
     import uvicorn
 

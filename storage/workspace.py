@@ -320,17 +320,21 @@ class Workspace:
             raise problem
         return manifest
 
-    def whole(self, artifact_id: str, beginning: str = "") -> Path:
-        """The folder of a committed artifact whose files, or those of names with this beginning, are read and hashed.
+    def whole(self, artifact_id: str, *names: str) -> Path:
+        """As `fetch`, and the files are read and hashed.
 
         For what is to be computed with: one flipped byte in weights would otherwise be in all that is made of them.
         Raises as `manifest` does.
         """
-        manifest = self.read(artifact_id)
-        read = tuple(file for file in manifest.files if file.name.startswith(beginning))
+        folder, manifest = self.fetch(artifact_id, *names), self.read(artifact_id)
+        read = tuple(
+            file
+            for file in manifest.files
+            if not names or any(file.name == name or file.name.startswith(f"{name}/") for name in names)
+        )
         for problem in self._problems(manifest.model_copy(update={"files": read}), deep=True):
             raise problem
-        return self.folder(artifact_id)
+        return folder
 
     def has(self, artifact_id: str) -> bool:
         """Whether the artifact is committed and its files have their sizes. Takes about 1 ms a file."""

@@ -173,7 +173,7 @@ def _base(job: ScoreJob, wanted: set[str], sae_id: str) -> Base | None:
     for name in job.bases:
         try:
             manifest = job.open.manifest(name)
-            keys = frozenset(read_json(job.open.folder(name) / IMAGES))
+            keys = frozenset(read_json(job.open.whole(name) / IMAGES))
         except (ArtifactMissing, Damaged):
             continue
         every = int(manifest.config["config"]["every"])
@@ -206,4 +206,4 @@ def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], hookpoints: Se
 
 def read(workspace: Workspace, score_id: str, hookpoint: str) -> Counts:
     """What a profile needs of the statistics of one concept at one hookpoint."""
-    return read_counts(workspace.whole(score_id, f"{hookpoint}/") / hookpoint)
+    return read_counts(workspace.whole(score_id, hookpoint) / hookpoint)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import saeuron.errors
 import storage.errors
 from storage import Workspace
-from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull, StorageError
+from storage.errors import ArtifactDamaged, ArtifactMissing, Damaged, DiskFull, StorageError
 from storage.files import NO_ROOM, read_json, write_atomic
 from storage.identity import artifact_id
 from storage.verify import ids_in
@@ -218,9 +218,8 @@ def step(name: str) -> Callable[[Step], Step]:
             workspace = job.open
             with workspace.lock("_".join([job.id, *map(str, args)])):
                 workspace.resume(job.id)
-                if workspace.has(job.id):
-                    manifest = workspace.manifest(job.id)
-                    return Made(id=job.id, summary=manifest.summary, cached=True, seconds=manifest.seconds)
+                if (there := in_place(job)) is not None:
+                    return there
                 try:
                     _fetch(workspace, job)
                     with setting_aside(), gpu(job.device):
@@ -249,6 +248,15 @@ def step(name: str) -> Callable[[Step], Step]:
         return run  # type: ignore[return-value]
 
     return wrap
+
+
+def in_place(job: Job) -> Made | None:
+    """What a step would return if what it makes is there and whole."""
+    try:
+        manifest = job.open.manifest(job.id)
+    except (ArtifactMissing, Damaged):
+        return None
+    return Made(id=job.id, summary=manifest.summary, cached=True, seconds=manifest.seconds)
 
 
 def submit(task_: Callable[..., Made], job: Job, *args: int) -> Callable[[], Made]:

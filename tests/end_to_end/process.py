@@ -82,7 +82,7 @@ class Cli:
         try:
             out, err = process.communicate(timeout=400)
         finally:
-            left = end_group(process.pid)
+            left = end_session(process.pid)
         return Done(process.returncode, out, err, process.pid, left)
 
     def __call__(self, *args: str | Path, file_limit: int | None = None) -> Done:
@@ -99,25 +99,30 @@ class Cli:
             if process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"it was never there:\n{self.finish(process).err}")
             time.sleep(0.01)
-        process.send_signal(number)
+        if number == signal.SIGKILL:
+            process.send_signal(number)
+        else:  # as a terminal does, and a service manager: to all that the process has started
+            os.killpg(process.pid, number)
         return self.finish(process)
 
 
-def end_group(group: int) -> bool:
+def end_session(session: int) -> bool:
     """End what is left of a process's session, such as the server of one that was killed; whether there was any."""
     end = time.monotonic() + 5
-    while (left := _living(group)) and time.monotonic() < end:
+    while (left := _living(session)) and time.monotonic() < end:
         time.sleep(0.05)
-    if left:
+    for process in left:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
-    return left
+            os.kill(process, signal.SIGKILL)
+    return bool(left)
 
 
-def _living(group: int) -> bool:
-    """Whether a process of the group runs; one that ended and that nobody has asked for its exit code does not."""
-    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], stdout=subprocess.PIPE, text=True, check=True).stdout
-    return any(int(pgid) == group and not stat.startswith("Z") for pgid, stat in map(str.split, listed.splitlines()))
+def _living(session: int) -> list[int]:
+    """The processes of a session that run; one that ended and that nobody has asked for its exit code does not."""
+    command = ["ps", "-A", "-o", "sid=,pid=,stat="]
+    listed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = (line.split() for line in listed.splitlines())
+    return [int(pid) for sid, pid, stat in found if int(sid) == session and not stat.startswith("Z")]
 
 
 def run_here(*args: str | Path) -> Done:
@@ -199,7 +204,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
-        end_group(process.pid)
+        end_session(process.pid)
     process.wait()
 
 

@@ -32,6 +32,10 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ArtifactDamaged": ("/here/a.tar", "10 bytes", "9"),
     "RecordDamaged": ("/here/run.json", "a seal", "none"),
     "DiskFull": ("/full", 12),
+    "BadStore": ("s3://bucket", "no such bucket", "one that exists"),
+    "Conflict": ("s3://bucket", "run.json"),
+    "ObjectDamaged": ("a.tar", "10 bytes", "9", "s3://bucket"),
+    "StoreAway": ("s3://bucket", "timed out"),
 }
 """What those take that take more than a text."""
 
