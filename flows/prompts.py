@@ -1,5 +1,7 @@
 """Which prompt sets a run needs: its own, and one for each concept that was added later."""
 
+import functools
+from collections import defaultdict
 from dataclasses import dataclass
 
 from flows.run import Run
@@ -15,6 +17,18 @@ class PromptSet:
 
     id: str
     prompts: tuple[Prompt, ...]
+
+    def asking(self, concept: str) -> list[Prompt]:
+        """Those that ask for a concept, in their order."""
+        return self._asking.get(concept, [])
+
+    @functools.cached_property
+    def _asking(self) -> dict[str, list[Prompt]]:
+        found: dict[str, list[Prompt]] = defaultdict(list)
+        for prompt in self.prompts:
+            for concept in prompt.concepts.values():
+                found[concept].append(prompt)
+        return dict(found)
 
 
 def prompts(run: Run) -> dict[str, PromptSet]:

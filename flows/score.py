@@ -35,7 +35,7 @@ def score_job(run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str
         raise KeyError(concept)
     config = run.config.domains[domain]
     prompts = sets[concept if run.added_as(concept) else ""]
-    wanted = images(prompts.prompts, run.config.score, domain, concept, config.score_on)
+    wanted = images(prompts.asking(concept), run.config.score, domain, concept, config.score_on)
     return ScoreJob(
         workspace=run.workspace,
         device=run.device,
