@@ -22,7 +22,7 @@ from benchmarks.results import Figure, parser, show
 WIDTH, POSITIONS, LATENTS, K, STEPS = 1280, 256, 20480, 32, 50
 """up_blocks.1 of SD 1.5 at 512 x 512 pixels: 16 x 16 positions of 1280 numbers; SAEs of 16 x 1280 latents."""
 SAE_BYTES = 4 * 2 * WIDTH * LATENTS
-STATISTICS_BYTES = 9.5
+STATISTICS_BYTES = 7.4
 """Bytes of a row of statistics, measured by `benchmarks.statistics`."""
 
 
