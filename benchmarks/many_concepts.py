@@ -55,7 +55,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     from saeuron.models import identity
     from saeuron.sae import SAE, SAEInfo
     from saeuron.scoring import Accumulator
-    from tasks import model, prompts, score, tune
+    from tasks import model, prompts, score, totals, tune
 
     config = load("canvas", [f"tune.concepts=[{CONCEPT}]", f"domains.{DOMAIN}.concepts=[neon, dots, {CONCEPT}]"])
     domain = config.domains[DOMAIN]
@@ -71,7 +71,8 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
         wide = width(pipe, hookpoint) or 0
         info = SAEInfo("topk", wide, latents or config.train.expansion * wide, config.train.k, hookpoint)
         saes[hookpoint] = _committed(workspace, "sae", SAE(info).save, hookpoint, info.__dict__)
-    names = [f"style {i}" for i in range(count - 1)]
+    # Retained images are asked for by the styles that have prompts; the statistics of all go into the profile.
+    names = ["neon", "dots", *(f"style {i}" for i in range(count - 3))]
     steps = np.asarray(
         pipe.scheduler.timesteps if len(pipe.scheduler.timesteps) == config.model.steps else [], np.int32
     )
@@ -93,20 +94,32 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
         prompts_id=made.id, images_id=prompts.images_id(wanted), saes=saes,
     )  # fmt: skip
     grid = config.tune.model_copy(update={"n": domain.n or config.tune.n, "gamma": domain.gamma or config.tune.gamma})
-    # Retained images are asked for by the styles that have prompts; the statistics of all go into the profile.
-    known = dict.fromkeys((CONCEPT, "neon", "dots"), own.id)
-    tried = tune.images(found, grid, DOMAIN, CONCEPT, known)
+    tried = tune.images(found, grid, DOMAIN, CONCEPT, reference.keys())
+
+    def add_up(scores: Any) -> dict[str, str]:
+        jobs = (
+            totals.TotalsJob(**where, domain=DOMAIN, hookpoint=h, sae_id=i, scores=tuple(sorted(scores)))
+            for h, i in saes.items()
+        )
+        known = workspace.artifacts("totals")
+        return {j.hookpoint: totals.totals.fn(j.based(known, workspace.has)).id for j in jobs}  # type: ignore[attr-defined]
+
+    # As a run leaves them: the domain before the concept joins it.
+    add_up(reference.values())
 
     def ours() -> None:
         mine = score.score.fn(own)  # type: ignore[attr-defined]
+        sums = add_up([*reference.values(), mine.id])
         job = tune.TuneJob(
             **where, **same, config=grid, domain=DOMAIN, concept=CONCEPT, prompts_ids=(made.id,),
             images_id=prompts.images_id(tried), saes=saes, judge_id="canvas", judges={DOMAIN: "canvas"},
-            reference={**reference, CONCEPT: mine.id, "neon": mine.id, "dots": mine.id},
+            reference={**reference, CONCEPT: mine.id}, totals=sums,
         )  # fmt: skip
         tune.tune.fn(job)  # type: ignore[attr-defined]
         workspace.remove(job.id)
         workspace.remove(own.id)
+        for each in sums.values():
+            workspace.remove(each)
 
     def bare() -> None:
         readers = {h: Accumulator(SAE.load(workspace.folder(i)), config.score.half) for h, i in saes.items()}

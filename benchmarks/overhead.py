@@ -23,9 +23,10 @@ from saeuron.config import RunConfig
 from saeuron.generation import generate
 from saeuron.hooks import attached, width
 from saeuron.models import load_pipeline
+from saeuron.profiles import DomainTotals, profile
 from saeuron.removal import Removal, build_edit, removed
 from saeuron.sae import SAE, SAEInfo
-from saeuron.scoring import Accumulator, profile
+from saeuron.scoring import Accumulator
 from storage import activations, shards
 
 
@@ -95,7 +96,7 @@ def _removal(pipe: object, config: RunConfig, images: list, latents: int) -> Rem
                 for _ in generate(pipe, part, config.model, 0):
                     pass
             totals.append(reader.totals())
-        edits.append(build_edit(sae, profile(totals, 0), latents, -1.0))
+        edits.append(build_edit(sae, profile(totals[0], DomainTotals.of(totals)), latents, -1.0))
     return Removal("benchmark", "style", tuple(edits))
 
 

@@ -23,6 +23,10 @@ from benchmarks.results import Figure, parser, show
 from storage import Workspace, connect
 from storage.identity import artifact_id
 from storage.statistics import FIXED_POINT, Sums, write_statistics
+from tasks.features import FeaturesJob, features
+from tasks.totals import TotalsJob, totals
+
+HOOKPOINT = "unet.up_blocks.1.attentions.1"
 
 
 class Question(NamedTuple):
@@ -43,8 +47,13 @@ QUESTIONS = (
     ),
     Question(
         "page of a latent",
-        "select concept, timestep, fires, image_fires, mean, max from statistics where feature = {feature}",
+        "select concept, timestep, fires, image_fires, mean, max from features where feature = {feature}",
         0.025,
+    ),
+    Question(
+        "  the same of statistics, in the order of steps",
+        "select concept, timestep, fires, image_fires, mean, max from statistics where feature = {feature}",
+        None,
     ),
     Question("  the same of its scores", "select concept, timestep, score from scores where feature = {feature}", None),
 )
@@ -62,17 +71,18 @@ def main() -> None:
     options = arguments.parse_args()
     with ExitStack() as stack:
         root = options.workspace or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="saeuron-statistics-")))
-        start = time.perf_counter()
-        if not (root / "workspace.json").exists():
-            _make(Workspace.open(root), options.concepts, options.steps, options.latents)
-        wrote = time.perf_counter() - start
+        workspace, derived, start = Workspace.open(root), [], time.perf_counter()
+        if not workspace.folders():
+            names = _make(workspace, options.concepts, options.steps, options.latents)
+            wrote = time.perf_counter() - start
+            derived = [Figure("writing", wrote, "s"), *_derived(workspace, names)]
         files = list((root / "artifacts").rglob("*.parquet"))
         rows = options.concepts * options.steps * options.latents
         size = sum(path.stat().st_size for path in files)
         figures = [
             Figure("rows", rows, "rows"),
             Figure("bytes a row", size / rows, "bytes"),
-            Figure("writing", wrote, "s"),
+            *derived,
         ]
         for question in QUESTIONS:
             sql = question.sql.format(step=20 * (options.steps // 2), feature=options.latents // 2)
@@ -80,9 +90,9 @@ def main() -> None:
     show(figures, options.json)
 
 
-def _make(workspace: Workspace, concepts: int, steps: int, latents: int) -> None:
+def _make(workspace: Workspace, concepts: int, steps: int, latents: int) -> list[str]:
     rng = np.random.default_rng(0)
-    shape = (steps, latents)
+    shape, names = (steps, latents), []
     for index in range(concepts):
         awake = rng.random(shape, dtype=np.float32) < 0.3
         mean = np.where(awake, np.exp(rng.normal(-3, 2, shape)), 0)
@@ -100,9 +110,30 @@ def _make(workspace: Workspace, concepts: int, steps: int, latents: int) -> None
         )
         about = {"domain": "style", "concept": f"concept {index}", "protocol": "p", "model_id": "m"}
         name = artifact_id("score", 1, about)
-        write_statistics(workspace.folder(name) / "sae", sums)
-        saes = [{"sae_id": "sae", "hookpoint": "unet.up_blocks.1.attentions.1", "folder": "sae", "n_images": 20}]
+        write_statistics(workspace.folder(name) / HOOKPOINT, sums)
+        saes = [{"sae_id": "sae", "hookpoint": HOOKPOINT, "folder": HOOKPOINT, "n_images": 20}]
+        names.append(name)
         workspace.commit(name, config={"half": "conditional"}, inputs={}, summary=about | {"saes": saes}, seconds=1.0)
+    return names
+
+
+def _derived(workspace: Workspace, names: list[str]) -> list[Figure]:
+    """What a run derives from the statistics, and its cost: of one concept more, and of all."""
+    place = {"workspace": workspace.root, "hookpoint": HOOKPOINT, "sae_id": "sae"}
+    took = []
+    for scores in (names[:-1], names):
+        job = TotalsJob(**place, domain="style", scores=tuple(sorted(scores)))
+        start = time.perf_counter()
+        totals.fn(job.based(workspace.artifacts("totals"), workspace.has))
+        took.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    features.fn(FeaturesJob(**place, scores=tuple(sorted(names))))
+    pack = time.perf_counter() - start
+    return [
+        Figure("totals of all concepts but one", took[0], "s"),
+        Figure("  of one concept more", took[1], "s"),
+        Figure("pack of all concepts", pack, "s"),
+    ]
 
 
 def _asked(root: Path, files: list[Path], question: Question, threads: int, repeats: int) -> list[Figure]:

@@ -9,10 +9,11 @@ from saeuron.prompts import build, placeholders
 from storage import Workspace
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     """Raise the first mistake of a configuration: model, hookpoints, judges, concepts, prompts.
 
-    The model's weights are not read; its modules are listed from its configuration.
+    The model's weights are not loaded; its modules are listed from its configuration, which takes the library that
+    makes it seconds, or known from what was captured of it in the workspace.
     """
     models.check(config.model.spec)
     for name, domain in config.domains.items():
@@ -25,13 +26,24 @@ def check(config: RunConfig) -> None:
     for split in ("train", "validation", "test"):
         if not any(p.split == split for p in found):
             raise ConfigError(f"prompts: there are none of split {split!r}; add prompts.templates.{split} or files.")
-    for hookpoint, width in models.check_hookpoints(config.model.spec, config.hookpoints).items():
+    widths = (workspace and _captured(config, workspace)) or models.check_hookpoints(config.model.spec, config.hookpoints)
+    for hookpoint, width in widths.items():
         latents = config.train.expansion * (width or config.train.k)
         if config.train.k > latents:
             raise ConfigError(
                 f"train.k is {config.train.k}, but an SAE at {hookpoint} has {latents} latents "
                 f"({config.train.expansion} x {width}); lower train.k or raise train.expansion."
             )
+
+
+def _captured(config: RunConfig, workspace: Workspace) -> dict[str, int | None]:
+    """The widths of the hookpoints, if all of them were captured of this very model; otherwise nothing."""
+    about = [manifest.summary for manifest in workspace.artifacts("capture")]
+    if not {*config.hookpoints} <= {each.get("hookpoint") for each in about}:
+        return {}
+    model_id = models.identity(config.model.spec)
+    known = {each["hookpoint"]: each["width"] for each in about if each.get("model_id") == model_id}
+    return {h: known[h] for h in config.hookpoints} if known.keys() >= {*config.hookpoints} else {}
 
 
 def _check_judge(domain: str, judge: str, concepts: Sequence[str]) -> None:

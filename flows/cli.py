@@ -58,7 +58,7 @@ def main() -> None:
         app()
     except Interrupted as end:
         typer.echo("\nsaeuron: interrupted; what was finished is kept. Run the same command again to go on.", err=True)
-        if "prefect" in sys.modules:
+        if "flows.server" in sys.modules:
             from flows import server
 
             server.stop()

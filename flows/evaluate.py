@@ -1,6 +1,8 @@
 """Generate the test images without and with each removal, count, and draw."""
 
 from flows.run import Run
+from flows.totals import totals
+from storage import Workspace
 from tasks.evaluate import EvaluateJob
 from tasks.evaluate import evaluate as task
 from tasks.images import ImagesJob, image_set, images_shard, shard_count
@@ -43,6 +45,9 @@ def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, M
             reference=job.reference,
             hookpoints=tuple(job.saes),
         )
+        if not Workspace(run.workspace).has(pictures.id):
+            sums = totals(run, job.domain, job.reference.values(), job.saes)
+            pictures = pictures.model_copy(update={"totals": sums})
         run.step(report, pictures)
         run.publish(publish, pictures)
         return made

@@ -2,6 +2,7 @@
 
 from flows.prompts import PromptSet
 from flows.run import Run
+from flows.totals import keep
 from storage import Workspace
 from storage.manifests import Manifest
 from tasks.prompts import images_id
@@ -25,7 +26,9 @@ def score(run: Run, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[st
         return run.step(task, job)
 
     items = [c for concepts in run.domain_concepts.values() for c in concepts]
-    return {concept: made.id for concept, made in run.each("score", items, do, lambda concept: concept).items()}
+    scores = {concept: made.id for concept, made in run.each("score", items, do, lambda concept: concept).items()}
+    keep(run, scores, saes)
+    return scores
 
 
 def score_job(run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str]) -> ScoreJob:

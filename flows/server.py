@@ -1,53 +1,132 @@
 """Prefect's own server, as the child of a run: it ends when the run does, however that ends.
 
 The run holds one end of a pipe and writes nothing to it; the server waits at the other. A process that is killed
-cannot stop its children, but the kernel closes its pipes.
+cannot stop its children, but the kernel closes its pipes. Prefect would start such a server by itself, but not before
+its first flow; here it starts while the configuration is checked, which takes as long.
 
     python -m flows.server LIFELINE ARGUMENTS-OF-UVICORN
 """
 
+import atexit
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from urllib.request import urlopen
 
 from saeuron.errors import SaeuronError
 
+PATIENCE = 180.0
+"""Seconds that a busy machine may take to start it."""
+_PORT_TAKEN = 3
+"""How uvicorn ends if it cannot listen."""
 
-def tie() -> None:
-    """Have the server that Prefect starts for this process end with it. With a server of the user's own, nothing."""
-    if "PREFECT_API_URL" in os.environ:
-        return
-    from prefect.server.api.server import SubprocessASGIServer
+_own: "_Server | None" = None
 
-    SubprocessASGIServer._run_uvicorn_command = _started
+
+class _Server:
+    """The child."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.process = self._start()
+        self.deadline = time.monotonic() + PATIENCE
+        # Before Prefect is imported, so that it runs after what Prefect still sends at the end.
+        atexit.register(self.stop)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [
+            *("--factory", "prefect.server.api.server:create_app"),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--log-level", "error", "--lifespan", "on"),
+        ]
+        # Where this package lies need not be on the path of a new process: a script's folder is not.
+        path = os.pathsep.join(each or str(Path.cwd()) for each in sys.path)
+        ours = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        # The other end is closed by nobody but the kernel, when this process is no more.
+        waits, _ = os.pipe()
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "flows.server", str(waits), *command],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **ours, "PYTHONPATH": path},
+                pass_fds=[waits],
+                # Ctrl-C, and what `timeout` and service managers send, reach every process of a group. The run, which
+                # stops its server last, tells it how it ended.
+                process_group=0,
+            )
+        finally:
+            os.close(waits)
+
+    def wait(self) -> None:
+        """Until it answers. Raises SaeuronError if it does not."""
+        while True:
+            with suppress(OSError), urlopen(f"{self.url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+            if (code := self.process.poll()) == _PORT_TAKEN:
+                self.process = self._start()
+            elif code is not None:
+                raise SaeuronError(
+                    f"Prefect's server ended with code {code} as it started; add --verbose to see why, "
+                    "or start one with `prefect server start` and set PREFECT_API_URL."
+                )
+            elif time.monotonic() > self.deadline:
+                raise SaeuronError(f"Prefect's server did not answer at {self.url} within {PATIENCE:.0f} seconds.")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def start() -> None:
+    """Start a server for this process, unless the user named one; `reachable` waits for it."""
+    global _own
+    if _own is None and "PREFECT_API_URL" not in os.environ:
+        _own = _Server()
 
 
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Let workers know the server: the user's own, or the one that Prefect starts for this process."""
-    from prefect.server.api.server import SubprocessASGIServer
+    """Have a server for the block, known to workers as well: the user's, or one of this process."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.page import OWN_SERVER
 
     if PREFECT_API_URL.value():
         yield
         return
-    own = SubprocessASGIServer()
-    own.start()
-    with temporary_settings({PREFECT_API_URL: own.api_url}):
+    start()
+    assert _own is not None
+    _own.wait()
+    os.environ[OWN_SERVER] = "1"  # for workers as well
+    with temporary_settings({PREFECT_API_URL: _own.url}):
         yield
 
 
 def stop() -> None:
-    """Stop the server that Prefect started for this process, which a hard exit would end without a farewell."""
-    from prefect.server.api.server import SubprocessASGIServer
-
-    for server in list(SubprocessASGIServer._instances.values()):
-        server.stop()
+    """Stop the server of this process, which a hard exit would end without a farewell."""
+    global _own
+    if _own is not None:
+        _own.stop()
+        _own = None
 
 
 @contextmanager
@@ -68,41 +147,6 @@ def answering() -> Iterator[None]:
             f"Prefect's server{f' at {url}' if (url := PREFECT_API_URL.value()) else ''} failed ({reason}); what was "
             f"finished is kept. See that it runs, or unset PREFECT_API_URL, and run the same command again."
         ) from error
-
-
-def _started(server: Any) -> "subprocess.Popen[bytes]":
-    """As Prefect starts it (`SubprocessASGIServer._run_uvicorn_command`), but through this module."""
-    import prefect
-    from prefect.settings import get_current_settings
-
-    command = [
-        *("--app-dir", str(prefect.__module_path__.parent)),
-        *("--factory", "prefect.server.api.server:create_app"),
-        *("--host", "127.0.0.1", "--port", str(server.port)),
-        *("--log-level", "error", "--lifespan", "on"),
-    ]
-    environment = {
-        **os.environ,
-        "PREFECT_UI_ENABLED": "0",
-        "PREFECT__SERVER_EPHEMERAL": "1",
-        "PREFECT__SERVER_FINAL": "1",
-        **get_current_settings().to_environment_variables(exclude_unset=True),
-    }
-    # Where this package lies need not be on the path of a new process: a script's folder is not.
-    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    # The other end is closed by nobody but the kernel, when this process is no more.
-    waits, _ = os.pipe()
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.server", str(waits), *command],
-            env=environment,
-            pass_fds=[waits],
-            # Ctrl-C, and what `timeout` and service managers send, reach every process of a group. The run, which stops
-            # its server last, tells it how it ended.
-            process_group=0,
-        )
-    finally:
-        os.close(waits)
 
 
 def _end_with(lifeline: int) -> None:

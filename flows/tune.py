@@ -3,6 +3,7 @@
 from flows.prompts import PromptSet
 from flows.run import Run
 from flows.score import score_job
+from flows.totals import totals
 from saeuron.config import TuneConfig
 from storage import Workspace
 from tasks.prompts import images_id
@@ -23,10 +24,12 @@ def tune(
 
     def do(concept: str) -> Made:
         job = jobs[concept]
-        for name in left.keys() & job.reference.keys():
-            # Its statistics are only asked for where the removal has to be made again.
-            if not Workspace(run.workspace).has(job.id):
+        # What it is computed from is only asked for where it has to be made.
+        if not Workspace(run.workspace).has(job.id):
+            for name in sorted(left.keys() & job.reference.keys()):
                 run.step(score_task, left[name])
+            sums = totals(run, job.domain, job.reference.values(), job.saes)
+            job = job.model_copy(update={"totals": sums})
         made = run.step(task, job)
         run.publish(publish, job)
         return made

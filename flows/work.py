@@ -58,7 +58,7 @@ def check_all(config: RunConfig, device: str, workspace: Workspace) -> None:
     runners.check(config, device)
     if not config.runner.address:
         check_device(device)
-    check(config)
+    check(config, workspace)
     check_saes(config, workspace)
 
 

@@ -21,8 +21,9 @@ from saeuron.checkpoint import load_tensors, save_tensors
 from saeuron.config import Half
 from saeuron.errors import BadWeights
 from saeuron.hooks import Step, attached, from_rows, to_rows
+from saeuron.profiles import Profile
 from saeuron.sae import SAE, check_width
-from saeuron.scoring import Profile, select
+from saeuron.scoring import select
 from saeuron.selection import Activation, activate
 
 FORMAT = 2

@@ -4,11 +4,11 @@
     s(i,t,c)  = mu(i,t,c) / (sum_j mu(j,t,c) + d) - mu(i,t,other) / (sum_j mu(j,t,other) + d),   d = 1e-8
     F(c,t)    = the n latents of highest score at that step
 
-mu(., other) pools the rows of all other concepts of the domain: a pooled mean, not a mean of means.
+mu(., other) pools the rows of all other concepts of the domain: a pooled mean, not a mean of means. `profiles.py` has
+what a removal needs of this.
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -118,74 +118,12 @@ def scores(sum_fixed: Tensor, n_rows: Tensor) -> Tensor:
     """
     own = means(sum_fixed, n_rows)
     other = means(sum_fixed.sum(0) - sum_fixed, n_rows.sum(0) - n_rows)
-    return _share(own) - _share(other)
+    return share(own) - share(other)
 
 
-def _share(mu: Tensor) -> Tensor:
+def share(mu: Tensor) -> Tensor:
+    """Mu / (sum_j mu_j + d), over the last dimension."""
     return mu / (mu.sum(-1, keepdim=True) + DELTA)
-
-
-class Profile(NamedTuple):
-    """All that a removal of one concept needs of the statistics of its domain."""
-
-    timesteps: Tensor
-    """int64 [T], descending."""
-    mean: Tensor
-    """mu(i,t,c), float32 [T, N]."""
-    threshold: Tensor
-    """m(i,t): the unweighted mean of mu over all concepts of the domain, c included; float32 [T, N]."""
-    score: Tensor
-    """s(i,t,c), float64 [T, N]."""
-
-
-class Counted(Protocol):
-    """What a profile needs of a concept's statistics; `Totals` has it."""
-
-    @property
-    def timesteps(self) -> NDArray[np.int32]:
-        """[T]."""
-
-    @property
-    def sum_fixed(self) -> NDArray[np.int64]:
-        """[T, N], units of 2^-24."""
-
-    @property
-    def n_rows(self) -> NDArray[np.uint64]:
-        """[T]."""
-
-
-def profile(domain: Iterable[Counted], concept: int) -> Profile:
-    """The profile of the `concept`-th member of a domain, whose members are looked at one by one: there may be many.
-
-    Raises:
-        ValueError: the members were gathered at different steps.
-    """
-    own: tuple[Tensor, Tensor] | None = None
-    timesteps: NDArray[np.int32] | None = None
-    count = 0
-    for count, member in enumerate(domain, start=1):
-        # Copies: what was read from a file may not be written to, and torch does not like that.
-        sums, rows = torch.tensor(member.sum_fixed), torch.tensor(member.n_rows.astype(np.int64))
-        mu = means(sums, rows)
-        if timesteps is None:
-            timesteps, total_sums, total_rows, total_mu = member.timesteps, sums.clone(), rows.clone(), mu.clone()
-        elif np.array_equal(member.timesteps, timesteps):
-            total_sums += sums
-            total_rows += rows
-            total_mu += mu
-        else:
-            raise ValueError("statistics of one domain were gathered at different steps; score its concepts alike")
-        if count == concept + 1:
-            own = sums, rows
-    if own is None or timesteps is None:
-        raise ValueError(f"the domain has {count} members; expected more than {concept}")
-    mean, other = means(*own), means(total_sums - own[0], total_rows - own[1])
-    return Profile(
-        torch.from_numpy(timesteps.astype(np.int64)),
-        mean.float(),
-        (total_mu / count).float(),
-        _share(mean) - _share(other),
-    )
 
 
 def select(score: Tensor, n: int) -> Tensor:

@@ -16,15 +16,16 @@ import duckdb
 import pyarrow as pa
 
 from storage.catalog_diagnosis import diagnosis_sources
-from storage.catalog_tables import Source, sources
+from storage.catalog_source import Source
+from storage.catalog_tables import sources
 from storage.workspace import Workspace
 
 _connections = itertools.count()
 
 
 def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views prompts, captures, saes, statistics, scores, top_features, removals, images,
-    metrics and runs; in an empty workspace they are empty. It shows what was committed when it was opened.
+    """A DuckDB connection with the views prompts, captures, saes, statistics, features, scores, top_features, removals,
+    images, metrics and runs; in an empty workspace they are empty. It shows what was committed when it was opened.
 
     The connection reads no file outside the workspace's artifacts and its settings are locked; `memory` and
     `threads` bound its work. It trusts its caller with the artifacts themselves: SQL from elsewhere goes through
@@ -34,6 +35,8 @@ def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)
     connection = duckdb.connect(":memory:")
+    # Committed files do not change, and a question about one feature would read the ends of hundreds again and again.
+    connection.execute("SET parquet_metadata_cache = true")
     connection.execute("CREATE SCHEMA source")
     for source in _sources(workspace):
         _create(connection, source)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from storage.catalog_tables import Source
+from storage.catalog_source import Source
 from storage.manifests import Manifest
 from storage.workspace import Workspace
 

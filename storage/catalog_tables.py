@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from storage.catalog_scores import score_rows, score_sources
+from storage.catalog_source import Row, Source, table
 from storage.errors import StorageError
 from storage.manifests import Manifest
-from storage.statistics import CELLS_FILE, CELLS_SCHEMA, STATISTICS_FILE, STATISTICS_SCHEMA
 from storage.tables import IMAGES, METRICS, PROMPTS
 from storage.verify import in_force
 from storage.workspace import Workspace, read_sealed
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Source:
-    """One relation of the schema `source`: a table in memory, or the rows of Parquet files (`files` in index order)."""
-
-    name: str
-    schema: pa.Schema
-    table: pa.Table | None = None
-    files: tuple[Path, ...] = ()
-
-
 _FILES = pa.schema([("file_index", pa.uint64()), ("id", pa.string())])
-_SCORE_FILES = pa.schema(
-    [
-        ("file_index", pa.uint64()),
-        ("group_index", pa.int32()),
-        ("current", pa.bool_()),
-        *((name, pa.string()) for name in ("score_id", "sae_id", "hookpoint", "protocol", "domain", "concept", "half")),
-    ]
-)
 _CAPTURES = pa.schema(
     [
         *((name, pa.string()) for name in ("capture_id", "model_id", "hookpoint")),
@@ -84,25 +63,18 @@ def sources(workspace: Workspace) -> list[Source]:
     for manifest in workspace.artifacts():
         stages.setdefault(manifest.stage, []).append(manifest)
     removed = _removed(workspace)
-    scores = _score_rows(stages.get("score", []), removed)
-    folders = [workspace.folder(row["score_id"]) / row.pop("folder") for row in scores]
+    scores = score_rows(stages.get("score", []), removed)
     removals = _removal_rows(workspace, stages.get("removal", []), scores, removed)
     return [
-        Source("score_files", _SCORE_FILES, _table(scores, _SCORE_FILES)),
-        Source("statistics_rows", STATISTICS_SCHEMA, files=tuple(folder / STATISTICS_FILE for folder in folders)),
-        Source("cell_rows", CELLS_SCHEMA, files=tuple(folder / CELLS_FILE for folder in folders)),
+        *score_sources(workspace, scores, stages),
         *_parquet(workspace, stages.get("prompts", []), "prompt", "prompts.parquet", PROMPTS),
         *_parquet(workspace, stages.get("images", []), "image", "images.parquet", IMAGES),
         *_parquet(workspace, stages.get("evaluation", []), "metric", "metrics.parquet", METRICS),
-        Source("captures", _CAPTURES, _table(_capture_rows(stages.get("capture", [])), _CAPTURES)),
-        Source("saes", _SAES, _table((_sae_row(m) for m in stages.get("sae", [])), _SAES)),
-        Source("removals", _REMOVALS, _table(removals, _REMOVALS)),
-        Source("runs", _RUNS, _table(_run_rows(workspace.runs), _RUNS)),
+        Source("captures", _CAPTURES, table(_capture_rows(stages.get("capture", [])), _CAPTURES)),
+        Source("saes", _SAES, table((_sae_row(m) for m in stages.get("sae", [])), _SAES)),
+        Source("removals", _REMOVALS, table(removals, _REMOVALS)),
+        Source("runs", _RUNS, table(_run_rows(workspace.runs), _RUNS)),
     ]
-
-
-def _table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=schema)
 
 
 def _parquet(
@@ -111,7 +83,7 @@ def _parquet(
     held = [m for m in manifests if any(file.name == name for file in m.files)]
     rows = [{"file_index": index, "id": m.id} for index, m in enumerate(held)]
     files = tuple(workspace.folder(m.id) / name for m in held)
-    return Source(f"{kind}_files", _FILES, _table(rows, _FILES)), Source(f"{kind}_rows", schema, files=files)
+    return Source(f"{kind}_files", _FILES, table(rows, _FILES)), Source(f"{kind}_rows", schema, files=files)
 
 
 def _removed(workspace: Workspace) -> set[tuple[str, str]]:
@@ -125,36 +97,6 @@ def _removed(workspace: Workspace) -> set[tuple[str, str]]:
         if record.get("removed"):
             found.add((record.get("domain", ""), record.get("name", "")))
     return found
-
-
-def _score_rows(manifests: list[Manifest], removed: Set[tuple[str, str]]) -> list[Row]:
-    groups: dict[tuple[str, ...], int] = {}
-    newest: dict[tuple[str, ...], tuple[str, str]] = {}
-    rows: list[Row] = []
-    for manifest in manifests:
-        about = manifest.summary
-        for sae in about.get("saes", ()):
-            group = (sae["sae_id"], about["protocol"], about["domain"])
-            stamp = (manifest.created, manifest.id)
-            newest[*group, about["concept"]] = max(newest.get((*group, about["concept"]), ("", "")), stamp)
-            rows.append(
-                {
-                    "file_index": len(rows),
-                    "group_index": groups.setdefault(group, len(groups)),
-                    "score_id": manifest.id,
-                    "sae_id": sae["sae_id"],
-                    "hookpoint": sae["hookpoint"],
-                    "half": sae.get("half") or about.get("half") or manifest.config.get("half"),
-                    "folder": sae["folder"],
-                    **{name: about[name] for name in ("protocol", "domain", "concept")},
-                }
-            )
-    # A concept scored twice under one protocol counts once, or 'all other concepts' would hold the concept itself.
-    latest = {key: artifact_id for key, (_, artifact_id) in newest.items()}
-    for row in rows:
-        key = (row["sae_id"], row["protocol"], row["domain"], row["concept"])
-        row["current"] = latest[key] == row["score_id"] and key[2:] not in removed
-    return rows
 
 
 def _capture_rows(manifests: list[Manifest]) -> list[Row]:

@@ -37,6 +37,20 @@ _MEAN = Column("mean", "DOUBLE", "activation", "mean over all rows of the concep
 _MEAN_OTHER = Column("mean_other", "DOUBLE", "activation", "pooled mean over the rows of the domain's other concepts")
 _DIFFERENCE = Column("score", "DOUBLE", "1", "share - share_other")
 _SPLIT = Column("split", "VARCHAR", "", "what the prompt is for: train, validation or test")
+_STATISTICS = [
+    *_SCORE,
+    Column("half", "VARCHAR", "", "half of the guidance batch that was read"),
+    _TIMESTEP,
+    _FEATURE,
+    Column("fires", "UBIGINT", "rows", "rows where the latent is not 0"),
+    Column("image_fires", "UINTEGER", "images", "images with such a row"),
+    Column("sum", "DOUBLE", "activation", "sum of the latent over all rows, exact to 2^-24 a row"),
+    Column("sumsq", "DOUBLE", "activation^2", "sum of its square, exact to 2^-24 a row"),
+    Column("max", "FLOAT", "activation", "its largest value"),
+    Column("n_rows", "UBIGINT", "rows", "rows seen at this timestep"),
+    Column("n_images", "UINTEGER", "images", "images seen at this timestep"),
+    _MEAN,
+]
 
 COLUMNS: dict[str, list[Column]] = {
     "prompts": [
@@ -77,20 +91,8 @@ COLUMNS: dict[str, list[Column]] = {
         Column("rows", "BIGINT", "rows", "rows seen in training"),
         Column("seconds", "DOUBLE", "seconds", "duration of the training"),
     ],
-    "statistics": [
-        *_SCORE,
-        Column("half", "VARCHAR", "", "half of the guidance batch that was read"),
-        _TIMESTEP,
-        _FEATURE,
-        Column("fires", "UBIGINT", "rows", "rows where the latent is not 0"),
-        Column("image_fires", "UINTEGER", "images", "images with such a row"),
-        Column("sum", "DOUBLE", "activation", "sum of the latent over all rows, exact to 2^-24 a row"),
-        Column("sumsq", "DOUBLE", "activation^2", "sum of its square, exact to 2^-24 a row"),
-        Column("max", "FLOAT", "activation", "its largest value"),
-        Column("n_rows", "UBIGINT", "rows", "rows seen at this timestep"),
-        Column("n_images", "UINTEGER", "images", "images seen at this timestep"),
-        _MEAN,
-    ],
+    "statistics": _STATISTICS,
+    "features": _STATISTICS,
     "scores": [
         *_SCORE,
         _TIMESTEP,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,21 +16,31 @@ ROW_GROUP = 102_400
 """Rows of a row group: small enough that one timestep is found by its bounds, large enough to compress."""
 
 
-def write_parquet(path: Path, table: pa.Table, encodings: dict[str, str] | None = None) -> None:
+def write_parquet(
+    path: Path, table: pa.Table, encodings: dict[str, str] | None = None, row_group: int = ROW_GROUP
+) -> None:
     """Write a table with zstd, all or nothing. `encodings` names the encoding of columns; the others get a dictionary.
 
     Raises DiskFull.
     """
-    encodings = encodings or {}
-    with atomic_path(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata(None),
+    with parquet_writer(path, table.schema, encodings or {}) as writer:
+        writer.write_table(table, row_group_size=row_group)
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema, encodings: dict[str, str]) -> Iterator[pq.ParquetWriter]:
+    """As `write_parquet`, for a table that comes in parts: the file is there when the block has ended well."""
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(
             temporary,
+            schema.remove_metadata(),
             compression="zstd",
-            use_dictionary=[name for name in table.column_names if name not in encodings],
+            use_dictionary=[name for name in schema.names if name not in encodings],
             column_encoding=encodings or None,
-            row_group_size=ROW_GROUP,
-        )
+        ) as writer,
+    ):
+        yield writer
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

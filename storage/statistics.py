@@ -4,7 +4,8 @@ Sums of activations and of their squares are integers in units of 2^-24, so that
 every order: float64 does that for sums of float16, but not for squares.
 
     statistics.parquet   timestep, feature, fires, image_fires, sum_fixed, sumsq_fixed, max; dense, in this order
-    cells.parquet        timestep, n_rows, n_images
+    features.parquet     the same rows, with n_rows and n_images, sorted by (feature, timestep); see `features.py`
+    cells.parquet        timestep, n_rows, n_images, mass (the sum of sum_fixed over all features)
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.errors import ArtifactDamaged
-from storage.parquet import read_parquet, write_parquet
+from storage.parquet import ROW_GROUP, read_parquet, write_parquet
 
 FIXED_POINT = 2**24
 """How many units make 1.0."""
 STATISTICS_FILE = "statistics.parquet"
+FEATURES_FILE = "features.parquet"
 CELLS_FILE = "cells.parquet"
+STEP_ROWS = 16_384
+"""Least rows of a row group of statistics.parquet, where it holds several timesteps."""
+FEATURES = 512
+"""Features in a row group of features.parquet."""
 
 _DELTA, _SPLIT = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"
 # Splitting the bytes of the sums beats deltas: 5.1 bytes a row for the whole table against 6.4.
@@ -37,8 +43,16 @@ _STATISTICS = {
     "sumsq_fixed": (pa.int64(), _SPLIT),
     "max": (pa.float32(), _SPLIT),
 }
-_CELLS = {"timestep": (pa.int32(), _DELTA), "n_rows": (pa.uint64(), _DELTA), "n_images": (pa.uint32(), _DELTA)}
+_CELLS = {
+    "timestep": (pa.int32(), _DELTA),
+    "n_rows": (pa.uint64(), _DELTA),
+    "n_images": (pa.uint32(), _DELTA),
+    "mass": (pa.int64(), _SPLIT),
+}
 STATISTICS_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _STATISTICS.items()])
+FEATURES_SCHEMA = pa.schema([*STATISTICS_SCHEMA, ("n_rows", pa.uint64()), ("n_images", pa.uint32())])
+BY_FEATURE = {"fires": "PLAIN", "image_fires": "PLAIN", "sum_fixed": "PLAIN", "sumsq_fixed": _SPLIT, "max": "PLAIN"}
+"""Encodings where rows are sorted by feature: DuckDB reads these twice as fast as deltas, at 6.4 bytes a row."""
 CELLS_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _CELLS.items()])
 
 
@@ -122,18 +136,38 @@ def _add(left: NDArray[Any], right: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def write_statistics(folder: Path, sums: Sums) -> None:
-    """Write `statistics.parquet` (T * N rows, zeros included) and `cells.parquet` (T rows). Equal sums, equal bytes."""
+    """Write the three files: twice T * N rows, zeros included, and T cells. Equal sums, equal bytes.
+
+    Raises OverflowError if the mass of a step does not fit, DiskFull.
+    """
     order = np.argsort(sums.timesteps, kind="stable")
     count, width = sums.fires.shape
-    columns: dict[str, NDArray[Any]] = {
+    values = {name: getattr(sums, name)[order] for name in STATISTICS_SCHEMA.names[2:]}
+    rows: dict[str, NDArray[Any]] = {
         "timestep": np.repeat(sums.timesteps[order], width),
         "feature": np.tile(np.arange(width, dtype=np.uint32), count),
     }
-    columns |= {name: getattr(sums, name)[order].ravel() for name in STATISTICS_SCHEMA.names[2:]}
-    cells: dict[str, NDArray[Any]] = {"timestep": sums.timesteps[order]}
-    cells |= {name: getattr(sums, name)[order] for name in CELLS_SCHEMA.names[1:]}
-    _write(folder / STATISTICS_FILE, columns, _STATISTICS)
-    _write(folder / CELLS_FILE, cells, _CELLS)
+    rows |= {name: value.ravel() for name, value in values.items()}
+    turned: dict[str, NDArray[Any]] = {
+        "timestep": np.tile(sums.timesteps[order], width),
+        "feature": np.repeat(np.arange(width, dtype=np.uint32), count),
+    }
+    turned |= {name: value.T.ravel() for name, value in values.items()}
+    turned |= {name: np.tile(getattr(sums, name)[order], width) for name in ("n_rows", "n_images")}
+    cells: dict[str, NDArray[Any]] = {"timestep": sums.timesteps[order], "mass": mass(sums.sum_fixed)[order]}
+    cells |= {name: getattr(sums, name)[order] for name in ("n_rows", "n_images")}
+    # Whole steps in a row group: one step is found by its bounds, and nothing else is read.
+    _write(folder / STATISTICS_FILE, rows, _STATISTICS, width * max(1, STEP_ROWS // width))
+    write_parquet(folder / FEATURES_FILE, pa.table(turned, FEATURES_SCHEMA), BY_FEATURE, count * FEATURES)
+    _write(folder / CELLS_FILE, cells, _CELLS, ROW_GROUP)
+
+
+def mass(sum_fixed: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 [T], the sum of [T, N] over the features. Raises OverflowError if it does not fit."""
+    if (np.abs(sum_fixed.astype(np.float64)).sum(-1) >= 2.0**62).any():
+        raise OverflowError("the sum over all features does not fit int64: score fewer images in one artifact")
+    total: NDArray[np.int64] = sum_fixed.sum(-1)
+    return total
 
 
 def read_statistics(folder: Path) -> Sums:
@@ -162,18 +196,27 @@ class Counts:
     """[T, N], in 2^-24."""
     n_rows: NDArray[np.uint64]
     """[T]."""
+    n_images: NDArray[np.uint32]
+    """[T]."""
+    mass: NDArray[np.int64]
+    """[T], the sum of sum_fixed over the features."""
 
 
 def read_counts(folder: Path) -> Counts:
     """As `read_statistics`, in a sixth of the time. Raises ArtifactMissing or ArtifactDamaged."""
-    cells = read_parquet(folder / CELLS_FILE, ["timestep", "n_rows"])
+    cells = read_parquet(folder / CELLS_FILE)
+    if not cells.schema.equals(CELLS_SCHEMA):
+        raise ArtifactDamaged(folder / CELLS_FILE, f"columns {CELLS_SCHEMA.names}", f"{cells.schema.names}")
     sums = read_parquet(folder / STATISTICS_FILE, ["sum_fixed"])["sum_fixed"].to_numpy()
     count = cells.num_rows
     if count == 0 or len(sums) % count:
         raise ArtifactDamaged(folder / STATISTICS_FILE, f"a multiple of {count} timesteps", f"{len(sums)} rows")
-    return Counts(cells["timestep"].to_numpy(), sums.reshape(count, -1), cells["n_rows"].to_numpy())
+    rows = {name: cells[name].to_numpy() for name in CELLS_SCHEMA.names[1:]}
+    return Counts(cells["timestep"].to_numpy(), sums.reshape(count, -1), **rows)
 
 
-def _write(path: Path, columns: dict[str, NDArray[Any]], layout: dict[str, tuple[pa.DataType, str]]) -> None:
+def _write(
+    path: Path, columns: dict[str, NDArray[Any]], layout: dict[str, tuple[pa.DataType, str]], row_group: int
+) -> None:
     table = pa.table({name: pa.array(columns[name], kind) for name, (kind, _) in layout.items()})
-    write_parquet(path, table, {name: encoding for name, (_, encoding) in layout.items()})
+    write_parquet(path, table, {name: encoding for name, (_, encoding) in layout.items()}, row_group)

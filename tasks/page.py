@@ -35,20 +35,26 @@ LIBRARIES = ("flows", "tasks", "saeuron", "storage")
 """Loggers that Prefect's page shows; `flows.environment` names them to Prefect."""
 ADDRESS = "SAEURON_WORKSPACE_URL"
 """Environment variable: where a web server shows the workspace's folder, for links that a browser follows."""
+OWN_SERVER = "SAEURON_OWN_SERVER"
+"""Environment variable: the server is that of a run alone; see `flows.server`."""
 _SPARE = 50
 """An update of a bar that took t seconds is followed by none for 50 t: bars cost 2 percent of a run at most."""
 
 log = logging.getLogger(__name__)
 
 
+def _named() -> bool:
+    return bool(PREFECT_API_URL.value()) and OWN_SERVER not in os.environ
+
+
 def watched() -> bool:
     """Whether this is part of a run on a server that the user named."""
-    return bool(PREFECT_API_URL.value()) and (FlowRunContext.get() or TaskRunContext.get()) is not None
+    return _named() and (FlowRunContext.get() or TaskRunContext.get()) is not None
 
 
 def hear_libraries() -> None:
     """Let what the project's own loggers say at INFO through to a server: Prefect gives them a handler, no level."""
-    for name in LIBRARIES if PREFECT_API_URL.value() else ():
+    for name in LIBRARIES if _named() else ():
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.INFO)

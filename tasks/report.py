@@ -4,10 +4,12 @@ import functools
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field
+
 from saeuron import pictures as draw
+from saeuron.profiles import profile
 from saeuron.prompts import Prompt
-from saeuron.scoring import profile
-from tasks import images, score
+from tasks import images, score, totals
 from tasks import prompts as prompt_sets
 from tasks.step import Clock, Job, Made, commit, setting_aside, step
 
@@ -22,6 +24,7 @@ class ReportJob(Job):
 
     stage: ClassVar[str] = "pictures"
     version: ClassVar[int] = 2
+    apart: ClassVar[frozenset[str]] = frozenset({"totals"})
 
     domain: str
     concept: str
@@ -30,10 +33,17 @@ class ReportJob(Job):
     unedited: tuple[str, ...]
     reference: dict[str, str]
     hookpoints: tuple[str, ...]
+    totals: dict[str, str] = Field(default_factory=dict)
+    """{hookpoint: the totals of the reference set}."""
 
     @property
     def label(self) -> str:
         return self.concept
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        read = dict.fromkeys((*self.prompts_ids, *self.edited, *self.unedited, *self.totals.values()), ())
+        return read | {self.reference[self.concept]: tuple(f for h in self.hookpoints for f in score.files(h))}
 
 
 @step("pictures")
@@ -80,8 +90,8 @@ def _caption(prompt: Prompt) -> str:
 def _plot(job: ReportJob) -> None:
     panels, timesteps = [], []
     for hookpoint in job.hookpoints:
-        totals = (score.read(job.open, i, hookpoint) for i in job.reference.values())
-        found = profile(totals, list(job.reference).index(job.concept))
+        own = score.read(job.open, job.reference[job.concept], hookpoint)
+        found = profile(own, totals.read(job.open, job.totals[hookpoint]))
         best = found.score.amax(0).argsort(descending=True, stable=True)[:CURVES].tolist()
         panels.append((_hookpoint(hookpoint), [(str(i), found.score[:, i].tolist()) for i in best]))
         timesteps = found.timesteps.tolist()

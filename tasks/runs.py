@@ -21,7 +21,7 @@ from storage.seals import read_sealed, sealed
 
 Model = TypeVar("Model", bound=BaseModel)
 
-STAGES = ("prompts", "capture", "sae", "score", "removal", "images", "evaluation", "pictures")
+STAGES = ("prompts", "capture", "sae", "score", "totals", "features", "removal", "images", "evaluation", "pictures")
 """What a run makes, in its order; other commands make artifacts of stages of their own."""
 CONFIG = "run.json"
 CONFIG_SEAL = "remembered.sha256"

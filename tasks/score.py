@@ -21,7 +21,16 @@ from storage.errors import ArtifactMissing, Damaged
 from storage.files import read_json, write_json
 from storage.identity import artifact_id
 from storage.manifests import Manifest
-from storage.statistics import Counts, Sums, merge, read_counts, read_statistics, write_statistics
+from storage.statistics import (
+    CELLS_FILE,
+    STATISTICS_FILE,
+    Counts,
+    Sums,
+    merge,
+    read_counts,
+    read_statistics,
+    write_statistics,
+)
 from tasks import model, progress
 from tasks import prompts as prompt_sets
 from tasks.step import Clock, Job, Made, commit, step
@@ -36,7 +45,7 @@ class ScoreJob(Job):
     """The statistics of one concept at every hookpoint of its domain."""
 
     stage: ClassVar[str] = "score"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     apart: ClassVar[frozenset[str]] = frozenset({"prompts_id", "bases"})
 
     model: ModelConfig
@@ -206,4 +215,9 @@ def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], hookpoints: Se
 
 def read(workspace: Workspace, score_id: str, hookpoint: str) -> Counts:
     """What a profile needs of the statistics of one concept at one hookpoint."""
-    return read_counts(workspace.whole(score_id, hookpoint) / hookpoint)
+    return read_counts(workspace.whole(score_id, *files(hookpoint)) / hookpoint)
+
+
+def files(hookpoint: str) -> tuple[str, ...]:
+    """The files of a score artifact that `read` reads."""
+    return f"{hookpoint}/{STATISTICS_FILE}", f"{hookpoint}/{CELLS_FILE}"

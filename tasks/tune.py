@@ -4,18 +4,20 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from saeuron.config import ModelConfig, TuneConfig
 from saeuron.errors import BadPrompts
 from saeuron.generation import Request, generate, spread
 from saeuron.judges import Judge, judge, judges
 from saeuron.metrics import Judged, evaluate, summary
+from saeuron.profiles import profile
 from saeuron.prompts import Prompt, cells, choose
 from saeuron.removal import Removal, build_edit, removed
 from saeuron.sae import SAE
-from saeuron.scoring import profile
 from storage.files import write_json
 from storage.identity import artifact_id
-from tasks import model, progress, score
+from tasks import model, progress, score, totals
 from tasks import prompts as prompt_sets
 from tasks.step import Clock, Job, Made, commit, setting_aside, step
 
@@ -26,8 +28,8 @@ class TuneJob(Job):
     """The removal of one concept, against a fixed reference set."""
 
     stage: ClassVar[str] = "removal"
-    version: ClassVar[int] = 3
-    apart: ClassVar[frozenset[str]] = frozenset({"prompts_ids"})
+    version: ClassVar[int] = 4
+    apart: ClassVar[frozenset[str]] = frozenset({"prompts_ids", "totals"})
 
     model: ModelConfig
     model_id: str
@@ -46,6 +48,14 @@ class TuneJob(Job):
     """What the judges are, by content."""
     judges: dict[str, str]
     """{domain: judge}."""
+    totals: dict[str, str] = Field(default_factory=dict)
+    """{hookpoint: the totals of the reference set}."""
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        # Of the other concepts the totals say enough.
+        read = dict.fromkeys((*self.prompts_ids, *self.saes.values(), *self.totals.values()), ())
+        return read | {self.reference[self.concept]: tuple(f for h in self.saes for f in score.files(h))}
 
     @property
     def label(self) -> str:
@@ -115,12 +125,9 @@ def tune(job: TuneJob) -> Made:
     clock = Clock()
     workspace = job.open
     pipe = model.pipeline(job.model, job.device)
-    names = list(job.reference)
     saes = {h: SAE.load(workspace.whole(i)) for h, i in job.saes.items()}
-    profiles = {
-        h: profile((score.read(workspace, i, h) for i in job.reference.values()), names.index(job.concept))
-        for h in job.saes
-    }
+    mine = job.reference[job.concept]
+    profiles = {h: profile(score.read(workspace, mine, h), totals.read(workspace, job.totals[h])) for h in job.saes}
 
     def build(n: int, gamma: float) -> Removal:
         edits = [build_edit(saes[h], profiles[h], n, gamma, sae_id=job.saes[h], half=job.config.half) for h in saes]

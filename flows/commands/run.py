@@ -70,8 +70,8 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
         # Prefect makes its folder when it is imported.
         prepare(Path(elsewhere), verbose=False)
         check_device(device)
-        check(config)
         root = workspace.expanduser().absolute()
+        check(config, Workspace(root))
         check_saes(config, Workspace(root))
         from flows.plan import page, plan
 
@@ -90,6 +90,7 @@ def run_pipeline(
     keep_config: bool = True,
 ) -> None:
     """Check, run the flow, and say what came of it."""
+    from flows import server
     from flows.environment import check_server, prepare
     from flows.work import check_all
     from storage import Workspace
@@ -99,18 +100,22 @@ def run_pipeline(
     prepare(opened.root, verbose)
     check_server()
     console.print("checking the configuration", style="dim")
+    server.start()
     check_all(config, device, opened)
     console.print("starting Prefect", style="dim")
-    from flows import server
     from flows.display import Display
     from flows.pipeline import launch
     from tasks import page, progress, runs
 
-    server.tie()
     if keep_config:
         runs.remember(opened, config)
     page.hear_libraries()
-    with Display(console) as display, progress.listening(display, page.Bars()), server.answering():
+    with (
+        Display(console) as display,
+        progress.listening(display, page.Bars()),
+        server.answering(),
+        server.reachable(),
+    ):
         result = launch(config, str(opened.root), concepts, device, threads)
     if as_json:
         say(json.dumps(result, indent=2, default=str))

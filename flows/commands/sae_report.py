@@ -116,11 +116,16 @@ def _measured(
     from flows import server
     from flows.display import Display
 
-    server.tie()
+    server.start()
     console = console_for(as_json)
     config = runs.remembered(opened)
     page.hear_libraries()
-    with Display(console) as display, progress.listening(display, page.Bars()), server.answering():
+    with (
+        Display(console) as display,
+        progress.listening(display, page.Bars()),
+        server.answering(),
+        server.reachable(),
+    ):
         made = sae_report(config, str(opened.root), found.id, other, *rest, device=device, threads=threads)
     return Diagnosis(opened, made["diagnosis"], made["stability"])
 

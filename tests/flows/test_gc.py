@@ -75,7 +75,7 @@ def test_what_only_the_other_configuration_needs(both: Workspace) -> None:
     before = sorted(both.root.rglob("*"))
     found = gc.survey(both)
     assert other - mine <= artifacts(found) == set(both.folders()) - mine and not any(g.left for g in found)
-    assert {g.kind for g in found} == {"sae", "score", "removal", "images", "evaluation", "pictures"}
+    assert {g.kind for g in found} == {"sae", "score", "totals", "removal", "images", "evaluation", "pictures"}
     assert sum(g.bytes for g in found) == sum(
         p.stat().st_size for i in artifacts(found) for p in both.folder(i).rglob("*")
     )
@@ -223,8 +223,9 @@ class TestRemovedConcepts:
         ]  # fmt: skip
         stages = [i.split("_v")[0] for i in artifacts(found)]
         # Both removals, and all that follows of them. The removal of neon is still to be computed against stripes, and
-        # none against cat.
-        assert sorted(stages) == sorted([*2 * ["evaluation", "images", "pictures", "removal"], "score"])
+        # none against cat. The same holds of the totals with them.
+        gone = [*2 * ["evaluation", "images", "pictures", "removal"], "score", "totals"]
+        assert sorted(stages) == sorted(gone)
         assert [both.manifest(i).config["concept"] for i in artifacts(found) if i.startswith("score")] == ["cat"]
         gc.collect(both)
         assert sorted(p.name for p in both.removals.iterdir()) == ["neon.safetensors"]
@@ -233,11 +234,12 @@ class TestRemovedConcepts:
         gc.collect(both)
         config, before = runs.remembered(both), set(both.folders())
         runs.remove(both, config, "neon")
-        assert gc.survey(both) == []
+        assert {g.kind for g in gc.survey(both)} == {"totals"}
         runs.refresh(both, config, "stripes")
         found = artifacts(gc.survey(both))
         stages = sorted(i.split("_v")[0] for i in found)
-        assert stages == ["evaluation", "images", "pictures", "removal", "score"] and found < before
+        gone = ["evaluation", "images", "pictures", "removal", "score", "totals", "totals"]
+        assert stages == gone and found < before
 
 
 class TestLeft:

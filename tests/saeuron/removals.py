@@ -2,9 +2,9 @@
 
 import torch
 
+from saeuron.profiles import Profile
 from saeuron.removal import Edit, Removal, build_edit
 from saeuron.sae import SAE, SAEInfo
-from saeuron.scoring import Profile
 
 VARIANTS = ("topk", "batch_topk")
 PATH = "unet.up_blocks.1.attentions.1"

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from saeuron.hooks import Step
+from saeuron.profiles import Profile
 from saeuron.removal import Removal, build_edit, combine, removed
-from saeuron.scoring import Profile, select
+from saeuron.scoring import select
 from tests.saeuron.removals import (
     PATH,
     TIMESTEPS,

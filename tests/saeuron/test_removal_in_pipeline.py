@@ -8,9 +8,10 @@ from saeuron.config import ModelConfig
 from saeuron.errors import UnknownName, WidthMismatch
 from saeuron.generation import generate, requests
 from saeuron.hooks import attached
+from saeuron.profiles import DomainTotals, profile
 from saeuron.prompts import Prompt
 from saeuron.removal import Removal, build_edit, removed
-from saeuron.scoring import Accumulator, profile
+from saeuron.scoring import Accumulator
 from tests.saeuron.removals import (
     PATH,
     TIMESTEPS,
@@ -32,7 +33,7 @@ def scored(tiny_pipe):
             list(generate(tiny_pipe, requests([prompt], 2), ModelConfig(steps=4, guidance=2.0), seed=1))
         totals.append(accumulator.totals())
     assert totals[0].timesteps.tolist() == list(TIMESTEPS)
-    return sae, profile(totals, 0)
+    return sae, profile(totals[0], DomainTotals.of(totals))
 
 
 def images(pipe, steps=4, guidance=2.0):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from saeuron.errors import WidthMismatch
 from saeuron.hooks import Step
 from saeuron.sae import SAE, SAEInfo
-from saeuron.scoring import FIXED_POINT, Accumulator, Totals, means, profile, scores, select
+from saeuron.scoring import FIXED_POINT, Accumulator, Totals, means, scores, select
 
 D, N = 4, 12
 
@@ -158,29 +158,6 @@ def test_a_concept_on_which_nothing_fires_scores_without_dividing_by_zero():
     found = scores(torch.from_numpy(sums), torch.from_numpy(rows))
     assert torch.isfinite(found).all()
     assert (found[0] <= 0).all()
-
-
-def test_a_profile_is_the_formula():
-    sums, rows = random_sums(4)
-    domain = [totals_of(s, r) for s, r in zip(sums, rows, strict=True)]
-    mu = sums / FIXED_POINT / rows[..., None]
-    for c in range(4):
-        found = profile(domain, c)
-        assert found.timesteps.tolist() == [999, 499]
-        np.testing.assert_allclose(found.mean.numpy(), mu[c], rtol=1e-6)
-        np.testing.assert_allclose(found.score.numpy(), slow_scores(sums, rows)[c], rtol=0, atol=1e-12)
-        # m: every concept counts once, the concept itself included, whatever its number of rows.
-        np.testing.assert_allclose(found.threshold.numpy(), (mu[0] + mu[1] + mu[2] + mu[3]) / 4, rtol=1e-6)
-        assert found.mean.dtype == found.threshold.dtype == torch.float32
-    pooled = sums.sum(0) / FIXED_POINT / rows.sum(0)[:, None]
-    assert not np.allclose(found.threshold.numpy(), pooled, rtol=1e-2)
-
-
-def test_statistics_of_different_steps_are_refused():
-    sums, rows = random_sums(2)
-    domain = [totals_of(sums[0], rows[0]), totals_of(sums[1], rows[1], timesteps=(999, 498))]
-    with pytest.raises(ValueError, match="different steps"):
-        profile(domain, 0)
 
 
 def test_means_of_no_rows_are_zero():

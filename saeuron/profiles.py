@@ -1,0 +1,134 @@
+"""What a removal of a concept needs of the statistics of its domain (2501.18052, section 4; METHODS.md section 5).
+
+    s(i,t,c)   the score, see `scoring.py`
+    m(i,t)     the unweighted mean of mu(i,t,c) over all concepts of the domain, c included
+
+Both follow from the concept's own sums and two sums over its domain, which are integers: a concept that joins or leaves
+is added to them or taken out, whatever the number of the others, and they are the same bits in any order.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeuron.scoring import FIXED_POINT, means, share
+
+MEAN_UNIT = 1 << 36
+"""Means are summed as integers, in units of 2^-36."""
+
+
+class Counted(Protocol):
+    """What is needed of one concept's statistics; `scoring.Totals` has it."""
+
+    @property
+    def timesteps(self) -> NDArray[np.int32]:
+        """[T]."""
+
+    @property
+    def sum_fixed(self) -> NDArray[np.int64]:
+        """[T, N], units of 2^-24."""
+
+    @property
+    def n_rows(self) -> NDArray[np.uint64]:
+        """[T]."""
+
+
+class DomainTotals(NamedTuple):
+    """Sums over the concepts of a domain. The arrays are never written to."""
+
+    timesteps: NDArray[np.int32]
+    """[T], in the order of the statistics."""
+    sum_fixed: NDArray[np.int64]
+    """[T, N], units of 2^-24."""
+    mean_fixed: NDArray[np.int64]
+    """[T, N], the sum of the concepts' means, each rounded to 2^-36."""
+    n_rows: NDArray[np.uint64]
+    """[T]."""
+    concepts: int
+
+    @classmethod
+    def of(cls, members: Iterable[Counted]) -> "DomainTotals":
+        """Of these concepts, looked at one by one: there may be many.
+
+        Raises:
+            ValueError: there are none, or they were gathered at different steps.
+            OverflowError: a sum does not fit int64.
+        """
+        total: DomainTotals | None = None
+        for member in members:
+            total = total.plus(member) if total else cls._alone(member)
+        if total is None:
+            raise ValueError("a domain without concepts has no totals")
+        return total
+
+    @classmethod
+    def _alone(cls, member: Counted) -> "DomainTotals":
+        return cls(member.timesteps, member.sum_fixed, _mean_fixed(member), member.n_rows, 1)
+
+    def plus(self, member: Counted) -> "DomainTotals":
+        """With one concept more. Raises as `of`."""
+        return self._with(member, 1)
+
+    def minus(self, member: Counted) -> "DomainTotals":
+        """Without one of its concepts. Raises as `of`."""
+        return self._with(member, -1)
+
+    def _with(self, member: Counted, sign: int) -> "DomainTotals":
+        if not np.array_equal(member.timesteps, self.timesteps):
+            raise ValueError("statistics of one domain were gathered at different steps; score its concepts alike")
+        rows = self.n_rows + member.n_rows if sign > 0 else self.n_rows - member.n_rows
+        sums = _add(self.sum_fixed, member.sum_fixed, sign)
+        mean = _add(self.mean_fixed, _mean_fixed(member), sign)
+        return DomainTotals(self.timesteps, sums, mean, rows, self.concepts + sign)
+
+
+def _mean_fixed(member: Counted) -> NDArray[np.int64]:
+    rows = np.maximum(member.n_rows, 1).astype(np.float64)[:, None]
+    mean = member.sum_fixed / rows * (MEAN_UNIT / FIXED_POINT)
+    if (np.abs(mean) >= 2.0**62).any():
+        raise OverflowError(f"a latent has a mean of {np.abs(mean).max() / MEAN_UNIT:.3g}: expected less than 2^26")
+    return np.rint(mean).astype(np.int64)
+
+
+def _add(left: NDArray[np.int64], right: NDArray[np.int64], sign: int) -> NDArray[np.int64]:
+    total = left + right if sign > 0 else left - right
+    # Integers wrap without a word: then the total lies on the wrong side of what was added to.
+    if ((total < left) != (right * sign < 0)).any():
+        raise OverflowError("the sums of a domain do not fit int64: score fewer images of each concept")
+    return total
+
+
+class Profile(NamedTuple):
+    """All that a removal of one concept needs of the statistics of its domain."""
+
+    timesteps: Tensor
+    """int64 [T], in the order of the statistics."""
+    mean: Tensor
+    """mu(i,t,c), float32 [T, N]."""
+    threshold: Tensor
+    """m(i,t), float32 [T, N]."""
+    score: Tensor
+    """s(i,t,c), float64 [T, N]."""
+
+
+def profile(own: Counted, domain: DomainTotals) -> Profile:
+    """The profile of a concept of a domain, which counts it in.
+
+    Raises:
+        ValueError: they were gathered at different steps.
+    """
+    others = domain.minus(own)
+    # Copies: what was read from a file may not be written to, and torch does not like that.
+    mean = means(torch.tensor(own.sum_fixed), _rows(own.n_rows))
+    other = means(torch.tensor(others.sum_fixed), _rows(others.n_rows))
+    threshold = torch.tensor(domain.mean_fixed).double() / MEAN_UNIT / domain.concepts
+    timesteps = torch.tensor(own.timesteps.astype(np.int64))
+    return Profile(timesteps, mean.float(), threshold.float(), share(mean) - share(other))
+
+
+def _rows(n_rows: NDArray[np.uint64]) -> Tensor:
+    return torch.tensor(n_rows.astype(np.int64))

@@ -1,0 +1,36 @@
+"""Merge the statistics of many concepts into one file in the order of features, for the page of one of them."""
+
+from typing import ClassVar
+
+from storage.features import write_pack
+from storage.statistics import FEATURES_FILE
+from tasks.step import Clock, Job, Made, commit, step
+
+
+class FeaturesJob(Job):
+    """A pack of the statistics of one SAE; see `storage.features`."""
+
+    stage: ClassVar[str] = "features"
+    version: ClassVar[int] = 1
+
+    hookpoint: str
+    sae_id: str
+    scores: tuple[str, ...]
+    """Score ids of the concepts, sorted."""
+
+    @property
+    def label(self) -> str:
+        return self.hookpoint
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys(self.scores, (f"{self.hookpoint}/{FEATURES_FILE}",))
+
+
+@step("features")
+def features(job: FeaturesJob) -> Made:
+    """Merge."""
+    clock, file = Clock(), f"{job.hookpoint}/{FEATURES_FILE}"
+    write_pack(job.folder, {i: job.open.whole(i, file) / job.hookpoint for i in job.scores})
+    summary = {"hookpoint": job.hookpoint, "sae_id": job.sae_id, "concepts": len(job.scores)}
+    return commit(job, {"scores": list(job.scores), "sae": job.sae_id}, summary, clock)
