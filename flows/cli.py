@@ -78,6 +78,11 @@ WRONG_PATH = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirecto
 
 def _line(error: Exception) -> str:
     """An error as one line; the operating system's own says of which path, and what to do."""
+    from storage.errors import DiskFull
+    from storage.files import NO_ROOM
+
+    if isinstance(error, OSError) and error.filename and error.errno in NO_ROOM:
+        return str(DiskFull(error.filename, 0))
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"cannot use {error.filename}: {error.strerror.lower()}; name a file or folder that you may use"
     return " ".join(str(error).split())

@@ -1,5 +1,6 @@
 """The whole method, in order: prompts, capture, train, score, tune, evaluate."""
 
+from contextlib import suppress
 from typing import Any
 
 from prefect import flow
@@ -15,6 +16,7 @@ from flows.tune import tune
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
+from storage.errors import StorageError
 from tasks import model, progress, runs
 from tasks.worker import Worker
 
@@ -53,7 +55,9 @@ def pipeline(
         except BaseException as error:
             state = "failed" if isinstance(error, Exception) else "interrupted"
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
+            # On a full disk this cannot be noted either; what happened first is what is said.
+            with suppress(OSError, StorageError):
+                runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
             raise
         state = "failed" if run.failures else "completed"
         reason = "; ".join(f"{what}: {why}" for what, why in run.failures)

@@ -27,9 +27,9 @@ def atomic_path(path: Path, needed: int = 0) -> Iterator[Path]:
     DiskFull in place of ENOSPC, EDQUOT and EFBIG. The name is `.{name}.{pid}.{thread}.tmp`: hidden, never listed as
     part of an artifact, and apart for two threads that write the same file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         sync(temporary)
         temporary.replace(path)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from storage.errors import DiskFull
+from storage.files import NO_ROOM
 from storage.identity import digest
 
 _LONGEST_NAME = 200
@@ -20,14 +22,13 @@ def lock(folder: Path, name: str) -> Iterator[None]:
 
     The lock is the kernel's (flock on a file in `folder`): it goes when its holder dies, however that happens. Each
     call opens the file anew, so threads of one process exclude each other too. The file stays, for removing it
-    would let two holders lock two different files of one name.
+    would let two holders lock two different files of one name. Raises DiskFull if there is no room for a new file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     encoded = quote(name, safe="")
     if len(encoded) > _LONGEST_NAME:
         encoded = digest(name.encode())
     # The ending keeps "." and ".." from being the folder itself or the one above.
-    descriptor = os.open(folder / f"{encoded}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _opened(folder / f"{encoded}.lock")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
@@ -53,8 +54,8 @@ def held(*paths: Path) -> bool:
 
 @contextmanager
 def at_once(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, or raise BlockingIOError if somebody does."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold the lock of a file, or raise BlockingIOError if somebody does; DiskFull as `lock`."""
+    descriptor = _opened(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
@@ -63,3 +64,13 @@ def at_once(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFull(path, 0) from error
+        raise

@@ -7,6 +7,7 @@ record is only believed while the files it speaks of are there: a deleted or tru
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from storage.verify import ids_in
 from tasks import page
 from tasks.gpu import gpu
 from tasks.worker import Worker, at_work
+
+log = logging.getLogger(__name__)
 
 USER_ERRORS = (saeuron.errors.UserError, storage.errors.UserError)
 """Mistakes that a retry cannot mend."""
@@ -146,7 +149,11 @@ class Records(LocalFileSystem):
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> str:
         whole = self._resolve_path(path)
-        write_atomic(whole, content)
+        try:
+            write_atomic(whole, content)
+        except (OSError, StorageError) as error:
+            # Prefect would log a traceback and go on. What the record says, the artifact's manifest says as well.
+            log.warning("the record %s was not kept: %s", whole.name, error)
         return str(whole)
 
 
@@ -164,7 +171,7 @@ def spent(workspace: Workspace, artifact_id: str) -> float:
 def _worth_retrying(task_: Any, run: Any, state: Any) -> bool:
     del task_, run
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, (*FINAL_ERRORS, ArtifactDamaged, KeyboardInterrupt))
+    return not isinstance(error, (*FINAL_ERRORS, ArtifactDamaged, PermissionError, KeyboardInterrupt))
 
 
 def _fetch(workspace: Workspace, job: Job) -> None:

@@ -5,16 +5,17 @@ A plan says what befalls a run:
     root, log              every event below `root` is noted in `log`: a file synced, renamed or deleted, a folder
                            made, a record opened
     at, how                at the event of this number the process kills itself, "before" or "after" it happens, or
-                           "torn": a file that was to be synced is half there
+                           "torn": a file that was to be synced is half there. Or, from there on, the disk is "full",
+                           no file grows beyond `room` bytes, or "crammed", there is not even a place for a new name
     of                     only events below these folders of the workspace are counted
     back, calls            the clock is set back by so many seconds once our modules asked it so many times
-    file_limit             the size in bytes beyond which no file grows
     humble                 root obeys the permissions of files
 """
 
 import builtins
 import ctypes
 import datetime
+import errno
 import io
 import json
 import os
@@ -27,15 +28,21 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
+NEW = ("open", "mkdir")
+"""What needs a place for a new name."""
+FULL = ("full", "crammed")
 
 
 class Watch:
-    """Counts events, writes each down, and ends the process at one of them."""
+    """Counts events, writes each down, and at one of them ends the process, or the room on its disk."""
 
-    def __init__(self, root: str, log: str, at: int = 0, how: str = "before", of: Sequence[str] = ()) -> None:
-        self.root, self.at, self.how, self.of = Path(root).resolve(), at, how, of
+    def __init__(
+        self, root: str, log: str, at: int = 0, how: str = "before", of: Sequence[str] = (), room: int = 0
+    ) -> None:
+        self.root, self.at, self.how, self.of, self.room = Path(root).resolve(), at, how, of, room
         self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.count = 0
+        self.full = False
         for name in NAMES:
             setattr(os, name, self.watched(name, getattr(os, name)))
         opened = self.watched("open", io.open)
@@ -43,14 +50,21 @@ class Watch:
 
     def watched(self, name: str, true: Callable[..., Any]) -> Callable[..., Any]:
         def call(what: Any, *args: Any, **how: Any) -> Any:
-            written = name != "open" or "w" in str(how.get("mode", args[0] if args else ""))
-            place = self.place(what) if written else None
+            place = self.place(what) if self.writes(name, *args, **how) else None
             if place is None:
                 return true(what, *args, **how)
-            os.write(self.log, f"{name} {place}\n".encode())
             counted = not self.of or place.split("/")[0] in self.of
             self.count += counted
-            if not counted or self.count != self.at:
+            now = counted and self.count == self.at
+            if not self.full:
+                os.write(self.log, f"{name} {place}\n".encode())
+            if now and self.how in FULL:
+                # The log is a file as well.
+                self.full = True
+                resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, self.room))
+            if self.full and self.how == "crammed" and name in NEW and not (self.root / place).exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root / place))
+            if not now or self.full:
                 return true(what, *args, **how)
             if self.how == "torn" and name == "fsync" and place.endswith(".tmp"):
                 os.truncate(self.root / place, (self.root / place).stat().st_size // 2)
@@ -60,6 +74,10 @@ class Watch:
             return None
 
         return call
+
+    @staticmethod
+    def writes(name: str, *args: Any, **how: Any) -> bool:
+        return name != "open" or "w" in str(how.get("mode", args[0] if args else ""))
 
     def place(self, what: Any) -> str | None:
         """Where below the workspace it happens; None elsewhere."""
@@ -125,13 +143,17 @@ def orders() -> tuple[dict[str, Any], list[str]]:
     for line in sys.stdin:
         order = json.loads(line)
         if "start" in order:
-            plan, words, *streams = order["start"]
+            plan, words, *pipes = order["start"]
+            # Pipes have room on a full disk. Open before there is anybody who could be killed while he opens them.
+            ends = [os.open(path, os.O_WRONLY) for path in pipes]
             if (pid := os.fork()) == 0:
                 os.setsid()
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                for number, path in enumerate(streams, 1):
-                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+                for number, end in enumerate([os.open(os.devnull, os.O_RDONLY), *ends]):
+                    os.dup2(end, number)
+                    os.close(end)
                 return plan, words
+            for end in ends:
+                os.close(end)
             answer: Any = pid
         else:
             pid, status = os.waitpid(order.get("wait") or order["ask"], 0 if "wait" in order else os.WNOHANG)
@@ -144,9 +166,6 @@ def orders() -> tuple[dict[str, Any], list[str]]:
 def main() -> None:
     plan, words = orders()
     sys.argv = ["saeuron", *words]
-    limit = plan.pop("file_limit", None)
-    if limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if plan.pop("humble", False):
         give_up_override()
     if "root" in plan:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,8 @@ class Life:
 
     nursery: "Nursery"
     pid: int
-    out: Path
-    err: Path
+    words: list[Future[str]]
+    """What it wrote, to stdout and to stderr, once it has ended."""
     code: int | None = None
 
     def ended(self) -> int | None:
@@ -60,7 +61,8 @@ class Life:
     def finish(self) -> Done:
         if self.code is None:
             self.code = self.nursery.say(wait=self.pid)
-        return Done(self.code, self.out.read_text(), self.err.read_text(), self.pid)
+        out, err = (words.result(60) for words in self.words)
+        return Done(self.code, out, err, self.pid)
 
 
 class Nursery:
@@ -68,6 +70,7 @@ class Nursery:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
+        self.readers = ThreadPoolExecutor(thread_name_prefix="reader")
         environment = Cli(folder).environment | QUIET
         environment |= {"PREFECT_API_URL": url, "PREFECT_HOME": str(folder / "prefect")}
         # Read when Prefect is imported, which here is before the command line can set it.
@@ -89,14 +92,18 @@ class Nursery:
 
     def start(self, plan: dict[str, Any], *words: str | Path) -> Life:
         TALLY.runs += 1
-        out, err = (self.folder / f"{TALLY.runs}.{name}" for name in ("out", "err"))
-        return Life(self, self.say(start=[plan, [*map(str, words)], str(out), str(err)]), out, err)
+        pipes = [self.folder / f"{TALLY.runs}.{name}" for name in ("out", "err")]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        said = [self.readers.submit(pipe.read_text) for pipe in pipes]
+        return Life(self, self.say(start=[plan, [*map(str, words)], *map(str, pipes)]), said)
 
     def run(self, plan: dict[str, Any], root: Path, *words: str) -> Life:
         return self.start(plan, "run", TINY, "-w", root, "--threads", "1", *words)
 
     def close(self) -> None:
         self.process.communicate(timeout=60)
+        self.readers.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +140,19 @@ def copy(undisturbed: Path, tmp_path: Path) -> Path:
 def again(root: Path, *words: str) -> Done:
     """A run, in this process."""
     return run_here("run", TINY, "-w", root, "--threads", "1", *words)
+
+
+def stage_of(log: Path) -> str:
+    """What the last event was about: a stage, or a folder of the workspace."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    if not lines:
+        return "before any"
+    parts = lines[-1].split(" ", 1)[1].split("/")
+    if parts[0] == "artifacts" and len(parts) > 1:
+        return parts[1]
+    if parts[0].endswith(".tmp"):
+        return "configuration"
+    return f"record of {parts[1].split('_v')[0].lstrip('.')}" if parts[0] == "records" and len(parts) > 1 else parts[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.process import Done
-from tests.faults.conftest import SEED, TALLY, Nursery
+from tests.faults.conftest import SEED, TALLY, Nursery, stage_of
 from tests.faults.outcome import damaged, differing
 
 EVENTS = 70
@@ -57,19 +57,6 @@ def killed(nursery: Nursery, root: Path, log: Path, fault: Fault) -> Done:
             time.sleep(0.05)
         life.kill()
     return life.finish()
-
-
-def stage_of(log: Path) -> str:
-    """What the last event was about: a stage, or a folder of the workspace."""
-    lines = log.read_text().splitlines() if log.exists() else []
-    if not lines:
-        return "before any"
-    parts = lines[-1].split(" ", 1)[1].split("/")
-    if parts[0] == "artifacts" and len(parts) > 1:
-        return parts[1]
-    if parts[0].endswith(".tmp"):
-        return "configuration"
-    return f"record of {parts[1].split('_v')[0].lstrip('.')}" if parts[0] == "records" and len(parts) > 1 else parts[0]
 
 
 @pytest.mark.timeout(3600)
