@@ -229,6 +229,10 @@ def _result(path: Path) -> dict[str, Any]:
 
 def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: _Makes) -> Iterator[Damage]:
     """What lies in removals/ and pictures/ that is no copy of the artifact it was copied from."""
+    # What a run has made that did not come to its end is put where people look for it by the next one.
+    told = runs.records(workspace)
+    cut = any(record.state != "completed" for record in told)
+    ended = {i for record in told if record.state == "completed" for i in record.artifacts or ()}
     records = (workspace.root / "concepts").glob("*.json")
     removed = {c.name for c in (_quietly(runs.concept, path) for path in records) if c and c.removed}
     wanted: dict[Path, list[tuple[Manifest, ManifestFile]]] = {}
@@ -243,7 +247,8 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
     for path, originals in wanted.items():
         # Of a concept that was removed, `saeuron gc` takes the copies first.
         left = originals[-1][0].summary.get("concept") in removed and not path.exists()
-        if left or any(same(path, file, deep) for _, file in originals):
+        pending = cut and not path.exists() and not ended & {manifest.id for manifest, _ in originals}
+        if left or pending or any(same(path, file, deep) for _, file in originals):
             continue
         named = _removal_named(path)
         if named and named not in {manifest.id for manifest, _ in originals} and _put_away(workspace, named):

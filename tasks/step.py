@@ -223,10 +223,13 @@ def step(name: str) -> Callable[[Step], Step]:
 
         def locked(job: Job, *args: Any, **kwargs: Any) -> Made:
             workspace = job.open
-            with workspace.lock("_".join([job.id, *map(str, args)])):
+            key = "_".join([job.id, *map(str, args)])
+            with workspace.lock(key):
                 workspace.resume(job.id)
                 if (there := in_place(job)) is not None:
                     return there
+                # What it says may soon be no longer so; that there is none is well.
+                (workspace.records / key).unlink(missing_ok=True)
                 try:
                     _fetch(workspace, job)
                     with setting_aside(), gpu(job.device):
