@@ -314,6 +314,20 @@ class TestCopies:
         truncate(whole.removals / "mine.safetensors")
         assert [d.kind for d in verify.find(whole)] == ["unreadable"]
 
+    def test_one_that_a_cut_short_run_has_not_put_in_place_is_no_damage(self, whole: Workspace) -> None:
+        [path] = whole.pictures.glob("cat_sheet.png")
+        path.unlink()
+        # Of the run that ended nothing tells of these pictures; as long as no other run was cut short they are missed.
+        assert [d.path for d in verify.find(whole)] == [path]
+        with runs.living(whole, "pipeline", load(str(TINY))) as run_id:
+            pass
+        assert verify.find(whole) == []
+        [pictures] = whole.artifacts("pictures")
+        runs.finish(whole, run_id, "failed", {}, artifacts={pictures.id: False})
+        assert verify.find(whole) == []
+        runs.finish(whole, run_id, "completed", {}, artifacts={pictures.id: False})
+        assert [d.path for d in verify.find(whole)] == [path]
+
     def test_of_a_concept_that_was_removed_none_is_missed(self, whole: Workspace) -> None:
         (whole.removals / "neon.safetensors").unlink()
         assert len(verify.find(whole)) == 1

@@ -1,5 +1,6 @@
 """Steps in a real flow: cached by what is on disk, retried when that can help."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,6 +80,15 @@ class TestOnce:
         with pytest.raises(OSError, match="Input/output error"):
             probe.fn(job)
 
+    def test_no_room_for_a_lock_is_no_room(self, job: ProbeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*args: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device", str(args[0]))
+
+        monkeypatch.setattr("storage.locks.os.open", full)
+        with pytest.raises(DiskFull, match=r"no room to write .*\.lock"):
+            probe.fn(job)
+        assert CALLS == []
+
     def test_a_damaged_file_is_set_aside_so_that_the_next_run_makes_it(
         self, job: ProbeJob, workspace: Workspace
     ) -> None:
@@ -129,6 +139,27 @@ class TestInAFlow:
         in_flow(probe, job)
         record = workspace.records / job.id
         assert (record.stat().st_size, record) in seen
+
+    def test_one_that_cannot_be_written_stops_nothing(
+        self,
+        in_flow: Any,
+        job: ProbeJob,
+        workspace: Workspace,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        assert not in_flow(probe, job).cached
+        word = job.folder / "word.json"
+        word.unlink()
+
+        def full(path: Path, data: bytes) -> None:
+            raise DiskFull(path, len(data))
+
+        monkeypatch.setattr("tasks.step.write_atomic", full)
+        assert not in_flow(probe, job).cached
+        # Nor is there the one of before, which says how long that took.
+        assert word.exists() and not (workspace.records / job.id).exists()
+        assert f"the record {job.id} was not kept: no room to write" in caplog.text
 
     def test_a_copy_of_a_workspace_is_judged_by_itself(
         self, in_flow: Any, job: ProbeJob, workspace: Workspace, tmp_path: Path
