@@ -16,6 +16,7 @@ from storage.errors import ArtifactDamaged, NotAWorkspace, StorageError
 from storage.files import read_json
 from storage.identity import digest, split_id
 from storage.manifests import Manifest, ManifestFile
+from storage.seals import read_sealed
 from storage.verify import (
     copies,
     damage,
@@ -146,6 +147,8 @@ def _config(workspace: Workspace) -> Iterator[Damage]:
     try:
         if not path.exists():
             raise ArtifactDamaged(path, "the last configuration", "no file")
+        if not seal.exists():
+            raise ArtifactDamaged(path, f"its SHA-256 in {seal.name}", "none")
         runs.remembered(workspace)
     except ArtifactDamaged as error:
         sealed = seal.read_bytes() if seal.exists() else b""
@@ -154,7 +157,8 @@ def _config(workspace: Workspace) -> Iterator[Damage]:
             yield _said(error, REWRITE, source=kept[sealed])
         elif path.exists() and (sha := digest(path).encode()) in kept:
             # Some run has this very text, so it is the seal that is wrong.
-            yield Damage("bytes", seal, f"SHA-256 {sha[:12].decode()}…", "another", REWRITE, source=sha)
+            kind, other = ("bytes", "another") if sealed else ("missing", "no file")
+            yield Damage(kind, seal, f"SHA-256 {sha[:12].decode()}…", other, REWRITE, source=sha)
         else:
             yield _said(error, "saeuron run CONFIG", beside=(seal,))
 
@@ -216,7 +220,7 @@ def _records(workspace: Workspace, known: dict[str, Manifest]) -> Iterator[Damag
 def _result(path: Path) -> dict[str, Any]:
     """What a record says was made; empty if it is not as Prefect and `tasks.step` write it."""
     try:
-        record = read_json(path)
+        record = read_sealed(path)
         about, made = record["metadata"], json.loads(record["result"])
         # It says twice where it lies, or lay before the workspace was moved.
         at = f"{about['serializer']['workspace']}/{path.parent.name}/{path.name}"

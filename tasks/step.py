@@ -25,8 +25,9 @@ import saeuron.errors
 import storage.errors
 from storage import Workspace
 from storage.errors import ArtifactDamaged, ArtifactMissing, Damaged, DiskFull, StorageError
-from storage.files import NO_ROOM, read_json, write_atomic
+from storage.files import NO_ROOM, read_json
 from storage.identity import artifact_id
+from storage.seals import read_sealed, write_sealed
 from storage.verify import ids_in
 from tasks import page
 from tasks.gpu import gpu
@@ -142,7 +143,7 @@ class Records(LocalFileSystem):
     _block_type_slug = "saeuron-records"
 
     def read_path(self, path: str, _sync: bool = True) -> bytes:
-        record = read_json(self._resolve_path(path))
+        record = read_sealed(self._resolve_path(path))
         # It names the workspace where it was written. This one may be a copy, which lost what the other still has.
         record["metadata"]["serializer"]["workspace"] = str(Path(str(self.basepath)).parent)
         return json.dumps(record).encode()
@@ -150,7 +151,7 @@ class Records(LocalFileSystem):
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> str:
         whole = self._resolve_path(path)
         try:
-            write_atomic(whole, content)
+            write_sealed(whole, json.loads(content))
         except (OSError, StorageError) as error:
             # Prefect would log a traceback and go on. What the record says, the artifact's manifest says as well.
             log.warning("the record %s was not kept: %s", whole.name, error)

@@ -53,7 +53,7 @@ class Watch:
             place = self.place(what) if self.writes(name, *args, **how) else None
             if place is None:
                 return true(what, *args, **how)
-            counted = not self.of or place.split("/")[0] in self.of
+            counted = not self.of or any(f"{place}/".startswith(f"{folder}/") for folder in self.of)
             self.count += counted
             now = counted and self.count == self.at
             if not self.full:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tasks.runs import STAGES
 from tests.end_to_end.process import Done
 from tests.faults.conftest import SEED, TALLY, Nursery, stage_of
 from tests.faults.outcome import damaged, differing
@@ -31,7 +32,8 @@ class Fault:
     seconds: float = 0.0
 
     @classmethod
-    def drawn(cls, chance: random.Random, events: int) -> "Fault":
+    def drawn(cls, chance: random.Random, events: int, last: str) -> "Fault":
+        """By chance; `last` is the stage at which the workspace's last run was killed."""
         how = chance.choices(["before", "after", "torn", "begun", "started"], [4, 4, 4, 2, 1])[0]
         if how == "begun":
             return cls(how=how, seconds=chance.uniform(0, 6))
@@ -39,6 +41,11 @@ class Fault:
             return cls(how=how, seconds=chance.uniform(0, 12))
         if chance.random() < 0.1:
             return cls(how=how, at=chance.randint(1, 25))
+        if chance.random() < 0.5:
+            # Most events are those of capture. So that each stage has its share: in this one, or in one that follows.
+            first = STAGES.index(last)
+            stage = chance.choice(STAGES[first : first + 3])
+            return cls(how=how, at=chance.randint(1, 15), of=(f"artifacts/{stage}",))
         return cls(how=how, at=chance.randint(1, events), of=WORK)
 
 
@@ -65,16 +72,18 @@ def killed(nursery: Nursery, root: Path, log: Path, fault: Fault) -> Done:
 )
 def test_killed_over_and_over(nursery: Nursery, undisturbed: Path, tmp_path: Path, kills: int, events: int) -> None:
     chance, told = random.Random(SEED), Counter[str]()
-    round_, ended = 0, False
+    round_, ended, last = 0, False, STAGES[0]
     while told.total() < kills or not ended:
         root = tmp_path / f"w{round_}"
-        fault = Fault.drawn(chance, events) if told.total() < kills else Fault(at=10**9)
+        fault = Fault.drawn(chance, events, last) if told.total() < kills else Fault(at=10**9)
         done = killed(nursery, root, tmp_path / "log", fault)
         where = stage_of(tmp_path / "log")
         told_of = f"seed {SEED}, kill {told.total() + 1}, workspace {round_}, {fault}, at {where}"
         ended = done.code == 0
         assert done.code in (0, -signal.SIGKILL), f"{told_of}:\n{done.err}"
         if not ended:
+            stage = where.removeprefix("record of ")
+            last = stage if stage in STAGES else last
             told[where] += 1
             TALLY.kills[where] += 1
             TALLY.faults[f"kill {fault.how}"] += 1
@@ -82,8 +91,10 @@ def test_killed_over_and_over(nursery: Nursery, undisturbed: Path, tmp_path: Pat
         if (root / "artifacts").exists():
             assert damaged(root) == [], told_of
         if ended:
+            last = STAGES[0]
             assert differing(root, undisturbed) == [], told_of
             assert not list(root.rglob(".*.tmp")), told_of
             shutil.rmtree(root)
             round_ += 1
     assert told.total() >= kills
+    assert kills < 100 or set(STAGES) <= set(told), told

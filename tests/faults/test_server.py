@@ -18,6 +18,7 @@ from flows.environment import QUIET
 from tests.end_to_end.process import Cli, Done
 from tests.faults.conftest import TALLY, Life, Nursery
 from tests.faults.outcome import damaged, differing
+from tests.flows.test_verify import DAMAGES
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -129,3 +130,38 @@ def test_it_is_not_there(own: Server, runs_there: Nursery, tmp_path: Path, undis
     assert done.code == 1 and well_said(done), done.err
     assert runs_there.run({}, tmp_path / "w").finish().code == 0
     assert differing(tmp_path / "w", undisturbed) == []
+
+
+@pytest.mark.parametrize("limit", [300_000, 2_000_000])
+def test_one_of_a_runs_own_has_no_room(tmp_path: Path, undisturbed: Path, limit: int) -> None:
+    """Too little for an empty database, and for one with a run in it."""
+    cli, root = Cli(tmp_path), tmp_path / "w"
+    done = cli.run(root, file_limit=limit)
+    TALLY.faults["own server without room"] += 1
+    assert done.code == 1 and f"no room to write {root}/.prefect/prefect.db" in done.complaint, done.err
+    assert not done.left
+    done = cli.run(root)
+    assert done.code == 0, done.err
+    assert differing(root, undisturbed) == [] and damaged(root) == []
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_the_database_of_a_runs_own_is_damaged(copy: Path, tmp_path: Path, undisturbed: Path, how: str) -> None:
+    cli, home = Cli(tmp_path), copy / ".prefect"
+    assert cli.run(copy).code == 0
+    database = home / "prefect.db"
+    # In the header of the first page, in the pages, or altogether.
+    if how == "flip":
+        data = bytearray(database.read_bytes())
+        data[5] ^= 1
+        database.write_bytes(data)
+    else:
+        DAMAGES[how](database)
+    TALLY.faults[f"own server's database, {how}"] += 1
+    done = cli.run(copy)
+    if done.code:
+        assert done.code == 1 and f"delete {home}," in done.complaint, done.err
+        shutil.rmtree(home)
+        done = cli.run(copy)
+    assert done.code == 0, done.err
+    assert differing(copy, undisturbed) == []

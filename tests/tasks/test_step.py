@@ -152,10 +152,10 @@ class TestInAFlow:
         word = job.folder / "word.json"
         word.unlink()
 
-        def full(path: Path, data: bytes) -> None:
-            raise DiskFull(path, len(data))
+        def full(path: Path, fields: dict[str, Any]) -> None:
+            raise DiskFull(path, len(fields))
 
-        monkeypatch.setattr("tasks.step.write_atomic", full)
+        monkeypatch.setattr("tasks.step.write_sealed", full)
         assert not in_flow(probe, job).cached
         # Nor is there the one of before, which says how long that took.
         assert word.exists() and not (workspace.records / job.id).exists()
