@@ -26,7 +26,8 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     for split in ("train", "validation", "test"):
         if not any(p.split == split for p in found):
             raise ConfigError(f"prompts: there are none of split {split!r}; add prompts.templates.{split} or files.")
-    widths = (workspace and _captured(config, workspace)) or models.check_hookpoints(config.model.spec, config.hookpoints)
+    widths = _captured(config, workspace) if workspace else {}
+    widths = widths or models.check_hookpoints(config.model.spec, config.hookpoints)
     for hookpoint, width in widths.items():
         latents = config.train.expansion * (width or config.train.k)
         if config.train.k > latents:

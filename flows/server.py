@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,11 +21,13 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from saeuron.errors import SaeuronError
+from storage.errors import DiskFull
+from storage.files import NO_ROOM
 
 PATIENCE = 180.0
 """Seconds that a busy machine may take to start it."""
-_PORT_TAKEN = 3
-"""How uvicorn ends if it cannot listen."""
+STARTS = 3
+"""How often a server is started that ends at once: its port may be another's."""
 
 _own: "_Server | None" = None
 
@@ -33,7 +36,7 @@ class _Server:
     """The child."""
 
     def __init__(self) -> None:
-        self.port = 0
+        self.port, self.starts = 0, 0
         self.process = self._start()
         self.deadline = time.monotonic() + PATIENCE
         # Before Prefect is imported, so that it runs after what Prefect still sends at the end.
@@ -44,6 +47,7 @@ class _Server:
         return f"http://127.0.0.1:{self.port}/api"
 
     def _start(self) -> "subprocess.Popen[bytes]":
+        self.starts += 1
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -71,18 +75,16 @@ class _Server:
             os.close(waits)
 
     def wait(self) -> None:
-        """Until it answers. Raises SaeuronError if it does not."""
+        """Until it answers. Raises DiskFull, and SaeuronError if it does not."""
         while True:
             with suppress(OSError), urlopen(f"{self.url}/health", timeout=5) as answer:
                 if answer.status == 200:
                     return
-            if (code := self.process.poll()) == _PORT_TAKEN:
+            if self.process.poll() is not None:
+                _check_room()
+                if self.starts == STARTS:
+                    raise SaeuronError(f"Prefect's server does not start. {_delete()} and run the same command again.")
                 self.process = self._start()
-            elif code is not None:
-                raise SaeuronError(
-                    f"Prefect's server ended with code {code} as it started; add --verbose to see why, "
-                    "or start one with `prefect server start` and set PREFECT_API_URL."
-                )
             elif time.monotonic() > self.deadline:
                 raise SaeuronError(f"Prefect's server did not answer at {self.url} within {PATIENCE:.0f} seconds.")
             time.sleep(0.05)
@@ -143,10 +145,30 @@ def answering() -> Iterator[None]:
         if type(error) is RuntimeError and "reach API" not in str(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SaeuronError(
-            f"Prefect's server{f' at {url}' if (url := PREFECT_API_URL.value()) else ''} failed ({reason}); what was "
-            f"finished is kept. See that it runs, or unset PREFECT_API_URL, and run the same command again."
-        ) from error
+        if _own is not None:
+            _check_room()
+            todo = f"failed ({reason}); what was finished is kept. {_delete()}"
+        else:
+            at = f"at {url} " if (url := PREFECT_API_URL.value()) else ""
+            todo = f"{at}failed ({reason}); what was finished is kept. See that it runs, or unset PREFECT_API_URL,"
+        raise SaeuronError(f"Prefect's server {todo} and run the same command again.") from error
+
+
+def _check_room() -> None:
+    """Raise DiskFull if it is the room for its database that a server of this run's own lacks."""
+    home = Path(os.environ["PREFECT_HOME"])
+    files = list(home.glob("prefect.db*"))
+    try:
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.seek(max((path.stat().st_size for path in files), default=0))
+            file.write(bytes(1 << 20))
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFull(home / "prefect.db", 0) from error
+
+
+def _delete() -> str:
+    return f"Its files may be damaged: delete {os.environ['PREFECT_HOME']}, which holds nothing that a run makes,"
 
 
 def _end_with(lifeline: int) -> None:

@@ -12,7 +12,7 @@ from tests.flows.test_verify import DAMAGES, flip
 
 HARMLESS = "records/"
 """A record that is gone is one that was never kept: the artifact says all that it said."""
-STAGES = ("prompts", "capture", "sae", "score", "removal", "images", "evaluation", "pictures")
+STAGES = ("prompts", "capture", "sae", "score", "totals", "removal", "images", "evaluation", "pictures")
 
 
 def names_it(done: Done, place: Path) -> bool:
@@ -70,6 +70,7 @@ READ = {
     "capture": ["*/00000.tar", "*/00001.tar.json"],
     "sae": ["sae.safetensors", "cfg.json"],
     "score": ["*/statistics.parquet", "*/cells.parquet"],
+    "totals": ["totals.parquet", "cells.parquet"],
     "removal": ["removal.safetensors"],
     "images": ["00000.tar", "00000.tar.json", "images.parquet", "judged/00000.json"],
     "evaluation": ["metrics.parquet"],
