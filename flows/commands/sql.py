@@ -21,7 +21,7 @@ def sql(
     out: Annotated[Path | None, typer.Option(help="Write here instead of to the screen.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Stop a query after this time.")] = 60.0,
 ) -> None:
-    """Ask the tables prompts, captures, saes, statistics, features, scores, top_features, removals, images, metrics, runs.
+    """Ask the tables: captures, saes, statistics, features, scores, top_features, removals, images, metrics, runs ...
 
     Example: saeuron sql "select concept, metric, value from metrics order by all"
     """
