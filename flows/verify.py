@@ -304,10 +304,10 @@ def _unknown(workspace: Workspace) -> Iterator[Damage]:
             yield Damage("unknown", path, "nothing", "a folder" if path.is_dir() else "a file", ASIDE)
 
 
-def opened(root: Path) -> tuple[Workspace, list[Damage]]:
-    """The workspace at `root`, even if the file that makes it one is damaged. Raises NotAWorkspace, WorkspaceTooNew."""
+def opened(root: Path, migrate: bool = False) -> tuple[Workspace, list[Damage]]:
+    """The workspace at `root`, even if the file that makes it one is damaged. Raises as `Workspace.open` does."""
     try:
-        return Workspace.open(root, create=False), []
+        return Workspace.open(root, create=False, migrate=migrate), []
     except NotAWorkspace:
         root = root.expanduser().absolute()
         if not (root / "artifacts").is_dir():

@@ -215,7 +215,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
-        Column("number", "BIGINT", "", "runs in the order in which they began, from 1; null for the oldest"),
+        Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),
         Column("flow", "VARCHAR", "", "what was run"),
         Column("state", "VARCHAR", "", "how it stands or ended"),
         Column("started", "TIMESTAMP", "UTC", "when it began"),

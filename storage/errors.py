@@ -4,6 +4,8 @@
     ├── UserError             a mistake the user can mend; never retried
     │   ├── NotAWorkspace
     │   ├── WorkspaceTooNew
+    │   ├── WorkspaceTooOld
+    │   ├── WorkspaceBusy
     │   ├── BadQuery
     │   ├── BadStore
     │   └── UnknownArtifact
@@ -55,6 +57,34 @@ class WorkspaceTooNew(UserError):
     def __str__(self) -> str:
         root, found, known = self.args
         return f"workspace {root} has format {found}, expected at most {known}: upgrade saeuron, or use another folder"
+
+
+class WorkspaceTooOld(UserError):
+    """The workspace was written in an older format, and is only to be read."""
+
+    def __init__(self, root: Path | str, found: int, known: int) -> None:
+        super().__init__(str(root), found, known)
+
+    def __str__(self) -> str:
+        root, found, known = self.args
+        return (
+            f"workspace {root} has format {found}, expected {known}: bring it up to date with: "
+            f"saeuron verify --repair -w {root}"
+        )
+
+
+class WorkspaceBusy(UserError):
+    """The workspace is of an older format, and cannot be brought up to date while a process is at work in it."""
+
+    def __init__(self, root: Path | str, found: int, known: int) -> None:
+        super().__init__(str(root), found, known)
+
+    def __str__(self) -> str:
+        root, found, known = self.args
+        return (
+            f"workspace {root} has format {found}, expected {known}, and another process is at work in it: "
+            "run the same command again when that has ended"
+        )
 
 
 class BadQuery(UserError):

@@ -23,7 +23,7 @@ def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote; an object without a seal is from before there were any, and is believed.
+    """What `write_sealed` wrote.
 
     Raises ArtifactMissing if there is no file, ArtifactDamaged if it is not as it was written.
     """
@@ -39,7 +39,9 @@ def _unsealed(fields: Any, path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ArtifactDamaged(path, "a JSON object", type(fields).__name__)
     seal = fields.pop("seal", None)
-    if seal is not None and seal != (found := _seal(fields)):
+    if seal is None:
+        raise ArtifactDamaged(path, "a seal", "none")
+    if seal != (found := _seal(fields)):
         raise ArtifactDamaged(path, f"SHA-256 {str(seal)[:12]}…", f"{found[:12]}…")
     return fields
 

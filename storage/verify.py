@@ -44,7 +44,7 @@ def damage(workspace: Workspace, artifact_id: str, deep: bool = False) -> list[A
         return list(_shards(folder, deep))
     except ArtifactDamaged as error:
         return [error, *_shards(folder, deep)]
-    # The configuration is what the id is a hash of; a manifest from before there were seals is held to that.
+    # The configuration is what the id is a hash of.
     if manifest.config and id_of(manifest.stage, manifest.version, manifest.config) != manifest.id:
         found.insert(0, ArtifactDamaged(folder / MANIFEST, f"the config of {manifest.id}", "another"))
     return found

@@ -1,6 +1,6 @@
 """The workspace: one folder that holds every artifact, record and report of a project.
 
-    workspace.json                     {"format": 1}
+    workspace.json                     {"format": 2}; from an older one: migrations.py
     run.json  concepts/                what later commands go by: the configuration, and who joined or left it
     artifacts/<stage>/<id>/            the files of one artifact, and manifest.json, written last
     records/ runs/ pictures/ removals/ reports/ locks/
@@ -31,6 +31,7 @@ from storage.errors import (
     NotAWorkspace,
     StorageError,
     WorkspaceTooNew,
+    WorkspaceTooOld,
 )
 from storage.files import json_text, read_json, sweep, sync, write_atomic
 from storage.identity import digest, split_id
@@ -45,7 +46,7 @@ from storage.seals import write_sealed as write_sealed
 if TYPE_CHECKING:
     from storage.mirror import Mirror
 
-FORMAT = 1
+FORMAT = 2
 MARK = "workspace.json"
 """What makes a folder a workspace."""
 _REWRITTEN = "`saeuron verify --repair` rewrites it"
@@ -68,12 +69,15 @@ class Workspace:
         return f"Workspace({str(self.root)!r})"
 
     @classmethod
-    def open(cls, root: Path | str, create: bool = True) -> Workspace:
+    def open(cls, root: Path | str, create: bool = True, migrate: bool = False) -> Workspace:
         """Open the workspace at `root`; make it if the folder is absent or empty and `create` is true.
 
-        Of a URL the cache is opened, after it was brought up to date. Raises NotAWorkspace (absent and not to be made,
-        not a folder, or a folder of something else), WorkspaceTooNew (written in a later format), and what
-        `storage.mirror.place` raises.
+        Of a URL the cache is opened, after it was brought up to date. With `create` or `migrate`, a workspace of an
+        older format is brought to this one.
+
+        Raises NotAWorkspace (absent and not to be made, not a folder, or a folder of something else), WorkspaceTooNew
+        (written in a later format), WorkspaceTooOld (in an older one, and only to be read), what `migrations.migrate`
+        raises, and what `storage.mirror.place` does.
         """
         if is_url(root):
             from storage.mirror import place
@@ -102,7 +106,14 @@ class Workspace:
             raise NotAWorkspace(root, f'its {MARK} is not {{"format": {FORMAT}}}; {_REWRITTEN}') from None
         if not isinstance(found, int) or found > FORMAT:
             raise WorkspaceTooNew(root, found, FORMAT)
-        return cls(root)
+        opened = cls(root)
+        if found < FORMAT:
+            if not create and not migrate:
+                raise WorkspaceTooOld(opened.address, found, FORMAT)
+            from storage.migrations import migrate as bring
+
+            bring(opened, FORMAT)
+        return opened
 
     @functools.cached_property
     def remote(self) -> Mirror | None:

@@ -48,9 +48,8 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
-    number: int | None = None
-    """Runs of a workspace are counted from 1, in the order in which they began, whatever the clock says; None in a run
-    from before this was kept, which is older than all that are counted."""
+    number: int
+    """Runs of a workspace are counted from 1, in the order in which they began, whatever the clock says."""
     flow: str
     state: Literal["running", "completed", "failed", "interrupted"] = "running"
     started: datetime
@@ -76,7 +75,7 @@ def records(workspace: Workspace) -> list[Record]:
     for path in workspace.runs.glob("*.json"):
         with suppress(StorageError):
             found.append(record(path))
-    return sorted(found, key=lambda r: (r.number or 0, r.started, r.run_id))
+    return sorted(found, key=lambda r: (r.number, r.run_id))
 
 
 def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
@@ -85,7 +84,7 @@ def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
     The caller holds the lock GATE, or two runs could have one number.
     """
     workspace.sweep()
-    now, number = datetime.now(UTC), 1 + max((r.number or 0 for r in records(workspace)), default=0)
+    now, number = datetime.now(UTC), 1 + max((r.number for r in records(workspace)), default=0)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     text = _text(config)
     began = Record(run_id=run_id, number=number, flow=flow, started=now, config=digest(text))

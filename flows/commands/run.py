@@ -65,12 +65,15 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
     from flows.check import check, check_device, check_saes
     from flows.environment import prepare
     from storage import Workspace
+    from storage.workspace import MARK
 
     with tempfile.TemporaryDirectory() as elsewhere:
         # Prefect makes its folder when it is imported.
         prepare(Path(elsewhere), verbose=False)
         check_device(device)
         root = workspace.expanduser().absolute()
+        if (root / MARK).exists():
+            Workspace.open(root, create=False)
         check(config, Workspace(root))
         check_saes(config, Workspace(root))
         from flows.plan import page, plan

@@ -23,7 +23,7 @@ def verify(
     """
     from flows import verify as flow
 
-    opened, mark = flow.opened(workspace)
+    opened, mark = flow.opened(workspace, migrate=repair)
 
     def find() -> list[flow.Damage]:
         return [*mark, *flow.find(opened, deep)]

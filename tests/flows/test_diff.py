@@ -10,8 +10,8 @@ from flows import diff
 from flows.config import load
 from saeuron.errors import ConfigError, UnknownName
 from storage import Workspace
-from storage.files import write_json
 from storage.identity import artifact_id
+from storage.seals import write_sealed
 from tasks import runs
 from tests.end_to_end.process import TINY, run_here
 
@@ -35,7 +35,7 @@ def run(workspace: Workspace) -> Callable[..., str]:
             runs.finish(workspace, made, "completed", {"made": 1}, artifacts=artifacts)
         path = workspace.runs / f"{made}.json"
         known = runs.record(path).model_dump(mode="json")
-        write_json(path, known | {"started": f"2026-01-02T03:{minute:02}:00Z"})
+        write_sealed(path, known | {"started": f"2026-01-02T03:{minute:02}:00Z"})
         return made
 
     return run
@@ -64,7 +64,7 @@ class TestResolve:
     def test_a_name_that_is_the_beginning_of_another(self, workspace: Workspace, run: Callable[..., str]) -> None:
         short = run(1)
         known = runs.record(workspace.runs / f"{short}.json").model_dump(mode="json")
-        write_json(workspace.runs / f"{short}0.json", known | {"run_id": f"{short}0"})
+        write_sealed(workspace.runs / f"{short}0.json", known | {"run_id": f"{short}0"})
         assert diff.resolve(workspace, short).run_id == short
 
     def test_what_names_none_or_several(self, workspace: Workspace, run: Callable[..., str]) -> None:

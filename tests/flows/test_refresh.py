@@ -13,7 +13,7 @@ from flows.plan import Planned, plan
 from saeuron.config import ConceptConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
-from storage.files import read_json, write_json
+from storage.seals import read_sealed, write_sealed
 from tasks import runs
 from tests.end_to_end.process import TINY, run_here
 from tests.flows.test_plan import made_up
@@ -180,10 +180,9 @@ class TestRefresh:
 
     def test_records_from_before(self, whole: Workspace) -> None:
         [path] = (whole.root / "concepts").iterdir()
-        fields = read_json(path)
-        for name in ("seal", "removed"):
-            del fields[name]
-        write_json(path, fields)
+        fields = read_sealed(path)
+        del fields["removed"]
+        write_sealed(path, fields)
         assert reference(whole, "checker") == (*STYLES, "checker") and todo(whole) == []
 
 

@@ -15,7 +15,6 @@ from flows.config import load
 from saeuron.config import ConceptConfig
 from saeuron.errors import ConfigError
 from storage import Workspace, shards
-from storage.files import read_json, write_json
 from storage.identity import artifact_id
 from storage.manifests import Manifest
 from storage.seals import read_sealed, write_sealed
@@ -368,12 +367,12 @@ class TestRuns:
         (whole.runs / "configs" / f"{run_id}.json").unlink()
         assert verify.find(whole) == []
 
-    def test_records_from_before_seals_are_read(self, whole: Workspace) -> None:
+    def test_records_from_before_they_said_as_much_are_read(self, whole: Workspace) -> None:
         [path] = whole.runs.glob("*.json")
-        fields = read_json(path)
-        for name in ("seal", "artifacts", "config"):
+        fields = read_sealed(path)
+        for name in ("artifacts", "config"):
             del fields[name]
-        write_json(path, fields)
+        write_sealed(path, fields)
         assert verify.find(whole, deep=True) == [] and runs.record(path).artifacts is None
 
     def test_two_repairs_in_one_second_keep_apart(self, whole: Workspace) -> None:

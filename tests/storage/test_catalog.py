@@ -10,8 +10,8 @@ import pytest
 from storage.catalog import connect
 from storage.columns import COLUMNS
 from storage.errors import NotAWorkspace
-from storage.files import write_json
 from storage.identity import artifact_id
+from storage.seals import write_sealed
 from storage.statistics import FIXED_POINT, Sums
 from storage.tables import IMAGES, METRICS, PROMPTS, table, write_table
 from storage.workspace import Workspace
@@ -140,7 +140,7 @@ def test_a_concept_scored_anew_counts_once(workspace: Workspace, score: Score) -
     old = score("ink", {"sae_a": random_sums(2)})
     new = score("ink", {"sae_a": random_sums(3)}, version=2)
     later = new.model_copy(update={"created": "2999-01-01T00:00:00+00:00"})
-    write_json(workspace.folder(new.id) / "manifest.json", later.model_dump(mode="json"))
+    write_sealed(workspace.folder(new.id) / "manifest.json", later.model_dump(mode="json"))
     with connect(workspace) as connection:
         ids = connection.execute("SELECT DISTINCT score_id FROM scores WHERE concept = 'ink'").fetchall()
         kept = connection.execute("SELECT DISTINCT score_id FROM statistics WHERE concept = 'ink'").fetchall()
@@ -230,7 +230,7 @@ def test_a_removal_is_outdated_when_concepts_change(workspace: Workspace, score:
 
 def test_runs(workspace: Workspace) -> None:
     run = {"run_id": "r1", "flow": "score", "state": "failed", "started": "2025-01-02T03:04:05+01:00", "finished": None}
-    write_json(workspace.runs / "r1.json", run | {"made": 3, "cached": [], "failed": ["ink"], "message": "no room"})
+    write_sealed(workspace.runs / "r1.json", run | {"made": 3, "cached": [], "failed": ["ink"], "message": "no room"})
     (workspace.runs / "r2.json").write_text("{")
     with connect(workspace) as connection:
         rows = connection.execute("SELECT * REPLACE (started::VARCHAR AS started) FROM runs").fetchall()

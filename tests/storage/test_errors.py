@@ -10,6 +10,8 @@ from storage import errors
     [
         errors.NotAWorkspace("/w", "there is no such folder"),
         errors.WorkspaceTooNew("/w", 9, 1),
+        errors.WorkspaceTooOld("/w", 1, 2),
+        errors.WorkspaceBusy("/w", 1, 2),
         errors.BadQuery("one line"),
         errors.UnknownArtifact("nonsense"),
         errors.ArtifactMissing("/w/a.tar"),
@@ -24,7 +26,8 @@ def test_messages_are_one_line_and_survive_a_process(error: errors.StorageError)
 
 
 def test_what_the_user_can_mend() -> None:
-    for kind in (errors.NotAWorkspace, errors.WorkspaceTooNew, errors.BadQuery, errors.UnknownArtifact):
+    mistakes = (errors.WorkspaceTooNew, errors.WorkspaceTooOld, errors.WorkspaceBusy)
+    for kind in (*mistakes, errors.NotAWorkspace, errors.BadQuery, errors.UnknownArtifact):
         assert issubclass(kind, errors.UserError)
     for other in (errors.ArtifactMissing, errors.ArtifactDamaged, errors.DiskFull):
         assert not issubclass(other, errors.UserError)

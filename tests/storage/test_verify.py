@@ -79,12 +79,12 @@ def test_every_byte_of_a_manifest_counts(workspace: Workspace, folder: Path) -> 
     assert len(whole) > 1000 and len(unseen) < 3 and all(m == manifest for m in unseen)
 
 
-def test_a_manifest_without_a_seal_is_held_to_its_id(workspace: Workspace, folder: Path) -> None:
+def test_a_manifest_is_held_to_its_seal_and_to_its_id(workspace: Workspace, folder: Path) -> None:
     fields = read_json(folder / MANIFEST)
     assert len(fields.pop("seal")) == 64
     write_json(folder / MANIFEST, fields)
-    assert found(workspace) == []
-    write_json(folder / MANIFEST, fields | {"config": CONFIG | {"steps": 4}})
+    assert not workspace.has(NAME) and found(workspace) == [MANIFEST]
+    write_sealed(folder / MANIFEST, fields | {"config": CONFIG | {"steps": 4}})
     assert workspace.has(NAME)
     assert found(workspace) == [MANIFEST]
 

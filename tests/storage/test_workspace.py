@@ -6,7 +6,7 @@ import pytest
 from storage.errors import ArtifactDamaged, ArtifactMissing, NotAWorkspace, UnknownArtifact, WorkspaceTooNew
 from storage.identity import artifact_id
 from storage.shards import write_shard
-from storage.workspace import Workspace
+from storage.workspace import FORMAT, Workspace
 
 NAME = artifact_id("sae", 2, {"a": 1})
 
@@ -23,7 +23,7 @@ def _commit(workspace: Workspace, exclude: tuple[str, ...] = ()) -> Path:
 
 def test_open_makes_and_opens(tmp_path: Path) -> None:
     made = Workspace.open(tmp_path / "a" / "b")
-    assert json.loads((made.root / "workspace.json").read_text()) == {"format": 1}
+    assert json.loads((made.root / "workspace.json").read_text()) == {"format": FORMAT}
     assert Workspace.open(made.root, create=False).root == made.root
     assert [made.records, made.runs, made.pictures, made.removals, made.reports] == [
         made.root / name for name in ("records", "runs", "pictures", "removals", "reports")
@@ -59,8 +59,8 @@ def test_a_temporary_of_another_process_is_no_content(tmp_path: Path) -> None:
 
 
 def test_a_newer_workspace(tmp_path: Path) -> None:
-    (tmp_path / "workspace.json").write_text('{"format": 2, "more": 1}')
-    with pytest.raises(WorkspaceTooNew, match="has format 2, expected at most 1"):
+    (tmp_path / "workspace.json").write_text('{"format": 9, "more": 1}')
+    with pytest.raises(WorkspaceTooNew, match="has format 9, expected at most 2"):
         Workspace.open(tmp_path)
 
 
