@@ -147,7 +147,7 @@ class TestWorkspace:
 
     @pytest.mark.parametrize("name", [*COMMANDS, "run"])
     def test_of_a_newer_version(self, name: str, tmp_path: Path) -> None:
-        (tmp_path / "workspace.json").write_text('{"format": 2}')
+        (tmp_path / "workspace.json").write_text('{"format": 9}')
         done = run_here(*COMMANDS.get(name, ["run", TINY]), "-w", tmp_path)
         assert done.code == 2
         assert "has format 2, expected at most 1: upgrade saeuron, or use another folder" in done.complaint
