@@ -32,7 +32,8 @@ def keep(run: Run, scores: Mapping[str, str], saes: Mapping[str, str]) -> None:
     run.each("totals", places, add_up, " at ".join)
     at = {h: [i for d, other in places if other == h for i in present[d]] for _, h in places}
     jobs = [job for hookpoint, members in at.items() for job in _packs(run, members, hookpoint, saes[hookpoint])]
-    run.each("features", jobs, lambda job: run.step(features_task, job), lambda job: job.label)
+    if jobs:
+        run.each("features", jobs, lambda job: run.step(features_task, job), lambda job: job.label)
 
 
 def _totals(run: Run, domain: str, members: tuple[str, ...], hookpoint: str, sae_id: str) -> Made:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.check import check
 from flows.config import load
 from flows.plan import Plan, Planned, page, plan
+from saeuron import models
 from saeuron.config import RunConfig
+from saeuron.errors import ConfigError
 from storage import Workspace
 from storage.files import write_json
 from tasks.step import Job, Made, spent
@@ -41,6 +44,8 @@ def made_up(root: Path, config: RunConfig) -> Workspace:
                     job.folder.mkdir(parents=True)
                     (job.folder / "file").write_bytes(bytes(1000))
                     about = {"removal": {"n": 4, "gamma": -1.0}, "sae": {"hookpoint": job.label}, "score": {"saes": []}}
+                    if job.stage == "capture":
+                        about["capture"] = {"hookpoint": job.label, "model_id": job.model_id, "width": 128}  # type: ignore[attr-defined]
                     summary = about.get(job.stage, {})
                     seconds = SECONDS.get(job.stage, 1.0)
                     workspace.commit(job.id, config=job.identity, inputs={}, summary=summary, seconds=seconds)
@@ -153,6 +158,35 @@ def test_the_cost_is_what_the_stage_took_before(whole: Workspace) -> None:
     assert {p.megabytes for p in todo} == {0.001}
     seconds = 3 * 1 + 6 * 3 + 3 * 1 + 2 * 1 + 2 * 7 + 2 * 1 + 2 * 1
     assert page(todo)[-1] == f"about {seconds} s and 0.0 MB, by what the same stages took before"
+
+
+class TestHookpoints:
+    """A model whose hookpoints were captured is not built to look for them, which takes seconds."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+        seen: list[tuple[str, ...]] = []
+        look = models.check_hookpoints
+        monkeypatch.setattr(models, "check_hookpoints", lambda spec, paths: seen.append(paths) or look(spec, paths))
+        return seen
+
+    def test_all_were_captured(self, whole: Workspace, asked: list[tuple[str, ...]]) -> None:
+        check(load(str(TINY)), whole)
+        assert asked == []
+        # What their width says is still checked: 2 x 128 latents.
+        with pytest.raises(ConfigError, match="has 256 latents"):
+            check(load(str(TINY), ["train.k=257"]), whole)
+
+    @pytest.mark.parametrize("where", ["another hookpoint", "another model", "a new workspace"])
+    def test_one_was_not(
+        self, whole: Workspace, asked: list[tuple[str, ...]], where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        more = ["domains.object.hookpoints=[unet.mid_block.attentions.0]"] if where == "another hookpoint" else []
+        if where == "another model":
+            monkeypatch.setattr(models, "identity", lambda spec: "another")
+        config = load(str(TINY), more)
+        check(config, None if where == "a new workspace" else whole)
+        assert asked == [config.hookpoints]
 
 
 def test_a_damaged_artifact_would_be_made_again(whole: Workspace) -> None:
