@@ -32,6 +32,7 @@ settings.register_profile("saeuron", deadline=None, max_examples=25, database=No
 settings.load_profile("saeuron")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that divides them looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests (`-n`), those of a file, and all that look at one run, go to one."""
     for item in items:
