@@ -28,7 +28,7 @@ check: .venv/installed-test
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # Everything that can befall a run, more than a hundred kills among it: within 45 minutes on two cores.
 faults: .venv/installed-test

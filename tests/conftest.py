@@ -32,14 +32,6 @@ settings.register_profile("saeuron", deadline=None, max_examples=25, database=No
 settings.load_profile("saeuron")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin that divides them looks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests (`-n`), those of a file, and all that look at one run, go to one."""
-    for item in items:
-        group = "first" if "first" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def make_pipe() -> Callable[..., Any]:
     """A factory of tiny untrained canvas pipelines, for tests that change theirs; the same seed, the same weights."""
