@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.runs import STAGES
 from tests.end_to_end.process import Done, run_here
 from tests.faults.conftest import TALLY, again
 from tests.faults.outcome import damaged, differing, kinds
@@ -12,7 +13,6 @@ from tests.flows.test_verify import DAMAGES, flip
 
 HARMLESS = "records/"
 """A record that is gone is one that was never kept: the artifact says all that it said."""
-STAGES = ("prompts", "capture", "sae", "score", "totals", "removal", "images", "evaluation", "pictures")
 
 
 def names_it(done: Done, place: Path) -> bool:
@@ -69,7 +69,7 @@ READ = {
     "prompts": ["prompts.parquet"],
     "capture": ["*/00000.tar", "*/00001.tar.json"],
     "sae": ["sae.safetensors", "cfg.json"],
-    "score": ["*/statistics.parquet", "*/cells.parquet"],
+    "score": ["*/statistics.parquet", "*/cells.parquet", "*/features.parquet"],
     "totals": ["totals.parquet", "cells.parquet"],
     "removal": ["removal.safetensors"],
     "images": ["00000.tar", "00000.tar.json", "images.parquet", "judged/00000.json"],

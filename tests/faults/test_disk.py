@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.runs import STAGES
 from tests.end_to_end.process import Done
 from tests.faults.conftest import SEED, TALLY, Nursery, again, stage_of
 from tests.faults.outcome import damaged, differing
@@ -59,10 +60,7 @@ def test_the_disk_is_full(nursery: Nursery, undisturbed: Path, tmp_path: Path, t
 NEEDED = {
     ".": "removals/*",
     "artifacts": "artifacts/sae/*/*.*",
-    **{
-        f"artifacts/{stage}": f"artifacts/{stage}/*/manifest.json"
-        for stage in ("prompts", "capture", "sae", "score", "removal", "images", "evaluation", "pictures")
-    },
+    **{f"artifacts/{stage}": f"artifacts/{stage}/*/manifest.json" for stage in STAGES},
     "runs": "",
     "runs/configs": "",
     "locks": "",
