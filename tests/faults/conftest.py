@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,19 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     """Runs that were started."""
-    started: float = field(default_factory=time.monotonic)
 
 
 TALLY = Tally()
+STARTED = time.monotonic()
+
+
+@pytest.fixture(autouse=True)
+def tallied(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With its report, what a test did comes to the process that sums up, which may be another."""
+    before = deepcopy(TALLY)
+    yield
+    kills, faults = dict(TALLY.kills - before.kills), dict(TALLY.faults - before.faults)
+    request.node.user_properties.append(("tally", [kills, faults, TALLY.runs - before.runs]))
 
 
 @dataclass
@@ -156,11 +166,16 @@ def stage_of(log: Path) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not TALLY.runs:
+    reports = (report for kind in terminalreporter.stats.values() for report in kind)
+    ended = (report for report in reports if getattr(report, "when", "") == "teardown")
+    told = [what for report in ended for name, what in report.user_properties if name == "tally"]
+    kills, faults = (sum((Counter(each[i]) for each in told), Counter[str]()) for i in (0, 1))
+    if not faults:
         return
-    minutes = (time.monotonic() - TALLY.started) / 60
+    minutes = (time.monotonic() - STARTED) / 60
     terminalreporter.section("faults")
-    stages = ", ".join(f"{stage} {n}" for stage, n in TALLY.kills.most_common())
-    terminalreporter.line(f"{TALLY.kills.total()} kills, {TALLY.runs} runs, {minutes:.1f} minutes, seed {SEED}")
+    stages = ", ".join(f"{stage} {n}" for stage, n in kills.most_common())
+    runs = sum(each[2] for each in told)
+    terminalreporter.line(f"{kills.total()} kills, {runs} runs, {minutes:.1f} minutes, seed {SEED}")
     terminalreporter.line(f"killed at: {stages}")
-    terminalreporter.line(", ".join(f"{what} {n}" for what, n in sorted(TALLY.faults.items())))
+    terminalreporter.line(", ".join(f"{what} {n}" for what, n in sorted(faults.items())))
