@@ -22,7 +22,7 @@ def test_killed_over_and_over(nursery: Nursery, copy: Path, undisturbed: Path, t
         plan = {
             "root": str(copy),
             "log": str(log),
-            "at": chance.randint(1, 15),
+            "at": chance.randint(1, 40),
             "how": chance.choice(["before", "after"]),
         }
         done = nursery.start(plan, "gc", "-w", copy).finish()
