@@ -32,4 +32,4 @@ test: check
 
 # Everything that can befall a run, more than a hundred kills among it: within 45 minutes on two cores.
 faults: .venv/installed-test
-	$(BIN)/pytest -n 2 --dist loadgroup tests/faults -m "full or not full"
+	$(BIN)/pytest -n 2 --dist loadfile tests/faults -m "full or not full"
