@@ -126,7 +126,9 @@ def test_it_is_not_there(own: Server, runs_there: Nursery, tmp_path: Path, undis
     TALLY.faults["no server"] += 1
     done = runs_there.run({}, tmp_path / "w").finish()
     own.start()
-    assert done.code == 1 and well_said(done), done.err
+    # Found before anything is loaded: the user named a server that is not there.
+    assert done.code == 2 and f"no Prefect server answers at {own.url}" in done.complaint, done.err
+    assert not (tmp_path / "w" / "artifacts").exists()
     assert runs_there.run({}, tmp_path / "w").finish().code == 0
     assert differing(tmp_path / "w", undisturbed) == []
 
