@@ -51,6 +51,7 @@ class TestRun:
             "capture": 3,
             "sae": 3,
             "score": 6,
+            "totals": 3,
             "removal": 2,
             "images": 3,
             "evaluation": 2,
@@ -64,6 +65,7 @@ class TestRun:
             "captures",
             "saes",
             "statistics",
+            "features",
             "scores",
             "top_features",
             "removals",
@@ -127,7 +129,7 @@ class TestConceptAdd:
         assert done.code == 0, done.err
         new = sorted(artifact.rsplit("_v", 1)[0] for artifact in ids(changed) - before)
         # Unedited and edited images of the new prompts, and edited ones of the old.
-        assert new == ["evaluation", *["images"] * 3, "pictures", "prompts", "removal", "score"]
+        assert new == ["evaluation", *["images"] * 3, "pictures", "prompts", "removal", "score", "totals", "totals"]
         assert before <= ids(changed)
         assert {name: data for name, data in payload(changed).items() if name in files} == files
 
