@@ -56,4 +56,5 @@ def _packs(run: Run, members: list[str], hookpoint: str, sae_id: str) -> list[Fe
     if new := to_pack(members, packs):
         made = job(new)
         packs[made.id] = set(new)
-    return [job(packs[name]) for name in in_use(packs)]
+    # One that holds none of those that are there any more is left to gc.
+    return [job(packs[name]) for name in in_use(packs) if packs[name] & {*members}]
