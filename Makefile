@@ -30,6 +30,6 @@ check: .venv/installed-test
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# Everything that can befall a run, more than a hundred kills among it: within 45 minutes on two cores.
+# Everything that can befall a run, more than a hundred kills among it; docs/log.md says how long it takes.
 faults: .venv/installed-test
 	$(BIN)/pytest -n 2 --dist loadfile tests/faults -m "full or not full"
