@@ -7,12 +7,14 @@ of features. Both may be missing or behind: then the views stand on the concepts
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
 
 import pyarrow as pa
 
 from storage.catalog_source import Row, Source, table
 from storage.features import PACK_SCHEMA, in_use
 from storage.manifests import Manifest
+from storage.parquet import read_parquet
 from storage.statistics import (
     CELLS_FILE,
     CELLS_SCHEMA,
@@ -21,7 +23,7 @@ from storage.statistics import (
     STATISTICS_FILE,
     STATISTICS_SCHEMA,
 )
-from storage.totals import MEMBER_CELLS_SCHEMA, TOTALS_FILE, TOTALS_SCHEMA
+from storage.totals import TOTALS_FILE, TOTALS_SCHEMA
 from storage.workspace import Workspace
 
 _SCORE_FILES = pa.schema(
@@ -30,6 +32,15 @@ _SCORE_FILES = pa.schema(
         ("totals_index", pa.uint64()),  # of current statistics: the totals that they are part of
         ("current", pa.bool_()),
         *((name, pa.string()) for name in ("score_id", "sae_id", "hookpoint", "protocol", "domain", "concept", "half")),
+    ]
+)
+_CELLS = pa.schema(
+    [
+        ("file_index", pa.uint64()),
+        ("totals_index", pa.uint64()),
+        ("timestep", pa.int32()),
+        ("n_rows", pa.uint64()),
+        ("mass", pa.int64()),
     ]
 )
 _LOOSE_FILES = pa.schema([(name, pa.uint64()) for name in ("file_index", "totals_index", "score_index")])
@@ -89,20 +100,35 @@ def score_sources(workspace: Workspace, rows: list[Row], stages: Mapping[str, li
     own_rows = [{"file_index": index, "score_index": score} for index, score in enumerate(own)]
     places = [workspace.folder(m.id) for m in totals]
     alone = [folders[row["score_index"]] for row in loose]
+    workspace.bring(folder / CELLS_FILE for folder in (*places, *alone))
     return [
         Source("score_files", _SCORE_FILES, table(rows, _SCORE_FILES)),
         Source("statistics_rows", STATISTICS_SCHEMA, files=tuple(folder / STATISTICS_FILE for folder in folders)),
         Source("cell_rows", CELLS_SCHEMA, files=tuple(folder / CELLS_FILE for folder in folders)),
         Source("totals_rows", TOTALS_SCHEMA, files=tuple(place / TOTALS_FILE for place in places)),
-        Source("member_cells", MEMBER_CELLS_SCHEMA, files=tuple(place / CELLS_FILE for place in places)),
+        Source("current_cells", _CELLS, _current_cells(rows, places, alone, loose)),
         Source("loose_files", _LOOSE_FILES, table(loose, _LOOSE_FILES)),
         Source("loose_rows", STATISTICS_SCHEMA, files=tuple(folder / STATISTICS_FILE for folder in alone)),
-        Source("loose_cells", CELLS_SCHEMA, files=tuple(folder / CELLS_FILE for folder in alone)),
         Source("pack_members", _PACK_MEMBERS, table(members, _PACK_MEMBERS)),
         Source("pack_rows", PACK_SCHEMA, files=tuple(workspace.folder(name) / FEATURES_FILE for name in used)),
         Source("own_files", _OWN_FILES, table(own_rows, _OWN_FILES)),
         Source("own_rows", FEATURES_SCHEMA, files=tuple(folders[index] / FEATURES_FILE for index in own)),
     ]
+
+
+def _current_cells(
+    rows: Sequence[Row], totals: Sequence[Path], alone: Sequence[Path], loose: Sequence[Row]
+) -> pa.Table:
+    """The cells of current statistics. Raises ArtifactMissing or ArtifactDamaged."""
+    at = {(row["totals_index"], row["score_id"]): row["file_index"] for row in rows if row["current"]}
+    found: list[Row] = []
+    for index, folder in enumerate(totals):
+        for cell in read_parquet(folder / CELLS_FILE).to_pylist():
+            found.append({**cell, "totals_index": index, "file_index": at[index, cell["score_id"]]})
+    for row, folder in zip(loose, alone, strict=True):
+        about = {"totals_index": row["totals_index"], "file_index": row["score_index"]}
+        found += [{**cell, **about} for cell in read_parquet(folder / CELLS_FILE).to_pylist()]
+    return table(({name: cell[name] for name in _CELLS.names} for cell in found), _CELLS)
 
 
 def _totals(rows: Sequence[Row], manifests: Sequence[Manifest]) -> tuple[list[Manifest], list[Row]]:

@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from storage.catalog import connect
 from storage.columns import COLUMNS
-from storage.errors import NotAWorkspace
+from storage.errors import ArtifactDamaged, BadQuery, NotAWorkspace
 from storage.identity import artifact_id
+from storage.query import run_query
 from storage.seals import write_sealed
 from storage.statistics import FIXED_POINT, Sums
 from storage.tables import IMAGES, METRICS, PROMPTS, table, write_table
@@ -274,3 +276,13 @@ def test_the_connection_is_locked_down(workspace: Workspace, tmp_path: Path) -> 
         limits = connection.execute("SELECT current_setting('threads'), current_setting('memory_limit')").fetchall()
     assert limits == [(2, "953.6 MiB")]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["it's [1] * work", "secret.csv"]
+
+
+def test_a_damaged_cell_is_named(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
+    """Of the right size: only reading tells."""
+    path = next(workspace.root.glob("artifacts/score/*/of sae_b/cells.parquet"))
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(ArtifactDamaged, match=re.escape(str(path))):
+        connect(workspace)
+    with pytest.raises(BadQuery, match=re.escape(path.parts[-3])):
+        run_query(workspace, "SELECT 1")
