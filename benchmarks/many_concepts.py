@@ -198,9 +198,9 @@ def _made_up(root: Path, config: RunConfig) -> Workspace:
     workspace, jobs, step = Workspace.open(root), {}, Plan.step
 
     class Watching(Plan):
-        def step(self, task: Any, job: Any, *args: int) -> Any:
+        def step(self, task: Any, job: Any, *args: int, **how: Any) -> Any:
             jobs[job.id] = job
-            return step(self, task, job, *args)
+            return step(self, task, job, *args, **how)
 
     from flows.pipeline import stages
 

@@ -2,7 +2,6 @@
 
 from flows.run import Run
 from flows.totals import totals
-from storage import Workspace
 from tasks.evaluate import EvaluateJob
 from tasks.evaluate import evaluate as task
 from tasks.images import ImagesJob, image_set, images_shard, shard_count
@@ -45,10 +44,11 @@ def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, M
             reference=job.reference,
             hookpoints=tuple(job.saes),
         )
-        if not Workspace(run.workspace).has(pictures.id):
-            sums = totals(run, job.domain, job.reference.values(), job.saes)
-            pictures = pictures.model_copy(update={"totals": sums})
-        run.step(report, pictures)
+
+        def summed(pictures: ReportJob) -> ReportJob:
+            return pictures.model_copy(update={"totals": totals(run, job.domain, job.reference.values(), job.saes)})
+
+        run.step(report, pictures, prepare=summed)
         run.publish(publish, pictures)
         return made
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.diff import flat, short
 from flows.pipeline import stages
-from flows.run import Run
+from flows.run import Run, Sought
 from flows.summary import text_table
 from saeuron.config import RunConfig
 from storage import Workspace
@@ -42,7 +42,9 @@ class Plan(Run):
     costs: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Median seconds and megabytes of these, by stage."""
 
-    def step(self, task: Callable[..., Made], job: Job, *args: int) -> Made:
+    def step(
+        self, task: Callable[..., Made], job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None
+    ) -> Made:
         """Note the job; what it would give is only known where it is there."""
         del task, args
         workspace = Workspace(job.workspace)
@@ -50,6 +52,8 @@ class Plan(Run):
             self.before[job.stage] = workspace.artifacts(job.stage)
         there = next((m for m in self.before[job.stage] if m.id == job.id), None)
         if there is None:
+            if prepare:
+                job = prepare(job)
             self.planned[job.id] = self._missing(workspace, job)
             return Made(id=job.id, summary={"n": 0, "gamma": 0.0})
         self.planned[job.id] = Planned(job.stage, job.label, job.id, cached=True)

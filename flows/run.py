@@ -24,6 +24,7 @@ from tasks.worker import Worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Sought = TypeVar("Sought", bound=Job)
 
 
 @dataclass
@@ -54,9 +55,14 @@ class Run:
         """A run of `config` with the concepts that the workspace holds."""
         return cls(config, workspace.root, identity(config.model.spec), device, runs.roster(workspace, config))
 
-    def step(self, task: Callable[..., Made], job: Job, *args: int) -> Made:
-        """Run one step and remember what came of it."""
-        return self._note(self._begin(task, job, *args)(), job, *args)
+    def step(
+        self, task: Callable[..., Made], job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None
+    ) -> Made:
+        """Run one step and remember what came of it.
+
+        `prepare` gives the job what it is made from, which is only asked for where it has to be made.
+        """
+        return self._note(self._begin(task, job, *args, prepare=prepare)(), job, *args)
 
     def shards(self, task: Callable[..., Made], job: Job, count: Callable[[Any], int], stage: str = "") -> None:
         """Run the steps of an artifact that is made in shards, unless it is there; `count` says how many they are."""
@@ -107,13 +113,17 @@ class Run:
         progress.stage(stage, len(todo), len(todo))
         return {name(todo[i]): done[i] for i in sorted(done)}
 
-    def _begin(self, task: Callable[..., Made], job: Job, *args: int) -> Callable[[], Made]:
+    def _begin(
+        self, task: Callable[..., Made], job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None
+    ) -> Callable[[], Made]:
         """Give a step to the workers, if there are any; what comes back finishes it.
 
         Of what is in place Prefect hears nothing: of hundreds of concepts it would be a minute's worth of messages.
         """
         if (there := in_place(job)) is not None:
             return lambda: there
+        if prepare:
+            job = prepare(job)
         if self.worker is None:
             return functools.partial(task, job, *args)
         with self.turn:

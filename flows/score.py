@@ -17,13 +17,13 @@ def score(run: Run, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[st
     # Read once, and only when there is something to do: a workspace may hold hundreds.
     known: list[Manifest] | None = None
 
-    def do(concept: str) -> Made:
+    def based(job: ScoreJob) -> ScoreJob:
         nonlocal known
-        job = score_job(run, concept, sets, saes)
-        if not workspace.has(job.id):
-            known = workspace.artifacts(job.stage) if known is None else known
-            job = job.model_copy(update={"bases": bases(job, known)})
-        return run.step(task, job)
+        known = workspace.artifacts(job.stage) if known is None else known
+        return job.model_copy(update={"bases": bases(job, known)})
+
+    def do(concept: str) -> Made:
+        return run.step(task, score_job(run, concept, sets, saes), prepare=based)
 
     items = [c for concepts in run.domain_concepts.values() for c in concepts]
     scores = {concept: made.id for concept, made in run.each("score", items, do, lambda concept: concept).items()}

@@ -39,9 +39,7 @@ def keep(run: Run, scores: Mapping[str, str], saes: Mapping[str, str]) -> None:
 def _totals(run: Run, domain: str, members: tuple[str, ...], hookpoint: str, sae_id: str) -> Made:
     workspace = Workspace(run.workspace)
     job = TotalsJob(workspace=run.workspace, domain=domain, hookpoint=hookpoint, sae_id=sae_id, scores=members)
-    if not workspace.has(job.id):
-        job = job.based(workspace.artifacts(job.stage), workspace.has)
-    return run.step(totals_task, job)
+    return run.step(totals_task, job, prepare=lambda job: job.based(workspace.artifacts(job.stage), workspace.has))
 
 
 def _packs(run: Run, members: list[str], hookpoint: str, sae_id: str) -> list[FeaturesJob]:

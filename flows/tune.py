@@ -5,7 +5,6 @@ from flows.run import Run
 from flows.score import score_job
 from flows.totals import totals
 from saeuron.config import TuneConfig
-from storage import Workspace
 from tasks.prompts import images_id
 from tasks.score import score as score_task
 from tasks.step import Made
@@ -22,16 +21,14 @@ def tune(
     known = scores | {c: job.id for c, job in left.items()}
     jobs = {c: tune_job(run, c, sets, saes, known) for c in concepts if c in scores}
 
+    def summed(job: TuneJob) -> TuneJob:
+        for name in sorted(left.keys() & job.reference.keys()):
+            run.step(score_task, left[name])
+        return job.model_copy(update={"totals": totals(run, job.domain, job.reference.values(), job.saes)})
+
     def do(concept: str) -> Made:
-        job = jobs[concept]
-        # What it is computed from is only asked for where it has to be made.
-        if not Workspace(run.workspace).has(job.id):
-            for name in sorted(left.keys() & job.reference.keys()):
-                run.step(score_task, left[name])
-            sums = totals(run, job.domain, job.reference.values(), job.saes)
-            job = job.model_copy(update={"totals": sums})
-        made = run.step(task, job)
-        run.publish(publish, job)
+        made = run.step(task, jobs[concept], prepare=summed)
+        run.publish(publish, jobs[concept])
         return made
 
     made = run.each("tune", jobs, do, lambda c: c)

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
+from saeuron.canvas import WEIGHTS
 from saeuron.errors import BadModel, ConfigError
 
 _SMALL = 16
 """Latents of at most this side count as canvas-sized."""
-CANVAS = Path(__file__).parent / "canvas" / "weights"
 
 
 def _folder(spec: str) -> Path | None:
     """The local folder that `spec` names; None where it can only be a hub id."""
     if spec == "canvas":
-        return CANVAS
+        return WEIGHTS
     path = Path(spec).expanduser()
     if path.is_dir():
         if not (path / "model_index.json").is_file():

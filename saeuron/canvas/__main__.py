@@ -81,7 +81,7 @@ def export(
 
     Example: python -m saeuron.canvas export
     """
-    from saeuron.canvas.model import WEIGHTS
+    from saeuron.canvas import WEIGHTS
     from saeuron.canvas.training import export as write
 
     record = write(checkpoints, WEIGHTS)
@@ -125,9 +125,9 @@ def evaluate(
     """
     import torch
 
+    from saeuron.canvas import WEIGHTS
     from saeuron.canvas.card import record_figures
     from saeuron.canvas.evaluation import recognised
-    from saeuron.canvas.model import WEIGHTS
     from saeuron.config import ModelConfig
     from saeuron.models import load_pipeline
 

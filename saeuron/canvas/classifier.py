@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saeuron.canvas.model import WEIGHTS
+from saeuron.canvas import WEIGHTS
 from saeuron.canvas.renderer import render
 from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
 from saeuron.checkpoint import load_tensors, save_tensors

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -19,7 +18,6 @@ from saeuron.canvas.renderer import SIZE
 from saeuron.canvas.vae import PixelUnshuffleVAE
 from saeuron.canvas.vocabulary import all_sentences
 
-WEIGHTS = Path(__file__).parent / "weights"
 """The trained pipeline inside the package: fp16 safetensors, model card, configuration and figures."""
 
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -30,9 +30,9 @@ def made_up(root: Path, config: RunConfig) -> Workspace:
     workspace, jobs = Workspace.open(root), {}
     step = Plan.step
 
-    def watched(self: Plan, task: object, job: Job, *args: int) -> Made:
+    def watched(self: Plan, task: object, job: Job, *args: int, **how: object) -> Made:
         jobs[job.id] = job
-        return step(self, task, job, *args)  # type: ignore[arg-type]
+        return step(self, task, job, *args, **how)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Plan, "step", watched)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,12 @@ def test_totals_start_from_the_nearest(tmp_path: Path, monkeypatch: pytest.Monke
     from flows.plan import Plan
 
     step = Plan.step
-    monkeypatch.setattr(Plan, "step", lambda self, task, job, *args: asked.append(job) or step(self, task, job, *args))
+
+    def watched(self: Plan, task: Any, job: Any, *args: int, prepare: Any = None) -> Any:
+        asked.append(prepare(job) if prepare and job.stage == "totals" else job)
+        return step(self, task, job, *args, prepare=prepare)
+
+    monkeypatch.setattr(Plan, "step", watched)
     plan(chosen, workspace.root)
     new = {job.label: job for job in asked if job.stage == "totals" and not workspace.has(job.id)}
     assert len(new) == 2
