@@ -67,6 +67,10 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < trials else 1.0
 
 
+_TOGETHER = 250
+"""Draws of a bootstrap that are made at once."""
+
+
 def bootstrap_by_prompt(
     values: NDArray[np.float64],
     prompts: Sequence[str],
@@ -85,11 +89,15 @@ def bootstrap_by_prompt(
     sums, counts = np.bincount(group, weights=values), np.bincount(group)
     names = np.asarray(concepts)[first] if concepts is not None else np.zeros(len(first))
     member = (names[:, None] == np.unique(names)).astype(np.float64)
-    generator, means = np.random.default_rng(seed), np.empty(draws)
-    for draw in range(draws):
-        times = np.bincount(generator.integers(len(counts), size=len(counts)), minlength=len(counts))
-        of_concept = (times * counts) @ member
-        means[draw] = np.mean(((times * sums) @ member)[of_concept > 0] / of_concept[of_concept > 0])
+    generator, means, size = np.random.default_rng(seed), [], len(counts)
+    # Many draws at once, and not all of them, or thousands of prompts would fill the memory.
+    for start in range(0, draws, _TOGETHER):
+        rows = min(_TOGETHER, draws - start)
+        drawn = generator.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
+        for total, of_concept in zip((times * sums) @ member, (times * counts) @ member, strict=True):
+            there = of_concept > 0
+            means.append(np.mean(total[there] / of_concept[there]))
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
