@@ -156,7 +156,7 @@ def answering() -> Iterator[None]:
 
 def _check_room() -> None:
     """Raise DiskFull if it is the room for its database that a server of this run's own lacks."""
-    home = Path(os.environ["PREFECT_HOME"])
+    home = _home()
     files = list(home.glob("prefect.db*"))
     try:
         with tempfile.TemporaryFile(dir=home) as file:
@@ -168,7 +168,14 @@ def _check_room() -> None:
 
 
 def _delete() -> str:
-    return f"Its files may be damaged: delete {os.environ['PREFECT_HOME']}, which holds nothing that a run makes,"
+    return f"Its files may be damaged: delete {_home()}, which holds nothing that a run makes,"
+
+
+def _home() -> Path:
+    from prefect.settings import PREFECT_HOME
+
+    home: Path = PREFECT_HOME.value()
+    return home
 
 
 def _end_with(lifeline: int) -> None:

@@ -303,7 +303,7 @@ class TuneConfig(Config):
     n: tuple[int, ...] = (8, 16, 32)
     """Latents ablated at each step."""
     gamma: tuple[float, ...] = (-1.0, -2.0, -4.0)
-    """Negative multipliers (METHODS section 1; the factor is gamma times the latent's mean on the concept)."""
+    """Negative multipliers (the factor is gamma times the latent's mean on the concept)."""
     half: Half = "both"
     """Which half is edited."""
     target_images: int = Field(24, ge=1)

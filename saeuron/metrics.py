@@ -1,4 +1,4 @@
-"""UA, IRA and CRA with their ceilings and intervals (METHODS section 2; UnlearnCanvas, 2402.11846).
+"""UA, IRA and CRA with their ceilings and intervals (UnlearnCanvas, 2402.11846).
 
 The request is to remove one concept. Images are judged by a classifier of each domain.
 

@@ -1,4 +1,4 @@
-"""What a removal of a concept needs of the statistics of its domain (2501.18052, section 4; METHODS.md section 5).
+"""What a removal of a concept needs of the statistics of its domain (2501.18052, section 4).
 
     s(i,t,c)   the score, see `scoring.py`
     m(i,t)     the unweighted mean of mu(i,t,c) over all concepts of the domain, c included

@@ -1,6 +1,6 @@
 """Sparse autoencoders: a flat class, inference only; training stands in `sae_training.py`.
 
-Notation of METHODS: x in R^D, p = W_enc (x - b_dec) + b_enc, f = activation(p), x_hat = f W_dec + b_dec;
+Notation: x in R^D, p = W_enc (x - b_dec) + b_enc, f = activation(p), x_hat = f W_dec + b_dec;
 W_enc and W_dec are both (N, D).
 """
 

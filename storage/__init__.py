@@ -3,6 +3,7 @@
     workspace.py    the folder that holds everything, its artifacts, manifests and locks
     shards.py       dense samples in WebDataset tars; activations.py reads them as shuffled rows
     statistics.py   mergeable sums of one (concept, SAE); tables.py the small Parquet tables
+    totals.py       sums over the concepts of a domain; features.py the sums of many concepts, feature by feature
     catalog.py      `connect(workspace)`: a DuckDB connection with one view per kind of thing (views.sql, columns.py)
     query.py        SQL from people: one SELECT, limited in time, memory and reach
 

@@ -84,8 +84,8 @@ def score_sources(workspace: Workspace, rows: list[Row], stages: Mapping[str, li
     """The sources of the views statistics, features, scores and top_features; `rows` are those of `score_rows`."""
     folders = [workspace.folder(row["score_id"]) / row["folder"] for row in rows]
     totals, loose = _totals(rows, stages.get("totals", []))
-    packs = {m.id: m.config["scores"] for m in stages.get("features", []) if "scores" in m.config}
-    saes = {m.id: m.config["sae_id"] for m in stages.get("features", []) if "scores" in m.config}
+    packs = {m.id: m.config["scores"] for m in stages.get("features", [])}
+    saes = {m.id: m.config["sae_id"] for m in stages.get("features", [])}
     by_sae = {sae_id: {i: {*packs[i]} for i in packs if saes[i] == sae_id} for sae_id in sorted({*saes.values()})}
     used = [name for each in by_sae.values() for name in in_use(each)]
     at = {(row["score_id"], row["sae_id"]): row["file_index"] for row in rows}
@@ -137,7 +137,7 @@ def _totals(rows: Sequence[Row], manifests: Sequence[Manifest]) -> tuple[list[Ma
     for row in rows:
         if row["current"]:
             groups.setdefault((row["sae_id"], row["protocol"], row["domain"]), []).append(row)
-    known = {(m.config["sae_id"], tuple(m.config["scores"])): m for m in manifests if "scores" in m.config}
+    known = {(m.config["sae_id"], tuple(m.config["scores"])): m for m in manifests}
     used: list[Manifest] = []
     without: list[list[Row]] = []
     for (sae_id, *_), group in groups.items():

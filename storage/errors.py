@@ -3,9 +3,10 @@
     StorageError
     ├── UserError             a mistake the user can mend; never retried
     │   ├── NotAWorkspace
-    │   ├── WorkspaceTooNew
-    │   ├── WorkspaceTooOld
-    │   ├── WorkspaceBusy
+    │   ├── OtherFormat
+    │   │   ├── WorkspaceTooNew
+    │   │   ├── WorkspaceTooOld
+    │   │   └── WorkspaceBusy
     │   ├── BadQuery
     │   ├── BadStore
     │   └── UnknownArtifact
@@ -48,22 +49,23 @@ class NotAWorkspace(UserError):
         )
 
 
-class WorkspaceTooNew(UserError):
-    """The workspace was written in a format that this version does not know."""
+class OtherFormat(UserError):
+    """The workspace's format is not the one that this version writes."""
 
     def __init__(self, root: Path | str, found: int, known: int) -> None:
         super().__init__(str(root), found, known)
+
+
+class WorkspaceTooNew(OtherFormat):
+    """The workspace was written in a format that this version does not know."""
 
     def __str__(self) -> str:
         root, found, known = self.args
         return f"workspace {root} has format {found}, expected at most {known}: upgrade saeuron, or use another folder"
 
 
-class WorkspaceTooOld(UserError):
+class WorkspaceTooOld(OtherFormat):
     """The workspace was written in an older format, and is only to be read."""
-
-    def __init__(self, root: Path | str, found: int, known: int) -> None:
-        super().__init__(str(root), found, known)
 
     def __str__(self) -> str:
         root, found, known = self.args
@@ -73,11 +75,8 @@ class WorkspaceTooOld(UserError):
         )
 
 
-class WorkspaceBusy(UserError):
+class WorkspaceBusy(OtherFormat):
     """The workspace is of an older format, and cannot be brought up to date while a process is at work in it."""
-
-    def __init__(self, root: Path | str, found: int, known: int) -> None:
-        super().__init__(str(root), found, known)
 
     def __str__(self) -> str:
         root, found, known = self.args

@@ -21,7 +21,10 @@ def sql(
     out: Annotated[Path | None, typer.Option(help="Write here instead of to the screen.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Stop a query after this time.")] = 60.0,
 ) -> None:
-    """Ask the tables: captures, saes, statistics, features, scores, top_features, removals, images, metrics, runs ...
+    """Ask the tables in SQL: one SELECT, which can neither read nor write files.
+
+    Tables: prompts, captures, saes, statistics, features, scores, top_features, latents, latent_steps, top_examples,
+    sae_steps, removals, images, metrics, runs.
 
     Example: saeuron sql "select concept, metric, value from metrics order by all"
     """

@@ -17,7 +17,7 @@ class AbsTopK(SparseVariant):
 
     Firing means f != 0. What is exported is a TopK SAE of 2 N latents, f+ and f-, of encoder [W; -W], [b; -b] and
     decoder [W_dec; -W_dec]: the k largest ReLU of them are AbsTopK split by sign, and scores, thresholds and densities
-    mean something (METHODS section 1). Latent i + N there is the opposite of latent i; a direction used one way alone
+    mean something. Latent i + N there is the opposite of latent i; a direction used one way alone
     shows as one dead latent of the two.
 
     The paper has no AuxK. Here a dead latent helps with both its halves: the k_aux largest |p| of the dead, signed.

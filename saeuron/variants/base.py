@@ -1,6 +1,6 @@
 """What every variant of a sparse autoencoder is in training: parameters, the loss of a batch, and what inference gets.
 
-Notation of METHODS: x in R^D, x_bar = x - b_dec, p = W_enc x_bar + b_enc, f = activation(p), x_hat = f W_dec + b_dec.
+Notation: x in R^D, x_bar = x - b_dec, p = W_enc x_bar + b_enc, f = activation(p), x_hat = f W_dec + b_dec.
 """
 
 from typing import ClassVar, NamedTuple

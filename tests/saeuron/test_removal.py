@@ -22,7 +22,7 @@ from tests.saeuron.removals import (
 
 
 def slow_delta(sae, prof, n, gamma, x, t):
-    """The formula of METHODS, row by row and latent by latent, float64; `t` is the row of the step."""
+    """The formula, row by row and latent by latent, float64; `t` is the row of the step."""
     w = {name: value.double().numpy() for name, value in sae.state_dict().items()}
     score = prof.score[t].tolist()
     chosen = sorted(range(len(score)), key=lambda i: (-score[i], i))[:n]

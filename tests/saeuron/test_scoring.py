@@ -100,7 +100,7 @@ def test_activations_of_another_width():
 
 
 def slow_scores(sums, rows):
-    """The formula of METHODS, concept by concept, step by step, latent by latent."""
+    """The formula, concept by concept, step by step, latent by latent."""
     C, T, n = sums.shape
     d = 1e-8
     out = np.zeros(sums.shape)
