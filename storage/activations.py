@@ -6,7 +6,7 @@ numpy has no bfloat16: its bits are stored as uint16, and uint16 is read as bflo
 from __future__ import annotations
 
 import io
-import os
+import math
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.direct import ALIGNMENT, aligned, huge_memory, larger_than_cache, read_at
 from storage.errors import ArtifactDamaged
 from storage.shards import Member, check, read_manifest, read_member
 
 Rows = NDArray[Any]
 POOL_ROWS = 131072
 """Rows that are shuffled together, unless a caller says otherwise."""
+_HEADER = 128
+"""Bytes before the numbers in what `encode` writes: numpy's header of any three numbers, at a multiple of 64."""
 _STORED = {"float16": "float16", "float32": "float32", "uint16": "bfloat16"}
 
 
@@ -59,10 +62,15 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Pool:
-    """The blocks of one pool, where each starts in it, and which of its rows come out, in order."""
+    """The blocks of one pool, where they lie in memory, and which of its rows come out, in order.
+
+    Memory is rows of D numbers after a first header. A block is there as in its file, header first, and begins at a row
+    that is a multiple of ALIGNMENT bytes from the start; so between two blocks there is a gap of a row or more.
+    """
 
     blocks: list[_Block]
     starts: NDArray[np.int64]
+    """The row at which each block begins, and at last the one after all."""
     order: NDArray[np.int64]
 
 
@@ -79,15 +87,21 @@ class ActivationRows:
     dtype: str
     """"float16", "float32" or "bfloat16"; arrays of the last are uint16 here."""
 
-    def __init__(self, shards: Sequence[Path], verify: bool = True, readers: int = 4) -> None:
-        """Read the sidecars. `verify` checks each shard's SHA-256 before its first use; `readers` threads read."""
+    def __init__(
+        self, shards: Sequence[Path], verify: bool = True, readers: int = 4, direct: bool | None = None
+    ) -> None:
+        """Read the sidecars. `verify` checks each shard's SHA-256 before its first use; `readers` threads read.
+
+        Batches are read past the page cache if `direct`; unless it says, if the shards outgrow that cache.
+        """
         self.shards = tuple(shards)
         self._manifests = [read_manifest(path) for path in self.shards]
         self._readers = readers
+        self._direct = larger_than_cache(sum(m.bytes for m in self._manifests)) if direct is None else direct
         self._unverified = set(range(len(self.shards))) if verify else set()
         self._verifying = [threading.Lock() for _ in self.shards]
         # To parse one takes as long as to read 50 kB, and all blocks of a shape begin alike.
-        self._headers: set[tuple[bytes, tuple[int, ...] | None]] = set()
+        self._headers: set[tuple[bytes, tuple[int, ...] | None, int]] = set()
         found = [
             (shard, member, _STORED.get(member.dtype or "", f"{member.dtype}"))
             for shard, manifest in enumerate(self._manifests)
@@ -104,6 +118,10 @@ class ActivationRows:
         self._stored = "uint16" if self.dtype == "bfloat16" else self.dtype
         self._blocks = [_Block(s, m, m.shape[0] * m.shape[1]) for s, m, _ in found if m.shape is not None]
         self._sizes = np.array([block.rows for block in self._blocks], dtype=np.int64)
+        self._row_bytes = self.width * np.dtype(self._stored).itemsize
+        unit = math.lcm(self._row_bytes, ALIGNMENT) // self._row_bytes
+        room = [-(-aligned(block.member.bytes) // (unit * self._row_bytes)) * unit for block in self._blocks]
+        self._room = np.array(room, dtype=np.int64)
         self.rows = int(self._sizes.sum())
         if self.rows == 0:
             raise ValueError(f"{len(self.shards)} shards hold no rows")
@@ -153,22 +171,28 @@ class ActivationRows:
             pools.close()
 
     def _filled(self, row: int, seed: int, pool_rows: int) -> Generator[tuple[Rows, NDArray[np.int64]], None, None]:
-        """Each pool's rows as they lie in the shards, and the order to take them in; the next but one overwrites it."""
+        """Each pool's rows as they lie in memory, and the order to take them in; the next but one overwrites it."""
         pools = self._pools(row, seed, pool_rows)
         # Two, filled in turn: to have them anew for each pool costs as much as to read.
-        most = min(self.rows, self.rows // -(-self.rows // pool_rows) + 1 + int(self._sizes.max()))
-        spare, used = (np.empty((most, self.width), dtype=self._stored) for _ in range(2))
+        spare = used = np.empty(0, np.uint8)
         executor = ThreadPoolExecutor(self._readers, thread_name_prefix="activations")
         try:
-            pool, parts = self._start(executor, next(pools), spare)
+            pool = next(pools)
+            spare, parts = self._start(executor, pool, spare)
             while True:
                 for part in parts:
                     part.result()
-                ready, spare, used = pool.order, used, spare
-                pool, parts = self._start(executor, next(pools), spare)
-                yield used, ready
+                ready, spare, used = pool, used, spare
+                pool = next(pools)
+                spare, parts = self._start(executor, pool, spare)
+                yield self._rows_in(used, ready), ready.order
         finally:
             executor.shutdown(cancel_futures=True)
+
+    def _rows_in(self, memory: NDArray[np.uint8], pool: _Pool) -> Rows:
+        """The pool's memory as rows [rows and gaps, D]."""
+        count = int(pool.starts[-1]) - 1  # The last row of all is at least in part a gap: a header precedes the first.
+        return memory[_HEADER : _HEADER + count * self._row_bytes].view(self._stored).reshape(count, self.width)
 
     def _pools(self, row: int, seed: int, pool_rows: int) -> Iterator[_Pool]:
         count = -(-self.rows // pool_rows)
@@ -184,44 +208,49 @@ class ActivationRows:
                 if low == high or ends[high - 1] <= row:
                     continue
                 rows = int(ends[high - 1] - starts[low])
-                place = _shuffled(rows, seed, epoch, index + 1)
-                at_place = np.empty_like(place)
-                at_place[place] = np.arange(rows)
+                begin = np.concatenate([[0], np.cumsum(self._room[order[low:high]])])
+                gaps = begin[:-1] - (starts[low:high] - starts[low])
+                at_place = np.empty(rows, np.int64)
+                at_place[_shuffled(rows, seed, epoch, index + 1)] = np.arange(rows) + np.repeat(
+                    gaps, self._sizes[order[low:high]]
+                )
                 yield _Pool(
                     blocks=[self._blocks[i] for i in order[low:high]],
-                    starts=starts[low:high] - starts[low],
+                    starts=begin,
                     order=at_place[max(0, row - int(starts[low])) :],
                 )
             epoch, row = epoch + 1, 0
 
-    def _start(self, executor: ThreadPoolExecutor, pool: _Pool, rows: Rows) -> tuple[_Pool, list[Future[None]]]:
-        return pool, [
-            executor.submit(self._read_into, block, rows[start : start + block.rows])
-            for block, start in zip(pool.blocks, pool.starts, strict=True)
+    def _start(
+        self, executor: ThreadPoolExecutor, pool: _Pool, memory: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint8], list[Future[None]]]:
+        """Begin to read the pool into `memory`, or into more of it where that is too small."""
+        if memory.nbytes < (size := int(pool.starts[-1]) * self._row_bytes):
+            memory = huge_memory(size + size // 16)  # Pools differ by some blocks.
+        return memory, [
+            executor.submit(self._read_into, block, memory[start * self._row_bytes :][: aligned(block.member.bytes)])
+            for block, start in zip(pool.blocks, pool.starts[:-1].tolist(), strict=True)
         ]
 
-    def _read_into(self, block: _Block, out: Rows) -> None:
-        """The block's rows, from the file to their place: any copy between would cost as much as the disk."""
-        path = self._checked(block)
-        header = bytearray(max(0, block.member.bytes - out.nbytes))
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            found = os.preadv(descriptor, [header, out.reshape(-1).view(np.uint8).data], block.member.offset)
-        finally:
-            os.close(descriptor)
-        if found != block.member.bytes:
-            raise ArtifactDamaged(path, f"{block.member.bytes} bytes at {block.member.offset}", f"{found}")
-        if (bytes(header), block.member.shape) in self._headers:
+    def _read_into(self, block: _Block, out: NDArray[np.uint8]) -> None:
+        """The block, from the file to its place: any copy between would cost as much as the disk."""
+        path, member = self._checked(block), block.member
+        found = read_at(path, member.offset, out, self._direct)
+        if found < member.bytes:
+            raise ArtifactDamaged(path, f"{member.bytes} bytes at {member.offset}", f"{found}")
+        header = out[:_HEADER].tobytes()
+        if (known := (header, member.shape, member.bytes)) in self._headers:
             return
         stream = io.BytesIO(header)
         try:
             np.lib.format.read_magic(stream)
             shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
         except ValueError as error:
-            raise ArtifactDamaged(path, f"the array {block.member.key}", f"no array ({error})") from None
-        if (shape, by_column, dtype.name, stream.tell()) != (block.member.shape, False, self._stored, len(header)):
-            raise ArtifactDamaged(path, f"{block.member.key} {self._stored} {block.member.shape}", f"{dtype} {shape}")
-        self._headers.add((bytes(header), shape))
+            raise ArtifactDamaged(path, f"the array {member.key}", f"no array ({error})") from None
+        expected = (member.shape, False, self._stored, _HEADER, _HEADER + block.rows * self._row_bytes)
+        if (shape, by_column, dtype.name, stream.tell(), member.bytes) != expected:
+            raise ArtifactDamaged(path, f"{member.key} {self._stored} {member.shape}", f"{dtype} {shape}")
+        self._headers.add(known)
 
     def _read(self, block: _Block) -> Rows:
         path = self._checked(block)

@@ -1,5 +1,6 @@
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,12 +84,17 @@ def test_start_reads_nothing_that_precedes(tmp_path: Path) -> None:
     paths, _ = _shards(tmp_path, [[(1, 10)] * 20])
     rows = ActivationRows(paths, verify=False)
     read: list[str] = []
-    reading = rows._read
-    rows._read = lambda block: (read.append(block.member.key), reading(block))[1]  # type: ignore[method-assign]
+    reading = rows._read_into
+
+    def counted(block: Any, out: Any) -> None:
+        read.append(block.member.key)
+        reading(block, out)
+
+    rows._read_into = counted  # type: ignore[method-assign]
     batches = rows.batches(10, 0, start=20 * 1000 + 18, pool_rows=10)
     next(batches)
     batches.close()
-    assert len(read) <= 3
+    assert 1 <= len(read) <= 3
 
 
 def test_sample(some: ActivationRows) -> None:
@@ -131,3 +137,19 @@ def test_shards_must_go_together(tmp_path: Path) -> None:
         ActivationRows([])
     with pytest.raises(ValueError, match="out of range"):
         ActivationRows([tmp_path / "0.tar"]).batches(0, 0)
+
+
+@pytest.mark.parametrize("width", [1, 3, 64, 1280])
+@pytest.mark.parametrize("shapes", [[(2, 5), (1, 7), (3, 4)], [(1, 1)], [(4, 64)] * 9])
+def test_past_the_page_cache_the_rows_are_the_same(tmp_path: Path, width: int, shapes: list[tuple[int, int]]) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((*shape, width), np.float32).astype(np.float16) for shape in shapes]
+    write_shard(tmp_path / "0.tar", [(f"{i}", {"npy": encode(array)}) for i, array in enumerate(arrays)], {})
+    read = [
+        list(islice(ActivationRows([tmp_path / "0.tar"], direct=direct).batches(5, 1, pool_rows=30), 20))
+        for direct in (False, True)
+    ]
+    assert np.array_equal(*read)
+    expected = np.concatenate([array.reshape(-1, width) for array in arrays])
+    whole = next(ActivationRows([tmp_path / "0.tar"], direct=True).batches(len(expected), 0))
+    assert np.array_equal(whole[np.lexsort(whole.T)], expected[np.lexsort(expected.T)])

@@ -1,0 +1,67 @@
+"""Blocks of large files, read to where they belong; past the page cache where files do not fit into it.
+
+Through the page cache a block of 640 kB read at random costs a copy and a page of 4 kB at a time, which is more of the
+processor than shuffling its rows. O_DIRECT has the disk write into our memory; of huge pages, because a request to the
+disk holds a limited number of pieces, each a page at most. Figures: docs/log.md, `python -m benchmarks.reading`.
+"""
+
+import contextlib
+import errno
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALIGNMENT = 512
+"""Bytes: O_DIRECT wants offsets, sizes and addresses to be multiples of it. Also the block of a tar."""
+_HUGE_PAGE = 2 << 20
+_DIRECT: int = getattr(os, "O_DIRECT", 0)
+
+
+def aligned(size: int) -> int:
+    """The least multiple of ALIGNMENT that holds `size` bytes."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def huge_memory(size: int) -> NDArray[np.uint8]:
+    """At least `size` bytes of zeros, at a multiple of ALIGNMENT, of huge pages where the system has them."""
+    size = -(-size // _HUGE_PAGE) * _HUGE_PAGE
+    # Not mmap's default: shared memory gets no huge pages.
+    private: dict[str, Any] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, size, **private)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        # A kernel without them refuses; small pages are as right.
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+def larger_than_cache(size: int) -> bool:
+    """Whether files of `size` bytes in all, read at random again and again, outgrow the page cache: half the memory."""
+    return size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def read_at(path: Path, offset: int, out: NDArray[np.uint8], direct: bool) -> int:
+    """Fill `out` with the bytes from `offset` on; how many there were. Safe in threads.
+
+    With `direct`, offset, address and size have to be multiples of ALIGNMENT, and the page cache is passed by; where
+    the disk cannot do that (larger sectors, some network disks), it is not.
+    """
+    if direct and _DIRECT:
+        try:
+            return _read(path, offset, out, _DIRECT)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    return _read(path, offset, out, 0)
+
+
+def _read(path: Path, offset: int, out: NDArray[np.uint8], flags: int) -> int:
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    try:
+        return os.preadv(descriptor, [out.data], offset)
+    finally:
+        os.close(descriptor)
