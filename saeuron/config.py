@@ -198,6 +198,9 @@ class GBAOptions(Config):
     """Largest change of a bias, in units of the mean peak of p in its group (the paper's gamma, there 0.01)."""
 
 
+_DIVISIBLE = ("topk", "batch_topk")
+
+
 class SAEConfig(Config):
     """A sparse autoencoder and its training: SAeUron (2501.18052), TopK (2406.04093), BatchTopK (2412.06410)."""
 
@@ -232,7 +235,10 @@ class SAEConfig(Config):
     whole images, every step and position of them, mixed within the batch (FAST's sequential order, 2506.07691, for
     diffusion)."""
     processes: int = Field(1, ge=1)
-    """Processes that train together, each on a slice of every batch (data parallelism; on CUDA one per device)."""
+    """Processes that train together (on CUDA one per device)."""
+    share: Literal["rows", "latents"] = "rows"
+    """What the processes share out: the rows of every batch (data parallelism), or the latents, for an SAE that does
+    not fit into one device (of the variants `topk` and `batch_topk`)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder's product, by which latents are chosen; weights, moments and all else are float32."""
     lr: float = Field(1e-3, gt=0)
@@ -278,7 +284,19 @@ class SAEConfig(Config):
         """What the trained SAE depends on: not the options of other variants, nor how often it is checkpointed."""
         fields = self.model_dump(mode="json")
         options = {name for name, value in self if isinstance(value, Config)}
-        return {k: v for k, v in fields.items() if k != "checkpoint_every" and k not in options - {self.variant}}
+        without = {"checkpoint_every", *(options - {self.variant})}
+        if self.processes == 1 or self.share == "rows":
+            without.add("share")
+        return {k: v for k, v in fields.items() if k not in without}
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> Self:
+        if self.share == "latents" and self.variant not in _DIVISIBLE:
+            raise ValueError(
+                f"train.share is 'latents', but train.variant is {self.variant!r}; expected one of "
+                f"{', '.join(_DIVISIBLE)}, or share: rows"
+            )
+        return self
 
 
 class ScoreConfig(Config):

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from saeuron.ranks import ALONE, Ranks
+from saeuron.selection import row_floor
+
 
 def variance(x: Tensor) -> Tensor:
     """|x - mean x|^2 summed over a batch [B, D], scalar; never zero."""
@@ -19,7 +22,7 @@ def fvu(x: Tensor, x_hat: Tensor) -> Tensor:
     return squared(x - x_hat) / variance(x)
 
 
-def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor) -> Tensor:
+def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor, latents_of: Ranks = ALONE) -> Tensor:
     """AuxK (2406.04093, A.2): dead latents predict the residual; scalar, without its weight alpha.
 
     e_hat = (the k_aux largest dead ReLU(p)) W_dec, without b_dec; the target e = x - x_hat is detached; scaled by
@@ -28,17 +31,20 @@ def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor) -> Tensor:
     Args:
         x, x_hat: [B, D].
         pre: p of the dead latents alone, [B, #dead]. W_dec: their rows, (#dead, D).
+        latents_of: the processes that hold a part of the dead each.
     """
-    count, wanted = pre.shape[1], max(1, x.shape[1] // 2)
+    here, wanted = pre.shape[1], max(1, x.shape[1] // 2)
+    count = latents_of.count(here)
     if count == 0:
         return x.new_zeros(())
     if count > wanted:
-        values, indices = pre.topk(wanted, dim=1)
-        latents = torch.zeros_like(pre).scatter(1, indices, values.relu())
+        values, indices = pre.topk(min(wanted, here), dim=1)
+        kept = values.relu() * (values >= row_floor(values.detach(), wanted, latents_of))
+        latents = torch.zeros_like(pre).scatter(1, indices, kept)
     else:
         latents = pre.relu()
     error = (x - x_hat).detach()
-    return min(1.0, count / wanted) * squared(error - latents @ W_dec) / variance(x)
+    return min(1.0, count / wanted) * squared(error - latents_of.total(latents @ W_dec)) / variance(x)
 
 
 def zipf(count: int, total: float, exponent: float, most: float = 1.0) -> Tensor:

@@ -1,14 +1,21 @@
-"""Several processes that train one SAE on slices of the same batches (data parallelism, as `torchrun` starts it).
+"""Several processes that train one SAE (as `torchrun` starts them), which share out either rows or latents.
 
-Every rank holds the whole SAE and sees every batch, works on its slice of it, and averages gradients with the others;
-so all of them stay equal, and rank 0 alone writes. What a variant compares within a batch (BatchTopK's k B largest, the
-variance that errors are divided by) it compares within a rank's slice. A run with the same number of ranks gives the
-same bytes, interrupted or not; with another number, the same to rounding for variants that choose row by row.
+Rows: every rank holds the whole SAE and sees every batch, works on its slice of it, and averages gradients with the
+others; so all of them stay equal. What a variant compares within a batch (BatchTopK's k B largest, the variance that
+errors are divided by) it compares within a rank's slice. With another number of ranks the result is the same to
+rounding for variants that choose row by row.
+
+Latents: every rank holds its part of the latents, their moments and gradients, and works on whole batches; so an SAE
+can be as many times as wide as one device holds. What is shared is small: the values that are compared, and x_hat,
+the sum of what the ranks decode. With another number of ranks the result is the same to rounding.
+
+Rank 0 alone writes. A run with the same number of ranks gives the same bytes, interrupted or not.
 """
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,6 +54,60 @@ class Ranks:
                 dist.all_reduce(tensor)
                 tensor.div_(self.size)
 
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """This rank's latents of [N, ...], a copy; N is a multiple of the number of ranks."""
+        return tensor.tensor_split(self.size)[self.rank].clone()
+
+    def total(self, partial: Tensor) -> Tensor:
+        """The sum over ranks; its gradient, which is the same on all of them, is that of every part."""
+        found: Tensor = partial if self.size == 1 else _Total.apply(partial)
+        return found
+
+    def shared(self, tensor: Tensor) -> Tensor:
+        """What all ranks hold alike, to compute with a rank's own latents; its gradient is the sum over ranks."""
+        found: Tensor = tensor if self.size == 1 else _Shared.apply(tensor)
+        return found
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, in place; without gradients."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def count(self, number: int) -> int:
+        """The sum over ranks."""
+        return number if self.size == 1 else int(self.add(torch.tensor(number)))
+
+    def least(self, tensor: Tensor) -> Tensor:
+        """The least over ranks, element by element; without gradients."""
+        if self.size > 1:
+            tensor = tensor.contiguous()
+            dist.all_reduce(tensor, dist.ReduceOp.MIN)
+        return tensor
+
+    def gather(self, tensor: Tensor, dim: int) -> Tensor:
+        """Every rank's tensor, of one shape, side by side along `dim`; without gradients."""
+        if self.size == 1:
+            return tensor
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(found, tensor.contiguous())
+        return torch.cat(found, dim)
+
+    def collect(self, tensor: Tensor) -> Tensor:
+        """Every rank's latents [N / ranks, ...] as [N, ...] in main memory on the first rank; the others get theirs."""
+        if self.size == 1:
+            return tensor
+        if not self.first:
+            dist.send(tensor.contiguous(), 0)
+            return tensor
+        found = [tensor.cpu()]
+        for rank in range(1, self.size):
+            # One after the other: a device that holds a part need not hold all.
+            room = torch.empty_like(tensor)
+            dist.recv(room, rank)
+            found.append(room.cpu())
+        return torch.cat(found)
+
     def any(self, flags: Tensor) -> Tensor:
         """True where any rank's flag is; bool in the same shape."""
         if self.size == 1:
@@ -59,3 +120,30 @@ class Ranks:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier()
+
+
+ALONE = Ranks()
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor) -> Tensor:
+        total = partial.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _Shared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total

@@ -18,14 +18,12 @@ from saeuron.checkpoint import load_tensors, pack_optimizer, prefixed, save_tens
 from saeuron.config import SAEConfig
 from saeuron.errors import SaeuronError
 from saeuron.losses import fvu
-from saeuron.ranks import Ranks
+from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE
 from saeuron.variants import SparseVariant, make
 
 FAST_FROM = 8
 """The sparse path is taken from this many latents per active one."""
-
-ALONE = Ranks()
 
 Stream = Callable[[int], Iterator[NDArray[Any]]]
 """stream(b): batches of rows [B, D] from the b-th on; the b-th batch is always the same. float16, float32, or uint16
@@ -72,18 +70,22 @@ class Trainer:
     ) -> None:
         """`path` is for comparisons: see `SparseVariant`; `ranks` are the processes that train together."""
         self.config, self.hookpoint, self.device, self.step_index = config, hookpoint, torch.device(device), 0
-        n_latents = config.expansion * width
+        self.n_latents = n_latents = config.expansion * width
         if config.k > n_latents:
             raise SaeuronError(f"train.k is {config.k}, more than the SAE's {n_latents} latents; lower it.")
-        if config.batch % ranks.size:
-            raise SaeuronError(f"train.batch is {config.batch}: expected a multiple of the {ranks.size} processes.")
+        shared, size = ("batch", config.batch) if config.share == "rows" else ("expansion * D", n_latents)
+        if size % ranks.size:
+            raise SaeuronError(f"train.{shared} is {size}: expected a multiple of the {ranks.size} processes.")
         self.ranks = ranks
-        self.variant = make(config, width).to(self.device)
+        self.rows_of, self.latents_of = (ranks, ALONE) if config.share == "rows" else (ALONE, ranks)
+        self.variant = make(config, width)
         if isinstance(self.variant, SparseVariant):
             self.variant.fast = path == "fast" or (path == "auto" and n_latents >= FAST_FROM * config.k)
+            self.variant.divide(self.latents_of)
+        self.variant = self.variant.to(self.device)
         # Fused where torch has it: four passes over memory in place of about fourteen.
         self.optimizer = torch.optim.Adam(self.variant.parameters(), lr=config.lr, eps=6.25e-10, fused=True)
-        self.silent = torch.zeros(n_latents, dtype=torch.int64, device=self.device)
+        self.silent = torch.zeros(self.variant.n_latents, dtype=torch.int64, device=self.device)
         self.dead_rows = config.dead_rows or max(1, config.steps * config.batch // 10)
         self.history: list[Point] = []
         self._recent: list[tuple[float, float, float]] = []
@@ -99,44 +101,70 @@ class Trainer:
 
     def step(self, rows: Tensor) -> None:
         """One optimizer step on rows [B, D]; with several ranks each is given all of them."""
-        variant, config, ranks = self.variant, self.config, self.ranks
-        x = ranks.part(rows).to(self.device).float()
+        variant, config, rows_of = self.variant, self.config, self.rows_of
+        x = rows_of.part(rows).to(self.device).float()
         out = variant(x, self.step_index)
         dead = self.silent >= self.dead_rows
         loss = out.loss
-        if config.auxk_alpha and bool(dead.any()):
+        if config.auxk_alpha and bool(self.latents_of.any(dead.any())):
             loss = loss + config.auxk_alpha * variant.auxiliary(x, out.x_hat, dead)
         self.optimizer.zero_grad()
         loss.backward()
         with torch.no_grad():
-            ranks.average(p.grad for p in variant.parameters() if p.grad is not None)
+            rows_of.average(p.grad for p in variant.parameters() if p.grad is not None)
             variant.project_gradients()
-            torch.nn.utils.clip_grad_norm_(variant.parameters(), config.clip)
+            self._clip()
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(config, self.step_index)
             self.optimizer.step()
             variant.constrain()
             if out.least is not None:
-                ranks.average([out.least])
+                rows_of.average([out.least])
             variant.follow(out.least, self.step_index)
-            self.silent = torch.where(ranks.any(out.fired), 0, self.silent + len(rows))
-            figures = torch.tensor([float(fvu(x, out.x_hat)), out.active / len(x), loss.item()], dtype=torch.float64)
-            ranks.average([figures])
+            self.silent = torch.where(rows_of.any(out.fired), 0, self.silent + len(rows))
+            l0 = self.latents_of.count(out.active) / len(x)
+            figures = torch.tensor([float(fvu(x, out.x_hat)), l0, loss.item()], dtype=torch.float64)
+            rows_of.average([figures])
             f, l0, total = figures.tolist()
             self._recent.append((f, l0, total))
         self.step_index += 1
         if self.step_index % 20 == 0 or self.step_index == config.steps:
             f, l0, total = np.mean(self._recent, axis=0)
-            share = float((self.silent >= self.dead_rows).float().mean())
+            share = self.latents_of.count(int((self.silent >= self.dead_rows).sum())) / self.n_latents
             self.history.append(Point(self.step_index, self.step_index * config.batch, f, l0, share, total))
             self._recent.clear()
 
-    def save(self, path: Path) -> None:
-        """Everything needed to go on exactly; written by the first rank."""
-        if not self.ranks.first:
+    def _clip(self) -> None:
+        """Clip the norm of all gradients, those of other ranks' latents included."""
+        if self.latents_of.size == 1:
+            torch.nn.utils.clip_grad_norm_(self.variant.parameters(), self.config.clip)
             return
+        gradients = {name: p.grad for name, p in self.variant.named_parameters() if p.grad is not None}
+        own = [g.square().sum() for name, g in gradients.items() if name in SparseVariant.divided]
+        common = [g.square().sum() for name, g in gradients.items() if name not in SparseVariant.divided]
+        norm = (self.latents_of.add(torch.stack(own).sum()) + torch.stack(common).sum()).sqrt()
+        for gradient in gradients.values():
+            gradient.mul_((self.config.clip / (norm + 1e-6)).clamp(max=1.0))
+
+    def _divided(self) -> set[str]:
+        """The names of a checkpoint's tensors with a row for each latent, of a variant that can be divided."""
+        moments = {
+            f"adam.{index}.{moment}"
+            for index, (name, _) in enumerate(self.variant.named_parameters())
+            if name in SparseVariant.divided
+            for moment in ("exp_avg", "exp_avg_sq")
+        }
+        return {"silent", *moments, *(f"variant.{name}" for name in SparseVariant.divided)}
+
+    def save(self, path: Path) -> None:
+        """Everything needed to go on exactly; written by the first rank, whole."""
         tensors = prefixed("variant", self.variant.state_dict()) | pack_optimizer(self.optimizer, "adam")
         tensors |= {"silent": self.silent, "recent": torch.tensor(self._recent, dtype=torch.float64)}
+        if self.latents_of.size > 1:
+            for name in sorted(self._divided() & tensors.keys()):
+                tensors[name] = self.latents_of.collect(tensors[name])
+        if not self.ranks.first:
+            return
         metadata = {"step": self.step_index, "config": self.config.identity, "history": self.history}
         save_tensors(path, tensors, metadata)
 
@@ -145,6 +173,8 @@ class Trainer:
         tensors, metadata = load_tensors(path)
         if metadata["config"] != self.config.identity:
             raise SaeuronError(f"{path} is a checkpoint of another configuration; remove it to start anew.")
+        if self.latents_of.size > 1:
+            tensors |= {name: self.latents_of.part_of(tensors[name]) for name in self._divided() & tensors.keys()}
         self.variant.load_state_dict(stripped("variant", tensors))
         unpack_optimizer(self.optimizer, "adam", tensors)
         self.silent = tensors["silent"].to(self.device)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saeuron.ranks import Ranks
+
 Activation = Literal["topk", "threshold", "top_afa"]
 """What an SAE does at inference. With `threshold` no latent is compared with another, so any subset can be computed
 alone."""
@@ -81,6 +83,31 @@ def kth_largest(values: Tensor, k: int) -> Tensor:
         # numpy's quickselect is vectorised; torch.topk sorts pairs of value and index: ten times slower at these sizes.
         return flat.new_tensor(np.partition(flat.numpy(), len(flat) - k)[len(flat) - k])
     return flat.topk(k, sorted=False).values.min()
+
+
+def row_floor(values: Tensor, k: int, ranks: Ranks) -> Tensor:
+    """The k-th largest of each row where ranks hold a part of the latents each, [B, 1]; 0 if fewer are positive.
+
+    Args:
+        values: [B, M] with every candidate of this rank, that is its k largest, or all if it has fewer.
+    """
+    if ranks.size == 1:
+        return values.new_zeros(()) if values.shape[1] == 0 else values.amin(1, keepdim=True)
+    room = values.new_zeros(len(values), k)
+    room[:, : values.shape[1]] = values.relu()
+    return ranks.gather(room, 1).topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+
+
+def floor(values: Tensor, count: int, ranks: Ranks) -> Tensor:
+    """The count-th largest of all ranks' positive values, a scalar; 0 if there are fewer.
+
+    Args:
+        values: [M], every candidate of this rank, that is its `count` largest, ties included, or all if it has fewer.
+    """
+    room = values.new_zeros(count)
+    largest_first = values.sort(descending=True).values[:count]
+    room[: len(largest_first)] = largest_first
+    return kth_largest(ranks.gather(room, 0), count)
 
 
 def over_threshold(pre: Tensor, threshold: Tensor | float) -> Tensor:

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 
 from saeuron.config import SAEConfig
 from saeuron.errors import SaeuronError
-from saeuron.ranks import Ranks
-from saeuron.sae_training import ALONE, Point, Trainer, train
+from saeuron.ranks import ALONE, Ranks
+from saeuron.sae_training import Point, Trainer, train
 from storage.activations import POOL_ROWS, ActivationRows
 from storage.files import write_atomic
 

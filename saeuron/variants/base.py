@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from saeuron.config import SAEConfig
 from saeuron.losses import aux_k, fvu, geometric_median
+from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE, SAEInfo
 from saeuron.selection import Activation
 from saeuron.sparse import Pattern, decode, dots, encode_at
@@ -117,6 +118,23 @@ class SparseVariant(Variant):
 
     fast: bool = True
     """Which path; set by the trainer."""
+    latents_of: Ranks = ALONE
+    """The processes that hold a part of the latents each; see `divide`."""
+    divided: ClassVar[frozenset[str]] = frozenset({"W_enc", "W_dec", "b_enc", "threshold"})
+    """What `divide` divides: tensors with a row for each latent."""
+
+    def divide(self, ranks: Ranks) -> None:
+        """Keep this rank's latents alone. Batches, x_hat, the loss and b_dec stay whole, and alike on all ranks."""
+        self.latents_of, self.n_latents = ranks, self.n_latents // ranks.size
+        with torch.no_grad():
+            for name in self.divided:
+                tensor = getattr(self, name)
+                tensor.data = ranks.part_of(tensor.data)
+
+    def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
+        which = dead.nonzero().squeeze(1)
+        pre = (x - self.latents_of.shared(self.b_dec)) @ self.W_enc[which].T + self.b_enc[which]
+        return aux_k(x, x_hat, pre, self.decoder()[which], self.latents_of)
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
         """The active pairs of p [B, N]; those whose value would be zero left out, so that none gets a gradient."""
@@ -128,13 +146,13 @@ class SparseVariant(Variant):
 
     def least(self, pattern: Pattern, values: Tensor) -> Tensor:
         """The least kept activation, see `Forward`; infinite where none was kept."""
-        return values.amin() if len(values) else values.new_tensor(torch.inf)
+        return self.latents_of.least(values.amin() if len(values) else values.new_tensor(torch.inf))
 
     def reconstruct(self, pattern: Pattern, values: Tensor) -> Tensor:
         """X_hat [B, D] of f [M] at the pairs of a pattern."""
         if self.fast:
-            return decode(pattern, values, self.decoder()) + self.b_dec
-        return pattern.dense(values) @ self.decoder() + self.b_dec
+            return self.latents_of.total(decode(pattern, values, self.decoder())) + self.b_dec
+        return self.latents_of.total(pattern.dense(values) @ self.decoder()) + self.b_dec
 
     def loss(self, x: Tensor, x_hat: Tensor, pattern: Pattern, values: Tensor, pre: "Pre") -> Tensor:
         """What is minimised, AuxK apart."""
@@ -156,7 +174,8 @@ class Pre:
 
     def __init__(self, variant: SparseVariant, x: Tensor) -> None:
         self.variant = v = variant
-        self.x_bar = x - v.b_dec
+        self.b_dec = v.latents_of.shared(v.b_dec)
+        self.x_bar = x - self.b_dec
         if v.fast:
             with torch.no_grad():
                 self.all = self._product()
@@ -181,4 +200,4 @@ class Pre:
                 found = dots(pattern, x_bar, v.W_enc) + v.b_enc[pattern.latents]
         else:
             found = self.all[pattern.rows, pattern.latents]
-        return encode_at(pattern, x_bar, v.W_enc, v.b_enc, v.b_dec, found)
+        return encode_at(pattern, x_bar, v.W_enc, v.b_enc, self.b_dec, found)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from saeuron.selection import largest
+from saeuron.selection import floor, largest
 from saeuron.sparse import Pattern
 from saeuron.variants.base import SparseVariant
 
@@ -16,5 +16,10 @@ class BatchTopK(SparseVariant):
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
         del x_bar
-        rows, latents = largest(pre, self.config.k * len(pre))
-        return Pattern(rows, latents, (pre.shape[0], pre.shape[1]))
+        count = self.config.k * len(pre)
+        rows, latents = largest(pre, count)
+        found = Pattern(rows, latents, (pre.shape[0], pre.shape[1]))
+        if self.latents_of.size > 1:
+            values = pre[rows, latents]
+            found = found.where(values >= floor(values, count, self.latents_of))
+        return found

@@ -6,17 +6,24 @@ import torch
 from torch import Tensor
 
 from saeuron.losses import fvu
-from saeuron.selection import Activation, row_top_k
+from saeuron.ranks import ALONE, Ranks
+from saeuron.selection import Activation, row_floor, row_top_k
 from saeuron.sparse import Pattern
 from saeuron.variants.base import Pre, SparseVariant
 
 
-def row_pattern(pre: Tensor, k: int) -> Pattern:
-    """The k largest p of each row of [B, N], those that are positive."""
-    values, latents = row_top_k(pre, k)
-    rows = torch.arange(len(pre), device=pre.device).repeat_interleave(k)
+def row_pattern(pre: Tensor, k: int, latents_of: Ranks = ALONE) -> Pattern:
+    """The k largest p of each row of [B, N], those that are positive.
+
+    Where ranks hold a part of the latents each: of all ranks' together, ties for the last place included.
+    """
+    values, latents = row_top_k(pre, min(k, pre.shape[1]))
+    rows = torch.arange(len(pre), device=pre.device).repeat_interleave(values.shape[1])
     found = Pattern(rows, latents.flatten(), (pre.shape[0], pre.shape[1]))
-    return found.where(values.flatten() > 0)
+    keep = values > 0
+    if latents_of.size > 1:
+        keep &= values >= row_floor(values, k, latents_of)
+    return found.where(keep.flatten())
 
 
 class TopK(SparseVariant):
@@ -31,16 +38,18 @@ class TopK(SparseVariant):
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
         del x_bar
-        return row_pattern(pre, self.config.k)
+        return row_pattern(pre, self.config.k, self.latents_of)
 
     def least(self, pattern: Pattern, values: Tensor) -> Tensor:
         least = values.new_full((pattern.shape[0],), torch.inf).scatter_reduce(0, pattern.rows, values, "amin")
+        least = self.latents_of.least(least)
         least = least[torch.isfinite(least)]
         return least.mean() if len(least) else least.new_tensor(torch.inf)
 
     def loss(self, x: Tensor, x_hat: Tensor, pattern: Pattern, values: Tensor, pre: Pre) -> Tensor:
         loss = super().loss(x, x_hat, pattern, values, pre)
         if self.config.topk.multi:
-            more = row_pattern(pre.all.detach(), min(4 * self.config.k, self.n_latents))
+            k = min(4 * self.config.k, self.n_latents * self.latents_of.size)
+            more = row_pattern(pre.all.detach(), k, self.latents_of)
             loss = loss + self.config.topk.multi * fvu(x, self.reconstruct(more, pre.at(more)))
         return loss

@@ -52,8 +52,8 @@ class Done:
 class Cli:
     """`saeuron` as a user calls it: nothing of this process's Prefect settings reaches it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, module: str = "flows.cli") -> None:
+        self.folder, self.module = folder, module
         mine = ("PREFECT_", "SAEURON_")
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(mine)} | {
             "HOME": str(folder),
@@ -68,7 +68,7 @@ class Cli:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *map(str, args)],
+            [sys.executable, "-m", self.module, *map(str, args)],
             cwd=TINY.parents[2],
             env=self.environment,
             stdout=subprocess.PIPE,

@@ -175,8 +175,10 @@ def main() -> None:
     if "back" in plan:
         set_back(**plan)
     from flows.cli import main
+    from tests.faults.packed import packed
 
-    main()
+    with packed():
+        main()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import pytest
 
 from flows.environment import QUIET
 from tests.end_to_end.process import TINY, Cli, Done, run_here, start_server
+from tests.faults.packed import packed
 
 SEED = int(os.environ.get("SAEURON_FAULTS_SEED", "1"))
 """What all chance is drawn from: a failure names it, and the same seed makes the same faults again."""
@@ -46,6 +47,12 @@ def tallied(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     kills, faults = dict(TALLY.kills - before.kills), dict(TALLY.faults - before.faults)
     request.node.user_properties.append(("tally", [kills, faults, TALLY.runs - before.runs]))
+
+
+@pytest.fixture(autouse=True)
+def with_packs() -> Iterator[None]:
+    with packed():
+        yield
 
 
 @dataclass
@@ -135,7 +142,8 @@ def nursery(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 def undisturbed(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The workspace of a run that nothing befell: leave it as it is."""
     root = tmp_path_factory.mktemp("undisturbed") / "w"
-    done = again(root)
+    with packed():
+        done = again(root)
     assert done.code == 0, done.err
     yield root
     shutil.rmtree(root.parent, ignore_errors=True)

@@ -11,11 +11,8 @@ from storage import Workspace
 from storage.catalog import connect
 from storage.files import read_json
 from storage.identity import digest
-from tasks import runs
 from tests.end_to_end.process import payload
 
-STAGES = tuple(stage for stage in runs.STAGES if stage != "features")
-"""What the tiny pipeline makes; its six concepts are too few for a pack of features."""
 TIMES = {"created", "seconds", "seal"}
 """What a manifest and its summary say of the hour in which it was made; the seal is a hash of that as well."""
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks.runs import STAGES
 from tests.end_to_end.process import Done, run_here
 from tests.faults.conftest import TALLY, again
-from tests.faults.outcome import STAGES, damaged, differing, kinds
+from tests.faults.outcome import damaged, differing, kinds
 from tests.flows.test_verify import DAMAGES, flip
 
 HARMLESS = "records/"

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from tasks.runs import STAGES
 from tests.end_to_end.process import Done
 from tests.faults.conftest import SEED, TALLY, Nursery, stage_of
-from tests.faults.outcome import STAGES, damaged, differing
+from tests.faults.outcome import damaged, differing
 
 EVENTS = 70
 """Most file events that a run lives through; an undisturbed one has some 700."""

@@ -18,6 +18,7 @@ from flows.environment import QUIET
 from tests.end_to_end.process import Cli, Done
 from tests.faults.conftest import TALLY, Life, Nursery
 from tests.faults.outcome import damaged, differing
+from tests.faults.packed import MODULE
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -136,7 +137,7 @@ def test_it_is_not_there(own: Server, runs_there: Nursery, tmp_path: Path, undis
 @pytest.mark.parametrize("limit", [300_000, 2_000_000])
 def test_one_of_a_runs_own_has_no_room(tmp_path: Path, undisturbed: Path, limit: int) -> None:
     """Too little for an empty database, and for one with a run in it."""
-    cli, root = Cli(tmp_path), tmp_path / "w"
+    cli, root = Cli(tmp_path, MODULE), tmp_path / "w"
     done = cli.run(root, file_limit=limit)
     TALLY.faults["own server without room"] += 1
     assert done.code == 1 and f"no room to write {root}/.prefect/prefect.db" in done.complaint, done.err
@@ -147,7 +148,7 @@ def test_one_of_a_runs_own_has_no_room(tmp_path: Path, undisturbed: Path, limit:
 
 
 def test_the_database_of_a_runs_own_is_damaged(copy: Path, tmp_path: Path, undisturbed: Path) -> None:
-    cli, home = Cli(tmp_path), copy / ".prefect"
+    cli, home = Cli(tmp_path, MODULE), copy / ".prefect"
     assert cli.run(copy).code == 0
     whole = (home / "prefect.db").read_bytes()
     # In the header of its first page, and without its last one, which SQLite may never look at. Pages that were written

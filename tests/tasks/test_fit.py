@@ -1,5 +1,8 @@
 """One SAE fitted to shards, in one process and in two that `torchrun` starts."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +10,12 @@ import pytest
 import torch
 
 from saeuron.checkpoint import load_tensors
-from saeuron.config import SAEConfig
+from saeuron.config import SAEConfig, TopKOptions
 from saeuron.errors import SaeuronError
 from saeuron.sae_training import Trainer
 from storage import activations, shards
 from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
+from tests.tasks.several_fits import FIRST
 
 WIDTH = 8
 SMALL = SAEConfig(expansion=6, k=2, batch=32, steps=30, lr=1e-2, dead_rows=64, checkpoint_every=13, warmup=3)
@@ -47,7 +51,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.timeout(120)
-def test_two_processes_train_what_one_does_and_resume_exactly(work) -> None:
+def test_two_processes_train_what_one_does(work) -> None:
     seen: list[tuple[int, float]] = []
     one = fit(work("one", variant="topk"), quiet)
     two = fit_in_processes(work("two", variant="topk", processes=2), lambda done, fvu: seen.append((done, fvu)))
@@ -80,6 +84,56 @@ def test_two_interrupted_processes_go_on_to_the_same_bytes(work) -> None:
 def test_what_fails_in_a_process_is_told_in_a_line(work) -> None:
     with pytest.raises(SaeuronError, match=r"training h in 2 processes failed: .*batch is 31: expected a multiple"):
         fit_in_processes(work("odd", processes=2, batch=31), quiet)
+
+
+SHARED_OUT = {
+    "topk": {"variant": "topk"},
+    "multi": {"variant": "topk", "topk": TopKOptions(multi=0.125)},
+    "batch_topk": {"variant": "batch_topk"},
+    "plain": {"variant": "batch_topk", "k": 7},
+    "more than a rank's latents": {"variant": "topk", "k": 30, "dead_rows": 32},
+}
+
+
+@pytest.mark.timeout(240)
+def test_two_processes_that_share_out_latents_train_what_one_does_and_resume_exactly(work) -> None:
+    told = {name: work(name, processes=2, share="latents", **options) for name, options in SHARED_OUT.items()}
+    files = []
+    for each in told.values():
+        files.append(each.checkpoint.with_name("fit.json"))
+        files[-1].write_text(each.model_dump_json())
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.tasks.several_fits"]
+    subprocess.run([sys.executable, *command, *map(str, files)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    dead = []
+    for name, options in SHARED_OUT.items():
+        one = fit(work(f"one {name}", **options), quiet)
+        resumed, first = told[name].checkpoint, Path(f"{told[name].checkpoint}{FIRST}")
+        assert resumed.read_bytes() == first.read_bytes()
+        two = Trainer(told[name].config, WIDTH, "h")
+        two.load(resumed)
+        # Batches are whole, so all is the same to rounding: curve, clipping, AuxK, thresholds, moments, silence.
+        np.testing.assert_allclose(np.array(two.history), np.array(one.history), rtol=1e-4)
+        for key, tensor in weights(one).items():
+            torch.testing.assert_close(weights(two)[key], tensor, rtol=1e-3, atol=1e-5)
+        assert torch.equal(one.silent, two.silent)
+        assert two.sae.W_dec.shape == (48, WIDTH)
+        dead.append(one.history[0].dead)
+    assert max(dead) > 0
+
+
+def test_latents_that_cannot_be_shared_out(work) -> None:
+    with pytest.raises(
+        ValueError, match=r"train.share is 'latents', but train.variant is 'gated'; expected one of topk"
+    ):
+        SAEConfig(share="latents", variant="gated")
+    with pytest.raises(SaeuronError, match=r"train.expansion \* D is 40: expected a multiple of the 3 processes"):
+        fit_in_processes(work("odd", processes=3, share="latents", expansion=5), quiet)
+
+
+def test_how_the_work_is_shared_is_of_no_account_to_one_process() -> None:
+    assert SAEConfig(share="latents").identity == SAEConfig().identity
+    assert SAEConfig(share="latents", processes=2).identity != SAEConfig(processes=2).identity
+    assert "share" not in SAEConfig(processes=2).identity
 
 
 def test_trajectories_give_each_batch_whole_images(work) -> None:

@@ -27,7 +27,7 @@ for _name in ("saeuron.interchange.folder", "tasks.runs"):
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "UnknownName": ("concept", "neom", ["neon", "dots"], "Look again."),
     "NotAWorkspace": ("/here", "it is a file"),
-    **dict.fromkeys(("WorkspaceTooNew", "WorkspaceTooOld", "WorkspaceBusy"), ("/here", 2, 1)),
+    **dict.fromkeys(("OtherFormat", "WorkspaceTooNew", "WorkspaceTooOld", "WorkspaceBusy"), ("/here", 2, 1)),
     "ArtifactMissing": ("score_v1_0", "a manifest"),
     "ArtifactDamaged": ("/here/a.tar", "10 bytes", "9"),
     "RecordDamaged": ("/here/run.json", "a seal", "none"),
