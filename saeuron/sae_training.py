@@ -81,7 +81,8 @@ class Trainer:
         self.variant = make(config, width)
         if isinstance(self.variant, SparseVariant):
             self.variant.fast = path == "fast" or (path == "auto" and n_latents >= FAST_FROM * config.k)
-            self.variant.divide(self.latents_of)
+            if self.latents_of.size > 1:
+                self.variant.divide(self.latents_of)
         self.variant = self.variant.to(self.device)
         # Fused where torch has it: four passes over memory in place of about fourteen.
         self.optimizer = torch.optim.Adam(self.variant.parameters(), lr=config.lr, eps=6.25e-10, fused=True)
