@@ -69,12 +69,13 @@ MIGRATIONS: dict[int, Callable[[Path], None]] = {1: seal_and_count}
 def migrate(workspace: Workspace, wanted: int) -> None:
     """Bring a workspace to the format `wanted`. Whoever comes second waits, and finds it done.
 
-    Raises WorkspaceBusy if a process is at work in it, DiskFull.
+    Raises WorkspaceBusy if a process, or of an object store a run on any machine, is at work in it; DiskFull.
     """
     with workspace.lock("format"):
         found = json.loads((workspace.root / MARK).read_bytes())["format"]
-        if found < wanted and held(*(p for p in workspace.locks.glob("*.lock") if p.name != "format.lock")):
-            raise WorkspaceBusy(workspace.root, found, wanted)
+        locks = (p for p in workspace.locks.glob("*.lock") if p.name != "format.lock")
+        if found < wanted and (held(*locks) or (workspace.remote and workspace.remote.alive())):
+            raise WorkspaceBusy(workspace.address, found, wanted)
         for version in range(found, wanted):
             MIGRATIONS[version](workspace.root)
             workspace.write(workspace.root / MARK, json_text({"format": version + 1}))

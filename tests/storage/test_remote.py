@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -12,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from storage import Workspace
-from storage.errors import ArtifactDamaged, BadStore, Conflict, NotAWorkspace, ObjectDamaged, StoreAway
+from storage.errors import (
+    ArtifactDamaged,
+    BadStore,
+    Conflict,
+    NotAWorkspace,
+    ObjectDamaged,
+    StoreAway,
+    WorkspaceBusy,
+    WorkspaceTooOld,
+)
 from storage.files import write_atomic
 from storage.identity import artifact_id, digest
 from storage.manifests import Manifest
@@ -345,6 +355,37 @@ def test_an_emptied_cache_loses_nothing(machine: Callable[[str], Workspace]) -> 
     shutil.rmtree(here.root)
     here = machine("here")
     assert here.artifacts() == [made] and (here.root / "run.json").read_bytes() == b"1"
+
+
+def test_an_older_format_on_the_store(
+    machine: Callable[[str], Workspace], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = machine("here")
+    made = make(here, "a")
+
+    def stored_format() -> int:
+        found = store_of(here).read("workspace.json")
+        assert found is not None
+        return int(json.loads(found[0])["format"])
+
+    here.write(here.root / "workspace.json", b'{"format": 1}\n')
+    monkeypatch.setenv("SAEURON_CACHE", str(tmp_path / "reader"))
+    with pytest.raises(WorkspaceTooOld, match=f"workspace {url} has format 1.*saeuron verify --repair -w {url}"):
+        Workspace.open(url, create=False)
+    assert stored_format() == 1
+    assert here.remote
+    here.remote.hold("20260101T000000-abcdef")
+    with pytest.raises(WorkspaceBusy, match=url):
+        machine("there")
+    assert stored_format() == 1
+    here.remote.release("20260101T000000-abcdef")
+    there = machine("there")
+    assert stored_format() == 2
+    assert there.artifacts() == [made] and there.problems() == []
+    # The machine that was there before, and an empty one that only reads.
+    assert machine("here").artifacts() == [made]
+    monkeypatch.setenv("SAEURON_CACHE", str(tmp_path / "another"))
+    assert Workspace.open(url, create=False).artifacts() == [made]
 
 
 def test_sql_fetches_the_tables_it_needs(machine: Callable[[str], Workspace]) -> None:
