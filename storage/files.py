@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import platform
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,10 @@ from typing import Any
 
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.\d+\.tmp")
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+_TEMPORARY = re.compile(r"\..+\.(?:([0-9a-f]{6})-)?(\d+)\.\d+\.tmp")
+ABANDONED = 86400.0
+"""Seconds for which nothing was written to another machine's temporary, after which its process counts as dead."""
 # EFBIG is what a file-size limit (`ulimit -f`) says; to the user it is the same lack of room.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -24,10 +30,10 @@ def atomic_path(path: Path, needed: int = 0) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it becomes `path` when the block ends well, and vanishes if not.
 
     `needed` is the number of bytes to come, when that is known; it only makes the DiskFull message better. Raises
-    DiskFull in place of ENOSPC, EDQUOT and EFBIG. The name is `.{name}.{pid}.{thread}.tmp`: hidden, never listed as
-    part of an artifact, and apart for two threads that write the same file.
+    DiskFull in place of ENOSPC, EDQUOT and EFBIG. The name is `.{name}.{machine}-{pid}.{thread}.tmp`: hidden, never
+    listed as part of an artifact, and apart for any two that write the same file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{threading.get_native_id()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -44,12 +50,24 @@ def atomic_path(path: Path, needed: int = 0) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> int:
-    """Remove the temporaries in and below `folder` whose process is dead, such as a killed one's; how many."""
+    """Remove the temporaries in and below `folder` whose process is dead, such as a killed one's; how many.
+
+    Of a process of another machine, which shares the folder, nobody here knows: it counts as dead after `ABANDONED`.
+    """
     found = [(path, _TEMPORARY.fullmatch(path.name)) for path in folder.rglob(".*.tmp")]
-    dead = [path for path, match in found if match and not _alive(int(match[1]))]
+    dead = [path for path, match in found if match and _is_dead(path, match[1], int(match[2]))]
     for path in dead:
         path.unlink(missing_ok=True)
     return len(dead)
+
+
+def _is_dead(temporary: Path, host: str | None, pid: int) -> bool:
+    if host in (None, _HOST):
+        return not _alive(pid)
+    try:
+        return time.time() - temporary.stat().st_mtime > ABANDONED
+    except FileNotFoundError:
+        return False
 
 
 def _alive(pid: int) -> bool:

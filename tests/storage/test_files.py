@@ -1,11 +1,14 @@
 import errno
+import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from storage import files
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 from storage.files import atomic_path, read_json, sweep, write_atomic, write_json
 
@@ -22,7 +25,7 @@ def test_a_failure_in_the_middle_leaves_what_was(tmp_path: Path) -> None:
     path = tmp_path / "f"
     write_atomic(path, b"old")
     with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
-        assert temporary.name.startswith(f".f.{os.getpid()}.") and temporary.suffix == ".tmp"
+        assert f"-{os.getpid()}." in temporary.name and temporary.name[:3] == ".f." and temporary.suffix == ".tmp"
         temporary.write_bytes(b"ne")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
@@ -41,6 +44,27 @@ def test_sweep_takes_what_the_dead_left_alone(tmp_path: Path) -> None:
     assert sweep(tmp_path) == 1
     assert not left.exists() and all(path.exists() for path in (mine, *others))
     assert sweep(tmp_path / "nowhere") == 0
+
+
+def test_sweep_leaves_another_machine_its_temporaries_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[str, Path] = {}
+    for host, written_ago in {"here": 0, "writing": 0, "gone": files.ABANDONED + 60}.items():
+        with monkeypatch.context() as patch:
+            if host != "here":
+                patch.setattr(files, "_HOST", hashlib.sha256(host.encode()).hexdigest()[:6])
+            # A number that no process has.
+            patch.setattr(os, "getpid", lambda: 999_999_999)
+            with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / host) as temporary:
+                kept = tmp_path / "kept" / temporary.name
+                raise KeyboardInterrupt
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_bytes(b"x")
+        os.utime(kept, (time.time() - written_ago,) * 2)
+        written[host] = kept
+    assert sweep(tmp_path) == 2
+    assert {host for host, path in written.items() if path.exists()} == {"writing"}
 
 
 def test_json(tmp_path: Path) -> None:
