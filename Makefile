@@ -7,13 +7,16 @@ BIN := .venv/bin
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# Modules are compiled when they are first imported: most of what comes with torch and ray never is.
+INSTALL := $(BIN)/pip install -q --no-compile -c constraints.txt
+
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install -q -c constraints.txt -e .
+	$(INSTALL) -e .
 	touch $@
 
-.venv/installed-test: .venv/installed
-	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
-	touch $@
+.venv/installed-test: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[test]'
+	touch .venv/installed $@
 
 run: .venv/installed
 	$(BIN)/saeuron run
