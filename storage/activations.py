@@ -268,7 +268,7 @@ class ActivationRows:
         if block.shard in self._unverified:
             with self._verifying[block.shard]:
                 if block.shard in self._unverified:
-                    check(path, self._manifests[block.shard])
+                    check(path, self._manifests[block.shard], self._direct)
                     self._unverified.discard(block.shard)
         return path
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from storage.direct import sha256
 from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.files import atomic_path, read_json, write_json
 from storage.identity import digest
@@ -154,9 +155,12 @@ def verify(path: Path, deep: bool = False) -> list[str]:
     return []
 
 
-def check(path: Path, manifest: ShardManifest) -> None:
-    """Read the whole shard; raises ArtifactDamaged if its SHA-256 is not the manifest's."""
-    if (found := digest(path)) != manifest.sha256:
+def check(path: Path, manifest: ShardManifest, direct: bool = False) -> None:
+    """Read the whole shard, past the page cache if `direct`.
+
+    Raises ArtifactDamaged if its SHA-256 is not the manifest's.
+    """
+    if (found := sha256(path) if direct else digest(path)) != manifest.sha256:
         raise ArtifactDamaged(path, f"SHA-256 {manifest.sha256[:12]}…", f"{found[:12]}…")
 
 

@@ -114,8 +114,9 @@ def test_a_damaged_shard_is_seen_before_its_rows(tmp_path: Path) -> None:
     data = bytearray(paths[1].read_bytes())
     data[read_manifest(paths[1]).members[0].offset + 200] ^= 1
     paths[1].write_bytes(data)
-    with pytest.raises(ArtifactDamaged, match=r"1\.tar"):
-        next(ActivationRows(paths).batches(20, 0))
+    for direct in (False, True):
+        with pytest.raises(ArtifactDamaged, match=r"1\.tar"):
+            next(ActivationRows(paths, direct=direct).batches(20, 0))
     with pytest.raises(ArtifactDamaged):
         list(ActivationRows(paths).everything())
     assert next(ActivationRows(paths, verify=False).batches(20, 0)).shape == (20, WIDTH)

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 from pathlib import Path
 
@@ -59,6 +60,13 @@ def test_a_disk_that_cannot(file: Path, monkeypatch: pytest.MonkeyPatch, refused
     monkeypatch.setattr(os, "preadv", reading)
     memory = huge_memory(1)[:ALIGNMENT]
     assert read_at(file, 0, memory, True) == ALIGNMENT and np.array_equal(memory, CONTENT[:ALIGNMENT])
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 8 << 20, (8 << 20) + 513])
+def test_the_hash_of_a_file(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(np.resize(CONTENT, size).tobytes())
+    assert direct.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_another_error_is_not_hidden(tmp_path: Path) -> None:
