@@ -12,6 +12,7 @@ import torch
 from saeuron.checkpoint import load_tensors
 from saeuron.config import SAEConfig, TopKOptions
 from saeuron.errors import SaeuronError
+from saeuron.ranks import Ranks
 from saeuron.sae_training import Trainer
 from storage import activations, shards
 from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
@@ -121,13 +122,13 @@ def test_two_processes_that_share_out_latents_train_what_one_does_and_resume_exa
     assert max(dead) > 0
 
 
-def test_latents_that_cannot_be_shared_out(work) -> None:
+def test_latents_that_cannot_be_shared_out() -> None:
     with pytest.raises(
         ValueError, match=r"train.share is 'latents', but train.variant is 'gated'; expected one of topk"
     ):
         SAEConfig(share="latents", variant="gated")
     with pytest.raises(SaeuronError, match=r"train.expansion \* D is 40: expected a multiple of the 3 processes"):
-        fit_in_processes(work("odd", processes=3, share="latents", expansion=5), quiet)
+        Trainer(SAEConfig(share="latents", expansion=5), WIDTH, "h", ranks=Ranks(0, 3))
 
 
 def test_how_the_work_is_shared_is_of_no_account_to_one_process() -> None:
