@@ -5,11 +5,13 @@
 
 Both read cold: the files are taken out of the page cache before each turn, and the turns alternate, so that a busy
 machine slows both alike. Rates count the bytes that came from the disk (Linux's /proc/self/io), and of the shuffled
-read no more than the rows it gave. The shuffled read passes the page cache by, as it does where shards outgrow it;
-through the cache it is timed apart. The sequential limit is the better of one thread and `--readers` threads with a
-shard each, 8 MB a read, nothing done with the bytes. The shuffled read gives batches of 4,096 rows from all over the
-shards, epoch after epoch from one generator, as in training; its first epoch, which finds its memory and verifies the
-hashes, is apart. The processor's seconds say what a rate needs on a machine whose cores are taken.
+read no more than the rows it gave. The sequential limit is the best of one thread and of `--readers` threads with a
+shard each, these through the page cache and past it, 8 MB a read, nothing done with the bytes.
+
+The shuffled read gives batches of 4,096 rows from all over the shards, epoch after epoch from one generator, as in
+training. It passes the page cache by, as it does where shards outgrow it; through the cache it is timed apart, and so
+is its first epoch, which finds its memory and verifies the hashes. The processor's seconds say what a rate needs on a
+machine whose cores are taken.
 """
 
 import os
@@ -26,6 +28,7 @@ import numpy as np
 
 from benchmarks.results import Figure, parser, show
 from storage.activations import ActivationRows, encode
+from storage.direct import huge_memory, read_at
 from storage.shards import write_shard
 
 STEPS, POSITIONS, WIDTH = 10, 25, 1280
@@ -39,7 +42,7 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--gigabytes", type=float, default=4.0)
     arguments.add_argument("--shards", type=int, default=8)
-    arguments.add_argument("--readers", type=int, default=4)
+    arguments.add_argument("--readers", type=int, default=16)
     arguments.add_argument("--repeats", type=int, default=5)
     arguments.add_argument("--folder", type=Path, help="where to put the shards, on the disk to be measured")
     options = arguments.parse_args()
@@ -56,6 +59,7 @@ def main() -> None:
         kinds: dict[str, Callable[[], None]] = {
             "one": lambda: _sequential(shards, 1),
             "many": lambda: _sequential(shards, options.readers),
+            "past": lambda: _past(shards, options.readers),
             "shuffled": lambda: _take(stream, count),
             "buffered": lambda: _take(buffered, count),
             "first": lambda: _take(
@@ -76,7 +80,8 @@ def main() -> None:
                 turns[kind].append(_timed(read, given if kind in titles else None))
         stream.close()
         buffered.close()
-    limits = [max(one.rate, many.rate) for one, many in zip(turns["one"], turns["many"], strict=True)]
+    kinds_of_limit = (turns[kind] for kind in ("one", "many", "past"))
+    limits = [max(turn.rate for turn in each) for each in zip(*kinds_of_limit, strict=True)]
     middle = statistics.median(limits)
     figures = [Figure("sequential limit of the disk", middle, "GB/s"), *_spread(limits, "GB/s")]
     for kind, title in titles.items():
@@ -84,7 +89,12 @@ def main() -> None:
         rate = statistics.median(turn.rate for turn in turns[kind])
         figures.append(Figure(title, rate, "GB/s", middle, statistics.median(ratios)))
         figures += _spread(ratios, "ratio")
-    for kind, title in {"one": "sequential, one thread", "many": "sequential, threads", **titles}.items():
+    for kind, title in {
+        "one": "sequential, one thread",
+        "many": "sequential, threads",
+        "past": "sequential, threads, past the page cache",
+        **titles,
+    }.items():
         figures.append(Figure(f"{title.strip()}: processor", statistics.median(t.work for t in turns[kind]), "s/GB"))
     show(figures, options.json)
 
@@ -143,6 +153,16 @@ def _sequential(shards: Sequence[Path], threads: int) -> None:
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
+
+    with ThreadPoolExecutor(threads) as executor:
+        list(executor.map(read, shards))
+
+
+def _past(shards: Sequence[Path], threads: int) -> None:
+    def read(path: Path) -> None:
+        piece, offset = huge_memory(_PIECE), 0
+        while count := read_at(path, offset, piece, direct=True):
+            offset += count
 
     with ThreadPoolExecutor(threads) as executor:
         list(executor.map(read, shards))

@@ -9,6 +9,7 @@ from saeuron.config import PromptsConfig
 from saeuron.prompts import Prompt
 from tasks.prompts import PromptsJob
 from tasks.prompts import prompts as task
+from tasks.runs import Added
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,16 @@ def prompts(run: Run) -> dict[str, PromptSet]:
     """{"": the run's own set, added concept: its set}."""
     own = PromptsJob(workspace=run.workspace, config=run.config.prompts, domains=run.config.domains)
     sets = {"": _made(run, own)}
-    for concept in run.added:
-        templates = concept.templates or run.config.prompts.templates
-        mine = {split: tuple(t for t in ts if f"{{{concept.domain}}}" in t) for split, ts in templates.items()}
-        domains = dict(run.config.domains)
-        domains[concept.domain] = domains[concept.domain].model_copy(update={"concepts": (concept.name,)})
-        job = PromptsJob(workspace=run.workspace, config=PromptsConfig(templates=mine), domains=domains)
-        sets[concept.name] = _made(run, job)
-    return sets
+    return sets | {concept.name: of_added(run, concept) for concept in run.added}
+
+
+def of_added(run: Run, concept: Added) -> PromptSet:
+    """The prompts of one concept that was added, as its record describes it."""
+    templates = concept.templates or run.config.prompts.templates
+    mine = {split: tuple(t for t in ts if f"{{{concept.domain}}}" in t) for split, ts in templates.items()}
+    domains = dict(run.config.domains)
+    domains[concept.domain] = domains[concept.domain].model_copy(update={"concepts": (concept.name,)})
+    return _made(run, PromptsJob(workspace=run.workspace, config=PromptsConfig(templates=mine), domains=domains))
 
 
 def _made(run: Run, job: PromptsJob) -> PromptSet:

@@ -31,13 +31,15 @@ def score(run: Run, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[st
     return scores
 
 
-def score_job(run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str]) -> ScoreJob:
-    """The statistics of one concept at every hookpoint of its domain."""
+def score_job(
+    run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str], earlier: PromptSet | None = None
+) -> ScoreJob:
+    """The statistics of one concept at every hookpoint of its domain; of its `earlier` prompts if these are given."""
     domain = run.domain_of(concept)
     if domain is None:
         raise KeyError(concept)
     config = run.config.domains[domain]
-    prompts = sets[concept if run.added_as(concept) else ""]
+    prompts = earlier or sets[concept if run.added_as(concept) else ""]
     wanted = images(prompts.asking(concept), run.config.score, domain, concept, config.score_on)
     return ScoreJob(
         workspace=run.workspace,

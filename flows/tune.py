@@ -1,6 +1,6 @@
 """Tune the removal of each wanted concept against its reference set."""
 
-from flows.prompts import PromptSet
+from flows.prompts import PromptSet, of_added
 from flows.run import Run
 from flows.score import score_job
 from flows.totals import totals
@@ -19,11 +19,21 @@ def tune(
     # A removal is still computed against a concept that has left, until it is refreshed.
     left = {c: score_job(run, c, sets, saes) for c in sorted(run.removed) if run.domain_of(c)}
     known = scores | {c: job.id for c, job in left.items()}
-    jobs = {c: tune_job(run, c, sets, saes, known) for c in concepts if c in scores}
+    earlier = {
+        c: {name: score_job(run, name, sets, saes, of_added(run, then)) for name, then in as_known.items()}
+        for c in concepts
+        if c in scores and (as_known := run.roster.as_known(c))
+    }
+    jobs = {
+        c: tune_job(run, c, sets, saes, known | {name: job.id for name, job in earlier.get(c, {}).items()})
+        for c in concepts
+        if c in scores
+    }
 
     def summed(job: TuneJob) -> TuneJob:
-        for name in sorted(left.keys() & job.reference.keys()):
-            run.step(score_task, left[name])
+        others = left | earlier.get(job.concept, {})
+        for name in sorted(others.keys() & job.reference.keys()):
+            run.step(score_task, others[name])
         return job.model_copy(update={"totals": totals(run, job.domain, job.reference.values(), job.saes)})
 
     def do(concept: str) -> Made:

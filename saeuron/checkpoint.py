@@ -4,6 +4,7 @@ The bytes of a file depend on its contents alone: all metadata travels in one JS
 several keys in an order that differs from process to process.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -52,6 +53,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "restore it or make it again."
         ) from error
     return tensors, json.loads(metadata.get("json", "{}"))
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """64 hex digits of the SHA-256 of all that a file says: for files that no manifest vouches for, as they change."""
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {list(value.shape)};".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

@@ -28,15 +28,19 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    device: str = "cpu"
+    """Where this one works, and where whatever is sent between them lies: NCCL sends nothing else."""
 
     @classmethod
     def join(cls, device: str = "cpu") -> "Ranks":
         """Join the processes that `torchrun` started, by its environment variables; alone if there are none."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size())
+        return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property
     def first(self) -> bool:
@@ -76,7 +80,7 @@ class Ranks:
 
     def count(self, number: int) -> int:
         """The sum over ranks."""
-        return number if self.size == 1 else int(self.add(torch.tensor(number)))
+        return number if self.size == 1 else int(self.add(torch.tensor(number, device=self.device)))
 
     def least(self, tensor: Tensor) -> Tensor:
         """The least over ranks, element by element; without gradients."""

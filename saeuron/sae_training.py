@@ -4,6 +4,7 @@ Loss: FVU of the batch + alpha * AuxK (2406.04093 section 2 and appendix A.2; se
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saeuron.checkpoint import load_tensors, pack_optimizer, prefixed, save_tensors, stripped, unpack_optimizer
+from saeuron.checkpoint import (
+    load_tensors,
+    pack_optimizer,
+    prefixed,
+    save_tensors,
+    stripped,
+    tensors_digest,
+    unpack_optimizer,
+)
 from saeuron.config import SAEConfig
-from saeuron.errors import SaeuronError
+from saeuron.errors import BadWeights, SaeuronError
 from saeuron.losses import fvu
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE
 from saeuron.variants import SparseVariant, make
+
+_log = logging.getLogger(__name__)
 
 FAST_FROM = 8
 """The sparse path is taken from this many latents per active one."""
@@ -124,7 +135,8 @@ class Trainer:
             variant.follow(out.least, self.step_index)
             self.silent = torch.where(rows_of.any(out.fired), 0, self.silent + len(rows))
             l0 = self.latents_of.count(out.active) / len(x)
-            figures = torch.tensor([float(fvu(x, out.x_hat)), l0, loss.item()], dtype=torch.float64)
+            known = [float(fvu(x, out.x_hat)), l0, loss.item()]
+            figures = torch.tensor(known, dtype=torch.float64, device=rows_of.device)
             rows_of.average([figures])
             f, l0, total = figures.tolist()
             self._recent.append((f, l0, total))
@@ -167,11 +179,18 @@ class Trainer:
         if not self.ranks.first:
             return
         metadata = {"step": self.step_index, "config": self.config.identity, "history": self.history}
-        save_tensors(path, tensors, metadata)
+        save_tensors(path, tensors, {**metadata, "sha256": tensors_digest(tensors, metadata)})
 
     def load(self, path: Path) -> None:
-        """Go on from `save`."""
+        """Go on from `save`.
+
+        Raises:
+            BadWeights: the file is damaged; whoever goes on from one flipped byte would train something else.
+            SaeuronError: it is of another configuration.
+        """
         tensors, metadata = load_tensors(path)
+        if metadata.pop("sha256", "") != tensors_digest(tensors, metadata):
+            raise BadWeights(f"{path} is not as it was written; remove it to start anew.")
         if metadata["config"] != self.config.identity:
             raise SaeuronError(f"{path} is a checkpoint of another configuration; remove it to start anew.")
         if self.latents_of.size > 1:
@@ -195,14 +214,21 @@ def train(
     ranks: Ranks = ALONE,
     report: Callable[[Point], None] = lambda point: None,
 ) -> Trainer:
-    """Train to the end, from `checkpoint` if it exists; an interrupted run ends with the same bytes."""
+    """Train to the end, from `checkpoint` if it exists; an interrupted run ends with the same bytes.
+
+    A damaged checkpoint is as good as none: the training begins anew, and says so.
+    """
     trainer = Trainer(config, width, hookpoint, device, ranks=ranks)
+    resumed = False
+    if checkpoint.exists():
+        try:
+            trainer.load(checkpoint)
+            resumed = True
+        except BadWeights as error:
+            _log.warning("training %s begins anew: its checkpoint is damaged (%s)", hookpoint or "an SAE", error)
     # All look before the first one writes.
-    resumed = checkpoint.exists()
     ranks.wait()
-    if resumed:
-        trainer.load(checkpoint)
-    else:
+    if not resumed:
         trainer.initialise(tensor_of(next(stream(0))))
     together([trainer], stream, {0: checkpoint}, report=lambda _, point: report(point))
     return trainer

@@ -88,9 +88,11 @@ class ActivationRows:
     """"float16", "float32" or "bfloat16"; arrays of the last are uint16 here."""
 
     def __init__(
-        self, shards: Sequence[Path], verify: bool = True, readers: int = 4, direct: bool | None = None
+        self, shards: Sequence[Path], verify: bool = True, readers: int = 16, direct: bool | None = None
     ) -> None:
-        """Read the sidecars. `verify` checks each shard's SHA-256 before its first use; `readers` threads read.
+        """Read the sidecars. `verify` checks each shard's SHA-256 before its first use.
+
+        `readers` threads read: a disk is fast only where much is asked of it at once.
 
         Batches are read past the page cache if `direct`; unless it says, if the shards outgrow that cache.
         """
@@ -174,18 +176,19 @@ class ActivationRows:
         """Each pool's rows as they lie in memory, and the order to take them in; the next but one overwrites it."""
         pools = self._pools(row, seed, pool_rows)
         # Two, filled in turn: to have them anew for each pool costs as much as to read.
-        spare = used = np.empty(0, np.uint8)
+        spare = np.empty(0, np.uint8)
         executor = ThreadPoolExecutor(self._readers, thread_name_prefix="activations")
         try:
             pool = next(pools)
-            spare, parts = self._start(executor, pool, spare)
+            memory, parts = self._start(executor, pool, spare)
             while True:
+                # Before this one is waited for: between two pools the disk would have nothing to do.
+                following = next(pools)
+                into, begun = self._start(executor, following, spare)
                 for part in parts:
                     part.result()
-                ready, spare, used = pool, used, spare
-                pool = next(pools)
-                spare, parts = self._start(executor, pool, spare)
-                yield self._rows_in(used, ready), ready.order
+                yield self._rows_in(memory, pool), pool.order
+                spare, memory, pool, parts = memory, into, following, begun
         finally:
             executor.shutdown(cancel_futures=True)
 
@@ -227,10 +230,14 @@ class ActivationRows:
         """Begin to read the pool into `memory`, or into more of it where that is too small."""
         if memory.nbytes < (size := int(pool.starts[-1]) * self._row_bytes):
             memory = huge_memory(size + size // 16)  # Pools differ by some blocks.
-        return memory, [
-            executor.submit(self._read_into, block, memory[start * self._row_bytes :][: aligned(block.member.bytes)])
-            for block, start in zip(pool.blocks, pool.starts[:-1].tolist(), strict=True)
-        ]
+        # One iterator for all, which hands out each once: a future for each would cost as much as to read it.
+        todo = zip(pool.blocks, pool.starts[:-1].tolist(), strict=True)
+
+        def read() -> None:
+            for block, start in todo:
+                self._read_into(block, memory[start * self._row_bytes :][: aligned(block.member.bytes)])
+
+        return memory, [executor.submit(read) for _ in range(self._readers)]
 
     def _read_into(self, block: _Block, out: NDArray[np.uint8]) -> None:
         """The block, from the file to its place: any copy between would cost as much as the disk."""

@@ -110,7 +110,7 @@ class UnknownArtifact(UserError):
     def __str__(self) -> str:
         return (
             f"{self.args[0]!r} is not an artifact id; expected <stage>_v<version>_<20 hex digits>, "
-            f"as in the first column of each view of `saeuron query`"
+            f"as in the first column of each view of `saeuron sql`"
         )
 
 
@@ -137,7 +137,7 @@ class ArtifactDamaged(Damaged):
 
     def __str__(self) -> str:
         file, expected, found = self.args
-        return f"{file} is damaged: expected {expected}, found {found}; run it again: it is made anew"
+        return f"{file} is damaged: expected {expected}, found {found}; mend it with: saeuron verify --deep --repair"
 
 
 class ObjectDamaged(ArtifactDamaged):

@@ -66,6 +66,11 @@ def listed(folder: Path, exclude: Sequence[str] = ()) -> list[str]:
     return sorted(name for name in names if name != MANIFEST)
 
 
+def within(file: str, *names: str) -> bool:
+    """Whether a file of an artifact is one of those that are named, or in a folder that is; all are if none is."""
+    return not names or any(file == name or file.startswith(f"{name}/") for name in names)
+
+
 def described(folder: Path, name: str) -> ManifestFile:
     """One file of a folder, hashed. Raises ArtifactMissing if it is not there, ArtifactDamaged as its sidecar says."""
     path = folder / name

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.files import json_text, write_atomic
 from storage.identity import digest, is_id, split_id
-from storage.manifests import MANIFEST, Manifest, ManifestFile
+from storage.manifests import MANIFEST, Manifest, ManifestFile, within
 from storage.remote import Stat, Store
 from storage.seals import read_sealed, sealed, unsealed
 
@@ -133,9 +133,9 @@ class RemoteArtifacts:
         """
         folder, objects = self._folder(manifest.id), _objects(manifest)
         for name in names:
-            if not any(_within(file.name, name) for file in manifest.files):
+            if not any(within(file.name, name) for file in manifest.files):
                 raise ArtifactMissing(folder / name, "a file of the artifact")
-        wanted = [(k, f) for k, f in objects.items() if not names or any(_within(f.name, n) for n in names)]
+        wanted = [(k, f) for k, f in objects.items() if within(f.name, *names)]
         lacking = [(k, f) for k, f in wanted if _local_size(folder / f.name) != f.bytes]
 
         def bring(item: tuple[str, ManifestFile]) -> None:
@@ -291,10 +291,6 @@ def _size(found: dict[str, Stat], key: str) -> int | None:
 
 def _local_size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def _within(name: str, wanted: str) -> bool:
-    return name == wanted or name.startswith(f"{wanted}/")
 
 
 def each(do: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -18,7 +18,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,7 +38,7 @@ from storage.identity import digest, split_id
 from storage.identity import is_id as is_id
 from storage.locks import at_once, held, lock
 from storage.manifests import MANIFEST as MANIFEST
-from storage.manifests import Manifest, described, listed
+from storage.manifests import Manifest, described, listed, within
 from storage.remote import is_url
 from storage.seals import read_sealed as read_sealed
 from storage.seals import write_sealed as write_sealed
@@ -226,13 +226,27 @@ class Workspace:
             inputs=inputs,
             summary=summary,
             files=tuple(described(folder, name) for name in names),
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            created=self._now(),
             seconds=seconds,
         )
         if self.remote:
             return self.remote.artifacts.publish(manifest)
         write_sealed(folder / MANIFEST, manifest.model_dump(mode="json"))
         return manifest
+
+    def _now(self) -> str:
+        """The time, but after that of whatever was committed here before: of two artifacts the later one counts.
+
+        So a clock that is set back changes no answer. What is remembered for that may be lost or damaged.
+        """
+        newest = self.locks / "newest.json"
+        try:
+            after = datetime.fromisoformat(read_sealed(newest)["created"]) + timedelta(milliseconds=1)
+        except (StorageError, KeyError, TypeError, ValueError):
+            after = datetime.min.replace(tzinfo=UTC)
+        created = max(datetime.now(UTC), after).isoformat(timespec="milliseconds")
+        write_sealed(newest, {"created": created})
+        return created
 
     def resume(self, artifact_id: str) -> None:
         """Upload what was finished here and could not be committed to the object store; locally nothing is to do."""
@@ -338,12 +352,13 @@ class Workspace:
         Raises as `manifest` does.
         """
         folder, manifest = self.fetch(artifact_id, *names), self.read(artifact_id)
-        read = tuple(
-            file
-            for file in manifest.files
-            if not names or any(file.name == name or file.name.startswith(f"{name}/") for name in names)
-        )
-        for problem in self._problems(manifest.model_copy(update={"files": read}), deep=True):
+        read = manifest.model_copy(update={"files": tuple(f for f in manifest.files if within(f.name, *names))})
+        if self.remote:
+            if self._drop_damaged_copies(read):
+                # What comes is compared with its hash on the way.
+                self.fetch(artifact_id, *names)
+            return folder
+        for problem in self._damage(read, deep=True):
             raise problem
         return folder
 
@@ -356,10 +371,16 @@ class Workspace:
         return True
 
     def verify(self, artifact_id: str, deep: bool = False) -> list[str]:
-        """What is wrong with an artifact, one line each; none if it is well. `deep` reads every byte and its hash."""
+        """What is wrong with an artifact, one line each; none if it is well. `deep` reads every byte and its hash.
+
+        Of one on an object store: there. With `deep`, copies of its files that are damaged here are dropped.
+        """
         try:
             if self.remote:
-                return [str(problem) for problem in self.remote.artifacts.damage(artifact_id, deep)]
+                problems = [str(problem) for problem in self.remote.artifacts.damage(artifact_id, deep)]
+                if deep:
+                    self._drop_damaged_copies(self.read(artifact_id))
+                return problems
             manifest = self.read(artifact_id)
         except (ArtifactMissing, Damaged) as error:
             return [str(error)]
@@ -410,9 +431,20 @@ class Workspace:
         return manifest
 
     def _problems(self, manifest: Manifest, deep: bool) -> Iterator[ArtifactDamaged]:
-        folder = self.folder(manifest.id)
         # On an object store what is here is a part, and `fetch` looks at it; of what is there `settle` has known.
-        for file in () if self.remote else manifest.files:
+        return iter(()) if self.remote else self._damage(manifest, deep)
+
+    def _drop_damaged_copies(self, manifest: Manifest) -> int:
+        """Delete files here that are not as they are in the object store, to be fetched again; how many."""
+        bad = [Path(problem.args[0]) for problem in self._damage(manifest, deep=True)]
+        for path in bad:
+            path.unlink(missing_ok=True)
+        return len(bad)
+
+    def _damage(self, manifest: Manifest, deep: bool) -> Iterator[ArtifactDamaged]:
+        """Of the files in the folder."""
+        folder = self.folder(manifest.id)
+        for file in manifest.files:
             path = folder / file.name
             if not path.is_file():
                 yield ArtifactDamaged(path, f"a file of {file.bytes} bytes", "none")

@@ -151,7 +151,7 @@ def image_set(job: ImagesJob) -> Made:
 
 def read(workspace: Workspace, image_set_id: str) -> list[Judged]:
     """What the judges saw on an image set."""
-    rows = read_table(workspace.folder(image_set_id) / "images.parquet").to_pylist()
+    rows = read_table(workspace.whole(image_set_id, "images.parquet") / "images.parquet").to_pylist()
     return [Judged(r["prompt_id"], r["image_index"], dict(r["asked"]), dict(r["judged"])) for r in rows]
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
-from saeuron.config import ConceptConfig, Config, RunConfig
+from saeuron.config import ConceptConfig, Config, RunConfig, Split
 from saeuron.errors import ConfigError
 from storage import Workspace
 from storage.errors import ArtifactDamaged, StorageError
@@ -186,12 +186,17 @@ def remembered(workspace: Workspace) -> RunConfig:
     return _parsed(RunConfig, path, read_json)
 
 
+Templates = dict[Split, tuple[str, ...]]
+
+
 class Added(ConceptConfig):
     """A concept that was added, and what it was added to."""
 
     reference: tuple[str, ...]
     """The concepts of its domain that its removal is computed against, itself included: those of the day when it was
     added, or last refreshed."""
+    known: Mapping[str, Templates | None] = Field(default_factory=dict)
+    """Of those of its reference set that were described otherwise since: the templates they had then."""
     removed: bool = False
     """Whether it was taken out since."""
 
@@ -204,6 +209,8 @@ class Own(Config):
     domain: str
     reference: tuple[str, ...] | None = None
     """What its removal is computed against since it was refreshed; None: the concepts of the configuration."""
+    known: Mapping[str, Templates | None] = Field(default_factory=dict)
+    """As of an added one."""
     removed: bool = False
 
 
@@ -221,6 +228,8 @@ class Roster:
     """Names of concepts that have left, the configuration's own among them."""
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Reference sets of those of the configuration's own concepts whose removal was refreshed."""
+    known: Mapping[str, Mapping[str, Templates | None]] = field(default_factory=dict)
+    """{concept: {one of its reference set: the templates that this one had, others than it has now}}."""
 
     def present(self, config: RunConfig) -> dict[str, tuple[str, ...]]:
         """The concepts that are there, by domain, added ones last."""
@@ -243,6 +252,12 @@ class Roster:
         if domain := config.domain_of(concept):
             return self.references.get(concept, config.domains[domain].concepts)
         return next((a.reference for a in self.added if a.name == concept), ())
+
+    def as_known(self, concept: str) -> dict[str, Added]:
+        """Those of a concept's reference set that its removal is computed against as they were, and not as they are."""
+        now = {a.name: a for a in self.added}
+        earlier = self.known.get(concept, {})
+        return {c: now[c].model_copy(update={"templates": earlier[c]}) for c in earlier if c in now}
 
 
 def concepts(workspace: Workspace) -> dict[Path, Added | Own]:
@@ -272,7 +287,9 @@ def roster(workspace: Workspace, config: RunConfig) -> Roster:
     }
     present = [c for c in guests if c.name not in removed]
     pinned = set().union(*references.values(), *(c.reference for c in present))
-    return Roster(tuple(c for c in guests if c in present or c.name in pinned), removed, references)
+    taken = [c for c in guests if c in present or c.name in pinned]
+    theirs = {c.name for c in taken} | references.keys()
+    return Roster(tuple(taken), removed, references, {c.name: c.known for c in found if c.name in theirs and c.known})
 
 
 def joined(workspace: Workspace, config: RunConfig) -> list[Added]:
@@ -303,6 +320,7 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
                     f"concept {new.name!r} was added before, with other templates; expected those and more, "
                     "or another name."
                 )
+            _keep_as_known(workspace, other)
             if not other.removed:
                 grown = other.model_copy(update={"templates": new.templates})
                 _write(workspace, path, grown)
@@ -312,6 +330,15 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
 
     with workspace.lock(_CONCEPTS):
         return workspace.agreed(change)
+
+
+def _keep_as_known(workspace: Workspace, changing: Added) -> None:
+    """Have the removals of others, until they are refreshed, computed against a concept as it is before it changes."""
+    name = changing.name
+    for path, other in concepts(workspace).items():
+        if other.name != name and name in (other.reference or ()) and name not in other.known:
+            known = {**other.known, name: changing.templates}
+            _write(workspace, path, other.model_copy(update={"known": known}))
 
 
 def _extends(new: ConceptConfig, old: ConceptConfig) -> bool:
@@ -359,7 +386,7 @@ def remove(workspace: Workspace, config: RunConfig, name: str) -> None:
 def refresh(workspace: Workspace, config: RunConfig, name: str) -> None:
     """Note that the removal of a concept is from now on computed against the concepts of its domain that are there."""
     reference = next(names for names in roster(workspace, config).present(config).values() if name in names)
-    _change(workspace, config, name, reference=reference)
+    _change(workspace, config, name, reference=reference, known={})
 
 
 def _change(workspace: Workspace, config: RunConfig, name: str, **fields: Any) -> None:

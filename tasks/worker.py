@@ -1,7 +1,7 @@
 """What a process does before it runs a step that a run gave it: see the workspace, set threads, claim a device."""
 
 import fcntl
-import functools
+import logging
 import os
 import pickle
 import socket
@@ -18,8 +18,12 @@ from saeuron.errors import ConfigError, SaeuronError
 from storage import Workspace
 from tasks import model
 
+log = logging.getLogger(__name__)
+
 PATIENCE = 60.0
-"""Seconds that a worker waits for a device: a cluster may start the next process before the last one has ended."""
+"""Seconds that a worker waits for a device of its own run: a cluster may start the next process before the last one has
+ended."""
+_claimed: dict[tuple[str, ...], str] = {}
 _one_at_a_time = threading.Lock()
 """Clusters may run several steps in the threads of one process; they would share the loaded model and its hooks."""
 
@@ -60,7 +64,7 @@ def at_work(worker: Worker | None, workspace: Path, device: str) -> Iterator[str
         # Of a run on a GPU, steps without a model are jobs on the CPU.
         devices = named if worker.devices is not None else _present(device)
         try:
-            yield claim(devices) if devices else device
+            yield claim(devices, worker.run) if devices else device
         except Exception as error:
             raise portable(error) from None
 
@@ -78,33 +82,48 @@ def _present(device: str) -> tuple[str, ...]:
     return tuple(f"{kind}:{i}" for i in range(count))
 
 
-@functools.cache
-def claim(devices: tuple[str, ...]) -> str:
+def claim(devices: tuple[str, ...], run: str) -> str:
     """One of `devices` for this process alone, the same at every call, until the process ends.
 
     The claim is the kernel's lock on a file of this machine, so however the process ends, the device is free again.
+    While another run has one, this waits for its turn.
 
     Raises:
-        SaeuronError: each is claimed by another process, for longer than `PATIENCE`.
+        SaeuronError: each is claimed by a process of the same run, for longer than `PATIENCE`.
     """
+    if devices not in _claimed:
+        _claimed[devices] = _claim(devices, run)
+    return _claimed[devices]
+
+
+def _claim(devices: tuple[str, ...], run: str) -> str:
     folder = Path(tempfile.gettempdir()) / f"saeuron-devices-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     end = time.monotonic() + PATIENCE
+    waited = False
     while True:
+        holders = set()
         for device in devices:
             descriptor = os.open(folder / f"{device.replace(':', '-')}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                holders.add(os.pread(descriptor, 100, 0).decode("ascii", "replace"))
                 os.close(descriptor)
                 continue
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, run.encode(), 0)
             # Never closed: it is the claim.
             return device
         if time.monotonic() > end:
-            raise SaeuronError(
-                f"every device is claimed by another worker ({', '.join(devices)}); wait for the other run to end, "
-                "or lower runner.workers"
-            )
+            if holders == {run}:
+                raise SaeuronError(
+                    f"every device is claimed by another worker of this run ({', '.join(devices)}); lower "
+                    "runner.workers to their number"
+                )
+            if not waited:
+                log.warning("waiting for a device (%s): run %s has it", ", ".join(devices), min(holders - {run}))
+                waited = True
         time.sleep(0.2)
 
 

@@ -1,5 +1,6 @@
 """A byte flipped, the end cut off, the file gone, in every kind of file that a run leaves behind."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def names_it(done: Done, place: Path) -> bool:
     """Whether an error names the damaged file, or its artifact, and what to do."""
     line = done.err + done.out
     named = place.as_posix() in line or any(part in line for part in place.parts if "_v" in part)
-    return named and ("run it again" in line or "saeuron verify --repair" in line) and "Traceback" not in line
+    repaired = "run it again" in line or re.search("saeuron verify( --deep)? --repair", line) is not None
+    return named and repaired and "Traceback" not in line
 
 
 def one(undisturbed: Path, root: Path, how: str, place: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from flows import refresh
+from flows import gc, refresh
 from flows.config import load
 from flows.plan import Planned, plan
 from saeuron.config import ConceptConfig
@@ -124,6 +124,37 @@ class TestBack:
         assert len({p.id for p in plan(CONFIG, whole.root)} & before) > 20
         with pytest.raises(ConfigError, match="expected those and more"):
             runs.add(whole, CONFIG, first)
+
+    @pytest.mark.parametrize("how", ["grown", "removed and added otherwise"])
+    def test_removals_that_were_computed_against_it_stay_until_they_are_refreshed(
+        self, whole: Workspace, how: str
+    ) -> None:
+        few = dict(CONFIG.prompts.templates)
+        many = [f"{start}{count} times over in {{style}}." for start in ("", "A {object} ") for count in (2, 3, 4, 5)]
+        more = {**few, "train": (*few["train"], *many)}
+        first = GRAIN.model_copy(update={"templates": few})
+        runs.add(whole, CONFIG, first)
+        made_up(whole.root, CONFIG)
+        runs.add(whole, CONFIG, ConceptConfig(name="mosaic", domain="style"))
+        runs.refresh(whole, CONFIG, "stripes")
+        made_up(whole.root, CONFIG)
+        before = planned(whole, "removal")
+        if how != "grown":
+            runs.remove(whole, CONFIG, "grain")
+        runs.add(whole, CONFIG, first.model_copy(update={"templates": more}))
+        after = planned(whole, "removal")
+        assert not after["grain"].cached and not planned(whole, "score")["grain"].cached
+        assert {c: p for c, p in after.items() if c != "grain"} == {c: p for c, p in before.items() if c != "grain"}
+        made_up(whole.root, CONFIG)
+        # What they were computed against is not for gc to take.
+        old = [m.config["reference"]["grain"] for m in whole.artifacts("removal") if m.id == before["mosaic"].id]
+        assert old and not {*old} & {found.artifact for found in gc.survey(whole)}
+        for name in ("mosaic", "stripes"):
+            assert refresh.choose(whole, CONFIG, name, everything=False) == [name]
+            runs.refresh(whole, CONFIG, name)
+            now = planned(whole, "removal")
+            assert not now[name].cached and now[name].id != before[name].id
+        assert runs.roster(whole, CONFIG).known == {}
 
     def test_a_removed_one_may_come_back_as_another(self, whole: Workspace) -> None:
         other = CHECKER.model_copy(update={"templates": {"train": ("A {object} in {style} style.",)}})

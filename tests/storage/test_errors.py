@@ -31,5 +31,5 @@ def test_what_the_user_can_mend() -> None:
         assert issubclass(kind, errors.UserError)
     for other in (errors.ArtifactMissing, errors.ArtifactDamaged, errors.DiskFull):
         assert not issubclass(other, errors.UserError)
-    assert "run it again: it is made anew" in str(errors.ArtifactDamaged("f", "a", "b"))
+    assert "mend it with: saeuron verify --deep --repair" in str(errors.ArtifactDamaged("f", "a", "b"))
     assert "the next run goes on from here" in str(errors.DiskFull("f", 1))

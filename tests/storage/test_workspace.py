@@ -1,8 +1,10 @@
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from storage import workspace as module
 from storage.errors import ArtifactDamaged, ArtifactMissing, NotAWorkspace, UnknownArtifact, WorkspaceTooNew
 from storage.identity import artifact_id
 from storage.shards import write_shard
@@ -137,3 +139,30 @@ def test_what_is_computed_with_is_read_whole(workspace: Workspace) -> None:
     assert workspace.has(NAME) and workspace.whole(NAME, "b.bin") == folder
     with pytest.raises(ArtifactDamaged, match=r"a\.bin is damaged: expected SHA-256"):
         workspace.whole(NAME)
+
+
+def test_what_is_committed_later_is_newer_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace.open(tmp_path / "w")
+    start = datetime.now(UTC)
+    hours = iter([0, 0, -5, -5, 3, 1])
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return start + timedelta(hours=next(hours))
+
+    monkeypatch.setattr(module, "datetime", Clock)
+
+    def committed(what: int) -> str:
+        name = artifact_id("sae", 2, {"a": what})
+        workspace.folder(name).mkdir(parents=True)
+        return workspace.commit(name, config={}, inputs={}, summary={}, seconds=0).created
+
+    times = [committed(i) for i in range(5)]
+    assert times == sorted({*times}) and datetime.fromisoformat(times[3]) - start < timedelta(seconds=1)
+    assert datetime.fromisoformat(times[4]) - start > timedelta(hours=2.9)
+    # It is not what anything hangs on.
+    (workspace.locks / "newest.json").write_text("{")
+    assert datetime.fromisoformat(committed(5)) - start < timedelta(hours=1.1)

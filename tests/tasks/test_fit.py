@@ -82,6 +82,25 @@ def test_two_interrupted_processes_go_on_to_the_same_bytes(work) -> None:
     assert load_tensors(whole.checkpoint)[1]["step"] == 400
 
 
+@pytest.mark.parametrize("how", ["flip", "cut"])
+def test_a_damaged_checkpoint_is_as_good_as_none(work, how, caplog) -> None:
+    def stop(done: int, fvu: float) -> None:
+        raise KeyboardInterrupt
+
+    broken = work("broken")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(broken, stop)
+        assert load_tensors(broken.checkpoint)[1]["step"] == 13 and not caplog.text
+    data = bytearray(broken.checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    broken.checkpoint.write_bytes(data if how == "flip" else data[: len(data) // 2])
+    resumed, whole = fit(broken, quiet), fit(work("whole"), quiet)
+    assert "training h begins anew: its checkpoint is damaged" in caplog.text
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(resumed).items())
+    assert resumed.history == whole.history
+
+
 def test_what_fails_in_a_process_is_told_in_a_line(work) -> None:
     with pytest.raises(SaeuronError, match=r"training h in 2 processes failed: .*batch is 31: expected a multiple"):
         fit_in_processes(work("odd", processes=2, batch=31), quiet)

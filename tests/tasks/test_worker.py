@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,7 +72,7 @@ def test_an_error_that_cannot_travel_is_told_by_one_that_can() -> None:
 _CLAIM = """
 import sys
 from tasks.worker import claim
-print(claim(("cpu:0", "cpu:1")), flush=True)
+print(claim(("cpu:0", "cpu:1"), "r1"), flush=True)
 sys.stdin.read()
 """
 
@@ -81,9 +82,8 @@ class TestClaim:
     def _apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        claim.cache_clear()
+        monkeypatch.setattr(worker, "_claimed", {})
         yield
-        claim.cache_clear()
         # A claim is never given back while its process lives; this one goes on to other tests.
         for path in Path("/proc/self/fd").iterdir():
             if path.is_symlink() and str(path.readlink()).startswith(str(tmp_path)):
@@ -96,12 +96,30 @@ class TestClaim:
         with other:
             assert other.stdout is not None
             assert other.stdout.readline() == "cpu:0\n"
-            assert claim(("cpu:0", "cpu:1")) == "cpu:1" == claim(("cpu:0", "cpu:1"))
+            both = ("cpu:0", "cpu:1")
+            assert claim(both, "r1") == "cpu:1" == claim(both, "r1")
             monkeypatch.setattr(worker, "PATIENCE", 0.0)
-            with pytest.raises(SaeuronError, match=r"every device is claimed by another worker \(cpu:0\)"):
-                claim(("cpu:0",))
+            with pytest.raises(SaeuronError, match=r"claimed by another worker of this run \(cpu:0\); lower run"):
+                claim(("cpu:0",), "r1")
             other.send_signal(signal.SIGKILL)
-        assert claim(("cpu:0",)) == "cpu:0"
+        assert claim(("cpu:0",), "r1") == "cpu:0"
+
+    def test_while_another_run_has_it_a_run_waits(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(worker, "PATIENCE", 0.0)
+        other = subprocess.Popen(
+            [sys.executable, "-c", _CLAIM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with other, ThreadPoolExecutor() as executor:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "cpu:0\n"
+            waiting = executor.submit(claim, ("cpu:0",), "r2")
+            with pytest.raises(TimeoutError):
+                waiting.result(1)
+            assert "waiting for a device (cpu:0): run r1 has it" in caplog.text
+            other.send_signal(signal.SIGKILL)
+            assert waiting.result(10) == "cpu:0"
 
     def test_a_step_is_told_which(self, workspace: Workspace) -> None:
         write_json(workspace.runs / "r1.json", {})
