@@ -1,20 +1,40 @@
-"""Compare two runs: what they were told, what they used, and which figures differ by more than chance."""
+"""Compare two runs: what they were told and used, what SQL's tables say of that, which figures differ beyond chance."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows.summary import text_table
 from saeuron.errors import ConfigError, UnknownName
 from storage import Workspace
 from storage.files import read_json
-from storage.identity import split_id
+from storage.identity import canonical_json, digest, split_id
 from storage.manifests import Manifest
 from tasks import runs
 
 ROWS = 20
 """Artifacts that a page lists of each run."""
+
+
+TABLES = {"capture": "captures", "sae": "saes", "score": "statistics", "removal": "removals"}
+"""{stage: the table that tells of its artifacts}, of stages of which a run has one for each name."""
+NAMES = ("domain", "concept", "hookpoint")
+"""What an artifact is called by, in its summary."""
+BESIDE = {"seconds", "protocol", "reference_set"}
+"""What a summary holds that is beside what it is about: hashes, and the hour's load."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table says of the artifact that has the same part in both runs, where it differs."""
+
+    table: str
+    name: str
+    """Its domain, concept and hookpoint, as far as it has them."""
+    column: str
+    a: Any
+    b: Any
 
 
 @dataclass(frozen=True)
@@ -46,6 +66,8 @@ class Difference:
     only_b: list[str]
     both: int
     """Artifacts that both used."""
+    cells: list[Cell]
+    """Of artifacts that have the same part in both, and are not the same."""
     figures: list[Figure]
     """Of removals that were evaluated in both, by different evaluations."""
     same: int
@@ -105,6 +127,7 @@ def compare(workspace: Workspace, a: runs.Record, b: runs.Record) -> Difference:
         only_a=sorted(used[0].keys() - both),
         only_b=sorted(used[1].keys() - both),
         both=len(both),
+        cells=_cells(workspace, *used),
         figures=figures,
         same=same,
         unmatched=unmatched,
@@ -112,9 +135,37 @@ def compare(workspace: Workspace, a: runs.Record, b: runs.Record) -> Difference:
     )
 
 
+def _cells(workspace: Workspace, a: Mapping[str, bool], b: Mapping[str, bool]) -> list[Cell]:
+    left, right = ({_part(m): m for m in _there(workspace, ids, TABLES)} for ids in (a, b))
+    found = []
+    for part in (part for part in left if part in right and left[part].id != right[part].id):
+        told = [_told(manifest) for manifest in (left[part], right[part])]
+        columns = [c for c in dict.fromkeys([*told[0], *told[1]]) if told[0].get(c) != told[1].get(c)]
+        table, *names = part
+        name = " ".join(filter(None, names))
+        # That the bytes are others says nothing that other columns do not say better.
+        shown = [c for c in columns if c != "contents"] or columns
+        found += [Cell(table, name, c, told[0].get(c), told[1].get(c)) for c in shown]
+    return found
+
+
+def _told(manifest: Manifest) -> dict[str, Any]:
+    plain = {k: v for k, v in flat(manifest.summary).items() if isinstance(v, int | float | str | None)}
+    told = {k: v for k, v in plain.items() if k not in BESIDE and not k.endswith("_id")}
+    contents = digest(canonical_json({file.name: file.sha256 for file in manifest.files}).encode())[:12]
+    return {**told, "bytes": sum(file.bytes for file in manifest.files), "contents": contents}
+
+
+def _part(manifest: Manifest) -> tuple[str, ...]:
+    return (TABLES[manifest.stage], *(str(manifest.summary.get(name) or "") for name in NAMES))
+
+
+def _there(workspace: Workspace, ids: Mapping[str, bool], stages: Container[str]) -> list[Manifest]:
+    return [workspace.manifest(i) for i in sorted(ids) if split_id(i)[0] in stages and workspace.has(i)]
+
+
 def _measured(workspace: Workspace, ids: Mapping[str, bool]) -> list[Manifest]:
-    there = [i for i in ids if split_id(i)[0] == "evaluation" and workspace.has(i)]
-    return [workspace.manifest(i) for i in there]
+    return _there(workspace, ids, ("evaluation",))
 
 
 def _figures(a: list[Manifest], b: list[Manifest]) -> tuple[list[Figure], int, int]:
@@ -169,6 +220,15 @@ def page(found: Difference) -> str:
         lines.append(text_table(["only in", "artifact"], listed))
     more = sum(max(len(ids) - ROWS, 0) for ids in (found.only_a, found.only_b))
     lines += [f"and {more} more; --json lists them all"] if more else []
+    lines += ["", f"tables: {len(found.cells) or 'no'} values differ, of artifacts that have the same part in both"]
+    if found.cells:
+        cells = [
+            {"table": c.table, "of": short(c.name, 34), "column": c.column, "A": short(c.a, 12), "B": short(c.b, 12)}
+            for c in found.cells[:ROWS]
+        ]
+        lines.append(text_table(["table", "of", "column", "A", "B"], cells))
+    more = max(len(found.cells) - ROWS, 0)
+    lines += [f"and {more} more; --json lists them all"] if more else []
     beyond = [f for f in found.figures if f.beyond]
     lines += [
         "",
@@ -202,6 +262,7 @@ def as_json(found: Difference) -> dict[str, Any]:
         "notes": found.notes,
         "config": [{"key": key, "a": old, "b": new} for key, old, new in found.config],
         "artifacts": {"both": found.both, "only_a": found.only_a, "only_b": found.only_b},
+        "tables": [asdict(c) for c in found.cells],
         "figures": {
             "same": found.same,
             "unmatched": found.unmatched,

@@ -1,10 +1,14 @@
 """Generate the test images without and with each removal, count, and draw."""
 
+from collections.abc import Callable
+
 from flows.run import Run
 from flows.totals import totals
+from storage import Workspace
+from storage.manifests import Manifest
 from tasks.evaluate import EvaluateJob
 from tasks.evaluate import evaluate as task
-from tasks.images import ImagesJob, image_set, images_shard, shard_count
+from tasks.images import ImagesJob, bases, image_set, images_shard, shard_count
 from tasks.report import ReportJob, publish, report
 from tasks.step import Made
 from tasks.tune import TuneJob
@@ -12,12 +16,20 @@ from tasks.tune import TuneJob
 
 def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, Made]:
     """{concept: evaluation}; a concept that failed is missing."""
+    workspace = Workspace(run.workspace)
+    known: list[Manifest] | None = None
+
+    def based(job: ImagesJob) -> ImagesJob:
+        nonlocal known
+        known = workspace.artifacts(job.stage) if known is None else known
+        return job.model_copy(update={"bases": bases(job, known)})
+
     wanted = sorted({p for job, _ in removals.values() for p in job.prompts_ids})
-    unedited = dict(zip(wanted, run.every("unedited", wanted, lambda p: images(run, p)), strict=True))
+    unedited = dict(zip(wanted, run.every("unedited", wanted, lambda p: images(run, p, based)), strict=True))
 
     def do(concept: str) -> Made:
         job, removal = removals[concept]
-        edited = tuple(images(run, p, removal.id, (job.domain, concept)) for p in job.prompts_ids)
+        edited = tuple(images(run, p, based, removal.id, (job.domain, concept)) for p in job.prompts_ids)
         plain = tuple(unedited[p] for p in job.prompts_ids)
         made = run.step(
             task,
@@ -55,8 +67,14 @@ def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, M
     return run.each("evaluate", removals, do, lambda concept: concept)
 
 
-def images(run: Run, prompts_id: str, removal_id: str | None = None, sampled_for: tuple[str, str] | None = None) -> str:
-    """One image set, a step a shard; returns its id."""
+def images(
+    run: Run,
+    prompts_id: str,
+    based: Callable[[ImagesJob], ImagesJob],
+    removal_id: str | None = None,
+    sampled_for: tuple[str, str] | None = None,
+) -> str:
+    """One image set, a step a shard; returns its id. `based` names earlier sets, whose images are taken from there."""
     job = ImagesJob(
         workspace=run.workspace,
         device=run.device,
@@ -69,5 +87,5 @@ def images(run: Run, prompts_id: str, removal_id: str | None = None, sampled_for
         judges=run.judges,
         sampled_for=sampled_for if run.config.evaluate.retained_cells else None,
     )
-    run.shards(images_shard, job, shard_count)
+    run.shards(images_shard, job, shard_count, prepare=based)
     return run.step(image_set, job).id

@@ -76,20 +76,24 @@ def survey(workspace: Workspace) -> list[Garbage]:
 def collect(workspace: Workspace) -> list[Garbage]:
     """Delete what `survey` finds, and what killed processes left half written; returns it, with what was left.
 
-    No run begins meanwhile, and each artifact is deleted under its lock. Killed at any point, what is there is whole,
-    and the next collection finishes.
+    No run begins meanwhile on this machine, and each artifact is deleted under its lock. Killed at any point, what is
+    there is whole, and the next collection finishes.
     """
     with workspace.lock(runs.GATE):
         if workspace.remote:
             workspace.remote.pull()
-        done = [_delete(workspace, each) for each in survey(workspace)]
+        known = {*runs.alive(workspace)}
+        done = [_delete(workspace, each, known) for each in survey(workspace)]
         workspace.sweep()
     return done
 
 
-def _delete(workspace: Workspace, each: Garbage) -> Garbage:
+def _delete(workspace: Workspace, each: Garbage, known: Set[str]) -> Garbage:
+    """Delete it, unless a run has begun on another machine since the survey: nobody asked what that one refers to."""
     if each.left:
         return each
+    if workspace.remote and {*runs.alive(workspace)} - known:
+        return replace(each, left="a run has begun on another machine")
     if each.artifact:
         with workspace.claim(each.artifact) as free:
             if not free:

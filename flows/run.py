@@ -64,10 +64,22 @@ class Run:
         """
         return self._note(self._begin(task, job, *args, prepare=prepare)(), job, *args)
 
-    def shards(self, task: Callable[..., Made], job: Job, count: Callable[[Any], int], stage: str = "") -> None:
-        """Run the steps of an artifact that is made in shards, unless it is there; `count` says how many they are."""
+    def shards(
+        self,
+        task: Callable[..., Made],
+        job: Sought,
+        count: Callable[[Any], int],
+        stage: str = "",
+        prepare: Callable[[Sought], Sought] | None = None,
+    ) -> None:
+        """Run the steps of an artifact that is made in shards, unless it is there; `count` says how many they are.
+
+        `prepare` is as that of `step`, and asked once.
+        """
         if job.open.has(job.id):
             return
+        if prepare:
+            job = prepare(job)
         total = count(job)
         waiting = [self._begin(task, job, index) for index in range(total)]
         for index, wait in enumerate(waiting):

@@ -1,8 +1,10 @@
 """Generate and judge the test images of a prompt set, with or without removals; shard by shard."""
 
 import io
+import logging
+from collections.abc import Iterable, Set
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,17 @@ from saeuron.metrics import Judged
 from saeuron.prompts import Prompt, cells, choose
 from saeuron.removal import removed
 from storage import Workspace, shards
-from storage.errors import StorageError
+from storage.errors import ArtifactMissing, Damaged, StorageError
 from storage.files import read_json, write_json
+from storage.manifests import Manifest
 from storage.tables import IMAGES, read_table, table, write_table
 from tasks import model, progress, tune
 from tasks import prompts as prompt_sets
 from tasks.step import Clock, Job, Made, commit, step
+
+log = logging.getLogger(__name__)
+
+INDEX = "images.parquet"
 
 
 class ImagesJob(Job):
@@ -29,6 +36,7 @@ class ImagesJob(Job):
 
     stage: ClassVar[str] = "images"
     version: ClassVar[int] = 2
+    apart: ClassVar[frozenset[str]] = frozenset({"bases"})
 
     model: ModelConfig
     model_id: str
@@ -40,10 +48,16 @@ class ImagesJob(Job):
     judges: dict[str, str]
     sampled_for: tuple[str, str] | None = None
     """With `config.retained_cells`: the (domain, concept) whose own cells are all kept."""
+    bases: tuple[str, ...] = ()
+    """Image sets that may hold some of the same images; see `bases`."""
 
     @property
     def label(self) -> str:
         return "unedited" if not self.removal_ids else " + ".join(self.removal_ids)
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        return {name: files for name, files in super().reads.items() if name not in self.bases}
 
 
 def images(job: ImagesJob) -> list[Request]:
@@ -75,6 +89,50 @@ def _stratified(prompts: list[Prompt], domain: str, limit: int, seed: int) -> li
     return dealt[:limit]
 
 
+_SIZE = frozenset({"seeds", "retained_cells", "shard_images"})
+"""What of the configuration says which images there are, and not what is on them."""
+
+
+def bases(job: ImagesJob, known: Iterable[Manifest]) -> tuple[str, ...]:
+    """Of the committed sets those whose images are made and judged as the job's are, whatever prompts they are of."""
+    wanted = _kind(job.identity)
+    found = (m for m in known if m.version == job.version and m.id != job.id and _kind(m.config) == wanted)
+    return tuple(sorted(m.id for m in found))
+
+
+def _kind(identity: dict[str, Any]) -> dict[str, Any]:
+    fields = {k: v for k, v in identity.items() if k not in ("prompts_id", "sampled_for", "config")}
+    return fields | {"config": {k: v for k, v in identity["config"].items() if k not in _SIZE}}
+
+
+class Known(NamedTuple):
+    """An image that an earlier set holds."""
+
+    png: bytes
+    judged: dict[str, str | None]
+
+
+def known_images(workspace: Workspace, base_ids: Iterable[str], keys: Set[str]) -> dict[str, Known]:
+    """Those of the images `keys` that earlier sets hold, by key. A set that is damaged holds none."""
+    found: dict[str, Known] = {}
+    for base in base_ids:
+        lacking = keys - found.keys()
+        if not lacking:
+            break
+        try:
+            rows = _index(workspace, base)
+            mine = {row["key"]: row for row in rows if row["key"] in lacking}
+            for shard in sorted({row["shard"] for row in mine.values()}):
+                path = workspace.whole(base, shard, shards.sidecar(Path(shard)).name) / shard
+                for member in shards.read_manifest(path).members:
+                    if member.extension == "png" and member.key in mine:
+                        png, judged = shards.read_member(path, member), dict(mine[member.key]["judged"])
+                        found[member.key] = Known(png, judged)
+        except (ArtifactMissing, Damaged) as error:
+            log.warning("the images of %s are not used again: %s", base, error)
+    return found
+
+
 def shard_count(job: ImagesJob) -> int:
     """How many shards the set has."""
     return -(-len(images(job)) // job.config.shard_images)
@@ -97,19 +155,23 @@ def images_shard(job: ImagesJob, index: int) -> Made:
     everything = images(job)
     start = index * job.config.shard_images
     mine = everything[start : start + job.config.shard_images]
-    workspace = job.open
-    pipe = model.pipeline(job.model, job.device)
-    removals = [tune.load(workspace.whole(i)) for i in job.removal_ids]
-    chosen, domains = judges(job.judges), list(job.judges)
-    samples, seen = [], {}
-    what = "images " + ("unedited" if not removals else "without " + ", ".join(r.concept for r in removals))
-    with removed(pipe, removals):
-        for batch, pictures in generate(pipe, mine, job.model, job.config.seed):
-            for request, picture, answer in zip(batch, pictures, judge(chosen, domains, pictures), strict=True):
-                samples.append((request.key, {"png": _png(picture), "txt": request.prompt.text.encode()}))
-                seen[request.key] = answer
-            progress.tell(what, start + len(samples), len(everything), "images")
-    write_json(labels, seen)
+    there = known_images(job.open, job.bases, {request.key for request in mine})
+    lacking = [request for request in mine if request.key not in there]
+
+    if lacking:
+        pipe = model.pipeline(job.model, job.device)
+        removals = [tune.load(job.open.whole(i)) for i in job.removal_ids]
+        chosen, domains = judges(job.judges), list(job.judges)
+        done = start + len(mine) - len(lacking)
+        what = "unedited" if not removals else "without " + ", ".join(r.concept for r in removals)
+        with removed(pipe, removals):
+            for batch, pictures in generate(pipe, lacking, job.model, job.config.seed):
+                for request, picture, answer in zip(batch, pictures, judge(chosen, domains, pictures), strict=True):
+                    there[request.key] = Known(_png(picture), answer)
+                done += len(batch)
+                progress.tell(f"images {what}", done, len(everything), "images")
+    write_json(labels, {request.key: there[request.key].judged for request in mine})
+    samples = [(r.key, {"png": there[r.key].png, "txt": r.prompt.text.encode()}) for r in mine]
     shards.write_shard(path, samples, {"model_id": job.model_id, "seed": job.config.seed})
     return Made(id=job.id, seconds=clock.seconds)
 
@@ -145,13 +207,18 @@ def image_set(job: ImagesJob) -> Made:
                 "removals": list(job.removal_ids),
             }
         )
-    write_table(job.folder / "images.parquet", table(rows, IMAGES))
+    write_table(job.folder / INDEX, table(rows, IMAGES))
     return commit(job, {"prompts": job.prompts_id, "removals": list(job.removal_ids)}, {"images": len(rows)}, clock)
+
+
+def _index(workspace: Workspace, image_set_id: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_table(workspace.whole(image_set_id, INDEX) / INDEX).to_pylist()
+    return rows
 
 
 def read(workspace: Workspace, image_set_id: str) -> list[Judged]:
     """What the judges saw on an image set."""
-    rows = read_table(workspace.whole(image_set_id, "images.parquet") / "images.parquet").to_pylist()
+    rows = _index(workspace, image_set_id)
     return [Judged(r["prompt_id"], r["image_index"], dict(r["asked"]), dict(r["judged"])) for r in rows]
 
 

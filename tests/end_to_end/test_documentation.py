@@ -74,7 +74,7 @@ def queries() -> list[str]:
 
 @pytest.mark.parametrize("query", queries())
 def test_every_example_query_answers(query: str, workspace: Path) -> None:
-    assert run_query(Workspace.open(workspace, create=False), query).num_columns > 0
+    assert run_query(Workspace.open(workspace, create=False), query).num_rows > 0
 
 
 def test_there_are_ten_example_queries() -> None:

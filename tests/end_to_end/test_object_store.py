@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import gc
 from storage import Workspace
 from storage.remote import Store
 from storage.remote_artifacts import PENDING, prefix
@@ -127,6 +128,20 @@ def test_damage_is_found_and_mended(finished: Done, caches: Path) -> None:
     assert store.read(weights) == (before, (store.read(weights) or (b"", ""))[1])
     well = run_here("verify", "-w", URL, "--deep")
     assert well.code == 0 and "damaged: none" in well.out, well.out
+    # A run that begins on another machine after the survey may refer to anything.
+    with pytest.MonkeyPatch.context() as patch:
+        assert here.remote
+        survey, run = gc.survey, "20260101T000000-abcdef"
+
+        def surveyed(workspace: Workspace) -> list[gc.Garbage]:
+            found = survey(workspace)
+            here.remote.hold(run)
+            return found
+
+        patch.setattr(gc, "survey", surveyed)
+        kept = gc.collect(Workspace.open(URL))
+        assert kept and {each.left for each in kept} == {"a run has begun on another machine"}
+        here.remote.release(run)
     dropped = run_here("gc", "-w", URL, "--json")
     assert dropped.code == 0, dropped.err
     assert {g["kind"] for g in json.loads(dropped.out)} == {"damaged", "lock"}

@@ -92,6 +92,47 @@ class TestCompare:
         assert (found.only_a, found.only_b, found.both) == ([SAE[0]], [SAE[1]], 1)
         assert found.notes == [] and found.figures == []
 
+    def test_what_tables_say_of_what_has_the_same_part_in_both(
+        self, workspace: Workspace, run: Callable[..., str]
+    ) -> None:
+        def made(stage: str, seed: int, content: bytes = b"", **summary: object) -> str:
+            name = artifact_id(stage, 1, {"seed": seed, **{k: summary.get(k) for k in ("hookpoint", "concept")}})
+            workspace.folder(name).mkdir(parents=True)
+            (workspace.folder(name) / "weights").write_bytes(content)
+            workspace.commit(name, config={}, inputs={}, summary=summary, seconds=0)
+            return name
+
+        same = made("sae", 0, hookpoint="down", fvu=0.5)
+        a = [
+            same,
+            made("sae", 1, b"one", hookpoint="mid", fvu=0.25, k=8, seconds=5.0, model_id="x", losses=[1, 2]),
+            made("sae", 1, b"one", hookpoint="up", fvu=0.5, k=8),
+            made("score", 1, b"abc", domain="style", concept="neon", saes=[{"hookpoint": "mid"}], protocol="p"),
+            made("removal", 1, domain="style", concept="neon", n=4),
+        ]
+        b = [
+            same,
+            made("sae", 2, b"two", hookpoint="mid", fvu=0.125, k=9, seconds=7.0, model_id="y", losses=[3]),
+            made("sae", 2, b"two", hookpoint="up", fvu=0.5, k=8),
+            made("score", 2, b"abc", domain="style", concept="neon", saes=[{"hookpoint": "mid"}], protocol="q"),
+            made("removal", 2, domain="style", concept="dots", n=8),
+        ]
+        run(1, artifacts=dict.fromkeys(a, False))
+        run(2, artifacts=dict.fromkeys(b, False))
+        found = diff.compare(workspace, diff.resolve(workspace, "last~1"), diff.resolve(workspace, "last"))
+        told = [(c.table, c.name, c.column, c.a, c.b) for c in found.cells]
+        assert [cell for cell in told if cell[1] == "mid"] == [
+            ("saes", "mid", "fvu", 0.25, 0.125),
+            ("saes", "mid", "k", 8, 9),
+        ]
+        # All that is said of them is the same, and what they hold is not; and statistics that are the same bytes.
+        (contents,) = [c for c in found.cells if c.name == "up"]
+        assert contents.column == "contents" and contents.a != contents.b and len(told) == 3
+        lines = diff.page(found).splitlines()
+        assert "tables: 3 values differ, of artifacts that have the same part in both" in lines
+        assert ["saes", "mid", "fvu", "0.25", "0.125"] in [line.split() for line in lines]
+        assert {"table": "saes", "name": "mid", "column": "k", "a": 8, "b": 9} in diff.as_json(found)["tables"]
+
     def test_figures_whose_intervals_do_not_meet(self, workspace: Workspace, run: Callable[..., str]) -> None:
         none: Interval = (None, None, None)
         cat = [
