@@ -5,11 +5,14 @@
 *One more*: the steps score and tune of the canvas style `grain`, beside a workspace of so many styles, over generating
 and encoding the same images with nothing around it, in turns. SAEs are random (training them is no part of it), and the
 other styles' statistics are invented, by the real writers. The evaluation, of a size that the user sets, is left out.
+Packs of features are apart: one is written with every eighth concept (`storage.features`), each concept is in about
+1 + log2(concepts / 8) of them over time, and that is its share.
 
 *Nothing to do*: `saeuron run` on a workspace of so many concepts whose artifacts are all there, contents aside. Its
 processor seconds say what the figure would be on a machine with nothing else to do.
 """
 
+import math
 import os
 import statistics
 import subprocess
@@ -26,6 +29,7 @@ from benchmarks.results import Figure, parser, show
 from flows.config import load
 from saeuron.config import RunConfig
 from storage import Workspace
+from storage.features import LOOSE
 from storage.identity import artifact_id
 from storage.statistics import Sums, write_statistics
 
@@ -55,7 +59,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     from saeuron.models import identity
     from saeuron.sae import SAE, SAEInfo
     from saeuron.scoring import Accumulator
-    from tasks import model, prompts, score, totals, tune
+    from tasks import features, model, prompts, score, totals, tune
 
     config = load("canvas", [f"tune.concepts=[{CONCEPT}]", f"domains.{DOMAIN}.concepts=[neon, dots, {CONCEPT}]"])
     domain = config.domains[DOMAIN]
@@ -138,12 +142,20 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
             call()
             if turn:  # the first loads what is loaded once
                 times[name].append(time.perf_counter() - start)
+    start = time.perf_counter()
+    for hookpoint, sae in saes.items():
+        members = tuple(sorted(reference.values()))
+        features.features.fn(features.FeaturesJob(**where, hookpoint=hookpoint, sae_id=sae, scores=members))  # type: ignore[attr-defined]
+    packed = time.perf_counter() - start
+    share = packed / len(reference) * (1 + max(0.0, math.log2(len(reference) / LOOSE)))
     ratios = [a / b for a, b in zip(times["ours"], times["bare"], strict=True)]
     seconds, least = statistics.median(times["ours"]), statistics.median(times["bare"])
     return [
         Figure(f"{count} concepts: one more", seconds, "s", least, statistics.median(ratios)),
         Figure("  ratio, least", min(ratios), "1", 1.10),
         Figure("  ratio, most", max(ratios), "1", 1.10),
+        Figure("  packs, its share", share, "s", least, share / least),
+        Figure("  packs, where all are written", packed, "s"),
     ]
 
 
