@@ -354,8 +354,11 @@ class Workspace:
         folder, manifest = self.fetch(artifact_id, *names), self.read(artifact_id)
         read = manifest.model_copy(update={"files": tuple(f for f in manifest.files if within(f.name, *names))})
         if self.remote:
-            if self._drop_damaged_copies(read):
-                # What comes is compared with its hash on the way.
+            # What lies here is a copy. What is fetched anew is compared with its hash on the way.
+            bad = [Path(problem.args[0]) for problem in self._damage(read, deep=True)]
+            for path in bad:
+                path.unlink(missing_ok=True)
+            if bad:
                 self.fetch(artifact_id, *names)
             return folder
         for problem in self._damage(read, deep=True):
@@ -371,16 +374,10 @@ class Workspace:
         return True
 
     def verify(self, artifact_id: str, deep: bool = False) -> list[str]:
-        """What is wrong with an artifact, one line each; none if it is well. `deep` reads every byte and its hash.
-
-        Of one on an object store: there. With `deep`, copies of its files that are damaged here are dropped.
-        """
+        """What is wrong with an artifact, one line each; none if it is well. `deep` reads every byte and its hash."""
         try:
             if self.remote:
-                problems = [str(problem) for problem in self.remote.artifacts.damage(artifact_id, deep)]
-                if deep:
-                    self._drop_damaged_copies(self.read(artifact_id))
-                return problems
+                return [str(problem) for problem in self.remote.artifacts.damage(artifact_id, deep)]
             manifest = self.read(artifact_id)
         except (ArtifactMissing, Damaged) as error:
             return [str(error)]
@@ -433,13 +430,6 @@ class Workspace:
     def _problems(self, manifest: Manifest, deep: bool) -> Iterator[ArtifactDamaged]:
         # On an object store what is here is a part, and `fetch` looks at it; of what is there `settle` has known.
         return iter(()) if self.remote else self._damage(manifest, deep)
-
-    def _drop_damaged_copies(self, manifest: Manifest) -> int:
-        """Delete files here that are not as they are in the object store, to be fetched again; how many."""
-        bad = [Path(problem.args[0]) for problem in self._damage(manifest, deep=True)]
-        for path in bad:
-            path.unlink(missing_ok=True)
-        return len(bad)
 
     def _damage(self, manifest: Manifest, deep: bool) -> Iterator[ArtifactDamaged]:
         """Of the files in the folder."""

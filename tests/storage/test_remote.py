@@ -243,15 +243,10 @@ def test_a_damaged_copy_is_fetched_again(machine: Callable[[str], Workspace]) ->
     there = machine("there")
     copy = there.fetch(made.id) / "table.bin"
 
-    def flip() -> None:
-        copy.write_bytes(b"X" + copy.read_bytes()[1:])
-
-    flip()
+    copy.write_bytes(b"X" + copy.read_bytes()[1:])
     assert (there.whole(made.id, "table.bin") / "table.bin").read_bytes() == FILES["table.bin"]
-    flip()
-    assert there.verify(made.id) == [] and copy.exists()
-    assert there.verify(made.id, deep=True) == [] and not copy.exists()
-    assert (there.fetch(made.id) / "table.bin").read_bytes() == FILES["table.bin"]
+    copy.unlink()
+    assert (there.whole(made.id) / "table.bin").read_bytes() == FILES["table.bin"]
 
 
 def test_what_no_machine_has_is_set_aside_and_made_again(machine: Callable[[str], Workspace]) -> None:
