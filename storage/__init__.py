@@ -1,7 +1,8 @@
 """Bytes: shards, manifests, Parquet, the catalog and its SQL. Knows no model, no tensor library, no orchestrator.
 
     workspace.py    the folder that holds everything, its artifacts, manifests and locks
-    shards.py       dense samples in WebDataset tars; activations.py reads them as shuffled rows
+    shards.py       dense samples in WebDataset tars; activations.py reads them as shuffled rows, past
+                    the page cache (direct.py) where they outgrow it
     statistics.py   mergeable sums of one (concept, SAE); tables.py the small Parquet tables
     totals.py       sums over the concepts of a domain; features.py the sums of many concepts, feature by feature
     catalog.py      `connect(workspace)`: a DuckDB connection with one view per kind of thing (views.sql, columns.py)
