@@ -52,34 +52,20 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.timeout(120)
-def test_two_processes_train_what_one_does(work) -> None:
-    seen: list[tuple[int, float]] = []
-    one = fit(work("one", variant="topk"), quiet)
-    two = fit_in_processes(work("two", variant="topk", processes=2), lambda done, fvu: seen.append((done, fvu)))
-    assert [done for done, _ in seen] == [20, 30] and two.step_index == 30
-    assert all(0 < value < 1 for _, value in seen)
-    # Slices of 16 rows have a variance of their own: near, and not the same.
-    assert [p.fvu for p in two.history] == pytest.approx([p.fvu for p in one.history], rel=0.1)
-    agreement = torch.nn.functional.cosine_similarity(weights(one)["W_dec"], weights(two)["W_dec"])
-    assert agreement.mean() > 0.95
-    assert not torch.equal(weights(one)["W_dec"], weights(two)["W_dec"])
-
-
-@pytest.mark.timeout(120)
-def test_two_interrupted_processes_go_on_to_the_same_bytes(work) -> None:
+def test_processes_report_and_when_interrupted_go_on(work) -> None:
     def stop(done: int, fvu: float) -> None:
         raise KeyboardInterrupt
 
     # Steps enough to be interrupted in the middle of.
-    whole, broken = (work(name, processes=2, steps=400) for name in ("whole", "broken"))
+    broken, seen = work("broken", processes=2, steps=400), []
     with pytest.raises(KeyboardInterrupt):
         fit_in_processes(broken, stop)
     _, metadata = load_tensors(broken.checkpoint)
     assert metadata["step"] % 13 == 0 and 0 < metadata["step"] < 400
-    fit_in_processes(broken, quiet)
-    fit_in_processes(whole, quiet)
-    assert broken.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
-    assert load_tensors(whole.checkpoint)[1]["step"] == 400
+    trained = fit_in_processes(broken, lambda done, fvu: seen.append((done, fvu)))
+    begun = metadata["step"] // 20 * 20 + 20
+    assert [done for done, _ in seen] == list(range(begun, 401, 20)) and trained.step_index == 400
+    assert all(0 < value < 1 for _, value in seen)
 
 
 @pytest.mark.parametrize("how", ["flip", "cut"])
@@ -107,17 +93,19 @@ def test_what_fails_in_a_process_is_told_in_a_line(work) -> None:
 
 
 SHARED_OUT = {
+    "rows": {"variant": "topk", "share": "rows"},
     "topk": {"variant": "topk"},
     "multi": {"variant": "topk", "topk": TopKOptions(multi=0.125)},
     "batch_topk": {"variant": "batch_topk"},
     "plain": {"variant": "batch_topk", "k": 7},
     "more than a rank's latents": {"variant": "topk", "k": 30, "dead_rows": 32},
 }
+"""What two processes train, who share out latents where nothing else is said."""
 
 
 @pytest.mark.timeout(240)
-def test_two_processes_that_share_out_latents_train_what_one_does_and_resume_exactly(work) -> None:
-    told = {name: work(name, processes=2, share="latents", **options) for name, options in SHARED_OUT.items()}
+def test_two_processes_train_what_one_does_and_resume_exactly(work) -> None:
+    told = {name: work(name, processes=2, **{"share": "latents", **options}) for name, options in SHARED_OUT.items()}
     files = []
     for each in told.values():
         files.append(each.checkpoint.with_name("fit.json"))
@@ -131,12 +119,18 @@ def test_two_processes_that_share_out_latents_train_what_one_does_and_resume_exa
         assert resumed.read_bytes() == first.read_bytes()
         two = Trainer(told[name].config, WIDTH, "h")
         two.load(resumed)
+        assert two.sae.W_dec.shape == (48, WIDTH)
+        if name == "rows":
+            # Slices of 16 rows have a variance of their own: near, and not the same.
+            assert [p.fvu for p in two.history] == pytest.approx([p.fvu for p in one.history], rel=0.1)
+            agreement = torch.nn.functional.cosine_similarity(weights(one)["W_dec"], weights(two)["W_dec"])
+            assert agreement.mean() > 0.95 and not torch.equal(weights(one)["W_dec"], weights(two)["W_dec"])
+            continue
         # Batches are whole, so all is the same to rounding: curve, clipping, AuxK, thresholds, moments, silence.
         np.testing.assert_allclose(np.array(two.history), np.array(one.history), rtol=1e-4)
         for key, tensor in weights(one).items():
             torch.testing.assert_close(weights(two)[key], tensor, rtol=1e-3, atol=1e-5)
         assert torch.equal(one.silent, two.silent)
-        assert two.sae.W_dec.shape == (48, WIDTH)
         dead.append(one.history[0].dead)
     assert max(dead) > 0
 
