@@ -9,9 +9,9 @@ read no more than the rows it gave. The sequential limit is the best of one thre
 shard each, these through the page cache and past it, 8 MB a read, nothing done with the bytes.
 
 The shuffled read gives batches of 4,096 rows from all over the shards, epoch after epoch from one generator, as in
-training. It passes the page cache by, as it does where shards outgrow it; through the cache it is timed apart, and so
-is its first epoch, which finds its memory and verifies the hashes. The processor's seconds say what a rate needs on a
-machine whose cores are taken.
+training on shards of over 16 GiB, which outgrow the page cache: in runs of neighbours, and past the cache. Through the
+cache it is timed apart, and so is its first epoch, which finds its memory and verifies the hashes. The processor's
+seconds say what a rate needs on a machine whose cores are taken.
 """
 
 import os
@@ -50,7 +50,8 @@ def main() -> None:
         samples = max(1, round(options.gigabytes * 1e9 / (STEPS * POSITIONS * WIDTH * 2) / options.shards))
         shards = _write(Path(name), options.shards, samples)
         past, through = (
-            ActivationRows(shards, verify=False, readers=options.readers, direct=direct) for direct in (True, False)
+            ActivationRows(shards, verify=False, readers=options.readers, direct=direct, runs=True)
+            for direct in (True, False)
         )
         count = past.rows // BATCH
         stream, buffered = past.batches(BATCH, seed=0), through.batches(BATCH, seed=0)
@@ -63,7 +64,7 @@ def main() -> None:
             "shuffled": lambda: _take(stream, count),
             "buffered": lambda: _take(buffered, count),
             "first": lambda: _take(
-                ActivationRows(shards, readers=options.readers, direct=True).batches(BATCH, seed=0), count
+                ActivationRows(shards, readers=options.readers, direct=True, runs=True).batches(BATCH, seed=0), count
             ),
         }
         titles = {
@@ -161,7 +162,7 @@ def _sequential(shards: Sequence[Path], threads: int) -> None:
 def _past(shards: Sequence[Path], threads: int) -> None:
     def read(path: Path) -> None:
         piece, offset = huge_memory(_PIECE), 0
-        while count := read_at(path, offset, piece, direct=True):
+        while count := read_at(path, offset, [piece], direct=True):
             offset += count
 
     with ThreadPoolExecutor(threads) as executor:

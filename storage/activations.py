@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ from storage.shards import Member, check, read_manifest, read_member
 Rows = NDArray[Any]
 POOL_ROWS = 131072
 """Rows that are shuffled together, unless a caller says otherwise."""
+RUN_BYTES = 4 << 20
+"""Bytes of neighbouring blocks that are drawn and read together: a disk gives more of one large piece than of many."""
+RUNS_FROM = 16 << 30
+"""Bytes of shards from which on that is done: of less than these, a pool would have few neighbourhoods."""
+_GAP = 1 << 16
+_PIECES = 256
+"""Blocks of a run: a system call fills at most 1,024 places."""
 _HEADER = 128
 """Bytes before the numbers in what `encode` writes: numpy's header of any three numbers, at a multiple of 64."""
 _STORED = {"float16": "float16", "float32": "float32", "uint16": "bfloat16"}
@@ -68,7 +75,8 @@ class _Pool:
     that is a multiple of ALIGNMENT bytes from the start; so between two blocks there is a gap of a row or more.
     """
 
-    blocks: list[_Block]
+    runs: list[range]
+    """The blocks, by their numbers: those of a run lie side by side in a shard, and are read at once."""
     starts: NDArray[np.int64]
     """The row at which each block begins, and at last the one after all."""
     order: NDArray[np.int64]
@@ -88,18 +96,25 @@ class ActivationRows:
     """"float16", "float32" or "bfloat16"; arrays of the last are uint16 here."""
 
     def __init__(
-        self, shards: Sequence[Path], verify: bool = True, readers: int = 16, direct: bool | None = None
+        self,
+        shards: Sequence[Path],
+        verify: bool = True,
+        readers: int = 16,
+        direct: bool | None = None,
+        runs: bool | None = None,
     ) -> None:
         """Read the sidecars. `verify` checks each shard's SHA-256 before its first use.
 
         `readers` threads read: a disk is fast only where much is asked of it at once.
 
-        Batches are read past the page cache if `direct`; unless it says, if the shards outgrow that cache.
+        Batches are read past the page cache if `direct`; unless it says, if the shards outgrow that cache. With `runs`,
+        neighbouring blocks are drawn together, up to RUN_BYTES; unless it says, if the shards hold RUNS_FROM or more.
         """
         self.shards = tuple(shards)
         self._manifests = [read_manifest(path) for path in self.shards]
         self._readers = readers
-        self._direct = larger_than_cache(sum(m.bytes for m in self._manifests)) if direct is None else direct
+        size = sum(manifest.bytes for manifest in self._manifests)
+        self._direct = larger_than_cache(size) if direct is None else direct
         self._unverified = set(range(len(self.shards))) if verify else set()
         self._verifying = [threading.Lock() for _ in self.shards]
         # To parse one takes as long as to read 50 kB, and all blocks of a shape begin alike.
@@ -120,6 +135,9 @@ class ActivationRows:
         self._stored = "uint16" if self.dtype == "bfloat16" else self.dtype
         self._blocks = [_Block(s, m, m.shape[0] * m.shape[1]) for s, m, _ in found if m.shape is not None]
         self._sizes = np.array([block.rows for block in self._blocks], dtype=np.int64)
+        self._runs = _runs(self._blocks, RUN_BYTES if (size >= RUNS_FROM if runs is None else runs) else 0)
+        self._run_sizes = np.array([self._sizes[run.start : run.stop].sum() for run in self._runs], dtype=np.int64)
+        self._between = huge_memory(_GAP)
         self._row_bytes = self.width * np.dtype(self._stored).itemsize
         unit = math.lcm(self._row_bytes, ALIGNMENT) // self._row_bytes
         room = [-(-aligned(block.member.bytes) // (unit * self._row_bytes)) * unit for block in self._blocks]
@@ -131,11 +149,11 @@ class ActivationRows:
     def batches(self, batch: int, seed: int, start: int = 0, pool_rows: int = POOL_ROWS) -> Generator[Rows, None, None]:
         """Endless batches [batch, D], from batch number `start` on; every row comes once an epoch.
 
-        An epoch takes the blocks of all shards in random order, cuts them into even pools of at most `pool_rows` rows
-        (plus one block), and shuffles the rows of each pool. Batch k is a function of (seed, k, shards, batch,
-        pool_rows) alone, so a resumed training sees the same bytes; what precedes `start` is not read. A batch may
-        straddle pools and epochs. The next pool is read while this one is used, so memory holds two pools. Raises
-        ValueError for a number out of range; while reading, ArtifactDamaged.
+        An epoch takes the blocks of all shards, or runs of them, in random order, cuts them into even pools of at most
+        `pool_rows` rows (plus one block or run), and shuffles the rows of each pool. Batch k is a function of (seed, k,
+        shards, batch, pool_rows) alone, so a resumed training sees the same bytes; what precedes `start` is not read.
+        A batch may straddle pools and epochs. The next pool is read while this one is used, so memory holds two pools.
+        Raises ValueError for a number out of range; while reading, ArtifactDamaged.
         """
         if batch < 1 or seed < 0 or start < 0 or pool_rows < 1:
             raise ValueError(f"batch {batch}, seed {seed}, start {start}, pool_rows {pool_rows}: out of range")
@@ -201,9 +219,9 @@ class ActivationRows:
         count = -(-self.rows // pool_rows)
         epoch, row = divmod(row, self.rows)
         while True:
-            order = _shuffled(len(self._blocks), seed, epoch)
-            ends = np.cumsum(self._sizes[order])
-            starts = ends - self._sizes[order]
+            order = _shuffled(len(self._runs), seed, epoch)
+            ends = np.cumsum(self._run_sizes[order])
+            starts = ends - self._run_sizes[order]
             pool_of = starts * count // self.rows
             edges = np.searchsorted(pool_of, np.arange(count + 1))
             for index, (low, high) in enumerate(pairwise(edges)):
@@ -211,17 +229,14 @@ class ActivationRows:
                 if low == high or ends[high - 1] <= row:
                     continue
                 rows = int(ends[high - 1] - starts[low])
-                begin = np.concatenate([[0], np.cumsum(self._room[order[low:high]])])
-                gaps = begin[:-1] - (starts[low:high] - starts[low])
+                chosen = [self._runs[i] for i in order[low:high]]
+                blocks = np.concatenate([np.arange(run.start, run.stop) for run in chosen])
+                sizes = self._sizes[blocks]
+                begin = np.concatenate([[0], np.cumsum(self._room[blocks])])
+                gaps = begin[:-1] - (np.cumsum(sizes) - sizes)
                 at_place = np.empty(rows, np.int64)
-                at_place[_shuffled(rows, seed, epoch, index + 1)] = np.arange(rows) + np.repeat(
-                    gaps, self._sizes[order[low:high]]
-                )
-                yield _Pool(
-                    blocks=[self._blocks[i] for i in order[low:high]],
-                    starts=begin,
-                    order=at_place[max(0, row - int(starts[low])) :],
-                )
+                at_place[_shuffled(rows, seed, epoch, index + 1)] = np.arange(rows) + np.repeat(gaps, sizes)
+                yield _Pool(chosen, begin, at_place[max(0, row - int(starts[low])) :])
             epoch, row = epoch + 1, 0
 
     def _start(
@@ -230,21 +245,31 @@ class ActivationRows:
         """Begin to read the pool into `memory`, or into more of it where that is too small."""
         if memory.nbytes < (size := int(pool.starts[-1]) * self._row_bytes):
             memory = huge_memory(size + size // 16)  # Pools differ by some blocks.
+        starts = iter(pool.starts.tolist())
         # One iterator for all, which hands out each once: a future for each would cost as much as to read it.
-        todo = zip(pool.blocks, pool.starts[:-1].tolist(), strict=True)
+        todo = iter([([self._blocks[i] for i in run], [*islice(starts, len(run))]) for run in pool.runs])
 
         def read() -> None:
-            for block, start in todo:
-                self._read_into(block, memory[start * self._row_bytes :][: aligned(block.member.bytes)])
+            for blocks, places in todo:
+                at = (start * self._row_bytes for start in places)
+                self._read_run(blocks, [memory[a:][: aligned(b.member.bytes)] for a, b in zip(at, blocks, strict=True)])
 
         return memory, [executor.submit(read) for _ in range(self._readers)]
 
-    def _read_into(self, block: _Block, out: NDArray[np.uint8]) -> None:
-        """The block, from the file to its place: any copy between would cost as much as the disk."""
-        path, member = self._checked(block), block.member
-        found = read_at(path, member.offset, out, self._direct)
-        if found < member.bytes:
-            raise ArtifactDamaged(path, f"{member.bytes} bytes at {member.offset}", f"{found}")
+    def _read_run(self, blocks: Sequence[_Block], out: Sequence[NDArray[np.uint8]]) -> None:
+        """Blocks, from the file to their places: any copy between would cost as much as the disk."""
+        path, first, last = self._checked(blocks[0]), blocks[0].member, blocks[-1].member
+        pieces = [out[0]]
+        for (before, block), place in zip(pairwise(blocks), out[1:], strict=True):
+            pieces += [self._between[: _gap(before, block)], place]
+        expected = last.offset + last.bytes - first.offset
+        if (found := read_at(path, first.offset, pieces, self._direct)) < expected:
+            raise ArtifactDamaged(path, f"{expected} bytes at {first.offset}", f"{found}")
+        for block, place in zip(blocks, out, strict=True):
+            self._check_header(path, block, place)
+
+    def _check_header(self, path: Path, block: _Block, out: NDArray[np.uint8]) -> None:
+        member = block.member
         header = out[:_HEADER].tobytes()
         if (known := (header, member.shape, member.bytes)) in self._headers:
             return
@@ -278,6 +303,26 @@ class ActivationRows:
                     check(path, self._manifests[block.shard], self._direct)
                     self._unverified.discard(block.shard)
         return path
+
+
+def _gap(before: _Block, block: _Block) -> int:
+    """Bytes between two blocks of a shard: the header of a tar's member, and what other members there are."""
+    return block.member.offset - before.member.offset - aligned(before.member.bytes)
+
+
+def _runs(blocks: Sequence[_Block], most: int) -> list[range]:
+    """Blocks that lie side by side, at most `most` bytes of them together; alone where that is less than two."""
+    runs, first = [], 0
+    for i in range(1, len(blocks) + 1):
+        if i < len(blocks):
+            head, before, block = blocks[first], blocks[i - 1], blocks[i]
+            spanned = block.member.offset + aligned(block.member.bytes) - head.member.offset
+            near = block.shard == head.shard and 0 <= _gap(before, block) <= _GAP
+            if near and spanned <= most and i - first < _PIECES:
+                continue
+        runs.append(range(first, i))
+        first = i
+    return runs
 
 
 def _shuffled(n: int, *key: int) -> NDArray[np.int64]:

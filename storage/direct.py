@@ -10,6 +10,7 @@ import errno
 import hashlib
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,10 @@ def larger_than_cache(size: int) -> bool:
     return size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def read_at(path: Path, offset: int, out: NDArray[np.uint8], direct: bool) -> int:
-    """Fill `out` with the bytes from `offset` on; how many there were. Safe in threads.
+def read_at(path: Path, offset: int, out: Sequence[NDArray[np.uint8]], direct: bool) -> int:
+    """Fill the arrays, one after the other, with the bytes from `offset` on; how many there were. Safe in threads.
 
-    With `direct`, offset, address and size have to be multiples of ALIGNMENT, and the page cache is passed by; where
+    With `direct`, offset, addresses and sizes have to be multiples of ALIGNMENT, and the page cache is passed by; where
     the disk cannot do that (larger sectors, some network disks), it is not.
     """
     if direct and _DIRECT:
@@ -64,15 +65,15 @@ def read_at(path: Path, offset: int, out: NDArray[np.uint8], direct: bool) -> in
 def sha256(path: Path) -> str:
     """64 hex digits of the file's SHA-256, read past the page cache."""
     found, piece, offset = hashlib.sha256(), huge_memory(_PIECE), 0
-    while count := read_at(path, offset, piece, direct=True):
+    while count := read_at(path, offset, [piece], direct=True):
         found.update(piece[:count].data)
         offset += count
     return found.hexdigest()
 
 
-def _read(path: Path, offset: int, out: NDArray[np.uint8], flags: int) -> int:
+def _read(path: Path, offset: int, out: Sequence[NDArray[np.uint8]], flags: int) -> int:
     descriptor = os.open(path, os.O_RDONLY | flags)
     try:
-        return os.preadv(descriptor, [out.data], offset)
+        return os.preadv(descriptor, [piece.data for piece in out], offset)
     finally:
         os.close(descriptor)

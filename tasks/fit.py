@@ -43,9 +43,10 @@ class Fit(BaseModel):
 def fit(work: Fit, report: Report, ranks: Ranks = ALONE) -> Trainer:
     """Train to the end, from the checkpoint if there is one."""
     config = work.config
-    rows = ActivationRows(work.shards)
-    # A pool as large as a batch holds whole images, as many as fill it.
-    pool = config.batch if config.order == "trajectories" else POOL_ROWS
+    # A pool as large as a batch holds whole images, as many as fill it, and these from anywhere.
+    whole = config.order == "trajectories"
+    rows = ActivationRows(work.shards, runs=False if whole else None)
+    pool = config.batch if whole else POOL_ROWS
 
     def stream(start: int) -> Iterator[NDArray[Any]]:
         return rows.batches(config.batch, seed=config.seed, start=start, pool_rows=pool)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from storage import activations
 from storage.activations import ActivationRows, decode, encode
 from storage.errors import ArtifactDamaged
 from storage.shards import read_manifest, write_shard
@@ -84,13 +85,13 @@ def test_start_reads_nothing_that_precedes(tmp_path: Path) -> None:
     paths, _ = _shards(tmp_path, [[(1, 10)] * 20])
     rows = ActivationRows(paths, verify=False)
     read: list[str] = []
-    reading = rows._read_into
+    reading = rows._read_run
 
-    def counted(block: Any, out: Any) -> None:
-        read.append(block.member.key)
-        reading(block, out)
+    def counted(blocks: Any, out: Any) -> None:
+        read.extend(block.member.key for block in blocks)
+        reading(blocks, out)
 
-    rows._read_into = counted  # type: ignore[method-assign]
+    rows._read_run = counted  # type: ignore[method-assign]
     batches = rows.batches(10, 0, start=20 * 1000 + 18, pool_rows=10)
     next(batches)
     batches.close()
@@ -154,3 +155,38 @@ def test_past_the_page_cache_the_rows_are_the_same(tmp_path: Path, width: int, s
     expected = np.concatenate([array.reshape(-1, width) for array in arrays])
     whole = next(ActivationRows([tmp_path / "0.tar"], direct=True).batches(len(expected), 0))
     assert np.array_equal(whole[np.lexsort(whole.T)], expected[np.lexsort(expected.T)])
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("pool_rows", [6, 50, 1000])
+def test_neighbours_that_are_drawn_together_are_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool, pool_rows: int
+) -> None:
+    monkeypatch.setattr(activations, "RUN_BYTES", 4 * 1024)
+    samples = [[(f"s{s}b{i:02}", {"npy": encode(np.full((1, 3 + i % 4, 40), 100 * s + i, np.float16)), "txt": b"x" * i})
+                for i in range(20)] for s in range(3)]  # fmt: skip
+    paths = [tmp_path / f"{s}.tar" for s in range(3)]
+    for path, each in zip(paths, samples, strict=True):
+        write_shard(path, each, {})
+    rows, alone = (ActivationRows(paths, direct=direct, runs=runs) for runs in (True, False))
+    lengths = {len(run) for run in rows._runs}
+    assert max(lengths) > 1 and sum(len(run) for run in rows._runs) == 60 and len(alone._runs) == 60
+    epoch = _take(rows, rows.rows, 1, 3, pool_rows=pool_rows).reshape(-1, 40)
+    everything = np.concatenate([array.reshape(-1, 40) for _, array in alone.everything()])
+    assert np.array_equal(epoch[np.argsort(epoch[:, 0], kind="stable")], everything)
+    assert np.array_equal(_take(rows, 5, 7, 3, start=9, pool_rows=pool_rows), _take(rows, 14, 7, 3, 0, pool_rows)[9:])
+
+
+def test_runs_are_of_one_shard_and_of_their_size(tmp_path: Path) -> None:
+    paths, _ = _shards(tmp_path, [[(2, 5)] * 5, [(2, 5)] * 3])
+    blocks = ActivationRows(paths)._blocks
+    one = 512 + 512  # of a member: what it holds, 120 bytes after 128, and the header of the next
+    assert activations._runs(blocks, 0) == [range(i, i + 1) for i in range(8)]
+    assert activations._runs(blocks, 2 * one) == [range(2), range(2, 4), range(4, 5), range(5, 7), range(7, 8)]
+    assert activations._runs(blocks, 10**9) == [range(5), range(5, 8)]
+
+
+def test_small_shards_are_drawn_block_by_block(some: ActivationRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(some._runs) == 7
+    monkeypatch.setattr(activations, "RUNS_FROM", 1)
+    assert len(ActivationRows(some.shards)._runs) == 3

@@ -32,9 +32,9 @@ def test_memory_is_aligned_writable_and_zero() -> None:
 @pytest.mark.parametrize("past", [False, True])
 def test_reads_what_is_there(file: Path, past: bool) -> None:
     memory = huge_memory(1)[: 4 * ALIGNMENT]
-    assert read_at(file, 2 * ALIGNMENT, memory, past) == memory.nbytes
+    assert read_at(file, 2 * ALIGNMENT, [memory], past) == memory.nbytes
     assert np.array_equal(memory, CONTENT[2 * ALIGNMENT : 6 * ALIGNMENT])
-    assert read_at(file, 8 * ALIGNMENT, memory, past) == 2 * ALIGNMENT + 7
+    assert read_at(file, 8 * ALIGNMENT, [memory], past) == 2 * ALIGNMENT + 7
     assert np.array_equal(memory[: 2 * ALIGNMENT + 7], CONTENT[8 * ALIGNMENT :])
 
 
@@ -59,7 +59,7 @@ def test_a_disk_that_cannot(file: Path, monkeypatch: pytest.MonkeyPatch, refused
     monkeypatch.setattr(os, "open", opening)
     monkeypatch.setattr(os, "preadv", reading)
     memory = huge_memory(1)[:ALIGNMENT]
-    assert read_at(file, 0, memory, True) == ALIGNMENT and np.array_equal(memory, CONTENT[:ALIGNMENT])
+    assert read_at(file, 0, [memory], True) == ALIGNMENT and np.array_equal(memory, CONTENT[:ALIGNMENT])
 
 
 @pytest.mark.parametrize("size", [0, 1, 512, 8 << 20, (8 << 20) + 513])
@@ -71,7 +71,7 @@ def test_the_hash_of_a_file(tmp_path: Path, size: int) -> None:
 
 def test_another_error_is_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read_at(tmp_path / "none", 0, huge_memory(1)[:ALIGNMENT], True)
+        read_at(tmp_path / "none", 0, [huge_memory(1)[:ALIGNMENT]], True)
 
 
 def test_what_outgrows_the_cache() -> None:
