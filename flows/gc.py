@@ -82,7 +82,7 @@ def collect(workspace: Workspace) -> list[Garbage]:
     with workspace.lock(runs.GATE):
         if workspace.remote:
             workspace.remote.pull()
-        known = {*runs.alive(workspace)}
+        known = {*workspace.remote.alive()} if workspace.remote else set()
         done = [_delete(workspace, each, known) for each in survey(workspace)]
         workspace.sweep()
     return done
@@ -92,7 +92,7 @@ def _delete(workspace: Workspace, each: Garbage, known: Set[str]) -> Garbage:
     """Delete it, unless a run has begun on another machine since the survey: nobody asked what that one refers to."""
     if each.left:
         return each
-    if workspace.remote and {*runs.alive(workspace)} - known:
+    if workspace.remote and {*workspace.remote.alive()} - known:
         return replace(each, left="a run has begun on another machine")
     if each.artifact:
         with workspace.claim(each.artifact) as free:
