@@ -16,7 +16,7 @@ from storage.errors import ArtifactDamaged, NotAWorkspace, StorageError
 from storage.files import read_json
 from storage.identity import digest, split_id
 from storage.manifests import Manifest, ManifestFile
-from storage.seals import read_sealed
+from storage.seals import check_page, read_sealed
 from storage.verify import (
     copies,
     damage,
@@ -87,7 +87,8 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
         bad = unlike(workspace, manifest, deep)
         found += [Damage("cache", path, "its object", "other bytes", AGAIN) for path in bad]
     known = {manifest.id: manifest for manifest in whole}
-    return [*found, *_records(workspace, known), *_copies(workspace, whole, deep, makes), *_unknown(workspace)]
+    found += [*_records(workspace, known), *_copies(workspace, whole, deep, makes)]
+    return [*found, *_reports(workspace), *_unknown(workspace)]
 
 
 class _Makes:
@@ -290,6 +291,12 @@ def _removal_named(path: Path) -> str | None:
 def _put_away(workspace: Workspace, artifact_id: str) -> bool:
     place = workspace.folder(artifact_id).relative_to(workspace.root)
     return (workspace.root / place).exists() or any(workspace.damaged.glob(f"*/{place}"))
+
+
+def _reports(workspace: Workspace) -> Iterator[Damage]:
+    """Pages as `saeuron sae report` names them; others are somebody's own."""
+    for path in (p for p in sorted(workspace.reports.glob("*.html")) if is_id(p.stem)):
+        yield from _readable(path, check_page, f"saeuron sae report {path.stem}")
 
 
 def _unknown(workspace: Workspace) -> Iterator[Damage]:

@@ -1,4 +1,4 @@
-"""JSON that says of itself whether it is as it was written."""
+"""JSON, and HTML, that says of itself whether it is as it was written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from storage.errors import ArtifactDamaged
 from storage.files import json_text, parsed_json, read_json, write_atomic
 from storage.identity import digest
+
+_MARK = b"<!-- sha256 %s -->\n"
 
 
 def sealed(fields: Mapping[str, Any]) -> bytes:
@@ -28,6 +30,20 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises ArtifactMissing if there is no file, ArtifactDamaged if it is not as it was written.
     """
     return _unsealed(read_json(path), path)
+
+
+def sealed_page(html: str) -> bytes:
+    """An HTML page with its SHA-256 in a comment at the end."""
+    data = html.encode()
+    return data + _MARK % digest(data).encode()
+
+
+def check_page(path: Path) -> None:
+    """Raises ArtifactDamaged if the page at `path` is not as `sealed_page` gave it."""
+    data = path.read_bytes()
+    length = len(_MARK % bytes(64))
+    if data[-length:] != _MARK % digest(data[:-length]).encode():
+        raise ArtifactDamaged(path, "a page with its SHA-256", "another text, or none")
 
 
 def unsealed(data: bytes, path: Path) -> dict[str, Any]:

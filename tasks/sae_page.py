@@ -17,6 +17,7 @@ from saeuron.sae import SAE
 from storage import Workspace, connect, shards
 from storage.files import read_json, write_atomic
 from storage.manifests import Manifest
+from storage.seals import sealed_page
 from storage.tables import read_table
 from tasks.sae_report import EXAMPLES, FIGURES, IMAGES, LATENTS, PROFILES, STABILITY, STEPS
 
@@ -203,7 +204,7 @@ def _config(workspace: Workspace, sae_id: str) -> Mapping[str, Any]:
 
 def write_page(diagnosis: Diagnosis, path: Path) -> Path:
     """Write the page, whole or not at all."""
-    write_atomic(path, page(diagnosis.report()).encode())
+    write_atomic(path, sealed_page(page(diagnosis.report())))
     diagnosis.workspace.share(path)
     return path
 

@@ -15,9 +15,10 @@ from flows.config import load
 from saeuron.config import ConceptConfig
 from saeuron.errors import ConfigError
 from storage import Workspace, shards
+from storage.files import write_atomic
 from storage.identity import artifact_id
 from storage.manifests import Manifest
-from storage.seals import read_sealed, write_sealed
+from storage.seals import read_sealed, sealed_page, write_sealed
 from tasks import runs
 from tests.end_to_end.process import TINY, run_here
 
@@ -336,6 +337,20 @@ class TestCopies:
         assert len(verify.find(whole)) == 1
         runs.remove(whole, runs.remembered(whole), "neon")
         assert verify.find(whole) == []
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate"])
+def test_a_damaged_page(whole: Workspace, how: str) -> None:
+    sae = whole.artifacts("sae")[0].id
+    page = whole.reports / f"{sae}.html"
+    write_atomic(page, sealed_page("<!doctype html><p>A report.</p>\n" * 10))
+    (whole.reports / "mine.html").write_text("somebody's own")
+    assert verify.find(whole) == []
+    DAMAGES[how](page)
+    found, aside = verify.repair(whole, lambda: verify.find(whole))
+    assert [d.path for d in found] == [page] and not page.exists() and (aside / "reports" / page.name).exists()
+    assert verify.commands(whole, found) == [f"saeuron sae report {sae} -w {whole.root}"]
+    assert verify.find(whole) == []
 
 
 def test_files_that_nobody_knows(whole: Workspace) -> None:
