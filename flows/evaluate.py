@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 from flows.run import Run
 from flows.totals import totals
-from storage import Workspace
-from storage.manifests import Manifest
 from tasks.evaluate import EvaluateJob
 from tasks.evaluate import evaluate as task
 from tasks.images import ImagesJob, bases, image_set, images_shard, shard_count
@@ -16,13 +14,9 @@ from tasks.tune import TuneJob
 
 def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, Made]:
     """{concept: evaluation}; a concept that failed is missing."""
-    workspace = Workspace(run.workspace)
-    known: list[Manifest] | None = None
 
     def based(job: ImagesJob) -> ImagesJob:
-        nonlocal known
-        known = workspace.artifacts(job.stage) if known is None else known
-        return job.model_copy(update={"bases": bases(job, known)})
+        return job.model_copy(update={"bases": bases(job, run.earlier("images"), run.earlier("prompts"))})
 
     wanted = sorted({p for job, _ in removals.values() for p in job.prompts_ids})
     unedited = dict(zip(wanted, run.every("unedited", wanted, lambda p: images(run, p, based)), strict=True))

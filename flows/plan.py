@@ -59,14 +59,7 @@ class Plan(Run):
         self.planned[job.id] = Planned(job.stage, job.label, job.id, cached=True)
         return Made(id=job.id, summary=there.summary, cached=True)
 
-    def shards(
-        self,
-        task: Callable[..., Made],
-        job: Sought,
-        count: Callable[[Any], int],
-        stage: str = "",
-        prepare: Callable[[Sought], Sought] | None = None,
-    ) -> None:
+    def shards(self, *unused: Any, **options: Any) -> None:
         """Shards belong to their artifact, which is noted when it is committed."""
 
     def publish(self, do: Callable[[Any], object], job: Job) -> None:

@@ -17,6 +17,7 @@ from saeuron import judges
 from saeuron.config import RunConfig
 from saeuron.models import identity
 from storage import Workspace
+from storage.manifests import Manifest
 from tasks import progress, runs
 from tasks.runs import Added, Roster
 from tasks.step import FINAL_ERRORS, Job, Made, in_place, submit
@@ -46,6 +47,8 @@ class Run:
     """What workers are told; None: steps run here."""
     width: int = 1
     """Workers that are kept busy."""
+    known: dict[str, list[Manifest]] = field(default_factory=dict)
+    """The artifacts of stages, by `earlier`."""
     turn: threading.Lock = field(default_factory=threading.Lock)
     """Of the threads that wait for workers: to note what was made, and to give steps, the first of which starts a
     cluster."""
@@ -86,6 +89,13 @@ class Run:
             if stage:
                 progress.stage(stage, index, total)
             self._note(wait(), job, index)
+
+    def earlier(self, stage: str) -> list[Manifest]:
+        """The artifacts of a stage when this was first asked: a workspace may hold hundreds, so they are read once."""
+        with self.turn:
+            if stage not in self.known:
+                self.known[stage] = Workspace(self.workspace).artifacts(stage)
+            return self.known[stage]
 
     def publish(self, do: Callable[[Any], object], job: Job) -> None:
         """Put what a step made where people look for it."""

@@ -3,8 +3,6 @@
 from flows.prompts import PromptSet
 from flows.run import Run
 from flows.totals import keep
-from storage import Workspace
-from storage.manifests import Manifest
 from tasks.prompts import images_id
 from tasks.score import ScoreJob, bases, images
 from tasks.score import score as task
@@ -13,14 +11,9 @@ from tasks.step import Made
 
 def score(run: Run, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[str, str]:
     """{concept: score id}; a concept that failed is missing, and so is one that was removed."""
-    workspace = Workspace(run.workspace)
-    # Read once, and only when there is something to do: a workspace may hold hundreds.
-    known: list[Manifest] | None = None
 
     def based(job: ScoreJob) -> ScoreJob:
-        nonlocal known
-        known = workspace.artifacts(job.stage) if known is None else known
-        return job.model_copy(update={"bases": bases(job, known)})
+        return job.model_copy(update={"bases": bases(job, run.earlier("score"))})
 
     def do(concept: str) -> Made:
         return run.step(task, score_job(run, concept, sets, saes), prepare=based)

@@ -39,7 +39,9 @@ def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor, latents_of: Rank
         return x.new_zeros(())
     if count > wanted:
         values, indices = pre.topk(min(wanted, here), dim=1)
-        kept = values.relu() * (values >= row_floor(values.detach(), wanted, latents_of))
+        kept = values.relu()
+        if latents_of.size > 1:
+            kept = kept * (values >= row_floor(values.detach(), wanted, latents_of))
         latents = torch.zeros_like(pre).scatter(1, indices, kept)
     else:
         latents = pre.relu()

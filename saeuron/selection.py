@@ -91,8 +91,6 @@ def row_floor(values: Tensor, k: int, ranks: Ranks) -> Tensor:
     Args:
         values: [B, M] with every candidate of this rank, that is its k largest, or all if it has fewer.
     """
-    if ranks.size == 1:
-        return values.new_zeros(()) if values.shape[1] == 0 else values.amin(1, keepdim=True)
     room = values.new_zeros(len(values), k)
     room[:, : values.shape[1]] = values.relu()
     return ranks.gather(room, 1).topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)

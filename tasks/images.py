@@ -93,11 +93,21 @@ _SIZE = frozenset({"seeds", "retained_cells", "shard_images"})
 """What of the configuration says which images there are, and not what is on them."""
 
 
-def bases(job: ImagesJob, known: Iterable[Manifest]) -> tuple[str, ...]:
-    """Of the committed sets those whose images are made and judged as the job's are, whatever prompts they are of."""
-    wanted = _kind(job.identity)
-    found = (m for m in known if m.version == job.version and m.id != job.id and _kind(m.config) == wanted)
-    return tuple(sorted(m.id for m in found))
+def bases(job: ImagesJob, known: Iterable[Manifest], prompts: Iterable[Manifest]) -> tuple[str, ...]:
+    """Of the committed sets those whose images are made and judged as the job's are, and some may be the same.
+
+    Those are sets of prompts with concepts in common in every domain: the prompts of two concepts that were added have
+    none, and of hundreds none is looked into.
+    """
+    asked = {m.id: m.config["domains"] for m in prompts}
+    mine, wanted = asked.get(job.prompts_id, {}), _kind(job.identity)
+
+    def near(prompts_id: str) -> bool:
+        theirs = asked.get(prompts_id, {})
+        return prompts_id == job.prompts_id or all({*mine[d]} & {*theirs.get(d, ())} for d in mine)
+
+    found = (m for m in known if m.version == job.version and m.id != job.id and near(m.inputs["prompts"]))
+    return tuple(sorted(m.id for m in found if _kind(m.config) == wanted))
 
 
 def _kind(identity: dict[str, Any]) -> dict[str, Any]:

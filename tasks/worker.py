@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 60.0
 """Seconds that a worker waits for a device of its own run: a cluster may start the next process before the last one has
 ended."""
-_claimed: dict[tuple[str, ...], str] = {}
+_claimed: dict[tuple[str, ...], tuple[str, int]] = {}
 _one_at_a_time = threading.Lock()
 """Clusters may run several steps in the threads of one process; they would share the loaded model and its hooks."""
 
@@ -93,10 +93,14 @@ def claim(devices: tuple[str, ...], run: str) -> str:
     """
     if devices not in _claimed:
         _claimed[devices] = _claim(devices, run)
-    return _claimed[devices]
+    device, descriptor = _claimed[devices]
+    # A cluster's process may live on from run to run.
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, run.encode(), 0)
+    return device
 
 
-def _claim(devices: tuple[str, ...], run: str) -> str:
+def _claim(devices: tuple[str, ...], run: str) -> tuple[str, int]:
     folder = Path(tempfile.gettempdir()) / f"saeuron-devices-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     end = time.monotonic() + PATIENCE
@@ -111,10 +115,8 @@ def _claim(devices: tuple[str, ...], run: str) -> str:
                 holders.add(os.pread(descriptor, 100, 0).decode("ascii", "replace"))
                 os.close(descriptor)
                 continue
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, run.encode(), 0)
             # Never closed: it is the claim.
-            return device
+            return device, descriptor
         if time.monotonic() > end:
             if holders == {run}:
                 raise SaeuronError(

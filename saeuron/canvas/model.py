@@ -18,8 +18,6 @@ from saeuron.canvas.renderer import SIZE
 from saeuron.canvas.vae import PixelUnshuffleVAE
 from saeuron.canvas.vocabulary import all_sentences
 
-"""The trained pipeline inside the package: fp16 safetensors, model card, configuration and figures."""
-
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 

@@ -42,6 +42,8 @@ class Variant(nn.Module):
 
     activation: ClassVar[Activation] = "threshold"
     """What the exported SAE does at inference."""
+    latents_of: Ranks = ALONE
+    """The processes that hold a part of the latents each; see `SparseVariant.divide`."""
 
     def __init__(self, config: SAEConfig, width: int) -> None:
         super().__init__()
@@ -67,8 +69,8 @@ class Variant(nn.Module):
     def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
         """AuxK of the dead latents, bool [N]: p of these alone is computed, so it costs what they are."""
         which = dead.nonzero().squeeze(1)
-        pre = (x - self.b_dec) @ self.W_enc[which].T + self.b_enc[which]
-        return aux_k(x, x_hat, pre, self.decoder()[which])
+        pre = (x - self.latents_of.shared(self.b_dec)) @ self.W_enc[which].T + self.b_enc[which]
+        return aux_k(x, x_hat, pre, self.decoder()[which], self.latents_of)
 
     @torch.no_grad()
     def project_gradients(self) -> None:
@@ -118,8 +120,6 @@ class SparseVariant(Variant):
 
     fast: bool = True
     """Which path; set by the trainer."""
-    latents_of: Ranks = ALONE
-    """The processes that hold a part of the latents each; see `divide`."""
     divided: ClassVar[frozenset[str]] = frozenset({"W_enc", "W_dec", "b_enc", "threshold"})
     """What `divide` divides: tensors with a row for each latent."""
 
@@ -130,11 +130,6 @@ class SparseVariant(Variant):
             for name in self.divided:
                 tensor = getattr(self, name)
                 tensor.data = ranks.part_of(tensor.data)
-
-    def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
-        which = dead.nonzero().squeeze(1)
-        pre = (x - self.latents_of.shared(self.b_dec)) @ self.W_enc[which].T + self.b_enc[which]
-        return aux_k(x, x_hat, pre, self.decoder()[which], self.latents_of)
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
         """The active pairs of p [B, N]; those whose value would be zero left out, so that none gets a gradient."""

@@ -44,7 +44,9 @@ def job(workspace: Workspace, **config: Any) -> ImagesJob:
         judge_id="none",
         judges={"style": "none"},
     )
-    return found.model_copy(update={"bases": bases(found, workspace.artifacts("images"))})
+    return found.model_copy(
+        update={"bases": bases(found, workspace.artifacts("images"), workspace.artifacts("prompts"))}
+    )
 
 
 def make(wanted: ImagesJob) -> str:
@@ -91,7 +93,7 @@ def test_images_of_another_kind_are_not_taken(made: Workspace) -> None:
     make(known)
     assert known.id in job(made, seeds=2, seed=90).bases
     wanted = job(made, seeds=2, seed=90)
-    there = made.artifacts("images")
+    there, prompts = made.artifacts("images"), made.artifacts("prompts")
     others = {
         "config": EvaluateConfig(seeds=2, seed=91),
         "model": wanted.model.model_copy(update={"steps": wanted.model.steps + 1}),
@@ -100,7 +102,22 @@ def test_images_of_another_kind_are_not_taken(made: Workspace) -> None:
         "device": "cuda",
     }
     for name, value in others.items():
-        assert known.id not in bases(wanted.model_copy(update={name: value}), there), name
+        assert known.id not in bases(wanted.model_copy(update={name: value}), there, prompts), name
+
+
+def test_of_other_concepts_no_set_is_looked_into(made: Workspace) -> None:
+    make(job(made, seeds=1, seed=95))
+    wanted, [own, *_] = job(made, seeds=2, seed=95), made.artifacts("prompts")
+    there = made.artifacts("images")
+    concepts = own.config["domains"]
+    other, grown = "prompts_v1_0000000000000000000a", "prompts_v1_0000000000000000000b"
+    names = {other: ["another"], grown: ["another", *concepts["style"]]}
+    prompts = [
+        own,
+        *(own.model_copy(update={"id": i, "config": {"domains": {**concepts, "style": n}}}) for i, n in names.items()),
+    ]
+    assert bases(wanted.model_copy(update={"prompts_id": other}), there, prompts) == ()
+    assert bases(wanted.model_copy(update={"prompts_id": grown}), there, prompts) == wanted.bases != ()
 
 
 @pytest.mark.parametrize("file", ["images.parquet", "00000.tar"])
