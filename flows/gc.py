@@ -26,6 +26,7 @@ from storage.manifests import Manifest
 from storage.verify import copies, header, ids_in, same
 from storage.workspace import MANIFEST, is_id
 from tasks import runs, saes
+from tasks.concepts import Roster
 
 YOUNG = 86_400.0
 """Seconds for which a folder without a manifest may be one that is being made."""
@@ -57,7 +58,7 @@ def survey(workspace: Workspace) -> list[Garbage]:
     kept = _referred(workspace, config, manifests)
     concepts = {m.id: m.summary.get("concept", "") for m in manifests.values() if m.stage == "removal"}
     found = [_artifact(workspace, i, _label(manifests.get(i), concepts)) for i in workspace.folders() if i not in kept]
-    removed = runs.roster(workspace, config).removed
+    removed = Roster.of(workspace, config).removed
     for name in sorted(removed):
         public = [workspace.removals / f"{name}.safetensors"]
         public += [workspace.pictures / f"{name}_{kind}.png" for kind in ("sheet", "scores")]
@@ -107,7 +108,7 @@ def _delete(workspace: Workspace, each: Garbage, known: Set[str]) -> Garbage:
 def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Manifest]) -> set[str]:
     if damaged := workspace.problems():
         raise SaeuronError(f"{len(damaged)} artifacts are damaged; before anything is deleted: saeuron verify --repair")
-    roster = runs.roster(workspace, config)
+    roster = Roster.of(workspace, config)
     published = [p for p in sorted(workspace.removals.glob("*.safetensors")) if p.stem not in roster.removed]
     todo = _shown(workspace, manifests.values(), roster.removed)
     for path in published:

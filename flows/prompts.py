@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from flows.run import Run
 from saeuron.config import PromptsConfig
 from saeuron.prompts import Prompt
+from tasks.concepts import Added
 from tasks.prompts import PromptsJob
 from tasks.prompts import prompts as task
-from tasks.runs import Added
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from storage import Workspace
 from storage.manifests import Manifest
 from storage.query import run_query
 from storage.verify import in_force
-from tasks import runs
+from tasks.concepts import Roster
 
 FIGURES = ("UA", "IRA", "CRA")
 
@@ -42,7 +42,7 @@ def choose(workspace: Workspace, config: RunConfig, name: str | None, everything
         UnknownName: there is no such concept.
         ConfigError: it was removed; or neither a name nor `everything` was given, or both.
     """
-    roster = runs.roster(workspace, config)
+    roster = Roster.of(workspace, config)
     if name:
         check_present(name, config, roster)
     stale = outdated(workspace)
@@ -55,7 +55,7 @@ def choose(workspace: Workspace, config: RunConfig, name: str | None, everything
     return [c for c in chosen if stale.get(c, True) or set(roster.reference(config, c)) != set(there[c])]
 
 
-def check_present(name: str, config: RunConfig, roster: runs.Roster) -> None:
+def check_present(name: str, config: RunConfig, roster: Roster) -> None:
     """Raise unless the name is that of a concept that is there."""
     known = [c for names in roster.present(config).values() for c in names]
     if name in roster.removed:

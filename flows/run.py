@@ -18,8 +18,8 @@ from saeuron.config import RunConfig
 from saeuron.models import identity
 from storage import Workspace
 from storage.manifests import Manifest
-from tasks import progress, runs
-from tasks.runs import Added, Roster
+from tasks import progress
+from tasks.concepts import Added, Roster
 from tasks.step import FINAL_ERRORS, Job, Made, in_place, submit
 from tasks.worker import Worker
 
@@ -56,7 +56,7 @@ class Run:
     @classmethod
     def of(cls, workspace: Workspace, config: RunConfig, device: str) -> Self:
         """A run of `config` with the concepts that the workspace holds."""
-        return cls(config, workspace.root, identity(config.model.spec), device, runs.roster(workspace, config))
+        return cls(config, workspace.root, identity(config.model.spec), device, Roster.of(workspace, config))
 
     def step(
         self, task: Callable[..., Made], job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None

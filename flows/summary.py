@@ -5,7 +5,7 @@ from typing import Any
 
 from saeuron.config import RunConfig
 from storage import Workspace
-from tasks import runs
+from tasks import concepts, runs
 
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
 
@@ -100,7 +100,7 @@ def _example(config: RunConfig, domain: str, concept: str) -> str:
 def concept_rows(workspace: Workspace) -> list[dict[str, Any]]:
     """One row per concept: how far it is, and its newest figures."""
     config = runs.remembered(workspace)
-    added = runs.joined(workspace, config)
+    added = concepts.joined(workspace, config)
     scored = {m.summary["concept"] for m in workspace.artifacts("score")}
     removals = {m.summary["concept"]: m for m in workspace.artifacts("removal")}
     newest: dict[str, Any] = {}

@@ -8,7 +8,8 @@ from flows.check import check, check_added, check_device, check_saes
 from flows.refresh import check_present
 from saeuron.config import ConceptConfig, RunConfig
 from storage import Workspace
-from tasks import runs
+from tasks import concepts, runs
+from tasks.concepts import Roster
 
 
 class Work(NamedTuple):
@@ -26,18 +27,18 @@ def add_concept(workspace: Workspace, new: ConceptConfig) -> Work:
         ConfigError: nothing was run in the workspace yet, or the concept cannot join it.
     """
     config = runs.remembered(workspace)
-    if config.domain_of(new.name) and new.name in runs.roster(workspace, config).removed:
-        runs.restore(workspace, config, new)
+    if config.domain_of(new.name) and new.name in Roster.of(workspace, config).removed:
+        concepts.restore(workspace, config, new)
         # One that is not to have a removal, and has none, comes back without.
         asked = config.tune.concepts is None or new.name in config.tune.concepts
         made = (workspace.removals / f"{new.name}.safetensors").exists()
         return Work(config, [new.name] if asked or made else [])
     check_added(new, config)
-    runs.add(workspace, config, new)
+    concepts.add(workspace, config, new)
     return Work(config, [new.name])
 
 
-def measure(workspace: Workspace, concepts: Sequence[str] = (), seeds: int | None = None) -> Work:
+def measure(workspace: Workspace, names: Sequence[str] = (), seeds: int | None = None) -> Work:
     """The removals of these concepts, or of those of the run, on `seeds` images of each test prompt.
 
     Raises:
@@ -45,12 +46,12 @@ def measure(workspace: Workspace, concepts: Sequence[str] = (), seeds: int | Non
         UnknownName: there is no such concept.
     """
     config = runs.remembered(workspace)
-    roster = runs.roster(workspace, config)
-    for name in concepts:
+    roster = Roster.of(workspace, config)
+    for name in names:
         check_present(name, config, roster)
     if seeds is not None:
         config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"seeds": seeds})})
-    return Work(config, list(concepts) or None)
+    return Work(config, list(names) or None)
 
 
 def check_all(config: RunConfig, device: str, workspace: Workspace) -> None:

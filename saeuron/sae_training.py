@@ -29,7 +29,7 @@ from saeuron.errors import BadWeights, SaeuronError
 from saeuron.losses import fvu
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE
-from saeuron.variants import SparseVariant, make
+from saeuron.variants import Room, SparseVariant, make
 
 _log = logging.getLogger(__name__)
 
@@ -149,15 +149,18 @@ class Trainer:
 
     def _clip(self) -> None:
         """Clip the norm of all gradients, those of other ranks' latents included."""
-        if self.latents_of.size == 1:
-            torch.nn.utils.clip_grad_norm_(self.variant.parameters(), self.config.clip)
-            return
         gradients = {name: p.grad for name, p in self.variant.named_parameters() if p.grad is not None}
-        own = [g.square().sum() for name, g in gradients.items() if name in SparseVariant.divided]
-        common = [g.square().sum() for name, g in gradients.items() if name not in SparseVariant.divided]
-        norm = (self.latents_of.add(torch.stack(own).sum()) + torch.stack(common).sum()).sqrt()
-        for gradient in gradients.values():
-            gradient.mul_((self.config.clip / (norm + 1e-6)).clamp(max=1.0))
+        if self.latents_of.size == 1:
+            norm = torch.nn.utils.get_total_norm(gradients.values())
+        else:
+            own = [g.square().sum() for name, g in gradients.items() if name in SparseVariant.divided]
+            common = [g.square().sum() for name, g in gradients.items() if name not in SparseVariant.divided]
+            norm = (self.latents_of.add(torch.stack(own).sum()) + torch.stack(common).sum()).sqrt()
+        factor = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+        # On a CPU to look costs nothing, and a factor of one a pass over all gradients.
+        if self.device.type != "cpu" or factor < 1:
+            for gradient in gradients.values():
+                gradient.mul_(factor)
 
     def _divided(self) -> set[str]:
         """The names of a checkpoint's tensors with a row for each latent, of a variant that can be divided."""
@@ -244,6 +247,7 @@ def together(
     """Train several SAEs of one hookpoint to their ends on one stream of rows, which is read once.
 
     They are initialised or loaded, at the same step, and take batches of the same size; each ends as it would alone.
+    They take their steps in turns, and share the memory for pre-activations.
 
     Args:
         trainers: variants, sizes, seeds of weights, as they please. checkpoints: by index, where to save them.
@@ -253,6 +257,10 @@ def together(
     sizes = {t.config.batch for t in trainers}
     if len(start) != 1 or len(sizes) != 1:
         raise SaeuronError(f"SAEs on one stream stand at steps {start} with batches {sizes}: expected one of each.")
+    room = Room()
+    for variant in (t.variant for t in trainers):
+        if isinstance(variant, SparseVariant):
+            variant.room = room
     begin, end = start.pop(), max(t.config.steps for t in trainers)
     if begin >= end:
         return

@@ -24,9 +24,10 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
     from flows.summary import concept_rows, text_table
     from storage import Workspace
     from tasks import runs
+    from tasks.concepts import Roster
 
     opened = Workspace.open(workspace, create=False)
-    removed = runs.roster(opened, runs.remembered(opened)).removed
+    removed = Roster.of(opened, runs.remembered(opened)).removed
     stale = outdated(opened)
     rows = [
         row | {"outdated": stale.get(row["concept"])} for row in concept_rows(opened) if row["concept"] not in removed
@@ -52,10 +53,11 @@ def concept_show(name: str, workspace: WorkspaceOption = WORKSPACE, as_json: Jso
     from flows.summary import concept_page
     from storage import Workspace
     from tasks import runs
+    from tasks.concepts import Roster
 
     opened = Workspace.open(workspace, create=False)
     config = runs.remembered(opened)
-    check_present(name, config, runs.roster(opened, config))
+    check_present(name, config, Roster.of(opened, config))
     page = concept_page(opened, name)
     say(json.dumps(page, indent=2) if as_json else "\n".join(page["lines"]))
 
@@ -90,16 +92,17 @@ def concept_remove(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
     from flows.refresh import check_present, outdated
     from saeuron.errors import ConfigError
     from storage import Workspace
-    from tasks import runs
+    from tasks import concepts, runs
+    from tasks.concepts import Roster
 
     opened = Workspace.open(workspace, create=False)
     config = runs.remembered(opened)
-    roster = runs.roster(opened, config)
+    roster = Roster.of(opened, config)
     check_present(name, config, roster)
     domain, names = next(item for item in roster.present(config).items() if name in item[1])
     if names == (name,):
         raise ConfigError(f"concept {name!r} is the last one of {domain}; expected another to stay beside it.")
-    runs.remove(opened, config, name)
+    concepts.remove(opened, config, name)
     stale = sorted(c for c, old in outdated(opened).items() if old)
     say(f"{name} has left scores and runs; nothing was deleted (saeuron concept add FILE brings it back)")
     say(f"outdated removals: {', '.join(stale) or 'none'}")
@@ -123,7 +126,7 @@ def concept_refresh(
     from flows import refresh
     from flows.check import check_device
     from storage import Workspace
-    from tasks import runs
+    from tasks import concepts, runs
 
     opened = Workspace.open(workspace, create=False)
     config = runs.remembered(opened)
@@ -134,7 +137,7 @@ def concept_refresh(
     check_device(device)
     before = {c: refresh.state(opened, c) for c in names}
     for concept in names:
-        runs.refresh(opened, config, concept)
+        concepts.refresh(opened, config, concept)
     # The run's own page goes before what changed; as JSON there is one answer only.
     aside = contextlib.redirect_stdout(io.StringIO()) if as_json else contextlib.nullcontext()
     code = 0

@@ -111,6 +111,20 @@ class Variant(nn.Module):
         return SAE.of(info, {**tensors, "W_dec": self.decoder().detach().cpu().clone()})
 
 
+class Room:
+    """Memory for p of a batch, kept from step to step: fresh pages for it cost as much as to choose from it."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def of(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """[rows, columns] of the type and device of another tensor, content undefined; the same memory if it fits."""
+        kept = self._memory
+        if kept.numel() < rows * columns or (kept.dtype, kept.device) != (like.dtype, like.device):
+            kept = self._memory = like.new_empty(rows * columns)
+        return kept[: rows * columns].view(rows, columns)
+
+
 class SparseVariant(Variant):
     """A variant whose latents are chosen by comparing p, and are few: only the chosen get gradients.
 
@@ -122,6 +136,11 @@ class SparseVariant(Variant):
     """Which path; set by the trainer."""
     divided: ClassVar[frozenset[str]] = frozenset({"W_enc", "W_dec", "b_enc", "threshold"})
     """What `divide` divides: tensors with a row for each latent."""
+
+    def __init__(self, config: SAEConfig, width: int) -> None:
+        super().__init__(config, width)
+        self.room = Room()
+        """Of the fast path; variants that take their steps in turns may share one."""
 
     def divide(self, ranks: Ranks) -> None:
         """Keep this rank's latents alone. Batches, x_hat, the loss and b_dec stay whole, and alike on all ranks."""
@@ -181,7 +200,8 @@ class Pre:
         v = self.variant
         if v.config.precision == "bfloat16":
             return (self.x_bar.bfloat16() @ v.W_enc.bfloat16().T).float() + v.b_enc
-        return torch.addmm(v.b_enc, self.x_bar, v.W_enc.T)
+        room = v.room.of(len(self.x_bar), len(v.b_enc), self.x_bar)
+        return torch.addmm(v.b_enc, self.x_bar, v.W_enc.T, out=room)
 
     def at(self, pattern: Pattern) -> Tensor:
         """P of the pairs, [M]."""

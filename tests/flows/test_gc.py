@@ -20,7 +20,7 @@ from storage import Workspace
 from storage.files import write_json
 from storage.identity import artifact_id
 from storage.manifests import Manifest
-from tasks import runs
+from tasks import concepts, runs
 from tests.end_to_end.process import TINY, run_here
 from tests.flows.test_plan import made_up
 
@@ -129,7 +129,7 @@ class TestReferred:
         (both.pictures / "cat_sheet.png").write_bytes(bytes(100))
         found = artifacts(gc.survey(both))
         assert shown[0] in found and shown[1] not in found and sheet.id not in found
-        runs.remove(both, runs.remembered(both), "cat")
+        concepts.remove(both, runs.remembered(both), "cat")
         found = artifacts(gc.survey(both))
         assert {*shown, sheet.id, removal.id} <= found
 
@@ -215,8 +215,8 @@ class TestRemovedConcepts:
             publish(both, name)
             for kind in ("sheet", "scores"):
                 (both.pictures / f"{name}_{kind}.png").write_bytes(b"png")
-        runs.remove(both, config, "stripes")
-        runs.remove(both, config, "cat")
+        concepts.remove(both, config, "stripes")
+        concepts.remove(both, config, "cat")
         found = gc.survey(both)
         assert sorted(g.path.name for g in found if g.kind == "copy") == [
             "stripes.safetensors", "stripes_scores.png", "stripes_sheet.png",
@@ -233,9 +233,9 @@ class TestRemovedConcepts:
     def test_statistics_that_a_removal_was_computed_against_stay(self, both: Workspace) -> None:
         gc.collect(both)
         config, before = runs.remembered(both), set(both.folders())
-        runs.remove(both, config, "neon")
+        concepts.remove(both, config, "neon")
         assert {g.kind for g in gc.survey(both)} == {"totals"}
-        runs.refresh(both, config, "stripes")
+        concepts.refresh(both, config, "stripes")
         found = artifacts(gc.survey(both))
         stages = sorted(i.split("_v")[0] for i in found)
         gone = ["evaluation", "images", "pictures", "removal", "score", "totals", "totals"]

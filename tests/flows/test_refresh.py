@@ -14,7 +14,8 @@ from saeuron.config import ConceptConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
 from storage.seals import read_sealed, write_sealed
-from tasks import runs
+from tasks import concepts, runs
+from tasks.concepts import Roster
 from tests.end_to_end.process import TINY, run_here
 from tests.flows.test_plan import made_up
 
@@ -28,7 +29,7 @@ GRAIN = ConceptConfig(name="grain", domain="style")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run with a concept that was added."""
     root = tmp_path_factory.mktemp("refresh") / "w"
-    runs.add(Workspace.open(root), CONFIG, CHECKER)
+    concepts.add(Workspace.open(root), CONFIG, CHECKER)
     made_up(root, CONFIG)
     runs.remember(Workspace.open(root), CONFIG)
     return root
@@ -48,14 +49,14 @@ def todo(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def reference(workspace: Workspace, concept: str) -> tuple[str, ...]:
-    return runs.roster(workspace, CONFIG).reference(CONFIG, concept)
+    return Roster.of(workspace, CONFIG).reference(CONFIG, concept)
 
 
 class TestRemove:
     @pytest.mark.parametrize("name", ["checker", "stripes", "neon"])
     def test_it_leaves_the_plan_and_nothing_else_changes(self, whole: Workspace, name: str) -> None:
         before = {p.id for p in plan(CONFIG, whole.root)}
-        runs.remove(whole, CONFIG, name)
+        concepts.remove(whole, CONFIG, name)
         # But for the totals of the domain as it is now.
         after = [p for p in plan(CONFIG, whole.root) if p.stage != "totals"]
         assert all(p.cached for p in after) and {p.id for p in after} < before
@@ -65,13 +66,13 @@ class TestRemove:
     def test_the_configuration_and_its_prompts_stay_as_they_are(self, whole: Workspace) -> None:
         stages = ("prompts", "capture", "sae")
         before = [p for p in plan(CONFIG, whole.root) if p.stage in stages]
-        runs.remove(whole, CONFIG, "neon")
+        concepts.remove(whole, CONFIG, "neon")
         assert [p for p in plan(CONFIG, whole.root) if p.stage in stages] == before
 
     def test_its_statistics_are_made_where_a_removal_needs_them_to_be_made_again(self, whole: Workspace) -> None:
         score = planned(whole, "score")["neon"].id
         removal = planned(whole, "removal")["stripes"].id
-        runs.remove(whole, CONFIG, "neon")
+        concepts.remove(whole, CONFIG, "neon")
         whole.remove(score)
         assert {stage for stage, _ in todo(whole)} == {"totals"}
         whole.remove(removal)
@@ -79,15 +80,15 @@ class TestRemove:
         assert {score, removal} <= again
 
     def test_an_added_one_that_others_were_computed_against(self, whole: Workspace) -> None:
-        runs.add(whole, CONFIG, GRAIN)
+        concepts.add(whole, CONFIG, GRAIN)
         made_up(whole.root, CONFIG)
         grain = planned(whole, "removal")["grain"]
-        runs.remove(whole, CONFIG, "checker")
+        concepts.remove(whole, CONFIG, "checker")
         assert planned(whole, "removal")["grain"] == grain and {stage for stage, _ in todo(whole)} == {"totals"}
-        assert [a.name for a in runs.joined(whole, CONFIG)] == ["grain"]
-        assert [a.name for a in runs.roster(whole, CONFIG).added] == ["checker", "grain"]
-        runs.refresh(whole, CONFIG, "grain")
-        assert [a.name for a in runs.roster(whole, CONFIG).added] == ["grain"]
+        assert [a.name for a in concepts.joined(whole, CONFIG)] == ["grain"]
+        assert [a.name for a in Roster.of(whole, CONFIG).added] == ["checker", "grain"]
+        concepts.refresh(whole, CONFIG, "grain")
+        assert [a.name for a in Roster.of(whole, CONFIG).added] == ["grain"]
         assert reference(whole, "grain") == (*STYLES, "grain")
         assert len(planned(whole, "prompts")) == 1
 
@@ -95,35 +96,35 @@ class TestRemove:
 class TestBack:
     def test_the_same_file_brings_it_back_as_it_was(self, whole: Workspace) -> None:
         before = plan(CONFIG, whole.root)
-        record = runs.added(whole)
-        runs.remove(whole, CONFIG, "checker")
-        runs.add(whole, CONFIG, GRAIN)
-        assert runs.add(whole, CONFIG, CHECKER) == record[0]
-        runs.remove(whole, CONFIG, "grain")
+        record = concepts.added(whole)
+        concepts.remove(whole, CONFIG, "checker")
+        concepts.add(whole, CONFIG, GRAIN)
+        assert concepts.add(whole, CONFIG, CHECKER) == record[0]
+        concepts.remove(whole, CONFIG, "grain")
         assert plan(CONFIG, whole.root) == before
 
     def test_one_of_the_configuration(self, whole: Workspace) -> None:
         before = plan(CONFIG, whole.root)
-        runs.remove(whole, CONFIG, "neon")
-        runs.restore(whole, CONFIG, ConceptConfig(name="neon", domain="style"))
+        concepts.remove(whole, CONFIG, "neon")
+        concepts.restore(whole, CONFIG, ConceptConfig(name="neon", domain="style"))
         assert plan(CONFIG, whole.root) == before
         for domain, templates in (("object", None), ("style", {"train": ("A {object} in {style}.",)})):
             with pytest.raises(ConfigError, match="to bring it back, give its name, domain: style, and no templates"):
-                runs.restore(whole, CONFIG, ConceptConfig(name="neon", domain=domain, templates=templates))
+                concepts.restore(whole, CONFIG, ConceptConfig(name="neon", domain=domain, templates=templates))
 
     def test_with_more_templates_it_grows_where_it_stands(self, whole: Workspace) -> None:
         few = dict(CONFIG.prompts.templates)
         first = GRAIN.model_copy(update={"templates": few})
         more = {**few, "train": (*few["train"], "A {object} all over in {style}, many of them.")}
-        runs.add(whole, CONFIG, first)
+        concepts.add(whole, CONFIG, first)
         made_up(whole.root, CONFIG)
         reference_before, before = reference(whole, "grain"), {p.id for p in plan(CONFIG, whole.root)}
-        assert runs.add(whole, CONFIG, first.model_copy(update={"templates": more})).templates == more
+        assert concepts.add(whole, CONFIG, first.model_copy(update={"templates": more})).templates == more
         assert reference(whole, "grain") == reference_before
         assert {label for _, label in todo(whole)} == {"grain", "3 splits, 0 files"}
         assert len({p.id for p in plan(CONFIG, whole.root)} & before) > 20
         with pytest.raises(ConfigError, match="expected those and more"):
-            runs.add(whole, CONFIG, first)
+            concepts.add(whole, CONFIG, first)
 
     @pytest.mark.parametrize("how", ["grown", "removed and added otherwise"])
     def test_removals_that_were_computed_against_it_stay_until_they_are_refreshed(
@@ -133,15 +134,15 @@ class TestBack:
         many = [f"{start}{count} times over in {{style}}." for start in ("", "A {object} ") for count in (2, 3, 4, 5)]
         more = {**few, "train": (*few["train"], *many)}
         first = GRAIN.model_copy(update={"templates": few})
-        runs.add(whole, CONFIG, first)
+        concepts.add(whole, CONFIG, first)
         made_up(whole.root, CONFIG)
-        runs.add(whole, CONFIG, ConceptConfig(name="mosaic", domain="style"))
-        runs.refresh(whole, CONFIG, "stripes")
+        concepts.add(whole, CONFIG, ConceptConfig(name="mosaic", domain="style"))
+        concepts.refresh(whole, CONFIG, "stripes")
         made_up(whole.root, CONFIG)
         before = planned(whole, "removal")
         if how != "grown":
-            runs.remove(whole, CONFIG, "grain")
-        runs.add(whole, CONFIG, first.model_copy(update={"templates": more}))
+            concepts.remove(whole, CONFIG, "grain")
+        concepts.add(whole, CONFIG, first.model_copy(update={"templates": more}))
         after = planned(whole, "removal")
         assert not after["grain"].cached and not planned(whole, "score")["grain"].cached
         assert {c: p for c, p in after.items() if c != "grain"} == {c: p for c, p in before.items() if c != "grain"}
@@ -151,63 +152,63 @@ class TestBack:
         assert old and not {*old} & {found.artifact for found in gc.survey(whole)}
         for name in ("mosaic", "stripes"):
             assert refresh.choose(whole, CONFIG, name, everything=False) == [name]
-            runs.refresh(whole, CONFIG, name)
+            concepts.refresh(whole, CONFIG, name)
             now = planned(whole, "removal")
             assert not now[name].cached and now[name].id != before[name].id
-        assert runs.roster(whole, CONFIG).known == {}
+        assert Roster.of(whole, CONFIG).known == {}
 
     def test_a_removed_one_may_come_back_as_another(self, whole: Workspace) -> None:
         other = CHECKER.model_copy(update={"templates": {"train": ("A {object} in {style} style.",)}})
         with pytest.raises(ConfigError, match="was added before, with other templates; expected those and more"):
-            runs.add(whole, CONFIG, other)
-        runs.remove(whole, CONFIG, "checker")
-        runs.remove(whole, CONFIG, "neon")
-        back = runs.add(whole, CONFIG, other)
-        assert back.reference == ("stripes", "dots", "checker") and runs.added(whole) == [back]
+            concepts.add(whole, CONFIG, other)
+        concepts.remove(whole, CONFIG, "checker")
+        concepts.remove(whole, CONFIG, "neon")
+        back = concepts.add(whole, CONFIG, other)
+        assert back.reference == ("stripes", "dots", "checker") and concepts.added(whole) == [back]
 
     def test_one_that_the_configuration_takes_in_stays_away_until_it_is_brought_back(self, whole: Workspace) -> None:
-        runs.remove(whole, CONFIG, "checker")
+        concepts.remove(whole, CONFIG, "checker")
         style = CONFIG.domains["style"]
         domains = {**CONFIG.domains, "style": style.model_copy(update={"concepts": (*STYLES, "checker")})}
         taken = CONFIG.model_copy(update={"domains": domains})
-        assert runs.roster(whole, taken).present(taken)["style"] == STYLES
-        runs.restore(whole, taken, CHECKER)
-        assert runs.roster(whole, taken).present(taken)["style"] == (*STYLES, "checker")
+        assert Roster.of(whole, taken).present(taken)["style"] == STYLES
+        concepts.restore(whole, taken, CHECKER)
+        assert Roster.of(whole, taken).present(taken)["style"] == (*STYLES, "checker")
 
 
 class TestRefresh:
     def test_only_what_is_named_is_computed_anew(self, whole: Workspace) -> None:
         before = planned(whole, "removal")
-        runs.refresh(whole, CONFIG, "stripes")
+        concepts.refresh(whole, CONFIG, "stripes")
         after = planned(whole, "removal")
         assert reference(whole, "stripes") == (*STYLES, "checker")
         assert not after["stripes"].cached and after["stripes"].id != before["stripes"].id
         assert {c: p for c, p in after.items() if c != "stripes"} == {c: p for c, p in before.items() if c != "stripes"}
 
     def test_without_those_that_have_left(self, whole: Workspace) -> None:
-        runs.remove(whole, CONFIG, "neon")
+        concepts.remove(whole, CONFIG, "neon")
         for name in ("stripes", "checker"):
-            runs.refresh(whole, CONFIG, name)
+            concepts.refresh(whole, CONFIG, name)
             assert reference(whole, name) == ("stripes", "dots", "checker")
         # What was refreshed does not move until it is refreshed again.
-        runs.restore(whole, CONFIG, ConceptConfig(name="neon", domain="style"))
+        concepts.restore(whole, CONFIG, ConceptConfig(name="neon", domain="style"))
         assert reference(whole, "stripes") == ("stripes", "dots", "checker")
         assert reference(whole, "dots") == STYLES
 
     def test_it_outlives_leaving(self, whole: Workspace) -> None:
-        runs.refresh(whole, CONFIG, "stripes")
-        runs.remove(whole, CONFIG, "stripes")
-        runs.restore(whole, CONFIG, ConceptConfig(name="stripes", domain="style"))
+        concepts.refresh(whole, CONFIG, "stripes")
+        concepts.remove(whole, CONFIG, "stripes")
+        concepts.restore(whole, CONFIG, ConceptConfig(name="stripes", domain="style"))
         assert reference(whole, "stripes") == (*STYLES, "checker")
         assert len(list((whole.root / "concepts").iterdir())) == 2
 
     def test_another_configuration_does_not_know_of_it(self, whole: Workspace) -> None:
-        runs.refresh(whole, CONFIG, "stripes")
+        concepts.refresh(whole, CONFIG, "stripes")
         style = CONFIG.domains["style"].model_copy(update={"concepts": ("neon", "dots")})
         moved = {"style": style, "object": CONFIG.domains["object"]}
         other = CONFIG.model_copy(update={"domains": moved})
-        assert runs.roster(whole, other).references == {}
-        assert runs.roster(whole, other).reference(other, "neon") == ("neon", "dots")
+        assert Roster.of(whole, other).references == {}
+        assert Roster.of(whole, other).reference(other, "neon") == ("neon", "dots")
 
     def test_records_from_before(self, whole: Workspace) -> None:
         [path] = (whole.root / "concepts").iterdir()
@@ -260,7 +261,7 @@ class TestMistakes:
         ],
     )
     def test_one_line(self, whole: Workspace, words: list[str], said: str) -> None:
-        runs.remove(whole, CONFIG, "dots")
+        concepts.remove(whole, CONFIG, "dots")
         before = {p: p.read_bytes() for p in (whole.root / "concepts").iterdir()}
         done = run_here("concept", *words, "-w", whole.root)
         assert done.code == 2 and said in done.complaint and not done.out
@@ -273,7 +274,7 @@ class TestMistakes:
         assert done.code == 2 and "'star' is the last one of object" in done.complaint
 
     def test_one_of_the_configuration_comes_back_by_its_own_name_only(self, whole: Workspace, tmp_path: Path) -> None:
-        runs.remove(whole, CONFIG, "neon")
+        concepts.remove(whole, CONFIG, "neon")
         (tmp_path / "c.yaml").write_text("name: neon\ndomain: object\n")
         done = run_here("concept", "add", tmp_path / "c.yaml", "-w", whole.root)
         assert done.code == 2 and "concept 'neon' is one of the configuration's" in done.complaint

@@ -12,7 +12,7 @@ from saeuron.canvas.vocabulary import STYLES
 from saeuron.config import ConceptConfig, RunConfig
 from storage import Workspace
 from storage.features import LOOSE
-from tasks import runs
+from tasks import concepts, runs
 from tests.end_to_end.process import TINY
 from tests.flows.test_plan import made_up
 
@@ -46,7 +46,7 @@ def test_one_more_concept_costs_its_own_totals_and_no_pack(tmp_path: Path) -> No
     runs.remember(workspace, chosen)
     for i in range(LOOSE):
         new = ConceptConfig(name=f"new {i}", domain="style", templates=dict(chosen.prompts.templates))
-        runs.add(workspace, chosen, new)
+        concepts.add(workspace, chosen, new)
         # The eighth makes the next pack, which leaves the larger one as it is.
         expected = Counter({"totals": 2, "features": 2 if i == LOOSE - 1 else 0})
         assert todo(workspace.root, chosen) == +expected, i
@@ -59,7 +59,7 @@ def test_totals_start_from_the_nearest(tmp_path: Path, monkeypatch: pytest.Monke
     chosen = config(4)
     workspace: Workspace = made_up(tmp_path / "w", chosen)
     before = {p.label: p.id for p in plan(chosen, workspace.root) if p.stage == "totals"}
-    runs.add(workspace, chosen, ConceptConfig(name="new", domain="style", templates=dict(chosen.prompts.templates)))
+    concepts.add(workspace, chosen, ConceptConfig(name="new", domain="style", templates=dict(chosen.prompts.templates)))
     asked = []
     from flows.plan import Plan
 

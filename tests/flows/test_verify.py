@@ -19,7 +19,7 @@ from storage.files import write_atomic
 from storage.identity import artifact_id
 from storage.manifests import Manifest
 from storage.seals import read_sealed, sealed_page, write_sealed
-from tasks import runs
+from tasks import concepts, runs
 from tests.end_to_end.process import TINY, run_here
 
 GAMMAS = (-1.0, -2.0)
@@ -104,7 +104,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commit(workspace, "evaluation", files(metrics_parquet=bytes(200)), concept="cat")
         commit(workspace, "pictures", files(sheet_png=bytes(90), scores_png=bytes(80)), concept="cat")
         runs.finish(workspace, run_id, "completed", {"made": 7}, artifacts={made.id: False})
-    runs.add(workspace, config, ConceptConfig(name="grain", domain="style"))
+    concepts.add(workspace, config, ConceptConfig(name="grain", domain="style"))
     # The first of the two removals is the one in use, though it is not the newest.
     first = next(m for m in workspace.artifacts("removal") if m.summary["gamma"] == GAMMAS[0])
     for manifest in (first, *workspace.artifacts("pictures")):
@@ -335,7 +335,7 @@ class TestCopies:
     def test_of_a_concept_that_was_removed_none_is_missed(self, whole: Workspace) -> None:
         (whole.removals / "neon.safetensors").unlink()
         assert len(verify.find(whole)) == 1
-        runs.remove(whole, runs.remembered(whole), "neon")
+        concepts.remove(whole, runs.remembered(whole), "neon")
         assert verify.find(whole) == []
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+import saeuron.generation
+import tasks.images
+import tasks.score
 from storage import Workspace
 from tests.end_to_end.process import start_server
 
@@ -30,3 +33,19 @@ def in_flow(server: None) -> Callable[..., Any]:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace.open(tmp_path / "workspace")
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of the images that scores and evaluations generate."""
+    seen: list[str] = []
+
+    def generate(pipe: Any, batch: Any, *rest: Any) -> Any:
+        seen.extend(r.key for r in batch)
+        return real(pipe, batch, *rest)
+
+    real = saeuron.generation.generate
+    for module in (tasks.images, tasks.score):
+        assert module.generate is real
+        monkeypatch.setattr(module, "generate", generate)
+    return seen

@@ -1,11 +1,9 @@
 """Image sets that grow: what an earlier set holds is taken from there, to the bytes of a run from nothing."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-import tasks.images
 from saeuron.config import EvaluateConfig
 from saeuron.models import identity
 from storage import Workspace
@@ -17,20 +15,6 @@ from tests.sae_workspace import build
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Any) -> Workspace:
     return build(tmp_path_factory.mktemp("images") / "w", tiny_model_folder)
-
-
-@pytest.fixture
-def generated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The keys of the images that were generated."""
-    seen: list[str] = []
-
-    def generate(pipe: Any, batch: Any, *rest: Any) -> Any:
-        seen.extend(r.key for r in batch)
-        return real(pipe, batch, *rest)
-
-    real: Callable[..., Any] = tasks.images.generate
-    monkeypatch.setattr(tasks.images, "generate", generate)
-    yield seen
 
 
 def job(workspace: Workspace, **config: Any) -> ImagesJob:

@@ -1,4 +1,4 @@
-"""What stays in a workspace of its runs and of the concepts that were added."""
+"""What stays in a workspace of its runs."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flows.config import load
-from saeuron.config import ConceptConfig, RunConfig
+from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
 from storage.files import read_json
@@ -72,30 +72,6 @@ class TestRemembered:
     def test_nothing_has_been_run(self, workspace: Workspace) -> None:
         with pytest.raises(ConfigError, match="nothing has been run"):
             runs.remembered(workspace)
-
-
-class TestAdded:
-    def test_is_computed_against_the_concepts_of_its_day(self, workspace: Workspace, config: RunConfig) -> None:
-        first = runs.add(workspace, config, ConceptConfig(name="grain", domain="style"))
-        second = runs.add(workspace, config, ConceptConfig(name="wood", domain="style"))
-        assert first.reference == (*config.domains["style"].concepts, "grain")
-        assert second.reference == (*first.reference, "wood")
-        assert runs.added(workspace) == [first, second]
-
-    def test_twice_is_once_and_differently_is_refused(self, workspace: Workspace, config: RunConfig) -> None:
-        concept = ConceptConfig(name="grain", domain="style")
-        assert runs.add(workspace, config, concept) == runs.add(workspace, config, concept)
-        with pytest.raises(ConfigError, match="was added before, with other templates"):
-            runs.add(workspace, config, concept.model_copy(update={"domain": "object"}))
-        assert len(runs.added(workspace)) == 1
-
-    def test_one_that_the_configuration_has_taken_in_counts_once(self, workspace: Workspace, config: RunConfig) -> None:
-        runs.add(workspace, config, ConceptConfig(name="grain", domain="style"))
-        runs.add(workspace, config, ConceptConfig(name="bolt", domain="object"))
-        assert [a.name for a in runs.joined(workspace, config)] == ["grain", "bolt"]
-        style = config.domains["style"]
-        taken = style.model_copy(update={"concepts": (*style.concepts, "grain")})
-        assert [a.name for a in runs.joined(workspace, config.model_copy(update={"domains": {"style": taken}}))] == []
 
 
 class TestProgress:

@@ -1,6 +1,5 @@
 """Statistics that grow: only the difference is made, and what comes of it is what a run from nothing makes."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,6 @@ ONE, BOTH = HOOKPOINTS[:1], HOOKPOINTS
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Workspace:
     return build(tmp_path_factory.mktemp("score") / "w", tiny_model_folder)
-
-
-@pytest.fixture
-def generated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The keys of the images that were generated."""
-    seen: list[str] = []
-
-    def generate(pipe: Any, batch: Any, *rest: Any) -> Any:
-        seen.extend(r.key for r in batch)
-        return real(pipe, batch, *rest)
-
-    real: Callable[..., Any] = tasks.score.generate
-    monkeypatch.setattr(tasks.score, "generate", generate)
-    yield seen
 
 
 def job(workspace: Workspace, hookpoints: tuple[str, ...], concept: str = "neon", **config: Any) -> ScoreJob:

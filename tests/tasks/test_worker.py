@@ -23,7 +23,7 @@ from tasks import worker
 from tasks.step import Clock, Job, Made, commit, step, submit
 from tasks.worker import Worker, at_work, claim, portable
 
-for _name in ("saeuron.interchange.folder", "tasks.runs"):
+for _name in ("saeuron.interchange.folder", "tasks.records"):
     importlib.import_module(_name)
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "UnknownName": ("concept", "neom", ["neon", "dots"], "Look again."),

@@ -1,0 +1,37 @@
+"""Records: small sealed files of one model each, that nothing makes anew once they are damaged."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from storage import Workspace
+from storage.errors import ArtifactDamaged
+from storage.seals import read_sealed, sealed
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class RecordDamaged(ArtifactDamaged):
+    """A record is not as it was written, and no run makes it anew."""
+
+    def __str__(self) -> str:
+        file, expected, found = self.args
+        return f"{file} is damaged: expected {expected}, found {found}; mend it with: saeuron verify --repair"
+
+
+def write(workspace: Workspace, path: Path, model: BaseModel) -> None:
+    """Write a record, sealed."""
+    workspace.write(path, sealed(model.model_dump(mode="json")))
+
+
+def parsed(model: type[Model], path: Path, read: Callable[[Path], Any] = read_sealed) -> Model:
+    """The model of a file. Raises ArtifactMissing or RecordDamaged."""
+    try:
+        return model.model_validate(read(path))
+    except ValidationError as error:
+        found = f"{error.error_count()} fields that do not fit"
+        raise RecordDamaged(path, f"the fields of a {model.__name__.strip('_').lower()}", found) from None
+    except ArtifactDamaged as error:
+        raise RecordDamaged(*error.args) from None
