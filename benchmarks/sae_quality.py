@@ -2,9 +2,9 @@
 
     python -m benchmarks.sae_quality --plot docs/sae_quality.png --table docs/sae_quality.md
 
-Rows of one hookpoint are captured from training prompts and shuffled once; all SAEs are trained on the same batches in
-the same order, and judged at inference (each row by itself) on rows from test prompts. k is what each variant is asked
-for; L0 is what it uses.
+Rows of one hookpoint are captured from training prompts, and shuffled for each seed; all SAEs of a seed are trained on
+the same batches in the same order, and judged at inference (each row by itself) on rows from test prompts. k is what
+each variant is asked for; L0 is what it uses.
 """
 
 import itertools
@@ -64,7 +64,8 @@ def main() -> None:
             )
             for name, k in itertools.product(options.variants, options.k)
         }
-        for key, trainer in trained(configs, rows["train"]).items():
+        order = np.random.default_rng(seed).permutation(len(rows["train"]))
+        for key, trainer in trained(configs, rows["train"][order]).items():
             figures = quality(trainer.sae, iter(tensor_of(rows["test"]).split(8192)))
             found.setdefault(key, []).append((figures, trainer.history[-1].fvu))
     figures = []
@@ -82,11 +83,10 @@ def main() -> None:
 
 
 def captured(split: Split, hookpoint: str) -> NDArray[Any]:
-    """Rows [R, D] of one image of every cell of a split, shuffled by a fixed seed; float16."""
+    """Rows [R, D] of one image of every cell of a split; float16."""
     pipe, config = load_pipeline("canvas"), CaptureConfig()
     seen = capture(pipe, requests(split, 1), [hookpoint], ModelConfig(), config)
-    rows = np.concatenate([arrays[hookpoint].reshape(-1, arrays[hookpoint].shape[-1]) for _, _, arrays, _ in seen])
-    return rows[np.random.default_rng(0).permutation(len(rows))]
+    return np.concatenate([arrays[hookpoint].reshape(-1, arrays[hookpoint].shape[-1]) for _, _, arrays, _ in seen])
 
 
 def trained(configs: dict[Any, SAEConfig], rows: NDArray[Any]) -> dict[Any, Trainer]:

@@ -9,7 +9,8 @@ each in a process of its own with its own library's trainer, one at a time and i
 them alike. Figures are medians over the rounds, with the slowest and the fastest round beside them, and the CPU time
 that a row costs, which tells more than the clock where others use the machine; ratios are to the fastest peer. The
 limit is the rate at which this machine, in its own turns, makes the encoder's product, 2 B D N operations: the one
-dense product that is left in a step whose other products are sparse.
+dense product that is left in a step whose other products are sparse. With --device cuda the product is made in
+bfloat16, and the limit moves Adam's bytes as well, 28 a weight.
 
 --curves is about what is learned: our fast path against plain autograd, from the same seed on the same data.
 """
@@ -38,6 +39,12 @@ SMALL = {"width": 640, "latents": 5120, "k": 32, "batch": 1024}
 CURVES = {"width": 256, "latents": 4096, "k": 32, "batch": 512}
 
 OURS = {"ours": "", "ours, plain autograd": "plain"}
+OURS_ON_GPU = {
+    **OURS,
+    "ours, bfloat16": "bfloat16",
+    "ours, triton": "triton",
+    "ours, triton, bfloat16": "triton bfloat16",
+}
 VARIANTS = {"sae-lens": {"sae-lens": "", "sae-lens, sparse activations": "sparse"}}
 """Contestants of a library that has several ways to do the step."""
 
@@ -74,6 +81,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, help="steps a turn (1), or of a training run with --curves (300)")
     arguments.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments.add_argument("--peers", metavar="A,B", help=f"of {', '.join(PEERS)}; default all; '' for none")
+    arguments.add_argument("--device", default="cpu", help="cpu (the default), or a CUDA device")
     arguments.add_argument("--lr", type=float, default=4e-4)
     arguments.add_argument("--curves", action="store_true", help="final FVU of our two paths, over 3 seeds")
     options = arguments.parse_args()
@@ -85,13 +93,15 @@ def main() -> None:
         arguments.error(
             f"--latents is {shape['latents']}; a multiple of --width {shape['width']} that holds --k latents"
         )
-    steps = options.steps or (300 if options.curves else 1)
+    steps = options.steps or (300 if options.curves else 1 if options.device == "cpu" else 50)
     print(", ".join(f"{field} {value}" for field, value in shape.items()) + f", {options.threads} threads, float32")
     with tempfile.TemporaryDirectory() as scratch:
         rows = Path(scratch) / "rows.npy"
         # Timed steps may see a batch again; a run that is judged by what it learned does not. The last is held out.
         write_rows(rows, (steps if options.curves else 8) + 1, shape["batch"], shape["width"])
-        setup = Setup(str(rows), **shape, steps=HORIZON, lr=options.lr, seed=0, threads=options.threads)
+        setup = Setup(
+            str(rows), **shape, steps=HORIZON, lr=options.lr, seed=0, threads=options.threads, device=options.device
+        )
         try:
             figures = curves(setup, steps) if options.curves else speeds(setup, names, options.rounds, steps)
         except ContestantFailed as error:
@@ -108,7 +118,8 @@ def _fitting() -> dict[str, int]:
 def speeds(setup: Setup, names: list[str], rounds: int, steps: int) -> list[Figure]:
     """What a step of the limit, of ours and of the named peers costs, in turns."""
     entries = [("limit", Path(sys.executable), "limit", "")]
-    entries += [(name, Path(sys.executable), "ours", variant) for name, variant in OURS.items()]
+    ours = OURS if setup.device == "cpu" else OURS_ON_GPU
+    entries += [(name, Path(sys.executable), "ours", variant) for name, variant in ours.items()]
     absent: dict[str, str] = {}
     for name in names:
         python = python_of(name)
@@ -124,8 +135,8 @@ def speeds(setup: Setup, names: list[str], rounds: int, steps: int) -> list[Figu
         for name, python, adapter, variant in entries:
             try:
                 contestant = stack.enter_context(Contestant(python, adapter, _with(setup, variant=variant)))
-                # Not timed: starting, and a first step that makes the optimizer's moments.
-                contestant.take(1)
+                # Not timed: starting, a first step that makes the optimizer's moments, and what is compiled then.
+                contestant.take(1 if setup.device == "cpu" else 5)
             except ContestantFailed as reason:
                 absent[name] = str(reason)
             else:
@@ -153,7 +164,7 @@ def table(rows: int, turns: dict[str, list[Turn]], error: dict[str, float], prod
     """
     wall = {name: statistics.median(turn.seconds for turn in taken) for name, taken in turns.items()}
     cpu = {name: statistics.median(turn.cpu for turn in taken) for name, taken in turns.items()}
-    peers = [name for name in turns if name not in {"limit", *OURS}]
+    peers = [name for name in turns if name not in {"limit", *OURS_ON_GPU}]
     best = min(peers, key=lambda name: wall[name], default=None)
     figures = []
     for name, taken in turns.items():
@@ -168,8 +179,8 @@ def table(rows: int, turns: dict[str, list[Turn]], error: dict[str, float], prod
         if name in error:
             figures.append(Figure("  held-out FVU at the end", error[name], "ratio"))
     if "limit" in turns:
-        figures.append(Figure("limit", product / wall["limit"], "GFLOP/s"))
-        for name in [name for name in OURS if name in turns]:
+        figures.append(Figure("limit, all of it product", product / wall["limit"], "GFLOP/s"))
+        for name in [name for name in OURS_ON_GPU if name in turns]:
             figures += [
                 Figure(f"{name}: share of the limit", wall["limit"] / wall[name], "ratio"),
                 Figure("  by CPU time", cpu["limit"] / cpu[name], "ratio"),

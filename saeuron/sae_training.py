@@ -29,6 +29,7 @@ from saeuron.errors import BadWeights, SaeuronError
 from saeuron.losses import fvu
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE
+from saeuron.update import TritonUpdate, Update
 from saeuron.variants import Room, SparseVariant, make
 
 _log = logging.getLogger(__name__)
@@ -78,8 +79,13 @@ class Trainer:
         device: str | torch.device = "cpu",
         path: Literal["auto", "fast", "plain"] = "auto",
         ranks: Ranks = ALONE,
+        kernels: Literal["torch", "triton"] = "torch",
     ) -> None:
-        """`path` is for comparisons: see `SparseVariant`; `ranks` are the processes that train together."""
+        """`path` is for comparisons: see `SparseVariant`; `ranks` are the processes that train together.
+
+        `kernels` say what does the work beside the encoder's product. Those in Triton are for CUDA; their numbers are
+        tested, their speed has not been measured, so they are not the default there.
+        """
         self.config, self.hookpoint, self.device, self.step_index = config, hookpoint, torch.device(device), 0
         self.n_latents = n_latents = config.expansion * width
         if config.k > n_latents:
@@ -94,9 +100,13 @@ class Trainer:
             self.variant.fast = path == "fast" or (path == "auto" and n_latents >= FAST_FROM * config.k)
             if self.latents_of.size > 1:
                 self.variant.divide(self.latents_of)
+            if kernels == "triton":
+                from saeuron.triton_kernels import TRITON
+
+                self.variant.kernels = TRITON
         self.variant = self.variant.to(self.device)
-        # Fused where torch has it: four passes over memory in place of about fourteen.
-        self.optimizer = torch.optim.Adam(self.variant.parameters(), lr=config.lr, eps=6.25e-10, fused=True)
+        suits = kernels == "triton" and TritonUpdate.suits(self.variant)
+        self.update = (TritonUpdate if suits else Update)(self.variant, config, self.latents_of)
         self.silent = torch.zeros(self.variant.n_latents, dtype=torch.int64, device=self.device)
         self.dead_rows = config.dead_rows or max(1, config.steps * config.batch // 10)
         self.history: list[Point] = []
@@ -120,16 +130,11 @@ class Trainer:
         loss = out.loss
         if config.auxk_alpha and bool(self.latents_of.any(dead.any())):
             loss = loss + config.auxk_alpha * variant.auxiliary(x, out.x_hat, dead)
-        self.optimizer.zero_grad()
+        variant.zero_grad()
         loss.backward()
         with torch.no_grad():
             rows_of.average(p.grad for p in variant.parameters() if p.grad is not None)
-            variant.project_gradients()
-            self._clip()
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(config, self.step_index)
-            self.optimizer.step()
-            variant.constrain()
+            self.update.step(learning_rate(config, self.step_index))
             if out.least is not None:
                 rows_of.average([out.least])
             variant.follow(out.least, self.step_index)
@@ -147,21 +152,6 @@ class Trainer:
             self.history.append(Point(self.step_index, self.step_index * config.batch, f, l0, share, total))
             self._recent.clear()
 
-    def _clip(self) -> None:
-        """Clip the norm of all gradients, those of other ranks' latents included."""
-        gradients = {name: p.grad for name, p in self.variant.named_parameters() if p.grad is not None}
-        if self.latents_of.size == 1:
-            norm = torch.nn.utils.get_total_norm(gradients.values())
-        else:
-            own = [g.square().sum() for name, g in gradients.items() if name in SparseVariant.divided]
-            common = [g.square().sum() for name, g in gradients.items() if name not in SparseVariant.divided]
-            norm = (self.latents_of.add(torch.stack(own).sum()) + torch.stack(common).sum()).sqrt()
-        factor = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
-        # On a CPU to look costs nothing, and a factor of one a pass over all gradients.
-        if self.device.type != "cpu" or factor < 1:
-            for gradient in gradients.values():
-                gradient.mul_(factor)
-
     def _divided(self) -> set[str]:
         """The names of a checkpoint's tensors with a row for each latent, of a variant that can be divided."""
         moments = {
@@ -174,7 +164,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Everything needed to go on exactly; written by the first rank, whole."""
-        tensors = prefixed("variant", self.variant.state_dict()) | pack_optimizer(self.optimizer, "adam")
+        tensors = prefixed("variant", self.variant.state_dict()) | pack_optimizer(self.update.optimizer, "adam")
         tensors |= {"silent": self.silent, "recent": torch.tensor(self._recent, dtype=torch.float64)}
         if self.latents_of.size > 1:
             for name in sorted(self._divided() & tensors.keys()):
@@ -199,7 +189,7 @@ class Trainer:
         if self.latents_of.size > 1:
             tensors |= {name: self.latents_of.part_of(tensors[name]) for name in self._divided() & tensors.keys()}
         self.variant.load_state_dict(stripped("variant", tensors))
-        unpack_optimizer(self.optimizer, "adam", tensors)
+        unpack_optimizer(self.update.optimizer, "adam", tensors)
         self.silent = tensors["silent"].to(self.device)
         self._recent = [(a, b, c) for a, b, c in tensors["recent"].reshape(-1, 3).tolist()]
         self.step_index = metadata["step"]

@@ -6,12 +6,15 @@ encoder's product, and little else, where plain autograd through dense latents c
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+from saeuron.selection import row_top_k
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +36,8 @@ class Pattern:
     @functools.cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
         """The order of the pairs by latent, int64 [M], and where each latent's begin in it, int64 [N]."""
-        order = self.latents.argsort(stable=True)
+        # Half the bytes to sort, and half the time where they are sorted by radix.
+        order = self.latents.int().argsort(stable=True)
         return order, _starts(self.latents[order], self.shape[1])
 
     def dense(self, values: Tensor) -> Tensor:
@@ -55,13 +59,11 @@ def _starts(ascending: Tensor, count: int) -> Tensor:
     return torch.searchsorted(ascending, torch.arange(count, device=ascending.device))
 
 
-def _bag(table: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    """Sums of weighted rows of `table`, one per start."""
+def _bags(table: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
     return embedding_bag(indices, table, starts, mode="sum", per_sample_weights=weights)
 
 
-def dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
-    """left[row] . right[latent] of every pair, [M]; left is [B, D], right (N, D)."""
+def _dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
     # What embedding_bag does to find the gradient of its weights: the one operator that neither gathers M rows of D
     # numbers into memory nor makes the dense product.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
@@ -69,14 +71,38 @@ def dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
     )
 
 
+class Kernels(NamedTuple):
+    """What does the sparse work. All that there are give the same, to rounding."""
+
+    bags: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """Sums of weighted rows of a table [T, D], [S, D]: one for each start; of indices [M], starts [S], weights [M]."""
+    dots: Callable[[Pattern, Tensor, Tensor], Tensor]
+    """left[row] . right[latent] of every pair of a pattern, [M]; left is [B, D], right (N, D)."""
+    reads_half: bool
+    """Whether tables may be bfloat16."""
+    row_top_k: Callable[[Tensor, int], tuple[Tensor, Tensor]] = row_top_k
+    """The k largest positive p of each row of [B, N] and where they are, both [B, k]; what fills them up is not
+    positive."""
+
+
+TORCH = Kernels(_bags, _dots, reads_half=False)
+
+
 class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_bar: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, pattern: Pattern, pre: Tensor
+        ctx: Any,
+        x_bar: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        b_dec: Tensor,
+        pattern: Pattern,
+        pre: Tensor,
+        kernels: Kernels,
     ) -> Tensor:
         del b_enc, b_dec
         ctx.save_for_backward(x_bar, W_enc)
-        ctx.pattern = pattern
+        ctx.pattern, ctx.kernels = pattern, kernels
         return pre.clone()
 
     @staticmethod
@@ -84,30 +110,39 @@ class _Encode(torch.autograd.Function):
         x_bar, W_enc = ctx.saved_tensors
         order, starts = ctx.pattern.by_latent
         sorted_gradient = gradient[order]
-        to_W = _bag(x_bar, ctx.pattern.rows[order], starts, sorted_gradient)
-        to_b = _bag(gradient[:, None], order, starts, torch.ones_like(gradient)).squeeze(1)
+        to_W = ctx.kernels.bags(x_bar, ctx.pattern.rows[order], starts, sorted_gradient)
+        to_b = ctx.kernels.bags(gradient[:, None], order, starts, torch.ones_like(gradient)).squeeze(1)
         # x_bar = x - b_dec, so its gradient is only needed summed over rows: a product of a vector and W_enc.
-        return None, to_W, to_b, -(to_b @ W_enc), None, None
+        return None, to_W, to_b, -(to_b @ W_enc), None, None, None
 
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
-        ctx.save_for_backward(values, W_dec)
-        ctx.pattern = pattern
-        return _bag(W_dec, pattern.latents, pattern.row_starts, values)
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, table: Tensor, pattern: Pattern, kernels: Kernels) -> Tensor:
+        del W_dec
+        ctx.save_for_backward(values, table)
+        ctx.pattern, ctx.kernels = pattern, kernels
+        return kernels.bags(table, pattern.latents, pattern.row_starts, values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        values, W_dec = ctx.saved_tensors
-        pattern = ctx.pattern
+        values, table = ctx.saved_tensors
+        pattern, kernels = ctx.pattern, ctx.kernels
         order, starts = pattern.by_latent
         gradient = gradient.contiguous()
-        to_W = _bag(gradient, pattern.rows[order], starts, values[order]) if ctx.needs_input_grad[1] else None
-        return dots(pattern, gradient, W_dec), to_W, None
+        to_W = kernels.bags(gradient, pattern.rows[order], starts, values[order]) if ctx.needs_input_grad[1] else None
+        return kernels.dots(pattern, gradient, table), to_W, None, None, None
 
 
-def encode_at(pattern: Pattern, x_bar: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, pre: Tensor) -> Tensor:
+def encode_at(
+    pattern: Pattern,
+    x_bar: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    b_dec: Tensor,
+    pre: Tensor,
+    kernels: Kernels = TORCH,
+) -> Tensor:
     """P at the pairs of a pattern, [M], differentiable in W_enc, b_enc and b_dec.
 
     Args:
@@ -115,11 +150,16 @@ def encode_at(pattern: Pattern, x_bar: Tensor, W_enc: Tensor, b_enc: Tensor, b_d
         W_enc: (N, D). b_enc: (N). b_dec: (D).
         pre: the values themselves, [M], found when the pattern was.
     """
-    found: Tensor = _Encode.apply(x_bar, W_enc, b_enc, b_dec, pattern, pre)
+    found: Tensor = _Encode.apply(x_bar, W_enc, b_enc, b_dec, pattern, pre, kernels)
     return found
 
 
-def decode(pattern: Pattern, values: Tensor, W_dec: Tensor) -> Tensor:
-    """F W_dec, [B, D], of values [M] at the pairs of a pattern; differentiable in both."""
-    found: Tensor = _Decode.apply(values, W_dec, pattern)
+def decode(
+    pattern: Pattern, values: Tensor, W_dec: Tensor, table: Tensor | None = None, kernels: Kernels = TORCH
+) -> Tensor:
+    """F W_dec, [B, D], of values [M] at the pairs of a pattern; differentiable in both.
+
+    `table` is what is read for W_dec, if not itself: the same numbers in another precision.
+    """
+    found: Tensor = _Decode.apply(values, W_dec, W_dec if table is None else table, pattern, kernels)
     return found

@@ -19,7 +19,7 @@ def train(setup: Setup, feed: Feed) -> None:
         lr=setup.lr,
         warmup_steps=0,
         seed=setup.seed,
-        device="cpu",
+        device=setup.device,
     )
     feed.reconstruct = trainer.ae
     for step, rows in enumerate(feed):

@@ -9,12 +9,12 @@ from benchmarks.adapters.protocol import Feed, Setup, serve
 class Rows(nn.Module):
     """What Trainer needs of a language model: the layer it hooks gives the next batch, as one sequence [1, B, D]."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, device: str) -> None:
         super().__init__()
         self.layer = nn.Identity()
-        self.device = torch.device("cpu")
-        self.dummy_inputs = {"ids": torch.zeros(1, 1, dtype=torch.int64)}
-        self.rows = torch.zeros(1, width)
+        self.device = torch.device(device)
+        self.dummy_inputs = {"ids": torch.zeros(1, 1, dtype=torch.int64, device=device)}
+        self.rows = torch.zeros(1, width, device=device)
 
     @property
     def base_model(self) -> nn.Module:
@@ -53,7 +53,7 @@ def train(setup: Setup, feed: Feed) -> None:
         init_seeds=[setup.seed],
         log_to_wandb=False,
     )
-    model = Rows(setup.width)
+    model = Rows(setup.width, setup.device)
     trainer = Trainer(config, Sequences(setup, feed, model), model)
     feed.reconstruct = lambda x: trainer.saes["layer"](x).sae_out
     trainer.fit()

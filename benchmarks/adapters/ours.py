@@ -1,6 +1,8 @@
-"""This project: `saeuron.sae_training.Trainer`, one `step` a batch; variants `fast` and `plain` are its paths."""
+"""This project: `saeuron.sae_training.Trainer`, one `step` a batch.
 
-import inspect
+Variants name its path (`fast`, `plain`), kernels (`torch`, `triton`) and precision (`float32`, `bfloat16`), or none of
+them.
+"""
 
 from benchmarks.adapters.protocol import Feed, Setup, serve
 
@@ -10,7 +12,11 @@ def train(setup: Setup, feed: Feed) -> None:
     from saeuron.config import SAEConfig
     from saeuron.sae_training import Trainer
 
+    words = set(setup.variant.split())
+    if unknown := words - {"fast", "plain", "torch", "triton", "float32", "bfloat16"}:
+        raise ValueError(f"ours has no way to do the step that is called {', '.join(sorted(unknown))}")
     config = SAEConfig(
+        precision="bfloat16" if "bfloat16" in words else "float32",
         variant="topk",
         expansion=setup.latents // setup.width,
         k=setup.k,
@@ -19,12 +25,16 @@ def train(setup: Setup, feed: Feed) -> None:
         lr=setup.lr,
         seed=setup.seed,
     )
-    options = {"path": setup.variant} if setup.variant else {}
-    if unknown := options.keys() - inspect.signature(Trainer).parameters.keys():
-        raise ValueError(f"this Trainer has no choice of {', '.join(unknown)}; it has one way to do the step")
-    trainer = Trainer(config, width=setup.width, hookpoint="", **options)
+    trainer = Trainer(
+        config,
+        width=setup.width,
+        hookpoint="",
+        device=setup.device,
+        path=next((path for path in ("fast", "plain") if path in words), "auto"),
+        kernels="triton" if "triton" in words else "torch",
+    )
     trainer.initialise(feed.batch(0))
-    feed.reconstruct = lambda x: trainer.sae(x)
+    feed.reconstruct = lambda x: trainer.sae.to(setup.device)(x)
     feed.curve = lambda: [point.fvu for point in trainer.history]
     for rows in feed:
         trainer.step(rows)

@@ -17,7 +17,7 @@ def train(setup: Setup, feed: Feed) -> None:
     bare("overcomplete")
     from overcomplete.sae import TopKSAE, train_sae
 
-    sae = TopKSAE(setup.width, setup.latents, top_k=setup.k)
+    sae = TopKSAE(setup.width, setup.latents, top_k=setup.k, device=setup.device)
     feed.reconstruct = lambda x: sae(x)[2]
     optimizer = torch.optim.Adam(sae.parameters(), lr=setup.lr)
     train_sae(sae, feed, mean_squared_error, optimizer, nb_epochs=1, monitoring=0)

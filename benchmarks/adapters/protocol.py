@@ -44,6 +44,8 @@ class Setup:
     threads: int
     variant: str = ""
     """Which of a library's own ways to do the step, where it has several."""
+    device: str = "cpu"
+    """Where everything happens."""
 
 
 class Feed(Iterator[Tensor]):
@@ -55,7 +57,7 @@ class Feed(Iterator[Tensor]):
     """
 
     def __init__(self, setup: Setup, commands: Iterator[dict[str, Any]], answer: Callable[[dict[str, Any]], None]):
-        self._rows = np.load(setup.rows, mmap_mode="r")
+        self._rows, self._device = np.load(setup.rows, mmap_mode="r"), setup.device
         self._commands, self._answer = commands, answer
         self._pending: list[Tensor] = []
         self._start: tuple[float, float] | None = None
@@ -66,7 +68,7 @@ class Feed(Iterator[Tensor]):
     def batch(self, index: int) -> Tensor:
         """The index-th batch; -1 is the held-out one, which no step sees."""
         position = -1 if index < 0 else index % (len(self._rows) - 1)
-        return torch.from_numpy(self._rows[position].astype(np.float32))
+        return torch.from_numpy(self._rows[position].astype(np.float32)).to(self._device)
 
     def __next__(self) -> Tensor:
         """The next batch, once a command has asked for steps.
@@ -78,6 +80,7 @@ class Feed(Iterator[Tensor]):
             return self._pending.pop()
         if self._start is not None:
             wall, cpu = self._start
+            self._wait()
             self._answer({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
             self._start = None
         elif not self._ready:
@@ -91,9 +94,15 @@ class Feed(Iterator[Tensor]):
                 count = command["steps"]
                 self._pending = [self.batch(self._given + i) for i in reversed(range(count))]
                 self._given += count
+                self._wait()
                 self._start = time.perf_counter(), time.process_time()
                 return self._pending.pop()
         raise SystemExit
+
+    def _wait(self) -> None:
+        """Until the device has done what it was told."""
+        if self._device != "cpu":
+            torch.cuda.synchronize(self._device)
 
     @torch.no_grad()
     def _fvu(self) -> float:

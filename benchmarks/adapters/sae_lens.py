@@ -15,6 +15,7 @@ def train(setup: Setup, feed: Feed) -> None:
             d_in=setup.width,
             d_sae=setup.latents,
             k=setup.k,
+            device=setup.device,
             use_sparse_activations=sparse,
             # Sparse activations times a dense row have no backward pass on the CPU.
             rescale_acts_by_decoder_norm=not sparse,
@@ -26,6 +27,7 @@ def train(setup: Setup, feed: Feed) -> None:
         train_batch_size_samples=setup.batch,
         lr=setup.lr,
         lr_end=setup.lr,
+        device=setup.device,
     )
     SAETrainer(config, sae, feed).fit()
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from saeuron.losses import aux_k
 from saeuron.sae import SAE, SAEInfo
-from saeuron.selection import Activation, row_top_k
+from saeuron.selection import Activation
 from saeuron.sparse import Pattern
 from saeuron.variants.base import SparseVariant
 
@@ -28,7 +28,7 @@ class AbsTopK(SparseVariant):
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
         del x_bar
-        sizes, latents = row_top_k(pre.abs(), self.config.k)
+        sizes, latents = self.kernels.row_top_k(pre.abs(), self.config.k)
         rows = torch.arange(len(pre), device=pre.device).repeat_interleave(self.config.k)
         return Pattern(rows, latents.flatten(), (pre.shape[0], pre.shape[1])).where(sizes.flatten() != 0)
 

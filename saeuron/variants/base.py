@@ -13,7 +13,7 @@ from saeuron.losses import aux_k, fvu, geometric_median
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE, SAEInfo
 from saeuron.selection import Activation
-from saeuron.sparse import Pattern, decode, dots, encode_at
+from saeuron.sparse import TORCH, Pattern, decode, encode_at
 
 
 class Forward(NamedTuple):
@@ -141,6 +141,8 @@ class SparseVariant(Variant):
         super().__init__(config, width)
         self.room = Room()
         """Of the fast path; variants that take their steps in turns may share one."""
+        self.kernels = TORCH
+        """Of the fast path; set by the trainer."""
 
     def divide(self, ranks: Ranks) -> None:
         """Keep this rank's latents alone. Batches, x_hat, the loss and b_dec stay whole, and alike on all ranks."""
@@ -162,10 +164,20 @@ class SparseVariant(Variant):
         """The least kept activation, see `Forward`; infinite where none was kept."""
         return self.latents_of.least(values.amin() if len(values) else values.new_tensor(torch.inf))
 
+    def decode(self, pattern: Pattern, values: Tensor) -> Tensor:
+        """F W_dec [B, D] of f [M] at the pairs of a pattern, by the fast path."""
+        W_dec = self.decoder()
+        return decode(pattern, values, W_dec, self.table(W_dec), self.kernels)
+
+    def table(self, W: Tensor) -> Tensor:
+        """What gathers read of a weight matrix: bfloat16 where that is the precision and the kernels can."""
+        half = self.kernels.reads_half and self.config.precision == "bfloat16"
+        return W.detach().bfloat16() if half else W.detach()
+
     def reconstruct(self, pattern: Pattern, values: Tensor) -> Tensor:
         """X_hat [B, D] of f [M] at the pairs of a pattern."""
         if self.fast:
-            return self.latents_of.total(decode(pattern, values, self.decoder())) + self.b_dec
+            return self.latents_of.total(self.decode(pattern, values)) + self.b_dec
         return self.latents_of.total(pattern.dense(values) @ self.decoder()) + self.b_dec
 
     def loss(self, x: Tensor, x_hat: Tensor, pattern: Pattern, values: Tensor, pre: "Pre") -> Tensor:
@@ -199,7 +211,9 @@ class Pre:
     def _product(self) -> Tensor:
         v = self.variant
         if v.config.precision == "bfloat16":
-            return (self.x_bar.bfloat16() @ v.W_enc.bfloat16().T).float() + v.b_enc
+            found = torch.addmm(v.b_enc.bfloat16(), self.x_bar.bfloat16(), v.W_enc.bfloat16().T)
+            # What selects on a CPU is fast in float32 alone.
+            return found.float() if found.device.type == "cpu" else found
         room = v.room.of(len(self.x_bar), len(v.b_enc), self.x_bar)
         return torch.addmm(v.b_enc, self.x_bar, v.W_enc.T, out=room)
 
@@ -210,9 +224,9 @@ class Pre:
             return self.all[pattern.rows, pattern.latents]
         x_bar = self.x_bar.detach()
         if v.config.precision == "bfloat16":
-            # What bfloat16 chose is computed again in float32: only the choice is rounded.
+            # What bfloat16 chose is computed again with float32 sums: they are not rounded to bfloat16.
             with torch.no_grad():
-                found = dots(pattern, x_bar, v.W_enc) + v.b_enc[pattern.latents]
+                found = v.kernels.dots(pattern, x_bar, v.table(v.W_enc)) + v.b_enc[pattern.latents]
         else:
             found = self.all[pattern.rows, pattern.latents]
-        return encode_at(pattern, x_bar, v.W_enc, v.b_enc, self.b_dec, found)
+        return encode_at(pattern, x_bar, v.W_enc, v.b_enc, self.b_dec, found, v.kernels)

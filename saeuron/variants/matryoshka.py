@@ -5,7 +5,7 @@ from torch import Tensor
 
 from saeuron.config import SAEConfig
 from saeuron.losses import squared, variance
-from saeuron.sparse import Pattern, decode
+from saeuron.sparse import Pattern
 from saeuron.variants.base import Forward, Pre
 from saeuron.variants.batch_topk import BatchTopK
 
@@ -34,7 +34,7 @@ class Matryoshka(BatchTopK):
         # One bag of latents for each row and band.
         bags = Pattern((pattern.rows * m + band)[order], pattern.latents[order], (pattern.shape[0] * m, self.n_latents))
         values = values[order]
-        bands = decode(bags, values, self.decoder()) if self.fast else bags.dense(values) @ self.decoder()
+        bands = self.decode(bags, values) if self.fast else bags.dense(values) @ self.decoder()
         return bands.unflatten(0, (-1, m)).cumsum(1) + self.b_dec
 
     def forward(self, x: Tensor, step: int) -> Forward:

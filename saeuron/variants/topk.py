@@ -7,17 +7,17 @@ from torch import Tensor
 
 from saeuron.losses import fvu
 from saeuron.ranks import ALONE, Ranks
-from saeuron.selection import Activation, row_floor, row_top_k
-from saeuron.sparse import Pattern
+from saeuron.selection import Activation, row_floor
+from saeuron.sparse import TORCH, Kernels, Pattern
 from saeuron.variants.base import Pre, SparseVariant
 
 
-def row_pattern(pre: Tensor, k: int, latents_of: Ranks = ALONE) -> Pattern:
+def row_pattern(pre: Tensor, k: int, latents_of: Ranks = ALONE, kernels: Kernels = TORCH) -> Pattern:
     """The k largest p of each row of [B, N], those that are positive.
 
     Where ranks hold a part of the latents each: of all ranks' together, ties for the last place included.
     """
-    values, latents = row_top_k(pre, min(k, pre.shape[1]))
+    values, latents = kernels.row_top_k(pre, min(k, pre.shape[1]))
     rows = torch.arange(len(pre), device=pre.device).repeat_interleave(values.shape[1])
     found = Pattern(rows, latents.flatten(), (pre.shape[0], pre.shape[1]))
     keep = values > 0
@@ -38,7 +38,7 @@ class TopK(SparseVariant):
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
         del x_bar
-        return row_pattern(pre, self.config.k, self.latents_of)
+        return row_pattern(pre, self.config.k, self.latents_of, self.kernels)
 
     def least(self, pattern: Pattern, values: Tensor) -> Tensor:
         least = values.new_full((pattern.shape[0],), torch.inf).scatter_reduce(0, pattern.rows, values, "amin")
@@ -50,6 +50,6 @@ class TopK(SparseVariant):
         loss = super().loss(x, x_hat, pattern, values, pre)
         if self.config.topk.multi:
             k = min(4 * self.config.k, self.n_latents * self.latents_of.size)
-            more = row_pattern(pre.all.detach(), k, self.latents_of)
+            more = row_pattern(pre.all.detach(), k, self.latents_of, self.kernels)
             loss = loss + self.config.topk.multi * fvu(x, self.reconstruct(more, pre.at(more)))
         return loss

@@ -39,6 +39,16 @@ def test_what_stops_a_contestant_is_said_in_one_line(setup: Setup) -> None:
         contestant.take(1)
 
 
+def test_our_adapter_knows_its_ways_of_doing_the_step(setup: Setup) -> None:
+    with Contestant(Path(sys.executable), "ours", replace(setup, variant="plain bfloat16")) as contestant:
+        assert contestant.take(1).seconds > 0
+    with (
+        Contestant(Path(sys.executable), "ours", replace(setup, variant="fast cuda")) as contestant,
+        pytest.raises(ContestantFailed, match=r"that is called cuda$"),
+    ):
+        contestant.take(1)
+
+
 def test_a_contestant_that_cannot_start_says_its_last_words(setup: Setup) -> None:
     with (
         Contestant(Path(sys.executable), "no_such_adapter", setup) as contestant,
@@ -123,7 +133,7 @@ def test_the_table_compares_with_the_fastest_peer() -> None:
         "  held-out FVU at the end": 0.25,
     }
     assert by_name["sae-lens"].ratio == pytest.approx(0.2)
-    assert by_name["limit"].value == 50
+    assert by_name["limit, all of it product"].value == 50
     assert by_name["ours: share of the limit"].value == 0.5
     assert by_name["ours over eai-sparsify, the fastest peer"].value == 2
     last = {figure.name: figure.value for figure in found[-3:]}

@@ -36,7 +36,7 @@ def stream_of(data, stop=None):
 
 def state(trainer):
     tensors = dict(trainer.variant.state_dict()) | {"silent": trainer.silent}
-    for i, moments in trainer.optimizer.state_dict()["state"].items():
+    for i, moments in trainer.update.optimizer.state_dict()["state"].items():
         tensors |= {f"{i}.{name}": value for name, value in moments.items()}
     return tensors
 
