@@ -41,7 +41,8 @@ def load(source: str | None, settings: Sequence[str] = ()) -> RunConfig:
     else:
         raise UnknownName("configuration", source, names(), "Or give the path of a YAML file.")
     values = _parse(text, source)
-    if "base" in values:
+    # Embedded ones have bases too, and none of them is its own.
+    while "base" in values:
         base = values.pop("base")
         if base not in names():
             raise UnknownName("base", str(base), names(), f"({source})")

@@ -110,7 +110,8 @@ class Trainer:
         self.silent = torch.zeros(self.variant.n_latents, dtype=torch.int64, device=self.device)
         self.dead_rows = config.dead_rows or max(1, config.steps * config.batch // 10)
         self.history: list[Point] = []
-        self._recent: list[tuple[float, float, float]] = []
+        self._recent: list[Tensor] = []
+        """FVU, L0 and loss of each step since the last point; left on the device, which nobody then waits for."""
 
     @property
     def sae(self) -> SAE:
@@ -140,17 +141,19 @@ class Trainer:
             variant.follow(out.least, self.step_index)
             self.silent = torch.where(rows_of.any(out.fired), 0, self.silent + len(rows))
             l0 = self.latents_of.count(out.active) / len(x)
-            known = [float(fvu(x, out.x_hat)), l0, loss.item()]
-            figures = torch.tensor(known, dtype=torch.float64, device=rows_of.device)
+            figures = torch.stack([fvu(x, out.x_hat), x.new_tensor(l0), loss])
             rows_of.average([figures])
-            f, l0, total = figures.tolist()
-            self._recent.append((f, l0, total))
+            self._recent.append(figures)
         self.step_index += 1
         if self.step_index % 20 == 0 or self.step_index == config.steps:
-            f, l0, total = np.mean(self._recent, axis=0)
+            f, l0, total = self._figures().mean(0).tolist()
             share = self.latents_of.count(int((self.silent >= self.dead_rows).sum())) / self.n_latents
             self.history.append(Point(self.step_index, self.step_index * config.batch, f, l0, share, total))
             self._recent.clear()
+
+    def _figures(self) -> Tensor:
+        """Those since the last point, float64 [steps, 3]."""
+        return torch.stack(self._recent).cpu().double() if self._recent else torch.zeros(0, 3, dtype=torch.float64)
 
     def _divided(self) -> set[str]:
         """The names of a checkpoint's tensors with a row for each latent, of a variant that can be divided."""
@@ -165,7 +168,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Everything needed to go on exactly; written by the first rank, whole."""
         tensors = prefixed("variant", self.variant.state_dict()) | pack_optimizer(self.update.optimizer, "adam")
-        tensors |= {"silent": self.silent, "recent": torch.tensor(self._recent, dtype=torch.float64)}
+        tensors |= {"silent": self.silent, "recent": self._figures()}
         if self.latents_of.size > 1:
             for name in sorted(self._divided() & tensors.keys()):
                 tensors[name] = self.latents_of.collect(tensors[name])
@@ -191,7 +194,7 @@ class Trainer:
         self.variant.load_state_dict(stripped("variant", tensors))
         unpack_optimizer(self.update.optimizer, "adam", tensors)
         self.silent = tensors["silent"].to(self.device)
-        self._recent = [(a, b, c) for a, b, c in tensors["recent"].reshape(-1, 3).tolist()]
+        self._recent = list(tensors["recent"].reshape(-1, 3).float().to(self.device))
         self.step_index = metadata["step"]
         self.history = [Point(*p) for p in metadata["history"]]
 

@@ -71,6 +71,9 @@ class TestFile:
         assert mine.domains["object"] == base.domains["object"]
         assert mine.prompts == base.prompts
 
+    def test_its_base_may_have_one_too(self, write) -> None:
+        assert load(write("base: canvas_full\ntrain: {k: 5}\n")) == load("canvas_full", ["train.k=5"])
+
     def test_the_tiny_one_passes_the_check(self) -> None:
         config = load(str(TINY))
         check(config)
