@@ -8,6 +8,7 @@ each variant is asked for; L0 is what it uses.
 """
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from saeuron.canvas.vocabulary import Split
 from saeuron.capture import capture
 from saeuron.config import CaptureConfig, ModelConfig, SAEConfig
 from saeuron.models import load_pipeline
-from saeuron.sae_training import Quality, Trainer, quality, tensor_of, together
+from saeuron.sae_training import Point, Quality, Trainer, quality, tensor_of, together
 from saeuron.variants import VARIANTS
 
 HOOKPOINT = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2"
@@ -41,6 +42,7 @@ def main() -> None:
     arguments.add_argument("--expansion", type=int, default=4)
     arguments.add_argument("--steps", type=int, default=400)
     arguments.add_argument("--batch", type=int, default=2048)
+    arguments.add_argument("--lr", type=float, default=1e-2, help="1e-2, as canvas.yaml has it")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and of the order of rows")
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--plot", type=Path, help="a PNG to draw")
@@ -60,6 +62,7 @@ def main() -> None:
                     "expansion": options.expansion,
                     "steps": options.steps,
                     "batch": options.batch,
+                    "lr": options.lr,
                 }
             )
             for name, k in itertools.product(options.variants, options.k)
@@ -102,7 +105,12 @@ def trained(configs: dict[Any, SAEConfig], rows: NDArray[Any]) -> dict[Any, Trai
     trainers = {key: Trainer(config, rows.shape[1], "") for key, config in configs.items()}
     for trainer in trainers.values():
         trainer.initialise(tensor_of(rows[:batch]))
-    together(list(trainers.values()), stream, {})
+
+    def tell(index: int, point: Point) -> None:
+        if index == 0 and point.step % 100 == 0:
+            print(f"seed {next(iter(configs.values())).seed}: step {point.step}", file=sys.stderr, flush=True)
+
+    together(list(trainers.values()), stream, {}, report=tell)
     return trainers
 
 
@@ -130,9 +138,9 @@ def page(found: dict[tuple[str, int], list[tuple[Quality, float]]], options: Any
         "# FVU against L0, every variant",
         "",
         f"`python -m benchmarks.sae_quality`: canvas, `{options.hookpoint}`, N = {options.expansion} D, "
-        f"{options.steps} steps of {options.batch} rows ({rows} in all), seeds {', '.join(map(str, options.seeds))}; "
-        "judged at inference on rows from test prompts. Options are each variant's defaults; `never` are latents that "
-        "fired on no row.",
+        f"{options.steps} steps of {options.batch} rows ({rows} in all), learning rate {options.lr:g}, "
+        f"seeds {', '.join(map(str, options.seeds))}; judged at inference on rows from test prompts. "
+        "Options are each variant's defaults; `never` are latents that fired on no row.",
         "",
         "![FVU against L0](sae_quality.png)",
         "",
