@@ -9,7 +9,10 @@ each variant is asked for; L0 is what it uses.
 
 import itertools
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -42,38 +45,24 @@ def main() -> None:
     arguments.add_argument("--expansion", type=int, default=4)
     arguments.add_argument("--steps", type=int, default=400)
     arguments.add_argument("--batch", type=int, default=2048)
-    arguments.add_argument("--lr", type=float, default=1e-2, help="1e-2, as canvas.yaml has it")
+    arguments.add_argument("--lr", type=float, default=1e-2, help="default 1e-2")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and of the order of rows")
-    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--threads", type=int, default=1, help="of each process")
+    arguments.add_argument("--processes", type=int, default=2, help="seeds at a time")
     arguments.add_argument("--plot", type=Path, help="a PNG to draw")
     arguments.add_argument("--table", type=Path, help="a Markdown page to write")
     options = arguments.parse_args()
-    torch.set_num_threads(options.threads)
     rows = {split: captured(split, options.hookpoint) for split in ("train", "test")}
     print(f"{len(rows['train'])} rows to train on, {len(rows['test'])} to judge on, D {rows['train'].shape[1]}")
-    found: dict[tuple[str, int], list[tuple[Quality, float]]] = {}
-    for seed in options.seeds:
-        configs = {
-            (name, k): SAEConfig.model_validate(
-                {
-                    "variant": name,
-                    "k": k,
-                    "seed": seed,
-                    "expansion": options.expansion,
-                    "steps": options.steps,
-                    "batch": options.batch,
-                    "lr": options.lr,
-                }
-            )
-            for name, k in itertools.product(options.variants, options.k)
-        }
-        order = np.random.default_rng(seed).permutation(len(rows["train"]))
-        for key, trainer in trained(configs, rows["train"][order]).items():
-            figures = quality(trainer.sae, iter(tensor_of(rows["test"]).split(8192)))
-            found.setdefault(key, []).append((figures, trainer.history[-1].fvu))
+    found: dict[tuple[str, int], list[Quality]] = {}
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        judged = [pool.submit(_judged, options, seed, rows) for seed in options.seeds]
+        for each in judged:
+            for key, quality_ in each.result().items():
+                found.setdefault(key, []).append(quality_)
     figures = []
     for (name, k), seen in found.items():
-        middle = [float(np.mean([getattr(q, field) for q, _ in seen])) for field in ("fvu", "l0", "never")]
+        middle = [float(np.mean([getattr(q, field) for q in seen])) for field in ("fvu", "l0", "never")]
         figures.append(Figure(f"{name}, k {k}: FVU", middle[0], "ratio"))
         figures.append(Figure(f"{name}, k {k}: L0", middle[1], "latents", k, middle[1] / k))
     show(figures, options.json)
@@ -83,6 +72,25 @@ def main() -> None:
     if options.table:
         options.table.write_text(page(found, options, len(rows["train"])))
         print(f"wrote {options.table}")
+
+
+def _judged(options: Namespace, seed: int, rows: dict[str, NDArray[Any]]) -> dict[tuple[str, int], Quality]:
+    """Every variant at every k, trained with a seed and judged."""
+    torch.set_num_threads(options.threads)
+    fixed = {
+        "seed": seed,
+        "expansion": options.expansion,
+        "steps": options.steps,
+        "batch": options.batch,
+        "lr": options.lr,
+    }
+    configs = {
+        (name, k): SAEConfig.model_validate({"variant": name, "k": k, **fixed})
+        for name, k in itertools.product(options.variants, options.k)
+    }
+    order = np.random.default_rng(seed).permutation(len(rows["train"]))
+    trainers = trained(configs, rows["train"][order])
+    return {key: quality(t.sae, iter(tensor_of(rows["test"]).split(8192))) for key, t in trainers.items()}
 
 
 def captured(split: Split, hookpoint: str) -> NDArray[Any]:
@@ -114,15 +122,15 @@ def trained(configs: dict[Any, SAEConfig], rows: NDArray[Any]) -> dict[Any, Trai
     return trainers
 
 
-def draw(found: dict[tuple[str, int], list[tuple[Quality, float]]], path: Path, hookpoint: str) -> None:
+def draw(found: dict[tuple[str, int], list[Quality]], path: Path, hookpoint: str) -> None:
     """FVU over L0, both on logarithmic axes, a line a variant."""
     figure, axes = plt.subplots(figsize=(8, 5.5), constrained_layout=True)
     names = list(dict.fromkeys(name for name, _ in found))
     colours = plt.get_cmap("tab20").colors
     for i, name in enumerate(names):
         points = [q for (n, _), seen in found.items() if n == name for q in [seen]]
-        l0 = [float(np.mean([q.l0 for q, _ in seen])) for seen in points]
-        fvu = [float(np.mean([q.fvu for q, _ in seen])) for seen in points]
+        l0 = [float(np.mean([q.l0 for q in seen])) for seen in points]
+        fvu = [float(np.mean([q.fvu for q in seen])) for seen in points]
         axes.plot(l0, fvu, marker="os^Dv"[i % 5], color=colours[i % 20], label=name, lw=1.2, ms=5)
     axes.set(xscale="log", yscale="log", xlabel="L0: active latents per row", ylabel="FVU on held-out rows")
     axes.set_title(f"canvas, {hookpoint}", fontsize=9)
@@ -132,7 +140,7 @@ def draw(found: dict[tuple[str, int], list[tuple[Quality, float]]], path: Path, 
     plt.close(figure)
 
 
-def page(found: dict[tuple[str, int], list[tuple[Quality, float]]], options: Any, rows: int) -> str:
+def page(found: dict[tuple[str, int], list[Quality]], options: Any, rows: int) -> str:
     """A Markdown table: a row a variant and k."""
     lines = [
         "# FVU against L0, every variant",
@@ -148,8 +156,8 @@ def page(found: dict[tuple[str, int], list[tuple[Quality, float]]], options: Any
         "|---|---|---|---|---|---|",
     ]
     for (name, k), seen in found.items():
-        fvu = [q.fvu for q, _ in seen]
-        l0, never = (float(np.mean([getattr(q, field) for q, _ in seen])) for field in ("l0", "never"))
+        fvu = [q.fvu for q in seen]
+        l0, never = (float(np.mean([getattr(q, field) for q in seen])) for field in ("l0", "never"))
         spread = f"{max(fvu) - min(fvu):.4f}" if len(fvu) > 1 else "-"
         lines.append(f"| {name} | {k} | {l0:.1f} | {np.mean(fvu):.4f} | {spread} | {100 * never:.0f} % |")
     return "\n".join(lines) + "\n"
