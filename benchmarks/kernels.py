@@ -3,7 +3,7 @@
     python -m benchmarks.kernels --compile     # needs no GPU: what the compiler makes of them for a Hopper GPU
     python -m benchmarks.kernels               # needs one: how long each takes
 
---compile says for each kernel how many registers a thread takes, how many bytes of it spill into local memory, and how
+--compile says for each kernel how many registers a thread takes, how many bytes of local memory (what spills), and how
 many of its loads are 16 bytes wide. Times are medians, beside what torch's own operators take for the same, and the
 share of a kernel's time in which a copy would have moved the bytes it cannot do without.
 """
@@ -56,11 +56,21 @@ def resources(width: int) -> list[Figure]:
     block = 1 << (width - 1).bit_length()
     figures: list[Figure] = []
     for half in ("fp32", "bf16"):
-        figures += _compiled(kernels._bags, {"table": half}, {"PAIRS": 8, "BLOCK": min(512, block)})
-        figures += _compiled(kernels._dots, {"right": half}, {"PAIRS": 16, "BLOCK": min(256, block)})
+        for places in ("i32", "i64"):
+            figures += _compiled(
+                kernels._bags, {"table": half, "indices": places}, {"PAIRS": 8, "BLOCK": min(512, block)}
+            )
+            figures += _compiled(
+                kernels._dots, {"right": half, "latents": places}, {"PAIRS": 16, "BLOCK": min(256, block)}
+            )
         figures += _compiled(kernels._largest, {"pre": half, "indices": "i32"}, {"GROUPS": 64, "EACH": 64})
-    figures += _compiled(kernels._project, {}, {"UNIT": True, "BLOCK": block})
-    figures += _compiled(kernels._adam, {}, {"UNIT": True, "BLOCK": block})
+    # The gradient of b_enc, the second stage of a row's largest, and parameters without unit rows or of one dimension.
+    figures += _compiled(kernels._bags, {"table": "fp32", "indices": "i64"}, {"PAIRS": 8, "BLOCK": 1, "width": 1})
+    figures += _compiled(kernels._largest, {"pre": "fp32", "indices": "i32"}, {"GROUPS": 32, "EACH": 8})
+    for unit in (True, False):
+        figures += _compiled(kernels._project, {}, {"UNIT": unit, "BLOCK": block})
+        figures += _compiled(kernels._adam, {}, {"UNIT": unit, "BLOCK": block})
+    figures += _compiled(kernels._adam, {}, {"UNIT": False, "BLOCK": 1024})
     return figures
 
 
@@ -77,7 +87,7 @@ def _compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> 
             signature[name] = _TYPES.get(name, "fp32")
         else:
             signature[name] = "*" + types.get(name, "i64" if name in _INDICES or name == "indices" else "fp32")
-        if signature[name].startswith("*") or name in ("width", "size"):
+        if signature[name].startswith("*") or (signature[name] == "i32" and name in ("width", "size")):
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     made = triton.compile(source, target=GPUTarget("cuda", HOPPER, 32), options={"num_warps": 4})
@@ -87,7 +97,8 @@ def _compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> 
         file.flush()
         said = [subprocess.check_output([tool, how, file.name], text=True) for how in ("-res-usage", "-sass")]
     loads = len(re.findall(r"\bLDG", said[1]))
-    name = f"{kernel.__name__.strip('_')}, {next(iter(types.values()), 'fp32')}"
+    way = ", ".join([*(types.values() or ["fp32"]), *(f"{k} {v}" for k, v in constants.items())])
+    name = f"{kernel.__name__.strip('_')} ({way})"
     registers, spilled = (int(re.findall(rf"{what}:(\d+)", said[0])[-1]) for what in ("REG", "STACK"))
     return [
         Figure(f"{name}: registers", registers, "a thread", 255, registers / 255),
@@ -110,8 +121,10 @@ def times(width: int, latents: int, k: int, batch: int) -> list[Figure]:
     big = torch.empty(1 << 29, device=device)
     rate = 2 * 4 * (1 << 28) / took(lambda: big[: 1 << 28].copy_(big[1 << 28 :]))
     pre = torch.randn(batch, latents, device=device)
-    places = TORCH.row_top_k(pre, k)[1].sort(dim=1).values.flatten()
+    places = TRITON.row_top_k(pre, k)[1].flatten()
     pattern = Pattern(torch.arange(batch, device=device).repeat_interleave(k), places, (batch, latents))
+    long = places.long()
+    alike = Pattern(pattern.rows, long, pattern.shape)
     order, starts = pattern.by_latent
     rows, values = pattern.rows[order], torch.randn(batch * k, device=device)
     x, W = torch.randn(batch, width, device=device), torch.randn(latents, width, device=device)
@@ -128,13 +141,13 @@ def times(width: int, latents: int, k: int, batch: int) -> list[Figure]:
                 (
                     f"decode, {name}",
                     lambda table=table: TRITON.bags(table, places, pattern.row_starts, values),
-                    lambda: TORCH.bags(W, places, pattern.row_starts, values),
+                    lambda: TORCH.bags(W, long, pattern.row_starts, values),
                     size * min(pairs, weights) + 4 * x.numel(),
                 ),
                 (
                     f"gradient of the values, {name}",
                     lambda table=table: TRITON.dots(pattern, x, table),
-                    lambda: TORCH.dots(pattern, x, W),
+                    lambda: TORCH.dots(alike, x, W),
                     size * min(pairs, weights) + 4 * x.numel(),
                 ),
             )

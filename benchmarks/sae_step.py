@@ -4,13 +4,13 @@
     python -m benchmarks.sae_step
     python -m benchmarks.sae_step --curves
 
-All train a TopK SAE on the same rows with the same D, N, k, batch, learning rate and threads, in float32 on the CPU,
-each in a process of its own with its own library's trainer, one at a time and in turns, so that a busy machine slows
-them alike. Figures are medians over the rounds, with the slowest and the fastest round beside them, and the CPU time
-that a row costs, which tells more than the clock where others use the machine; ratios are to the fastest peer. The
-limit is the rate at which this machine, in its own turns, makes the encoder's product, 2 B D N operations: the one
-dense product that is left in a step whose other products are sparse. With --device cuda the product is made in
-bfloat16, and the limit moves Adam's bytes as well, 28 a weight.
+All train a TopK SAE on the same rows with the same D, N, k, batch, learning rate and threads, in float32 where their
+name says nothing else, each in a process of its own with its own library's trainer, one at a time and in turns, so that
+a busy machine slows them alike. Figures are medians over the rounds, with the slowest and the fastest round beside
+them, and the CPU time that a row costs, which tells more than the clock where others use the machine; ratios are to the
+fastest peer. The limit is the rate at which this machine, in its own turns, makes the encoder's product, 2 B D N
+operations: the one dense product that is left in a step whose other products are sparse. With --device cuda the product
+is made in bfloat16, and the limit moves Adam's bytes as well, 28 a weight.
 
 --curves is about what is learned: our fast path against plain autograd, from the same seed on the same data.
 """
@@ -94,7 +94,10 @@ def main() -> None:
             f"--latents is {shape['latents']}; a multiple of --width {shape['width']} that holds --k latents"
         )
     steps = options.steps or (300 if options.curves else 1 if options.device == "cpu" else 50)
-    print(", ".join(f"{field} {value}" for field, value in shape.items()) + f", {options.threads} threads, float32")
+    print(
+        ", ".join(f"{field} {value}" for field, value in shape.items())
+        + f", {options.threads} threads, weights float32"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         rows = Path(scratch) / "rows.npy"
         # Timed steps may see a batch again; a run that is judged by what it learned does not. The last is held out.

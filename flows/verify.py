@@ -171,7 +171,7 @@ def _concepts(workspace: Workspace) -> Iterator[Damage]:
         if path.suffix != ".json" or not path.stem.isdigit():
             yield Damage("unknown", path, "nothing", "a file", ASIDE)
             continue
-        yield from _readable(path, concepts.record, "saeuron concept add FILE")
+        yield from _readable(path, concepts.entry, "saeuron concept add FILE")
 
 
 def _runs(workspace: Workspace) -> Iterator[Damage]:
@@ -239,7 +239,7 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
     cut = any(record.state != "completed" for record in told)
     ended = {i for record in told if record.state == "completed" for i in record.artifacts or ()}
     records = (workspace.root / "concepts").glob("*.json")
-    removed = {c.name for c in (_quietly(concepts.record, path) for path in records) if c and c.removed}
+    removed = {c.name for c in (_quietly(concepts.entry, path) for path in records) if c and c.removed}
     wanted: dict[Path, list[tuple[Manifest, ManifestFile]]] = {}
     for manifest in sorted(manifests, key=lambda m: m.created):
         for path, file in copies(workspace, manifest).items():

@@ -240,7 +240,8 @@ class SAEConfig(Config):
     """What the processes share out: the rows of every batch (data parallelism), or the latents, for an SAE that does
     not fit into one device (of the variants `topk` and `batch_topk`)."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the encoder's product, by which latents are chosen; weights, moments and all else are float32."""
+    """Of the encoder's product, by which latents are chosen, and, with kernels in Triton, of what gathers read of the
+    weights; the weights themselves, moments and sums are float32."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate (Adam; the paper's 4e-4 is for N = 20480)."""
     warmup: int = Field(0, ge=0)

@@ -6,6 +6,7 @@ Loss: FVU of the batch + alpha * AuxK (2406.04093 section 2 and appendix A.2; se
 import itertools
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,8 +30,9 @@ from saeuron.errors import BadWeights, SaeuronError
 from saeuron.losses import fvu
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE
+from saeuron.sparse import Room
 from saeuron.update import TritonUpdate, Update
-from saeuron.variants import Room, SparseVariant, make
+from saeuron.variants import SparseVariant, make
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +103,8 @@ class Trainer:
             if self.latents_of.size > 1:
                 self.variant.divide(self.latents_of)
             if kernels == "triton":
+                if self.device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
+                    raise SaeuronError(f"kernels 'triton' are for CUDA; on {self.device} take 'torch', the default.")
                 from saeuron.triton_kernels import TRITON
 
                 self.variant.kernels = TRITON
@@ -141,7 +145,7 @@ class Trainer:
             variant.follow(out.least, self.step_index)
             self.silent = torch.where(rows_of.any(out.fired), 0, self.silent + len(rows))
             l0 = self.latents_of.count(out.active) / len(x)
-            figures = torch.stack([fvu(x, out.x_hat), x.new_tensor(l0), loss])
+            figures = torch.stack([fvu(x, out.x_hat), x.new_full((), l0), loss])
             rows_of.average([figures])
             self._recent.append(figures)
         self.step_index += 1

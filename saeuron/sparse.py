@@ -24,7 +24,7 @@ class Pattern:
     rows: Tensor
     """int64 [M], ascending."""
     latents: Tensor
-    """int64 [M]."""
+    """int64 or int32 [M]."""
     shape: tuple[int, int]
     """(B, N)."""
 
@@ -71,6 +71,20 @@ def _dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
     )
 
 
+class Room:
+    """Memory for p of a batch on a CPU, kept from step to step: fresh pages cost as much as to choose from it."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def of(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """[rows, columns] of the type and device of another tensor, content undefined; the same memory if it fits."""
+        kept = self._memory
+        if kept.numel() < rows * columns or (kept.dtype, kept.device) != (like.dtype, like.device):
+            kept = self._memory = like.new_empty(rows * columns)
+        return kept[: rows * columns].view(rows, columns)
+
+
 class Kernels(NamedTuple):
     """What does the sparse work. All that there are give the same, to rounding."""
 
@@ -78,14 +92,14 @@ class Kernels(NamedTuple):
     """Sums of weighted rows of a table [T, D], [S, D]: one for each start; of indices [M], starts [S], weights [M]."""
     dots: Callable[[Pattern, Tensor, Tensor], Tensor]
     """left[row] . right[latent] of every pair of a pattern, [M]; left is [B, D], right (N, D)."""
-    reads_half: bool
-    """Whether tables may be bfloat16."""
-    row_top_k: Callable[[Tensor, int], tuple[Tensor, Tensor]] = row_top_k
+    row_top_k: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     """The k largest positive p of each row of [B, N] and where they are, both [B, k]; what fills them up is not
     positive."""
+    reads_half: bool = False
+    """Whether tables and p may be bfloat16."""
 
 
-TORCH = Kernels(_bags, _dots, reads_half=False)
+TORCH = Kernels(_bags, _dots, row_top_k)
 
 
 class _Encode(torch.autograd.Function):
@@ -108,6 +122,7 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x_bar, W_enc = ctx.saved_tensors
+        gradient = gradient.contiguous()
         order, starts = ctx.pattern.by_latent
         sorted_gradient = gradient[order]
         to_W = ctx.kernels.bags(x_bar, ctx.pattern.rows[order], starts, sorted_gradient)

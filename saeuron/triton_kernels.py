@@ -13,7 +13,8 @@ from torch import Tensor
 from saeuron.sparse import Kernels, Pattern
 
 _WIDEST = 4096
-"""A row of that many numbers fits into the registers while its largest are chosen; longer ones are cut."""
+"""A row of that many numbers fits into the registers while its largest are chosen; longer ones are cut where they can
+be, into equal parts of more than k."""
 
 
 @triton.jit
@@ -42,9 +43,12 @@ def bags(table: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Ten
     out = torch.empty(len(starts), width, dtype=torch.float32, device=table.device)
     block = min(512, triton.next_power_of_2(width))
     grid = (len(starts), triton.cdiv(width, block))
-    _bags[grid](
-        table, indices, starts, weights, out, len(indices), len(starts), width, PAIRS=8, BLOCK=block, num_warps=4
-    )
+    assert table.is_contiguous() and indices.is_contiguous() and weights.is_contiguous()
+    # Triton launches on the current device, which need not be that of its arguments.
+    with torch.cuda.device_of(table):
+        _bags[grid](
+            table, indices, starts, weights, out, len(indices), len(starts), width, PAIRS=8, BLOCK=block, num_warps=4
+        )
     return out
 
 
@@ -73,11 +77,12 @@ def dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
     width = left.shape[1]
     out = torch.empty(len(pattern.latents), dtype=torch.float32, device=left.device)
     block = min(256, triton.next_power_of_2(width))
-    left = left.contiguous()
-    _dots[(pattern.shape[0],)](
-        left, right, pattern.latents, pattern.row_starts, out, len(out), len(left), width,
-        PAIRS=16, BLOCK=block, num_warps=4,
-    )  # fmt: skip
+    assert left.is_contiguous() and right.is_contiguous()
+    with torch.cuda.device_of(left):
+        _dots[(pattern.shape[0],)](
+            left, right, pattern.latents, pattern.row_starts, out, len(out), len(left), width,
+            PAIRS=16, BLOCK=block, num_warps=4,
+        )  # fmt: skip
     return out
 
 
@@ -146,7 +151,8 @@ def row_top_k(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     each = min(64, triton.next_power_of_2(max(1, width // k)))
     groups = triton.next_power_of_2(triton.cdiv(width, each))
     warps = 16 if groups * each > 16384 else 8 if groups * each > 4096 else 4
-    _largest[(rows,)](pre, values, indices, width, k, GROUPS=groups, EACH=each, num_warps=warps)
+    with torch.cuda.device_of(pre):
+        _largest[(rows,)](pre, values, indices, width, k, GROUPS=groups, EACH=each, num_warps=warps)
     return values, indices
 
 
@@ -171,7 +177,9 @@ def project(gradient: Tensor, weight: Tensor, *, unit: bool) -> Tensor:
     rows, width = gradient.shape
     squares = torch.empty(rows, dtype=torch.float32, device=gradient.device)
     block = triton.next_power_of_2(width)
-    _project[(rows,)](gradient, weight, squares, width, UNIT=unit, BLOCK=block, num_warps=_warps(block))
+    assert gradient.is_contiguous() and weight.is_contiguous()
+    with torch.cuda.device_of(gradient):
+        _project[(rows,)](gradient, weight, squares, width, UNIT=unit, BLOCK=block, num_warps=_warps(block))
     return squares
 
 
@@ -228,15 +236,18 @@ class Adam(torch.optim.Adam):
                 block = triton.next_power_of_2(width)
                 scale = self.scale if self.scale is not None else p.new_ones(())
                 rate, root = group["lr"] / (1 - beta1**count), (1 - beta2**count) ** 0.5
-                _adam[(triton.cdiv(p.numel(), width),)](
+                assert p.is_contiguous()
+                launch = _adam[(triton.cdiv(p.numel(), width),)]
+                arguments = (
                     p, p.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"], scale,
                     rate, root, 1 - beta1, beta2, 1 - beta2, group["eps"], p.numel(), width,
-                    UNIT=p in self.unit, BLOCK=block, num_warps=_warps(block),
                 )  # fmt: skip
+                with torch.cuda.device_of(p):
+                    launch(*arguments, UNIT=p in self.unit, BLOCK=block, num_warps=_warps(block))
 
 
 def _warps(block: int) -> int:
     return 8 if block > 4096 else 4
 
 
-TRITON = Kernels(bags, dots, reads_half=True, row_top_k=row_top_k)
+TRITON = Kernels(bags, dots, row_top_k, reads_half=True)

@@ -1,6 +1,7 @@
 """One update of a variant's parameters from their gradients: projected, clipped, Adam, constraints."""
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -8,6 +9,9 @@ from torch import Tensor
 from saeuron.config import SAEConfig
 from saeuron.ranks import Ranks
 from saeuron.variants import SparseVariant, Variant
+
+if TYPE_CHECKING:
+    from saeuron.triton_kernels import Adam
 
 
 class Update:
@@ -22,8 +26,11 @@ class Update:
     def __init__(self, variant: Variant, config: SAEConfig, latents_of: Ranks) -> None:
         """`latents_of` are the processes that hold a part of the latents each."""
         self.variant, self.config, self.latents_of = variant, config, latents_of
+        self.optimizer = self._adam()
+
+    def _adam(self) -> torch.optim.Adam:
         # Fused where torch has it: four passes over memory in place of about fourteen.
-        self.optimizer = torch.optim.Adam(variant.parameters(), lr=config.lr, eps=6.25e-10, fused=True)
+        return torch.optim.Adam(self.variant.parameters(), lr=self.config.lr, eps=6.25e-10, fused=True)
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -36,7 +43,7 @@ class Update:
             norm = self.norm({name: g.square().sum() for name, g in gradients.items()})
         factor = self.factor(norm)
         # On a CPU to look costs nothing, and a factor of one a pass over all gradients.
-        if factor.device.type != "cpu" or factor < 1:
+        if factor.device.type != "cpu" or not factor >= 1:
             for gradient in gradients.values():
                 gradient.mul_(factor)
         self.change(rate)
@@ -65,12 +72,14 @@ class Update:
 class TritonUpdate(Update):
     """The same in two passes over memory; for CUDA, and variants whose decoder has unit rows and nothing else."""
 
-    def __init__(self, variant: Variant, config: SAEConfig, latents_of: Ranks) -> None:
-        super().__init__(variant, config, latents_of)
+    optimizer: "Adam"
+
+    def _adam(self) -> "Adam":
         from saeuron.triton_kernels import Adam
 
-        self.optimizer = self._adam = Adam(variant.parameters(), lr=config.lr, eps=6.25e-10)
-        self._adam.unit = frozenset({variant.W_dec})
+        made = Adam(self.variant.parameters(), lr=self.config.lr, eps=6.25e-10)
+        made.unit = frozenset({self.variant.W_dec})
+        return made
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -81,10 +90,10 @@ class TritonUpdate(Update):
             weight = parameters[name]
             if gradient.dim() == 2:
                 weight.grad = gradient = gradient.contiguous()
-                squares[name] = project(gradient, weight, unit=weight in self._adam.unit).sum()
+                squares[name] = project(gradient, weight, unit=weight in self.optimizer.unit).sum()
             else:
                 squares[name] = gradient.square().sum()
-        self._adam.scale = self.factor(self.norm(squares))
+        self.optimizer.scale = self.factor(self.norm(squares))
         self.change(rate)
 
     @staticmethod

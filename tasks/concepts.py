@@ -63,7 +63,7 @@ class Roster:
     @classmethod
     def of(cls, workspace: Workspace, config: RunConfig) -> Self:
         """Who takes part in a run of `config`."""
-        found = list(records(workspace).values())
+        found = list(entries(workspace).values())
         removed = frozenset(c.name for c in found if c.removed)
         guests = [
             c for c in found if isinstance(c, Added) and c.domain in config.domains and not config.domain_of(c.name)
@@ -108,19 +108,19 @@ class Roster:
         return {c: now[c].model_copy(update={"templates": earlier[c]}) for c in earlier if c in now}
 
 
-def records(workspace: Workspace) -> dict[Path, Added | Own]:
+def entries(workspace: Workspace) -> dict[Path, Added | Own]:
     """The records of concepts, in the order in which they were first written. Raises RecordDamaged."""
-    return {path: record(path) for path in sorted((workspace.root / "concepts").glob("*.json"))}
+    return {path: entry(path) for path in sorted((workspace.root / "concepts").glob("*.json"))}
 
 
-def record(path: Path) -> Added | Own:
+def entry(path: Path) -> Added | Own:
     """One of them. Raises RecordDamaged."""
     return parsed(_Kept, path).root
 
 
 def added(workspace: Workspace) -> list[Added]:
     """Concepts added to the workspace, in the order of adding; those removed since as well."""
-    return [c for c in records(workspace).values() if isinstance(c, Added)]
+    return [c for c in entries(workspace).values() if isinstance(c, Added)]
 
 
 def joined(workspace: Workspace, config: RunConfig) -> list[Added]:
@@ -139,7 +139,7 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
     """
 
     def change() -> Added:
-        known = {p: c for p, c in records(workspace).items() if c.name == new.name}
+        known = {p: c for p, c in entries(workspace).items() if c.name == new.name}
         _return(workspace, known)
         for path, other in known.items():
             if not isinstance(other, Added):
@@ -166,7 +166,7 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
 def _keep_as_known(workspace: Workspace, changing: Added) -> None:
     """Have the removals of others, until they are refreshed, computed against a concept as it is before it changes."""
     name = changing.name
-    for path, other in records(workspace).items():
+    for path, other in entries(workspace).items():
         if other.name != name and name in (other.reference or ()) and name not in other.known:
             known = {**other.known, name: changing.templates}
             write(workspace, path, other.model_copy(update={"known": known}))
@@ -192,7 +192,7 @@ def restore(workspace: Workspace, config: RunConfig, back: ConceptConfig) -> Non
         )
     with workspace.lock(_CHANGING):
         workspace.agreed(
-            lambda: _return(workspace, {p: c for p, c in records(workspace).items() if c.name == back.name})
+            lambda: _return(workspace, {p: c for p, c in entries(workspace).items() if c.name == back.name})
         )
 
 
@@ -224,7 +224,7 @@ def _change(workspace: Workspace, config: RunConfig, name: str, **fields: Any) -
     domain = config.domain_of(name)
 
     def change() -> None:
-        known = records(workspace).items()
+        known = entries(workspace).items()
         found = next(((p, c) for p, c in known if c.name == name and isinstance(c, Own) == bool(domain)), None)
         path, before = found or (_next(workspace), Own(own=True, name=name, domain=domain or ""))
         write(workspace, path, before.model_copy(update=fields))

@@ -17,8 +17,6 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ["PREFECT_HOME"] = _HOME
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-# Kernels for GPUs are run by an interpreter; Triton asks for this when it is imported.
-os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -27,6 +25,9 @@ from hypothesis import settings  # noqa: E402
 from tests.s3_server import Server, serving  # noqa: E402
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # Kernels for GPUs are run by an interpreter; Triton, which torch has not imported yet, asks for this once.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # No deadline: the machine that runs the tests may be busy. No database and no chance: a run leaves nothing behind and
 # the next one tries the same examples.

@@ -2,7 +2,7 @@
 
 from saeuron.config import SAEConfig
 from saeuron.variants.abs_topk import AbsTopK
-from saeuron.variants.base import Forward, Room, SparseVariant, Variant
+from saeuron.variants.base import Forward, SparseVariant, Variant
 from saeuron.variants.batch_topk import BatchTopK
 from saeuron.variants.choice import FeatureChoice, MutualChoice
 from saeuron.variants.gated import Gated
@@ -29,7 +29,7 @@ VARIANTS: dict[str, type[Variant]] = {
     "ra_sae": RASAE,
 }
 
-__all__ = ["VARIANTS", "Forward", "Room", "SparseVariant", "Variant", "make"]
+__all__ = ["VARIANTS", "Forward", "SparseVariant", "Variant", "make"]
 
 
 def make(config: SAEConfig, width: int) -> Variant:

@@ -25,6 +25,7 @@ class AbsTopK(SparseVariant):
     """
 
     activation: ClassVar[Activation] = "topk"
+    by_row: ClassVar[bool] = True
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
         del x_bar

@@ -13,7 +13,7 @@ from saeuron.losses import aux_k, fvu, geometric_median
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE, SAEInfo
 from saeuron.selection import Activation
-from saeuron.sparse import TORCH, Pattern, decode, encode_at
+from saeuron.sparse import TORCH, Pattern, Room, decode, encode_at
 
 
 class Forward(NamedTuple):
@@ -111,20 +111,6 @@ class Variant(nn.Module):
         return SAE.of(info, {**tensors, "W_dec": self.decoder().detach().cpu().clone()})
 
 
-class Room:
-    """Memory for p of a batch, kept from step to step: fresh pages for it cost as much as to choose from it."""
-
-    def __init__(self) -> None:
-        self._memory = torch.empty(0)
-
-    def of(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """[rows, columns] of the type and device of another tensor, content undefined; the same memory if it fits."""
-        kept = self._memory
-        if kept.numel() < rows * columns or (kept.dtype, kept.device) != (like.dtype, like.device):
-            kept = self._memory = like.new_empty(rows * columns)
-        return kept[: rows * columns].view(rows, columns)
-
-
 class SparseVariant(Variant):
     """A variant whose latents are chosen by comparing p, and are few: only the chosen get gradients.
 
@@ -134,6 +120,8 @@ class SparseVariant(Variant):
 
     fast: bool = True
     """Which path; set by the trainer."""
+    by_row: ClassVar[bool] = False
+    """Whether exactly so many are chosen of each row, whatever equals there are."""
     divided: ClassVar[frozenset[str]] = frozenset({"W_enc", "W_dec", "b_enc", "threshold"})
     """What `divide` divides: tensors with a row for each latent."""
 
@@ -211,9 +199,14 @@ class Pre:
     def _product(self) -> Tensor:
         v = self.variant
         if v.config.precision == "bfloat16":
-            found = torch.addmm(v.b_enc.bfloat16(), self.x_bar.bfloat16(), v.W_enc.bfloat16().T)
-            # What selects on a CPU is fast in float32 alone.
-            return found.float() if found.device.type == "cpu" else found
+            x_bar, W_enc = self.x_bar.bfloat16(), v.W_enc.bfloat16()
+            if v.kernels.reads_half and v.by_row:
+                return torch.addmm(v.b_enc.bfloat16(), x_bar, W_enc.T)
+            # Others compare sums of p, or take all equals, of which rounding makes many: the biases keep them apart.
+            return (x_bar @ W_enc.T).float() + v.b_enc
+        if self.x_bar.device.type != "cpu":
+            # There memory is kept by torch.
+            return torch.addmm(v.b_enc, self.x_bar, v.W_enc.T)
         room = v.room.of(len(self.x_bar), len(v.b_enc), self.x_bar)
         return torch.addmm(v.b_enc, self.x_bar, v.W_enc.T, out=room)
 
@@ -224,7 +217,7 @@ class Pre:
             return self.all[pattern.rows, pattern.latents]
         x_bar = self.x_bar.detach()
         if v.config.precision == "bfloat16":
-            # What bfloat16 chose is computed again with float32 sums: they are not rounded to bfloat16.
+            # What bfloat16 chose is computed again, with sums in float32.
             with torch.no_grad():
                 found = v.kernels.dots(pattern, x_bar, v.table(v.W_enc)) + v.b_enc[pattern.latents]
         else:

@@ -1,4 +1,4 @@
-"""The kernels for GPUs against the operators they stand in for, run by Triton's interpreter on the CPU."""
+"""The kernels for GPUs against the operators they stand in for; run by Triton's interpreter where there is no GPU."""
 
 import pytest
 import torch
@@ -7,14 +7,24 @@ pytest.importorskip("triton", reason="Triton is there for Linux alone")
 
 from saeuron import triton_kernels
 from saeuron.config import SAEConfig
+from saeuron.errors import SaeuronError
 from saeuron.ranks import ALONE
 from saeuron.sae_training import Trainer
-from saeuron.sparse import TORCH, Pattern
+from saeuron.sparse import TORCH, Pattern, encode_at
 from saeuron.triton_kernels import TRITON, project
 from saeuron.update import TritonUpdate, Update
 from saeuron.variants import make
 
-SHAPES = [(3, 96, 40, 4), (4, 200, 72, 7), (3, 64, 1, 1), (3, 640, 300, 32)]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def on_the_device():
+    with torch.device(DEVICE):
+        yield
+
+
+SHAPES = [(3, 96, 40, 4), (4, 200, 72, 7), (3, 64, 1, 1), (3, 320, 150, 32)]
 """B, N, D, k; of all kinds of remainders."""
 
 
@@ -22,7 +32,7 @@ def rows_of(shape, seed=0):
     """P [B, N], one row of it with fewer positive numbers than k, one full of equals."""
     torch.manual_seed(seed)
     pre = torch.randn(shape[:2])
-    pre[0, :-1] = -1
+    pre[0, :-1], pre[0, -1] = -1, 1
     pre[1] = 0.5
     return pre
 
@@ -82,6 +92,26 @@ class TestProducts:
         torch.testing.assert_close(TRITON.dots(pattern, x, W), expected, rtol=1e-5, atol=1e-4)
 
 
+def test_an_expanded_gradient_is_no_mistake():
+    """The gradient of a sum is one number that stands for all."""
+    pattern, values = pairs_of(SHAPES[0])
+    batch, latents, width, _ = SHAPES[0]
+    found = []
+    for kernels in (TORCH, TRITON):
+        torch.manual_seed(0)
+        W = torch.randn(latents, width, requires_grad=True)
+        x, b_enc, b_dec = torch.randn(batch, width), torch.zeros(latents, requires_grad=True), torch.zeros(width)
+        encode_at(pattern, x, W, b_enc, b_dec, values, kernels).sum().backward()
+        found += [W.grad, b_enc.grad]
+    torch.testing.assert_close(found[:2], found[2:])
+
+
+def test_they_are_refused_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(SaeuronError, match="kernels 'triton' are for CUDA; on cpu take 'torch'"):
+        Trainer(SAEConfig(), 8, "", "cpu", kernels="triton")
+
+
 def test_the_gradient_along_unit_rows_is_removed_and_its_squares_are_summed():
     torch.manual_seed(0)
     W, gradient = torch.nn.functional.normalize(torch.randn(7, 50), dim=1), torch.randn(7, 50)
@@ -97,10 +127,10 @@ def test_an_update_is_the_reference(clip):
     config = SAEConfig(variant="topk", expansion=2, k=2, clip=clip)
     ours, reference = (make(config, 11) for _ in range(2))
     updates = TritonUpdate(ours, config, ALONE), Update(reference, config, ALONE)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for step in range(4):
         for a, b in zip(ours.parameters(), reference.parameters(), strict=True):
-            a.grad = torch.randn(a.shape, generator=generator)
+            a.grad = torch.randn(a.shape, generator=generator, device="cpu").to(DEVICE)
             b.grad = a.grad.clone()
         for update in updates:
             update.step(1e-2 / (step + 1))
@@ -123,9 +153,9 @@ OPTIONS = [
 
 def trained(config, kernels, load=None, save=None):
     """A trainer after four steps; from a checkpoint, or to one half-way."""
-    generator = torch.Generator().manual_seed(1)
-    rows = [torch.randn(6, 8, generator=generator) for _ in range(4)]
-    trainer = Trainer(config, 8, "", kernels=kernels)
+    generator = torch.Generator("cpu").manual_seed(1)
+    rows = [torch.randn(6, 8, generator=generator, device="cpu") for _ in range(4)]
+    trainer = Trainer(config, 8, "", DEVICE, kernels=kernels)
     trainer.initialise(rows[0])
     if load:
         trainer.load(load)
@@ -143,7 +173,7 @@ def test_the_loss_and_all_gradients_are_the_reference(options):
     x, dead = torch.randn(6, 8), torch.arange(16) % 3 == 0
     losses, gradients = [], []
     for kernels in ("triton", "torch"):
-        trainer = Trainer(config, 8, "", kernels=kernels, path="fast")
+        trainer = Trainer(config, 8, "", DEVICE, kernels=kernels, path="fast")
         assert trainer.variant.kernels is (TRITON if kernels == "triton" else TORCH)
         assert isinstance(trainer.update, TritonUpdate) == (kernels == "triton" and options["variant"] != "ra_sae")
         trainer.initialise(x)
