@@ -1,6 +1,6 @@
 """FVU against L0 for every variant, on canvas activations, at equal steps and equal rows.
 
-    python -m benchmarks.sae_quality --plot docs/sae_quality.png --table docs/sae_quality.md
+    python -m benchmarks.sae_quality --seeds 0 1 2 3 --plot docs/sae_quality.png --table docs/sae_quality.md
 
 Rows of one hookpoint are captured from training prompts, and shuffled for each seed; all SAEs of a seed are trained on
 the same batches in the same order, and judged at inference (each row by itself) on rows from test prompts. k is what
@@ -45,7 +45,7 @@ def main() -> None:
     arguments.add_argument("--expansion", type=int, default=4)
     arguments.add_argument("--steps", type=int, default=400)
     arguments.add_argument("--batch", type=int, default=2048)
-    arguments.add_argument("--lr", type=float, default=1e-2, help="default 1e-2")
+    arguments.add_argument("--lr", type=float, default=1e-2, help="of Adam, for all (1e-2)")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and of the order of rows")
     arguments.add_argument("--threads", type=int, default=1, help="of each process")
     arguments.add_argument("--processes", type=int, default=2, help="seeds at a time")

@@ -36,7 +36,7 @@ class Pattern:
     @functools.cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
         """The order of the pairs by latent, int64 [M], and where each latent's begin in it, int64 [N]."""
-        # Half the bytes to sort, and half the time where they are sorted by radix.
+        # Half the bytes to sort.
         order = self.latents.int().argsort(stable=True)
         return order, _starts(self.latents[order], self.shape[1])
 

@@ -1,6 +1,6 @@
 """The sparse work of a training step on a GPU, in Triton: one launch for what torch's operators do in several.
 
-Every kernel gives the same bytes at every call: sums run in one order, and nothing is added up by atomics. Tables may
+They have not run on a GPU yet. Nothing is added up by atomics, so that sums run in one order. Tables may
 be bfloat16; sums are float32. What each one does is said, and done more slowly, in `saeuron.sparse` and
 `saeuron.update`.
 """
