@@ -95,6 +95,8 @@ class Trainer:
         shared, size = ("batch", config.batch) if config.share == "rows" else ("expansion * D", n_latents)
         if size % ranks.size:
             raise SaeuronError(f"train.{shared} is {size}: expected a multiple of the {ranks.size} processes.")
+        if kernels == "triton" and self.device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
+            raise SaeuronError(f"kernels 'triton' are for CUDA; on {self.device} take 'torch', the default.")
         self.ranks = ranks
         self.rows_of, self.latents_of = (ranks, ALONE) if config.share == "rows" else (ALONE, ranks)
         self.variant = make(config, width)
@@ -103,8 +105,6 @@ class Trainer:
             if self.latents_of.size > 1:
                 self.variant.divide(self.latents_of)
             if kernels == "triton":
-                if self.device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
-                    raise SaeuronError(f"kernels 'triton' are for CUDA; on {self.device} take 'torch', the default.")
                 from saeuron.triton_kernels import TRITON
 
                 self.variant.kernels = TRITON

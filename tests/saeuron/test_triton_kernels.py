@@ -106,10 +106,11 @@ def test_an_expanded_gradient_is_no_mistake():
     torch.testing.assert_close(found[:2], found[2:])
 
 
-def test_they_are_refused_where_there_is_no_gpu(monkeypatch):
+@pytest.mark.parametrize("variant", ["topk", "gated"])
+def test_they_are_refused_where_there_is_no_gpu(variant, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(SaeuronError, match="kernels 'triton' are for CUDA; on cpu take 'torch'"):
-        Trainer(SAEConfig(), 8, "", "cpu", kernels="triton")
+        Trainer(SAEConfig(variant=variant), 8, "", "cpu", kernels="triton")
 
 
 def test_the_gradient_along_unit_rows_is_removed_and_its_squares_are_summed():
