@@ -29,12 +29,8 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     widths = _captured(config, workspace) if workspace else {}
     widths = widths or models.check_hookpoints(config.model.spec, config.hookpoints)
     for hookpoint, width in widths.items():
-        latents = config.train.expansion * (width or config.train.k)
-        if config.train.k > latents:
-            raise ConfigError(
-                f"train.k is {config.train.k}, but an SAE at {hookpoint} has {latents} latents "
-                f"({config.train.expansion} x {width}); lower train.k or raise train.expansion."
-            )
+        if width and hookpoint not in config.saes:
+            config.train.check(width, hookpoint)
 
 
 def _captured(config: RunConfig, workspace: Workspace) -> dict[str, int | None]:

@@ -39,6 +39,14 @@ def check(config: RunConfig, device: str) -> None:
     for name in runner.devices or ():
         if name.split(":")[0] != device.split(":")[0]:
             raise ConfigError(f"runner.devices holds {name!r}, but the run is on {device!r}; name devices of one kind.")
+    if runner.kind == "threads" and device.split(":")[0] != "cpu" and config.train.processes > 1:
+        from tasks.model import device_count
+
+        if (count := device_count(device)) < config.train.processes:
+            raise ConfigError(
+                f"train.processes is {config.train.processes}, but this machine has {count} {device.split(':')[0]} "
+                "devices, of which each takes one; lower it."
+            )
     if runner.kind != "threads" and device.split(":")[0] != "cpu" and config.train.processes > 1:
         raise ConfigError(
             f"train.processes is {config.train.processes}, but each worker of runner {runner.kind!r} has one device; "

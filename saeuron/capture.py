@@ -18,8 +18,8 @@ from saeuron.noise import generator
 class _Collector:
     """Keeps the wanted steps, half and positions of one hookpoint for one micro-batch."""
 
-    def __init__(self, config: CaptureConfig) -> None:
-        self.config = config
+    def __init__(self, config: CaptureConfig, hookpoint: str) -> None:
+        self.config, self.hookpoint = config, hookpoint
         self.steps: list[tuple[int, Tensor]] = []
         self.chosen: Tensor | None = None
 
@@ -63,8 +63,16 @@ class _Collector:
         return torch.stack(kept).sort(dim=1).values
 
     def arrays(self) -> tuple[list[int], NDArray[Any]]:
-        """(timesteps, [b, steps, kept positions, D]); bfloat16 comes as its bits in uint16, which numpy can hold."""
+        """(timesteps, [b, steps, kept positions, D]); bfloat16 comes as its bits in uint16, which numpy can hold.
+
+        Raises ConfigError for numbers that are not finite, of which one would spoil a whole SAE.
+        """
         stacked = torch.stack([rows for _, rows in self.steps], dim=1).cpu()
+        if not bool(stacked.isfinite().all()):
+            raise ConfigError(
+                f"activations at {self.hookpoint} are not finite in {self.config.dtype}"
+                + (", which ends at 65504: set capture.dtype to bfloat16." if self.config.dtype == "float16" else ".")
+            )
         if stacked.dtype == torch.bfloat16:
             stacked = stacked.view(torch.uint16)
         return [t for t, _ in self.steps], stacked.numpy()
@@ -83,7 +91,7 @@ def capture(
         Per image: (request, timesteps kept, {hookpoint: float16 (or bfloat16 bits in uint16)
         [steps, positions, D]}, uint8 image [H, W, 3]).
     """
-    collectors = {path: _Collector(config) for path in hookpoints}
+    collectors = {path: _Collector(config, path) for path in hookpoints}
     with attached(pipe, readers=collectors):
         for start in range(0, len(images), model.micro_batch):
             batch = images[start : start + model.micro_batch]

@@ -9,6 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from saeuron.errors import ConfigError
+
 Split = Literal["train", "validation", "test"]
 Half = Literal["conditional", "unconditional", "both"]
 
@@ -201,6 +203,11 @@ class GBAOptions(Config):
 _DIVISIBLE = ("topk", "batch_topk")
 
 
+TRAJECTORIES = {"images": 8, "batches": 4}
+"""Images that are mixed with each other in the order `trajectories`, or as many as fill so many batches, whichever are
+more."""
+
+
 class SAEConfig(Config):
     """A sparse autoencoder and its training: SAeUron (2501.18052), TopK (2406.04093), BatchTopK (2412.06410)."""
 
@@ -231,9 +238,10 @@ class SAEConfig(Config):
     steps: int = Field(700, ge=1)
     """Optimizer steps."""
     order: Literal["mixed", "trajectories"] = "mixed"
-    """Order of the rows: `mixed` over prompts, steps and positions, in large pools; `trajectories` gives each batch
-    whole images, every step and position of them, mixed within the batch (FAST's sequential order, 2506.07691, for
-    diffusion)."""
+    """Order of the rows. `mixed`: over prompts, steps and positions in large pools, drawn from everywhere.
+    `trajectories` (FAST's sequential order, 2506.07691, for diffusion): image by image, every step and position of one
+    together; eight images (or as many as fill four batches) are mixed with each other, used up, and followed by the
+    next."""
     processes: int = Field(1, ge=1)
     """Processes that train together (on CUDA one per device)."""
     share: Literal["rows", "latents"] = "rows"
@@ -242,6 +250,9 @@ class SAEConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder's product, by which latents are chosen, and, with kernels in Triton, of what gathers read of the
     weights; the weights themselves, moments and sums are float32."""
+    kernels: Literal["auto", "torch", "triton"] = "auto"
+    """What does the sparse work: torch's operators, or kernels in Triton, which are for CUDA; `auto` chooses by device.
+    Results are the same to rounding."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate (Adam; the paper's 4e-4 is for N = 20480)."""
     warmup: int = Field(0, ge=0)
@@ -258,7 +269,8 @@ class SAEConfig(Config):
     seed: int = 0
     """Seed of the weights, of the data order and of whatever else is drawn."""
     checkpoint_every: int = Field(200, ge=1)
-    """Steps between checkpoints."""
+    """Steps between checkpoints; more of them where to write one takes as long as a twentieth of the training since
+    the last."""
     topk: TopKOptions = TopKOptions()
     """Of the variant `topk`, and of no account to others."""
     gba: GBAOptions = GBAOptions()
@@ -282,16 +294,55 @@ class SAEConfig(Config):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the trained SAE depends on: not the options of other variants, nor how often it is checkpointed."""
+        """What the trained SAE depends on: not the options of other variants, nor how often it is checkpointed, nor by
+        what kernels it is trained.
+
+        What was once computed otherwise has an entry that says so, which leaves all others as they are.
+        """
         fields = self.model_dump(mode="json")
         options = {name for name, value in self if isinstance(value, Config)}
-        without = {"checkpoint_every", *(options - {self.variant})}
+        without = {"checkpoint_every", "kernels", *(options - {self.variant})}
         if self.processes == 1 or self.share == "rows":
             without.add("share")
-        return {k: v for k, v in fields.items() if k not in without}
+        found = {k: v for k, v in fields.items() if k not in without}
+        if self.order == "trajectories":
+            found["pools"] = TRAJECTORIES
+        if self.processes > 1 and self.share == "rows":
+            found["variance"] = "of all rows"
+        return found
+
+    def check(self, width: int, hookpoint: str = "") -> int:
+        """N, the latents of an SAE at a hookpoint of D = `width`.
+
+        Raises:
+            ConfigError: these settings fit no such SAE.
+        """
+        latents, at = self.expansion * width, f" at {hookpoint}" if hookpoint else ""
+        if self.k > latents:
+            raise ConfigError(
+                f"train.k is {self.k}, but an SAE{at} has {latents} latents ({self.expansion} x {width}); "
+                "lower train.k or raise train.expansion."
+            )
+        if self.share == "latents" and latents % self.processes:
+            raise ConfigError(
+                f"train.expansion * D is {latents}{at}: expected a multiple of train.processes, {self.processes}, "
+                "which share out the latents."
+            )
+        pairs = self.k * self.batch // self.processes
+        if self.variant == "feature_choice" and pairs < latents:
+            raise ConfigError(
+                f"train.k * train.batch is {pairs} in each process: expected at least the {latents} latents{at}, of "
+                "which feature_choice gives each a row; raise train.batch or train.k."
+            )
+        return latents
 
     @model_validator(mode="after")
     def _shared_out(self) -> Self:
+        if self.share == "rows" and self.batch % self.processes:
+            raise ValueError(
+                f"train.batch is {self.batch}; expected a multiple of train.processes, {self.processes}, which share "
+                "out its rows"
+            )
         if self.share == "latents" and self.variant not in _DIVISIBLE:
             raise ValueError(
                 f"train.share is 'latents', but train.variant is {self.variant!r}; expected one of "

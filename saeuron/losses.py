@@ -7,10 +7,18 @@ from saeuron.ranks import ALONE, Ranks
 from saeuron.selection import row_floor
 
 
-def variance(x: Tensor) -> Tensor:
-    """|x - mean x|^2 summed over a batch [B, D], scalar; never zero."""
+def variance(x: Tensor, rows_of: Ranks = ALONE) -> Tensor:
+    """|x - mean x|^2 summed over a batch [B, D], scalar; never zero.
+
+    `rows_of` are the processes that hold a slice of the batch each: what comes is the whole batch's, divided by their
+    number, so that the mean over them of what is divided by it is as if one process held all rows.
+    """
+    mean = x.mean(0)
+    rows_of.average([mean])
     # Not by x.var(0), which takes eight times as long.
-    return squared(x - x.mean(0)).clamp(min=1e-12)
+    found = squared(x - mean)
+    rows_of.average([found])
+    return found.clamp(min=1e-12)
 
 
 def squared(error: Tensor) -> Tensor:
@@ -18,12 +26,20 @@ def squared(error: Tensor) -> Tensor:
     return error.flatten().dot(error.flatten())
 
 
-def fvu(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Fraction of variance unexplained of a batch: |x - x_hat|^2 / |x - mean x|^2, scalar."""
-    return squared(x - x_hat) / variance(x)
+def fvu(x: Tensor, x_hat: Tensor, rows_of: Ranks = ALONE) -> Tensor:
+    """Fraction of variance unexplained of a batch: |x - x_hat|^2 / |x - mean x|^2, scalar; see `variance`."""
+    return squared(x - x_hat) / variance(x, rows_of)
 
 
-def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor, latents_of: Ranks = ALONE) -> Tensor:
+def mean_of_finite(values: Tensor) -> Tensor:
+    """The mean of those of [B] that are finite, scalar; infinite if none is."""
+    finite = values[torch.isfinite(values)]
+    return finite.mean() if len(finite) else values.new_tensor(torch.inf)
+
+
+def aux_k(
+    x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor, latents_of: Ranks = ALONE, rows_of: Ranks = ALONE
+) -> Tensor:
     """AuxK (2406.04093, A.2): dead latents predict the residual; scalar, without its weight alpha.
 
     e_hat = (the k_aux largest dead ReLU(p)) W_dec, without b_dec; the target e = x - x_hat is detached; scaled by
@@ -32,7 +48,7 @@ def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor, latents_of: Rank
     Args:
         x, x_hat: [B, D].
         pre: p of the dead latents alone, [B, #dead]. W_dec: their rows, (#dead, D).
-        latents_of: the processes that hold a part of the dead each.
+        latents_of: the processes that hold a part of the dead each. rows_of: those that hold a slice of the batch.
     """
     here, wanted = pre.shape[1], max(1, x.shape[1] // 2)
     count = latents_of.count(here)
@@ -47,7 +63,7 @@ def aux_k(x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor, latents_of: Rank
     else:
         latents = pre.relu()
     error = (x - x_hat).detach()
-    return min(1.0, count / wanted) * squared(error - latents_of.total(latents @ W_dec)) / variance(x)
+    return min(1.0, count / wanted) * squared(error - latents_of.total(latents @ W_dec)) / variance(x, rows_of)
 
 
 def zipf(count: int, total: float, exponent: float, most: float = 1.0) -> Tensor:

@@ -13,9 +13,9 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(*parts: object) -> torch.Generator:
-    """A CPU generator seeded by `derive_seed`."""
-    return torch.Generator().manual_seed(derive_seed(*parts))
+def generator(*parts: object, device: str | torch.device = "cpu") -> torch.Generator:
+    """A generator seeded by `derive_seed`; other kinds of device draw other numbers."""
+    return torch.Generator(device).manual_seed(derive_seed(*parts))
 
 
 def initial_noise(seed: int, images: Sequence[tuple[str, int]], shape: Sequence[int]) -> Tensor:
@@ -26,4 +26,4 @@ def initial_noise(seed: int, images: Sequence[tuple[str, int]], shape: Sequence[
         images: (prompt id, image index) of each.
         shape: of one image's latents, (C, H, W).
     """
-    return torch.stack([torch.randn(tuple(shape), generator=generator(seed, p, i)) for p, i in images])
+    return torch.stack([torch.randn(tuple(shape), generator=generator(seed, p, i), device="cpu") for p, i in images])

@@ -1,9 +1,10 @@
 """Several processes that train one SAE (as `torchrun` starts them), which share out either rows or latents.
 
 Rows: every rank holds the whole SAE and sees every batch, works on its slice of it, and averages gradients with the
-others; so all of them stay equal. What a variant compares within a batch (BatchTopK's k B largest, the variance that
-errors are divided by) it compares within a rank's slice. With another number of ranks the result is the same to
-rounding for variants that choose row by row.
+others; so all of them stay equal. Errors are divided by the whole batch's variance. With another number of ranks the
+result is the same to rounding for variants that choose row by row (topk, abs_topk, top_afa, jumprelu, gated, vsae);
+the others (BatchTopK's k B largest) choose within a rank's slice. Every rank reads whole batches, so to read costs
+each what it costs one process.
 
 Latents: every rank holds its part of the latents, their moments and gradients, and works on whole batches; so an SAE
 can be as many times as wide as one device holds. What is shared is small: the values that are compared, and x_hat,

@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,8 +27,9 @@ from saeuron.checkpoint import (
     unpack_optimizer,
 )
 from saeuron.config import SAEConfig
-from saeuron.errors import BadWeights, SaeuronError
+from saeuron.errors import BadWeights, ConfigError, SaeuronError
 from saeuron.losses import fvu
+from saeuron.moments import Moments
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE
 from saeuron.sparse import Room
@@ -38,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 FAST_FROM = 8
 """The sparse path is taken from this many latents per active one."""
+
+SAVING = 1 / 20
+"""Checkpoints are put off while to write them would take more than this of the time."""
 
 Stream = Callable[[int], Iterator[NDArray[Any]]]
 """stream(b): batches of rows [B, D] from the b-th on; the b-th batch is always the same. float16, float32, or uint16
@@ -70,6 +75,20 @@ def learning_rate(config: SAEConfig, step: int) -> float:
             return config.lr
 
 
+def kernels_for(config: SAEConfig, device: torch.device) -> Literal["torch", "triton"]:
+    """The kernels that `train.kernels: auto` stands for, on a device.
+
+    Those in Triton have been tested by its interpreter, and compiled, but have run on no GPU yet: nobody gets them who
+    does not ask for them.
+
+    Raises:
+        ConfigError: Triton is asked for where it cannot work.
+    """
+    if config.kernels == "triton" and device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
+        raise ConfigError(f"train.kernels 'triton' are for CUDA; on {device} take 'torch' or 'auto'.")
+    return "triton" if config.kernels == "triton" else "torch"
+
+
 class Trainer:
     """The state of one training run: the variant, Adam's moments, silence of each latent, and the number of steps."""
 
@@ -81,25 +100,22 @@ class Trainer:
         device: str | torch.device = "cpu",
         path: Literal["auto", "fast", "plain"] = "auto",
         ranks: Ranks = ALONE,
-        kernels: Literal["torch", "triton"] = "torch",
     ) -> None:
         """`path` is for comparisons: see `SparseVariant`; `ranks` are the processes that train together.
 
-        `kernels` say what does the work beside the encoder's product. Those in Triton are for CUDA; their numbers are
-        tested, their speed has not been measured, so they are not the default there.
+        Raises:
+            ConfigError: the configuration fits no SAE of this width, or not these ranks or this device.
         """
         self.config, self.hookpoint, self.device, self.step_index = config, hookpoint, torch.device(device), 0
-        self.n_latents = n_latents = config.expansion * width
-        if config.k > n_latents:
-            raise SaeuronError(f"train.k is {config.k}, more than the SAE's {n_latents} latents; lower it.")
+        self.n_latents = n_latents = config.check(width, hookpoint)
         shared, size = ("batch", config.batch) if config.share == "rows" else ("expansion * D", n_latents)
         if size % ranks.size:
-            raise SaeuronError(f"train.{shared} is {size}: expected a multiple of the {ranks.size} processes.")
-        if kernels == "triton" and self.device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
-            raise SaeuronError(f"kernels 'triton' are for CUDA; on {self.device} take 'torch', the default.")
+            raise ConfigError(f"train.{shared} is {size}: expected a multiple of the {ranks.size} processes.")
+        kernels = kernels_for(config, self.device)
         self.ranks = ranks
         self.rows_of, self.latents_of = (ranks, ALONE) if config.share == "rows" else (ALONE, ranks)
         self.variant = make(config, width)
+        self.variant.rows_of = self.rows_of
         if isinstance(self.variant, SparseVariant):
             self.variant.fast = path == "fast" or (path == "auto" and n_latents >= FAST_FROM * config.k)
             if self.latents_of.size > 1:
@@ -145,12 +161,17 @@ class Trainer:
             variant.follow(out.least, self.step_index)
             self.silent = torch.where(rows_of.any(out.fired), 0, self.silent + len(rows))
             l0 = self.latents_of.count(out.active) / len(x)
-            figures = torch.stack([fvu(x, out.x_hat), x.new_full((), l0), loss])
+            figures = torch.stack([fvu(x, out.x_hat, rows_of), x.new_full((), l0), loss])
             rows_of.average([figures])
             self._recent.append(figures)
         self.step_index += 1
         if self.step_index % 20 == 0 or self.step_index == config.steps:
             f, l0, total = self._figures().mean(0).tolist()
+            if not (math.isfinite(f) and math.isfinite(total)):
+                raise ConfigError(
+                    f"training {self.hookpoint or 'an SAE'} broke down by step {self.step_index}: FVU {f:g}, loss "
+                    f"{total:g}; expected finite numbers. Lower train.lr, or look at the activations."
+                )
             share = self.latents_of.count(int((self.silent >= self.dead_rows).sum())) / self.n_latents
             self.history.append(Point(self.step_index, self.step_index * config.batch, f, l0, share, total))
             self._recent.clear()
@@ -261,8 +282,10 @@ def together(
     begin, end = start.pop(), max(t.config.steps for t in trainers)
     if begin >= end:
         return
-    for batch in itertools.islice(stream(begin), end - begin):
-        rows = tensor_of(batch)
+    saving = {i: _Saving(trainers[i], path) for i, path in checkpoints.items()}
+    devices = {t.device for t in trainers}
+    batches = map(tensor_of, itertools.islice(stream(begin), end - begin))
+    for rows in _ahead(batches, devices.pop()) if len(devices) == 1 else batches:
         for i, trainer in enumerate(trainers):
             if trainer.step_index >= trainer.config.steps:
                 continue
@@ -270,8 +293,50 @@ def together(
             trainer.step(rows)
             if len(trainer.history) > before:
                 report(i, trainer.history[-1])
-            if i in checkpoints and trainer.step_index % trainer.config.checkpoint_every == 0:
-                trainer.save(checkpoints[i])
+            if i in saving and trainer.step_index % trainer.config.checkpoint_every == 0:
+                saving[i].consider()
+
+
+class _Saving:
+    """Writes a trainer's checkpoints, not so often that they would take more than `SAVING` of the time."""
+
+    def __init__(self, trainer: Trainer, path: Path) -> None:
+        self.trainer, self.path, self.took, self.ended = trainer, path, 0.0, 0.0
+
+    def consider(self) -> None:
+        """Write one, unless it is too early for that; all ranks do what the first one finds."""
+        begun, ranks = time.monotonic(), self.trainer.ranks
+        due = begun - self.ended >= self.took * (1 / SAVING - 1)
+        if ranks.count(int(due and ranks.first)):
+            self.trainer.save(self.path)
+            self.ended = time.monotonic()
+            self.took = self.ended - begun
+
+
+def _ahead(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The batches on a device. On CUDA each is sent, from pinned memory, while the one before it is worked on."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    copying, before = torch.cuda.Stream(device), None
+    for batch in batches:
+        # Pinned memory and the device's are torch's to keep: neither is given to others before the copy is through.
+        pinned = batch.pin_memory()
+        with torch.cuda.stream(copying):
+            after = pinned.to(device, non_blocking=True)
+            arrived = copying.record_event()
+        if before is not None:
+            yield _arrived(*before)
+        before = after, arrived
+    if before is not None:
+        yield _arrived(*before)
+
+
+def _arrived(rows: Tensor, event: torch.cuda.Event) -> Tensor:
+    here = torch.cuda.current_stream(rows.device)
+    here.wait_event(event)
+    rows.record_stream(here)
+    return rows
 
 
 def tensor_of(rows: NDArray[Any]) -> Tensor:
@@ -291,19 +356,18 @@ class Quality(NamedTuple):
 
 @torch.no_grad()
 def quality(sae: SAE, batches: Iterator[Tensor]) -> Quality:
-    """FVU accumulated over the whole set, not averaged over batches; float64 sums."""
-    rows, squares, active = 0, 0.0, 0.0
-    error = 0.0
-    total = torch.zeros(sae.info.width, dtype=torch.float64)
-    fired = torch.zeros(sae.info.n_latents, dtype=torch.bool)
+    """FVU accumulated over the whole set, not averaged over batches; float64 sums, on the SAE's device.
+
+    Raises SaeuronError where there are no rows.
+    """
+    found: Moments | None = None
+    fired = torch.zeros(sae.info.n_latents, dtype=torch.bool, device=sae.W_enc.device)
     for batch in batches:
-        x = batch.float().to(sae.W_enc.device)
+        x = batch.to(sae.W_enc.device).float()
         latents = sae.encode(x)
-        error += float((x - sae.decode(latents)).double().square().sum())
-        squares += float(x.double().square().sum())
-        total += x.double().sum(0).cpu()
-        active += float((latents != 0).sum())
-        fired |= (latents != 0).any(0).cpu()
-        rows += len(x)
-    variance = squares - float(total.square().sum()) / max(rows, 1)
-    return Quality(error / max(variance, 1e-12), active / max(rows, 1), 1 - float(fired.float().mean()))
+        part = Moments.of(x, latents, sae.decode(latents))
+        found = part if found is None else found + part
+        fired |= (latents != 0).any(0)
+    if found is None:
+        raise SaeuronError("FVU and L0 of no rows; expected at least one batch.")
+    return Quality(found.fvu, found.l0, 1 - float(fired.float().mean()))

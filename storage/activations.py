@@ -92,6 +92,8 @@ class ActivationRows:
     """How many rows there are."""
     width: int
     """D, the numbers in a row."""
+    largest: int
+    """The most rows that one block, an image's, has."""
     dtype: str
     """"float16", "float32" or "bfloat16"; arrays of the last are uint16 here."""
 
@@ -142,7 +144,7 @@ class ActivationRows:
         unit = math.lcm(self._row_bytes, ALIGNMENT) // self._row_bytes
         room = [-(-aligned(block.member.bytes) // (unit * self._row_bytes)) * unit for block in self._blocks]
         self._room = np.array(room, dtype=np.int64)
-        self.rows = int(self._sizes.sum())
+        self.rows, self.largest = int(self._sizes.sum()), int(self._sizes.max())
         if self.rows == 0:
             raise ValueError(f"{len(self.shards)} shards hold no rows")
 

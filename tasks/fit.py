@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from saeuron.config import SAEConfig
+from saeuron.config import TRAJECTORIES, SAEConfig
 from saeuron.errors import SaeuronError
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae_training import Point, Trainer, train
@@ -43,10 +43,10 @@ class Fit(BaseModel):
 def fit(work: Fit, report: Report, ranks: Ranks = ALONE) -> Trainer:
     """Train to the end, from the checkpoint if there is one."""
     config = work.config
-    # A pool as large as a batch holds whole images, as many as fill it, and these from anywhere.
+    # Pools are of whole images; the fewer of them, the nearer in time the rows of each.
     whole = config.order == "trajectories"
     rows = ActivationRows(work.shards, runs=False if whole else None)
-    pool = config.batch if whole else POOL_ROWS
+    pool = max(TRAJECTORIES["images"] * rows.largest, TRAJECTORIES["batches"] * config.batch) if whole else POOL_ROWS
 
     def stream(start: int) -> Iterator[NDArray[Any]]:
         return rows.batches(config.batch, seed=config.seed, start=start, pool_rows=pool)
@@ -102,7 +102,8 @@ def fit_in_processes(work: Fit, report: Report) -> Trainer:
             raise SaeuronError(
                 f"training {work.hookpoint} in {count} processes failed: {errors[0] if errors else f'exit code {code}'}"
             )
-    trainer = Trainer(work.config, ActivationRows(work.shards).width, work.hookpoint, work.device)
+    # In main memory: what the processes shared out may fit no device.
+    trainer = Trainer(work.config, ActivationRows(work.shards).width, work.hookpoint, "cpu")
     trainer.load(work.checkpoint)
     return trainer
 

@@ -23,9 +23,9 @@ from saeuron.diagnosis.dark_matter import DarkMatter, Errors, dark_matter
 from saeuron.diagnosis.denoising import Loss, denoising_losses, recovered
 from saeuron.diagnosis.dictionary import chance, nearest
 from saeuron.diagnosis.gathering import ALWAYS_ON, HALVES, Firing, Gathered, Reader
-from saeuron.diagnosis.moments import pooled
 from saeuron.errors import BadPrompts, WidthMismatch
 from saeuron.generation import Request, spread
+from saeuron.moments import pooled
 from saeuron.prompts import cells, choose
 from saeuron.sae import SAE
 from storage import shards

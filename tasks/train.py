@@ -55,8 +55,7 @@ def train(job: TrainJob) -> Made:
     write_table(job.folder / "history.parquet", table([p._asdict() for p in trainer.history], HISTORY))
     rows = ActivationRows(shards)
     members = (tensor_of(array.reshape(-1, rows.width)) for _, array in rows.everything())
-    figures = quality(sae, _grouped(members))
-    checkpoint.unlink(missing_ok=True)
+    figures = quality(sae.to(job.device), _grouped(members))
     info = sae.info
     summary = {
         "hookpoint": job.hookpoint,
@@ -70,7 +69,10 @@ def train(job: TrainJob) -> Made:
         "rows": job.config.steps * job.config.batch,
         "seconds": clock.seconds,
     }
-    return commit(job, {"capture": job.capture_id}, summary, clock)
+    made = commit(job, {"capture": job.capture_id}, summary, clock)
+    # Not before: whatever stops the rest need not train again.
+    checkpoint.unlink(missing_ok=True)
+    return made
 
 
 def _grouped(members: Iterator[torch.Tensor], rows: int = 8192) -> Iterator[torch.Tensor]:

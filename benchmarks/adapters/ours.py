@@ -17,6 +17,7 @@ def train(setup: Setup, feed: Feed) -> None:
         raise ValueError(f"ours has no way to do the step that is called {', '.join(sorted(unknown))}")
     config = SAEConfig(
         precision="bfloat16" if "bfloat16" in words else "float32",
+        kernels="triton" if "triton" in words else "torch",
         variant="topk",
         expansion=setup.latents // setup.width,
         k=setup.k,
@@ -31,7 +32,6 @@ def train(setup: Setup, feed: Feed) -> None:
         hookpoint="",
         device=setup.device,
         path=next((path for path in ("fast", "plain") if path in words), "auto"),
-        kernels="triton" if "triton" in words else "torch",
     )
     trainer.initialise(feed.batch(0))
     feed.reconstruct = lambda x: trainer.sae.to(setup.device)(x)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saeuron.diagnosis.moments import fvu
+from saeuron.moments import fvu
 from saeuron.pursuit import gradient_pursuit
 from saeuron.sae import SAE
 

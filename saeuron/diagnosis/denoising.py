@@ -55,7 +55,12 @@ def denoising_losses(
         words = torch.cat([negative, positive]) if len(halves) == 2 else positive
         for timestep in _evenly(pipe.scheduler.timesteps.tolist(), config.loss_steps):
             noise = torch.stack(
-                [torch.randn(clean.shape[1:], generator=generator(config.seed, "loss", r.key, timestep)) for r in batch]
+                [
+                    torch.randn(
+                        clean.shape[1:], generator=generator(config.seed, "loss", r.key, timestep), device="cpu"
+                    )
+                    for r in batch
+                ]
             ).to(clean)
             noised = pipe.scheduler.add_noise(clean, noise, torch.tensor(timestep))
             for kind in KINDS:

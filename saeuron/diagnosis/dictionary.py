@@ -45,7 +45,7 @@ def nearest(W_dec: Tensor, others: Tensor | None = None) -> Nearest:
 
 def chance(rows: int, others: int, width: int) -> float:
     """The mean largest cosine of `rows` random directions to `others` more: what two dictionaries share by chance."""
-    drawn = torch.randn(rows + others, width, generator=generator("chance", rows, others, width))
+    drawn = torch.randn(rows + others, width, generator=generator("chance", rows, others, width), device="cpu")
     return float(nearest(drawn[:rows], drawn[rows:]).cosine.mean())
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from saeuron.config import Half, ModelConfig
 from saeuron.diagnosis import DiagnosisConfig
-from saeuron.diagnosis.moments import Moments
 from saeuron.errors import ConfigError
 from saeuron.generation import Request, generate, latent_shape
 from saeuron.hooks import Step, attached, to_rows
+from saeuron.moments import Moments
 from saeuron.noise import generator
 from saeuron.sae import SAE, check_width
 

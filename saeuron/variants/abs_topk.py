@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from saeuron.losses import aux_k
+from saeuron.losses import aux_k, mean_of_finite
 from saeuron.sae import SAE, SAEInfo
 from saeuron.selection import Activation
 from saeuron.sparse import Pattern
@@ -35,15 +35,13 @@ class AbsTopK(SparseVariant):
 
     def least(self, pattern: Pattern, values: Tensor) -> Tensor:
         least = values.new_full((pattern.shape[0],), torch.inf)
-        least = least.scatter_reduce(0, pattern.rows, values.abs(), "amin")
-        least = least[torch.isfinite(least)]
-        return least.mean() if len(least) else least.new_tensor(torch.inf)
+        return mean_of_finite(least.scatter_reduce(0, pattern.rows, values.abs(), "amin"))
 
     def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
         which = dead.nonzero().squeeze(1)
         pre = (x - self.b_dec) @ self.W_enc[which].T + self.b_enc[which]
         rows = self.decoder()[which]
-        return aux_k(x, x_hat, torch.cat([pre, -pre], dim=1), torch.cat([rows, -rows]))
+        return aux_k(x, x_hat, torch.cat([pre, -pre], dim=1), torch.cat([rows, -rows]), rows_of=self.rows_of)
 
     def _exported(self, hookpoint: str, activation: Activation) -> SAE:
         info = SAEInfo(self.config.variant, self.width, 2 * self.n_latents, self.config.k, hookpoint, activation)

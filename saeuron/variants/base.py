@@ -44,6 +44,8 @@ class Variant(nn.Module):
     """What the exported SAE does at inference."""
     latents_of: Ranks = ALONE
     """The processes that hold a part of the latents each; see `SparseVariant.divide`."""
+    rows_of: Ranks = ALONE
+    """The processes that hold a slice of every batch each; set by the trainer."""
 
     def __init__(self, config: SAEConfig, width: int) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class Variant(nn.Module):
         """AuxK of the dead latents, bool [N]: p of these alone is computed, so it costs what they are."""
         which = dead.nonzero().squeeze(1)
         pre = (x - self.latents_of.shared(self.b_dec)) @ self.W_enc[which].T + self.b_enc[which]
-        return aux_k(x, x_hat, pre, self.decoder()[which], self.latents_of)
+        return aux_k(x, x_hat, pre, self.decoder()[which], self.latents_of, self.rows_of)
 
     @torch.no_grad()
     def project_gradients(self) -> None:
@@ -171,7 +173,7 @@ class SparseVariant(Variant):
     def loss(self, x: Tensor, x_hat: Tensor, pattern: Pattern, values: Tensor, pre: "Pre") -> Tensor:
         """What is minimised, AuxK apart."""
         del pattern, values, pre
-        return fvu(x, x_hat)
+        return fvu(x, x_hat, self.rows_of)
 
     def forward(self, x: Tensor, step: int) -> Forward:
         pre = Pre(self, x)

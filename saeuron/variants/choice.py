@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from saeuron.config import SAEConfig
-from saeuron.errors import SaeuronError
 from saeuron.losses import zipf
 from saeuron.selection import largest
 from saeuron.sparse import Pattern
@@ -110,12 +109,6 @@ class FeatureChoice(_Choice):
     def __init__(self, config: SAEConfig, width: int) -> None:
         super().__init__(config, width)
         self.share = config.feature_choice.share
-        pairs = config.k * config.batch // config.processes
-        if pairs < self.n_latents:
-            raise SaeuronError(
-                f"train.k * train.batch is {pairs} in each process: expected at least the {self.n_latents} latents, of "
-                "which feature_choice gives each a row; raise train.batch or train.k."
-            )
         self.density.copy_(self.expected())
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:

@@ -54,7 +54,7 @@ class Gated(Variant):
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
         super().initialise(rows)
-        self.unit.copy_(((rows - self.b_dec) @ self.W_enc.T).std())
+        self.unit.copy_(((rows - self.b_dec) @ self.W_enc.T).std().clamp(min=1e-12))
 
     def forward(self, x: Tensor, step: int) -> Forward:
         del step
@@ -67,16 +67,17 @@ class Gated(Variant):
         fires = f.detach() != 0
         active = int(fires.sum())
         l0 = x.new_tensor(active / len(x))
+        self.rows_of.average([l0])
         push = (l0 / self.config.k) ** 2 if self.config.gated.adapt else 1
-        l1 = opening.sum() / (variance(x) * len(x)).sqrt()
-        loss = fvu(x, x_hat) + self.weight * push * l1 + fvu(x, via_gate)
+        l1 = opening.sum() / (variance(x, self.rows_of) * len(x)).sqrt()
+        loss = fvu(x, x_hat, self.rows_of) + self.weight * push * l1 + fvu(x, via_gate, self.rows_of)
         # In the place of a least activation, which is learned here, stands what `follow` needs.
         return Forward(loss, x_hat, fires.any(0), active, least=l0)
 
     def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
         which = dead.nonzero().squeeze(1)
         pi = (x - self.b_dec) @ self.W_enc[which].T + self.b_gate[which]
-        return aux_k(x, x_hat, pi, self.W_dec[which])
+        return aux_k(x, x_hat, pi, self.W_dec[which], rows_of=self.rows_of)
 
     @torch.no_grad()
     def follow(self, least: Tensor | None, step: int) -> None:

@@ -68,9 +68,8 @@ class GBA(SparseVariant):
         x_hat = self.reconstruct(pattern, values)
         frequency = torch.bincount(pattern.latents, minlength=self.n_latents).to(x) / len(x)
         # In the place of the least activations stands what `follow` needs.
-        return Forward(
-            fvu(x, x_hat), x_hat, pattern.any(), len(values), least=torch.stack([frequency, everything.amax(0)])
-        )
+        least = torch.stack([frequency, everything.amax(0)])
+        return Forward(fvu(x, x_hat, self.rows_of), x_hat, pattern.any(), len(values), least)
 
     @torch.no_grad()
     def follow(self, least: Tensor | None, step: int) -> None:

@@ -77,7 +77,8 @@ class JumpReLU(SparseVariant):
     def initialise(self, rows: Tensor) -> None:
         super().initialise(rows)
         pre = torch.addmm(self.b_enc, rows - self.b_dec, self.W_enc.T)
-        self.eps.copy_(self.config.jumprelu.bandwidth * pre.std())
+        # Of rows that are all alike there is no deviation.
+        self.eps.copy_((self.config.jumprelu.bandwidth * pre.std()).clamp(min=1e-12))
         least = kth_largest(pre, self.config.k * len(pre)).clamp(min=float(self.eps))
         self.level.copy_(least.log() / self.config.jumprelu.speed)
         self.follow(None, 0)
@@ -97,7 +98,10 @@ class JumpReLU(SparseVariant):
         values = _Jump.apply(pre, theta, self.eps)
         x_hat = self.reconstruct(near, values)
         l0 = _Step.apply(pre, theta, self.eps).sum() / len(x)
-        loss = fvu(x, x_hat) + self.config.jumprelu.weight * (l0 / self.config.k - 1) ** 2
+        everybodys = l0.detach().clone()
+        self.rows_of.average([everybodys])
+        l0 = l0 + (everybodys - l0.detach())
+        loss = fvu(x, x_hat, self.rows_of) + self.config.jumprelu.weight * (l0 / self.config.k - 1) ** 2
         active = near.where(values.detach() != 0)
         return Forward(loss, x_hat, active.any(), len(active.rows))
 

@@ -43,5 +43,5 @@ class Matryoshka(BatchTopK):
         pattern = self.choose(pre.all.detach(), pre.x_bar.detach())
         values = pre.at(pattern)
         x_hat = self.prefixes(pattern, values)
-        loss = squared(x[:, None] - x_hat) / (variance(x) * len(self.widths))
+        loss = squared(x[:, None] - x_hat) / (variance(x, self.rows_of) * len(self.widths))
         return Forward(loss, x_hat[:, -1], pattern.any(), len(values), self.least(pattern, values.detach()))

@@ -28,7 +28,8 @@ class RASAE(BatchTopK):
         points = min(config.ra_sae.candidates, config.batch)
         chance = generator(config.seed, "ra_sae", self.n_latents, points)
         self.candidates: Tensor
-        self.register_buffer("candidates", nn.functional.normalize(torch.randn(points, width, generator=chance)))
+        drawn = torch.randn(points, width, generator=chance, device="cpu")
+        self.register_buffer("candidates", nn.functional.normalize(drawn))
         self.logits = nn.Parameter(_start(self.n_latents, points) / config.ra_sae.speed)
         self.relaxation = nn.Parameter(torch.zeros(self.n_latents, width))
         self.scale = nn.Parameter(torch.zeros(()))
@@ -43,10 +44,11 @@ class RASAE(BatchTopK):
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
         super().initialise(rows)
-        order = torch.randperm(len(rows), generator=generator(self.config.seed, "ra_sae", "candidates"))
+        chance = generator(self.config.seed, "ra_sae", "candidates")
+        order = torch.randperm(len(rows), generator=chance, device="cpu")
         # Of a sample that is too small, rows come again.
         chosen = rows[order.repeat(-(-len(self.candidates) // len(rows)))[: len(self.candidates)]] - self.b_dec
-        self.candidates.copy_(chosen / chosen.norm(dim=1).mean())
+        self.candidates.copy_(chosen / chosen.norm(dim=1).mean().clamp(min=1e-12))
         self.W_enc.copy_(nn.functional.normalize(self.decoder()))
 
     def project_gradients(self) -> None:

@@ -51,7 +51,7 @@ class TopAFA(TopK):
         norms = embedding_bag(pairs, values.square()[:, None], pattern.row_starts, mode="sum").squeeze(1).sqrt()
         wanted = pre.x_bar.detach().norm(dim=1)
         weight = self.config.top_afa.weight * self.width
-        return fvu(x, x_hat) + weight * squared(norms - wanted) / variance(x)
+        return fvu(x, x_hat, self.rows_of) + weight * squared(norms - wanted) / variance(x, self.rows_of)
 
     def _exported(self, hookpoint: str, activation: Activation) -> SAE:
         sae = super()._exported(hookpoint, activation)

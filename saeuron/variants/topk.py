@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from saeuron.losses import fvu
+from saeuron.losses import fvu, mean_of_finite
 from saeuron.ranks import ALONE, Ranks
 from saeuron.selection import Activation, row_floor
 from saeuron.sparse import TORCH, Kernels, Pattern
@@ -43,14 +43,12 @@ class TopK(SparseVariant):
 
     def least(self, pattern: Pattern, values: Tensor) -> Tensor:
         least = values.new_full((pattern.shape[0],), torch.inf).scatter_reduce(0, pattern.rows, values, "amin")
-        least = self.latents_of.least(least)
-        least = least[torch.isfinite(least)]
-        return least.mean() if len(least) else least.new_tensor(torch.inf)
+        return mean_of_finite(self.latents_of.least(least))
 
     def loss(self, x: Tensor, x_hat: Tensor, pattern: Pattern, values: Tensor, pre: Pre) -> Tensor:
         loss = super().loss(x, x_hat, pattern, values, pre)
         if self.config.topk.multi:
             k = min(4 * self.config.k, self.n_latents * self.latents_of.size)
             more = row_pattern(pre.all.detach(), k, self.latents_of, self.kernels)
-            loss = loss + self.config.topk.multi * fvu(x, self.reconstruct(more, pre.at(more)))
+            loss = loss + self.config.topk.multi * fvu(x, self.reconstruct(more, pre.at(more)), self.rows_of)
         return loss

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from saeuron.config import SAEConfig
-from saeuron.losses import fvu
+from saeuron.losses import fvu, mean_of_finite
 from saeuron.noise import generator
 from saeuron.selection import Activation, row_top_k, top_k
 from saeuron.variants.base import Forward, Variant
@@ -44,7 +44,7 @@ class VSAE(Variant):
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
         super().initialise(rows)
-        self.unit.copy_(((rows - self.b_dec) @ self.W_enc.T).std())
+        self.unit.copy_(((rows - self.b_dec) @ self.W_enc.T).std().clamp(min=1e-12))
 
     def log_variance(self, x_bar: Tensor) -> Tensor:
         """Log sigma^2, [B, N], or a scalar where it is fixed."""
@@ -56,18 +56,26 @@ class VSAE(Variant):
         config, x_bar = self.config, x - self.b_dec
         mu = x_bar @ self.W_enc.T + self.b_enc
         log_variance = self.log_variance(x_bar)
-        noise = torch.randn(mu.shape, generator=generator(config.seed, "vsae", step)).to(mu)
+        noise = self.noise(mu, step)
         latents = top_k(mu + self.unit * (log_variance / 2).exp() * noise, config.k)
         x_hat = latents @ self.W_dec + self.b_dec
         divergence = ((mu / self.unit).square() + log_variance.exp() - 1 - log_variance).mean() / 2
-        loss = fvu(x, x_hat) + self.weight(step) * divergence
+        loss = fvu(x, x_hat, self.rows_of) + self.weight(step) * divergence
         kept, where = row_top_k(mu.detach(), config.k)
         fired = torch.zeros(self.n_latents, dtype=torch.bool, device=x.device)
         fired[where[kept > 0]] = True
-        least = kept.where(kept > 0, torch.inf).amin(1)
-        least = least[torch.isfinite(least)]
-        least = least.mean() if len(least) else least.new_tensor(torch.inf)
+        least = mean_of_finite(kept.where(kept > 0, torch.inf).amin(1))
         return Forward(loss, x_hat, fired, int((latents != 0).sum()), least)
+
+    def noise(self, mu: Tensor, step: int) -> Tensor:
+        """N(0, 1) for every row and latent, [B, N]: of the whole batch, whoever works on which slice of it.
+
+        It is drawn where the work is done, for to send it there would take longer than the step; so a GPU's differs
+        from a CPU's.
+        """
+        chance = generator(self.config.seed, "vsae", step, device=mu.device)
+        batch = len(mu) * self.rows_of.size
+        return self.rows_of.part(torch.randn(batch, mu.shape[1], generator=chance, device=mu.device)).to(mu)
 
     def weight(self, step: int) -> float:
         """Of the divergence at a step."""

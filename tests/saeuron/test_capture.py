@@ -75,6 +75,14 @@ def test_the_update_is_output_minus_input(tiny_pipe, raw):
     assert not np.array_equal(arrays[FINE], captured(tiny_pipe)[key][1][FINE])
 
 
+def test_a_number_beyond_float16_is_refused(make_pipe):
+    pipe = make_pipe()
+    torch.nn.init.constant_(pipe.unet.get_submodule(FINE.removeprefix("unet.")).proj_out.bias, 1e5)
+    with pytest.raises(ConfigError, match=rf"activations at {FINE} are not finite in float16, .*capture\.dtype to bfl"):
+        captured(pipe)
+    assert captured(pipe, dtype="bfloat16")
+
+
 def test_an_update_needs_equal_shapes(tiny_pipe):
     with pytest.raises(ConfigError, match=r"capture\.read 'update' needs"):
         captured(tiny_pipe, hookpoints=["unet.conv_in"], read="update")

@@ -11,10 +11,10 @@ from saeuron.diagnosis import DiagnosisConfig
 from saeuron.diagnosis.dark_matter import dark_matter, errors, predict
 from saeuron.diagnosis.denoising import Loss, denoising_losses, predicted_noise, recovered
 from saeuron.diagnosis.dictionary import chance, nearest, neighbours
-from saeuron.diagnosis.moments import Moments, fvu, pooled
 from saeuron.errors import SaeuronError
 from saeuron.generation import Request, generate
 from saeuron.hooks import attached, to_rows
+from saeuron.moments import Moments, fvu, pooled
 from saeuron.noise import generator
 from saeuron.prompts import Prompt
 from saeuron.pursuit import gradient_pursuit

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from saeuron.config import SAEConfig, TopKOptions
-from saeuron.errors import SaeuronError
+from saeuron.errors import ConfigError, SaeuronError
 from saeuron.losses import aux_k, fvu, geometric_median
-from saeuron.sae_training import Trainer, learning_rate, quality, train
+from saeuron.sae_training import Trainer, learning_rate, quality, together, train
 
 VARIANTS = ("topk", "batch_topk")
 WIDTH = 8
@@ -227,8 +227,63 @@ def test_silence_is_counted_in_rows():
 
 
 def test_more_active_latents_than_there_are():
-    with pytest.raises(SaeuronError, match=r"train\.k is 49, more than the SAE's 48"):
-        Trainer(SMALL.model_copy(update={"k": 49}), WIDTH, "")
+    with pytest.raises(ConfigError, match=r"train\.k is 49, but an SAE at h has 48 latents \(6 x 8\); lower"):
+        Trainer(SMALL.model_copy(update={"k": 49}), WIDTH, "h")
+
+
+@pytest.mark.parametrize("share", ["rows", "latents"])
+def test_what_processes_cannot_share_out_evenly(share):
+    three = {"processes": 3, "share": share, "variant": "topk", "batch": 32, "expansion": 5}
+    if share == "rows":
+        with pytest.raises(ValueError, match=r"train\.batch is 32; expected a multiple of train\.processes, 3"):
+            SAEConfig(**three)
+        SAEConfig(**{**three, "batch": 33})
+    else:
+        with pytest.raises(
+            ConfigError, match=r"train\.expansion \* D is 40 at h: expected a multiple of .*processes, 3"
+        ):
+            SAEConfig(**three).check(8, "h")
+        assert SAEConfig(**three).check(9, "h") == 45
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_number_that_is_not_finite_ends_the_training(tmp_path, variant):
+    """No SAE of nothing but NaN is called trained, and no retry would help."""
+    data = batches(30)
+    data[7, 3, 1] = np.inf
+    config = SMALL.model_copy(update={"variant": variant, "steps": 30})
+    with pytest.raises(ConfigError, match=r"training h broke down by step 20: FVU nan.*expected finite numbers"):
+        train(config, stream_of(data), WIDTH, "h", checkpoint=tmp_path / "c")
+
+
+@pytest.mark.parametrize("variant", ["jumprelu", "vsae", "ra_sae", "gated", "gba"])
+def test_rows_that_are_all_alike_leave_nothing_that_is_not_finite(tmp_path, variant):
+    data = np.ones((20, 32, WIDTH), np.float16)
+    config = SMALL.model_copy(update={"variant": variant, "steps": 20})
+    trainer = train(config, stream_of(data), WIDTH, "", checkpoint=tmp_path / "c")
+    assert all(bool(tensor.isfinite().all()) for tensor in trainer.variant.state_dict().values())
+
+
+def test_checkpoints_are_put_off_where_they_take_long(tmp_path, monkeypatch):
+    """Each takes a second, a step a tenth: so there is one in 180 steps, not one in ten."""
+    now, saved = [0.0], []
+
+    def step(trainer, rows):
+        now[0] += 0.11
+        trainer.step_index += 1
+
+    def save(trainer, path):
+        now[0] += 1.0
+        saved.append(trainer.step_index)
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "save", save)
+    now[0] = 1e6
+    trainer = Trainer(SMALL.model_copy(update={"steps": 600, "checkpoint_every": 10}), WIDTH, "")
+    data = np.zeros((1, 32, WIDTH), np.float16)
+    together([trainer], lambda start: iter(data.repeat(600, 0)), {0: tmp_path / "c"})
+    assert saved == [10, 190, 370, 550]
 
 
 def test_b_dec_starts_at_the_geometric_median(tmp_path):

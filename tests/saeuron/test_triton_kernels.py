@@ -7,7 +7,7 @@ pytest.importorskip("triton", reason="Triton is there for Linux alone")
 
 from saeuron import triton_kernels
 from saeuron.config import SAEConfig
-from saeuron.errors import SaeuronError
+from saeuron.errors import ConfigError
 from saeuron.ranks import ALONE
 from saeuron.sae_training import Trainer
 from saeuron.sparse import TORCH, Pattern, encode_at
@@ -109,8 +109,8 @@ def test_an_expanded_gradient_is_no_mistake():
 @pytest.mark.parametrize("variant", ["topk", "gated"])
 def test_they_are_refused_where_there_is_no_gpu(variant, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(SaeuronError, match="kernels 'triton' are for CUDA; on cpu take 'torch'"):
-        Trainer(SAEConfig(variant=variant), 8, "", "cpu", kernels="triton")
+    with pytest.raises(ConfigError, match=r"train.kernels 'triton' are for CUDA; on cpu take 'torch'"):
+        Trainer(SAEConfig(variant=variant, kernels="triton"), 8, "", "cpu")
 
 
 def test_the_gradient_along_unit_rows_is_removed_and_its_squares_are_summed():
@@ -156,7 +156,7 @@ def trained(config, kernels, load=None, save=None):
     """A trainer after four steps; from a checkpoint, or to one half-way."""
     generator = torch.Generator("cpu").manual_seed(1)
     rows = [torch.randn(6, 8, generator=generator, device="cpu") for _ in range(4)]
-    trainer = Trainer(config, 8, "", DEVICE, kernels=kernels)
+    trainer = Trainer(config.model_copy(update={"kernels": kernels}), 8, "", DEVICE)
     trainer.initialise(rows[0])
     if load:
         trainer.load(load)
@@ -174,7 +174,7 @@ def test_the_loss_and_all_gradients_are_the_reference(options):
     x, dead = torch.randn(6, 8), torch.arange(16) % 3 == 0
     losses, gradients = [], []
     for kernels in ("triton", "torch"):
-        trainer = Trainer(config, 8, "", DEVICE, kernels=kernels, path="fast")
+        trainer = Trainer(config.model_copy(update={"kernels": kernels}), 8, "", DEVICE, path="fast")
         assert trainer.variant.kernels is (TRITON if kernels == "triton" else TORCH)
         assert isinstance(trainer.update, TritonUpdate) == (kernels == "triton" and options["variant"] != "ra_sae")
         trainer.initialise(x)

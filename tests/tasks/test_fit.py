@@ -88,12 +88,17 @@ def test_a_damaged_checkpoint_is_as_good_as_none(work, how, caplog) -> None:
 
 
 def test_what_fails_in_a_process_is_told_in_a_line(work) -> None:
-    with pytest.raises(SaeuronError, match=r"training h in 2 processes failed: .*batch is 31: expected a multiple"):
-        fit_in_processes(work("odd", processes=2, batch=31), quiet)
+    with pytest.raises(
+        SaeuronError, match=r"training h in 2 processes failed: .*train.k is 49, but an SAE at h has 48"
+    ):
+        fit_in_processes(work("odd", processes=2, k=49), quiet)
 
 
+BY_ROW = ("topk", "abs_topk", "top_afa", "jumprelu", "gated", "vsae")
+"""Variants that choose row by row."""
 SHARED_OUT = {
-    "rows": {"variant": "topk", "share": "rows"},
+    **{f"rows {name}": {"variant": name, "share": "rows"} for name in BY_ROW},
+    "rows, compared": {"variant": "batch_topk", "share": "rows"},
     "topk": {"variant": "topk"},
     "multi": {"variant": "topk", "topk": TopKOptions(multi=0.125)},
     "batch_topk": {"variant": "batch_topk"},
@@ -119,14 +124,14 @@ def test_two_processes_train_what_one_does_and_resume_exactly(work) -> None:
         assert resumed.read_bytes() == first.read_bytes()
         two = Trainer(told[name].config, WIDTH, "h")
         two.load(resumed)
-        assert two.sae.W_dec.shape == (48, WIDTH)
-        if name == "rows":
-            # Slices of 16 rows have a variance of their own: near, and not the same.
+        assert two.variant.W_dec.shape == (48, WIDTH)
+        if name == "rows, compared":
+            # Slices of 16 rows have largest p of their own: near, and not the same.
             assert [p.fvu for p in two.history] == pytest.approx([p.fvu for p in one.history], rel=0.1)
             agreement = torch.nn.functional.cosine_similarity(weights(one)["W_dec"], weights(two)["W_dec"])
             assert agreement.mean() > 0.95 and not torch.equal(weights(one)["W_dec"], weights(two)["W_dec"])
             continue
-        # Batches are whole, so all is the same to rounding: curve, clipping, AuxK, thresholds, moments, silence.
+        # All is the same to rounding: curve, clipping, AuxK, thresholds, moments, silence.
         np.testing.assert_allclose(np.array(two.history), np.array(one.history), rtol=1e-4)
         for key, tensor in weights(one).items():
             torch.testing.assert_close(weights(two)[key], tensor, rtol=1e-3, atol=1e-5)
@@ -150,6 +155,60 @@ def test_how_the_work_is_shared_is_of_no_account_to_one_process() -> None:
     assert "share" not in SAEConfig(processes=2).identity
 
 
-def test_trajectories_give_each_batch_whole_images(work) -> None:
-    mixed, whole = (fit(work(order, order=order, steps=5), quiet) for order in ("mixed", "trajectories"))
-    assert not torch.equal(weights(mixed)["W_dec"], weights(whole)["W_dec"])
+@pytest.mark.parametrize("batch", [32, 50])
+def test_trajectories_use_up_some_images_before_the_next(work, monkeypatch, batch) -> None:
+    """Of 24 images of 30 rows, eight at a time."""
+    image_of: dict[bytes, int] = {}
+    for path in work("any").shards:
+        for _, rows in activations.ActivationRows([path]).everything():
+            image = len(set(image_of.values()))
+            image_of |= {row.tobytes(): image for row in rows.reshape(-1, WIDTH)}
+    assert len(image_of) == 720
+    seen: list[list[int]] = []
+    step = Trainer.step
+
+    def noted(trainer: Trainer, rows: torch.Tensor) -> None:
+        seen.append([image_of[row.tobytes()] for row in rows.numpy()])
+        step(trainer, rows)
+
+    monkeypatch.setattr(Trainer, "step", noted)
+    fit(work("whole", order="trajectories", batch=batch, steps=720 // batch), quiet)
+    images = [image for batch_ in seen for image in batch_]
+    assert all(4 < len(set(batch_)) <= 16 for batch_ in seen), "mixed over images"
+    pools = [set(images[i : i + 240]) for i in range(0, len(images) // 240 * 240, 240)]
+    assert [len(pool) for pool in pools] == [8] * len(pools) and len(set.union(*pools)) == 8 * len(pools)
+    seen.clear()
+    fit(work("mixed", batch=batch, steps=720 // batch), quiet)
+    assert len({image for batch_ in seen[:3] for image in batch_}) > 16
+
+
+def test_what_several_processes_left_is_read_into_main_memory(work, monkeypatch) -> None:
+    """An SAE that they share out may fit no device."""
+    asked: list[str] = []
+    whole = Trainer.__init__
+
+    def noted(self, config, width, hookpoint, device="cpu", **others) -> None:
+        asked.append(device)
+        whole(self, config, width, hookpoint, "cpu", **others)
+
+    monkeypatch.setattr(Trainer, "__init__", noted)
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: ended())
+    told = work("shared", processes=2, share="latents").model_copy(update={"device": "cuda"})
+    Trainer(told.config, WIDTH, "h").save(told.checkpoint)
+    assert fit_in_processes(told, quiet).sae.W_dec.device.type == "cpu"
+    assert asked == ["cpu", "cpu"]
+
+
+class ended:
+    """A process that ended well."""
+
+    stdout = ()
+
+    def __enter__(self) -> "ended":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def wait(self) -> int:
+        return 0
