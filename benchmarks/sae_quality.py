@@ -30,7 +30,8 @@ from saeuron.canvas.vocabulary import Split
 from saeuron.capture import capture
 from saeuron.config import CaptureConfig, ModelConfig, SAEConfig
 from saeuron.models import load_pipeline
-from saeuron.sae_training import Point, Quality, Trainer, quality, tensor_of, together
+from saeuron.sae_training import Point, Quality, Trainer, quality, together
+from saeuron.streams import tensor_of
 from saeuron.variants import VARIANTS
 
 HOOKPOINT = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2"

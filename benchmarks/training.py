@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from benchmarks.results import Figure, parser, show
 from saeuron.config import SAEConfig
-from saeuron.sae_training import Trainer, tensor_of
+from saeuron.sae_training import Trainer
+from saeuron.streams import tensor_of
 from storage import activations, shards
 from storage.activations import ActivationRows
 

@@ -247,6 +247,9 @@ class SAEConfig(Config):
     share: Literal["rows", "latents"] = "rows"
     """What the processes share out: the rows of every batch (data parallelism), or the latents, for an SAE that does
     not fit into one device (of the variants `topk` and `batch_topk`)."""
+    normalize: bool = False
+    """Train on rows scaled so that their mean distance from b_dec is sqrt(D) at the start. Without it the learning rate
+    has to suit the size of activations. The SAE that comes of it takes and gives activations as they are."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder's product, by which latents are chosen, and, with kernels in Triton, of what gathers read of the
     weights; the weights themselves, moments and sums are float32."""
@@ -304,6 +307,8 @@ class SAEConfig(Config):
         without = {"checkpoint_every", "kernels", *(options - {self.variant})}
         if self.processes == 1 or self.share == "rows":
             without.add("share")
+        if not self.normalize:
+            without.add("normalize")
         found = {k: v for k, v in fields.items() if k not in without}
         if self.order == "trajectories":
             found["pools"] = TRAJECTORIES

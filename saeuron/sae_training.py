@@ -10,11 +10,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from saeuron.checkpoint import (
@@ -28,11 +26,12 @@ from saeuron.checkpoint import (
 )
 from saeuron.config import SAEConfig
 from saeuron.errors import BadWeights, ConfigError, SaeuronError
-from saeuron.losses import fvu
+from saeuron.losses import fvu, geometric_median
 from saeuron.moments import Moments
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE
 from saeuron.sparse import Room
+from saeuron.streams import Rows, Stream, Streams, ahead, by_hookpoint, rows_at, tensor_of
 from saeuron.update import TritonUpdate, Update
 from saeuron.variants import SparseVariant, make
 
@@ -43,10 +42,6 @@ FAST_FROM = 8
 
 SAVING = 1 / 20
 """Checkpoints are put off while to write them would take more than this of the time."""
-
-Stream = Callable[[int], Iterator[NDArray[Any]]]
-"""stream(b): batches of rows [B, D] from the b-th on; the b-th batch is always the same. float16, float32, or uint16
-for the bits of bfloat16."""
 
 
 class Point(NamedTuple):
@@ -130,22 +125,36 @@ class Trainer:
         self.silent = torch.zeros(self.variant.n_latents, dtype=torch.int64, device=self.device)
         self.dead_rows = config.dead_rows or max(1, config.steps * config.batch // 10)
         self.history: list[Point] = []
+        self.factor = 1.0
+        """What rows are multiplied by before anything else (`normalize`)."""
         self._recent: list[Tensor] = []
         """FVU, L0 and loss of each step since the last point; left on the device, which nobody then waits for."""
 
     @property
     def sae(self) -> SAE:
-        """The SAE as it is now, for inference; a copy."""
-        return self.variant.export(self.hookpoint)
+        """The SAE as it is now, for inference; a copy, of activations as they are."""
+        sae = self.variant.export(self.hookpoint)
+        if self.factor != 1:
+            # Every activation function is homogeneous: at c x, with c times the biases and thresholds, f is c times f.
+            with torch.no_grad():
+                for tensor in (sae.b_enc, sae.b_dec, sae.threshold):
+                    tensor.div_(self.factor)
+        return sae
 
     def initialise(self, rows: Tensor) -> None:
         """Start from a first sample, [B, D]."""
-        self.variant.initialise(rows.float().to(self.device))
+        x = rows.to(self.device).float()
+        if self.config.normalize:
+            distance = float((x - geometric_median(x)).norm(dim=1).mean())
+            self.factor = math.sqrt(x.shape[1]) / distance if distance > 0 else 1.0
+        self.variant.initialise(x * self.factor if self.config.normalize else x)
 
     def step(self, rows: Tensor) -> None:
         """One optimizer step on rows [B, D]; with several ranks each is given all of them."""
         variant, config, rows_of = self.variant, self.config, self.rows_of
         x = rows_of.part(rows).to(self.device).float()
+        if config.normalize:
+            x = x * self.factor
         out = variant(x, self.step_index)
         dead = self.silent >= self.dead_rows
         loss = out.loss
@@ -194,6 +203,8 @@ class Trainer:
         """Everything needed to go on exactly; written by the first rank, whole."""
         tensors = prefixed("variant", self.variant.state_dict()) | pack_optimizer(self.update.optimizer, "adam")
         tensors |= {"silent": self.silent, "recent": self._figures()}
+        if self.config.normalize:
+            tensors["factor"] = torch.tensor(self.factor, dtype=torch.float64)
         if self.latents_of.size > 1:
             for name in sorted(self._divided() & tensors.keys()):
                 tensors[name] = self.latents_of.collect(tensors[name])
@@ -221,6 +232,7 @@ class Trainer:
         self.silent = tensors["silent"].to(self.device)
         self._recent = list(tensors["recent"].reshape(-1, 3).float().to(self.device))
         self.step_index = metadata["step"]
+        self.factor = float(tensors.get("factor", 1.0))
         self.history = [Point(*p) for p in metadata["history"]]
 
 
@@ -257,18 +269,20 @@ def train(
 
 def together(
     trainers: Sequence[Trainer],
-    stream: Stream,
+    stream: Stream | Streams,
     checkpoints: Mapping[int, Path],
     *,
     report: Callable[[int, Point], None] = lambda index, point: None,
 ) -> None:
-    """Train several SAEs of one hookpoint to their ends on one stream of rows, which is read once.
+    """Train several SAEs to their ends on one stream of rows, of one hookpoint or several, which is read once.
 
     They are initialised or loaded, at the same step, and take batches of the same size; each ends as it would alone.
     They take their steps in turns, and share the memory for pre-activations.
 
     Args:
-        trainers: variants, sizes, seeds of weights, as they please. checkpoints: by index, where to save them.
+        trainers: variants, sizes, seeds of weights, hookpoints, as they please.
+        stream: rows for all of them, or by hookpoint.
+        checkpoints: by index, where to save them.
         report: called with the index and each new point of its curve.
     """
     start = {t.step_index for t in trainers}
@@ -284,13 +298,14 @@ def together(
         return
     saving = {i: _Saving(trainers[i], path) for i, path in checkpoints.items()}
     devices = {t.device for t in trainers}
-    batches = map(tensor_of, itertools.islice(stream(begin), end - begin))
-    for rows in _ahead(batches, devices.pop()) if len(devices) == 1 else batches:
+    stored: Iterator[Rows] = stream(begin)
+    batches = map(by_hookpoint, itertools.islice(stored, end - begin))
+    for rows in ahead(batches, devices.pop()) if len(devices) == 1 else batches:
         for i, trainer in enumerate(trainers):
             if trainer.step_index >= trainer.config.steps:
                 continue
             before = len(trainer.history)
-            trainer.step(rows)
+            trainer.step(rows_at(trainer.hookpoint, rows))
             if len(trainer.history) > before:
                 report(i, trainer.history[-1])
             if i in saving and trainer.step_index % trainer.config.checkpoint_every == 0:
@@ -311,38 +326,6 @@ class _Saving:
             self.trainer.save(self.path)
             self.ended = time.monotonic()
             self.took = self.ended - begun
-
-
-def _ahead(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The batches on a device. On CUDA each is sent, from pinned memory, while the one before it is worked on."""
-    if device.type != "cuda":
-        yield from batches
-        return
-    copying, before = torch.cuda.Stream(device), None
-    for batch in batches:
-        # Pinned memory and the device's are torch's to keep: neither is given to others before the copy is through.
-        pinned = batch.pin_memory()
-        with torch.cuda.stream(copying):
-            after = pinned.to(device, non_blocking=True)
-            arrived = copying.record_event()
-        if before is not None:
-            yield _arrived(*before)
-        before = after, arrived
-    if before is not None:
-        yield _arrived(*before)
-
-
-def _arrived(rows: Tensor, event: torch.cuda.Event) -> Tensor:
-    here = torch.cuda.current_stream(rows.device)
-    here.wait_event(event)
-    rows.record_stream(here)
-    return rows
-
-
-def tensor_of(rows: NDArray[Any]) -> Tensor:
-    """Rows as they are stored, as a tensor: numpy knows no bfloat16, so its bits come as uint16."""
-    tensor = torch.from_numpy(rows)
-    return tensor.view(torch.bfloat16) if rows.dtype == np.uint16 else tensor
 
 
 class Quality(NamedTuple):

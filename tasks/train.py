@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 
 from saeuron.config import SAEConfig
-from saeuron.sae_training import quality, tensor_of
+from saeuron.sae_training import quality
+from saeuron.streams import tensor_of
 from storage.activations import ActivationRows
 from storage.tables import HISTORY, table, write_table
 from tasks import progress

@@ -1,0 +1,70 @@
+"""Rows on their way from where they are stored to the SAEs that train on them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeuron.errors import SaeuronError
+
+Rows = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""A batch [B, D] for all that train, or one for each hookpoint."""
+
+Stream = Callable[[int], Iterator[NDArray[Any]]]
+"""stream(b): batches of rows [B, D] from the b-th on; the b-th batch is always the same. float16, float32, or uint16
+for the bits of bfloat16."""
+
+Streams = Callable[[int], Iterator[Mapping[str, NDArray[Any]]]]
+"""The same of several hookpoints, {hookpoint: rows}."""
+
+
+def tensor_of(rows: NDArray[Any]) -> Tensor:
+    """Rows as they are stored, as a tensor: numpy knows no bfloat16, so its bits come as uint16."""
+    tensor = torch.from_numpy(rows)
+    return tensor.view(torch.bfloat16) if rows.dtype == np.uint16 else tensor
+
+
+_ALL = ""
+
+
+def by_hookpoint(batch: Rows) -> dict[str, Tensor]:
+    """Rows by hookpoint, or rows for all; see `rows_at`."""
+    named = batch if isinstance(batch, Mapping) else {_ALL: batch}
+    return {hookpoint: tensor_of(rows) for hookpoint, rows in named.items()}
+
+
+def rows_at(hookpoint: str, batch: Mapping[str, Tensor]) -> Tensor:
+    """Those of a hookpoint, or those for all. Raises SaeuronError where there are neither."""
+    if hookpoint not in batch and _ALL not in batch:
+        raise SaeuronError(f"the stream holds no rows of {hookpoint!r}; expected one of {', '.join(sorted(batch))}.")
+    return batch[hookpoint if hookpoint in batch else _ALL]
+
+
+def ahead(batches: Iterator[dict[str, Tensor]], device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """The batches on a device. On CUDA each is sent, from pinned memory, while the one before it is worked on."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    copying, before = torch.cuda.Stream(device), None
+    for batch in batches:
+        # Pinned memory and the device's are torch's to keep: neither is given to others before the copy is through.
+        pinned = {hookpoint: rows.pin_memory() for hookpoint, rows in batch.items()}
+        with torch.cuda.stream(copying):
+            after = {hookpoint: rows.to(device, non_blocking=True) for hookpoint, rows in pinned.items()}
+            sent = copying.record_event()
+        if before is not None:
+            yield _arrived(*before)
+        before = after, sent
+    if before is not None:
+        yield _arrived(*before)
+
+
+def _arrived(batch: dict[str, Tensor], sent: torch.cuda.Event) -> dict[str, Tensor]:
+    for rows in batch.values():
+        here = torch.cuda.current_stream(rows.device)
+        here.wait_event(sent)
+        rows.record_stream(here)
+    return batch
