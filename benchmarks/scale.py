@@ -92,10 +92,11 @@ def work_of(setting: Setting, step: float) -> dict[str, float]:
     """Floating-point operations, by stage; `step` is `counted()`."""
     image = STEPS * step
     encoding = 2.0 * WIDTH * LATENTS * POSITIONS * STEPS
+    stored = setting.images * setting.steps * setting.positions
     return {
         "capture": setting.images * image,
-        # One dense product forward; the gradients are sparse.
-        "train": setting.hookpoints * setting.rows * 2.0 * WIDTH * LATENTS,
+        # One dense product forward, the rest is sparse; and one more for the figures of the SAE, on all that is stored.
+        "train": setting.hookpoints * (setting.rows + stored) * 2.0 * WIDTH * LATENTS,
         "score": setting.concepts * setting.scored * (image + encoding),
         "tune": setting.concepts * setting.tuned * image,
         "evaluate": setting.concepts * setting.evaluated * image,

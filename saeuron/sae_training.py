@@ -30,7 +30,7 @@ from saeuron.losses import fvu, geometric_median
 from saeuron.moments import Moments
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE
-from saeuron.sparse import Room
+from saeuron.sparse import Pattern, Room, decode
 from saeuron.streams import Rows, Stream, Streams, ahead, by_hookpoint, rows_at, tensor_of
 from saeuron.update import TritonUpdate, Update
 from saeuron.variants import SparseVariant, make
@@ -347,10 +347,19 @@ def quality(sae: SAE, batches: Iterator[Tensor]) -> Quality:
     fired = torch.zeros(sae.info.n_latents, dtype=torch.bool, device=sae.W_enc.device)
     for batch in batches:
         x = batch.to(sae.W_enc.device).float()
-        latents = sae.encode(x)
-        part = Moments.of(x, latents, sae.decode(latents))
+        codes = sae.encode(x)
+        part = Moments.of(x, codes, _decoded(sae, codes))
         found = part if found is None else found + part
-        fired |= (latents != 0).any(0)
+        fired |= (codes != 0).any(0)
     if found is None:
         raise SaeuronError("FVU and L0 of no rows; expected at least one batch.")
     return Quality(found.fvu, found.l0, 1 - float(fired.float().mean()))
+
+
+def _decoded(sae: SAE, codes: Tensor) -> Tensor:
+    """X_hat [B, D] of codes [B, N]. Where few latents fire, a dense product would be half of all the work."""
+    if int(codes.count_nonzero()) * FAST_FROM > codes.numel():
+        return sae.decode(codes)
+    rows, latents = codes.nonzero(as_tuple=True)
+    pattern = Pattern(rows, latents, (codes.shape[0], codes.shape[1]))
+    return decode(pattern, codes[rows, latents], sae.W_dec) + sae.b_dec
