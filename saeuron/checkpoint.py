@@ -38,7 +38,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote; metadata is {} for a file of another library.
 
     Raises:
-        BadWeights: the file is not safetensors, or is cut short.
+        BadWeights: the file is not safetensors, or is cut short, or its metadata are not ours.
         FileNotFoundError: there is no such file.
     """
     if not path.exists():
@@ -52,7 +52,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is not a readable safetensors file ({error}); it may be cut short, or a pickle: "
             "restore it or make it again."
         ) from error
-    return tensors, json.loads(metadata.get("json", "{}"))
+    try:
+        found = json.loads(metadata.get("json", "{}"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BadWeights(f"{path} holds metadata that are not a JSON object; restore it or make it again.")
+    return tensors, found
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:

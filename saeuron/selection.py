@@ -46,15 +46,6 @@ def row_top_k(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found.values, found.indices
 
 
-def batch_top_k(pre: Tensor, k: int) -> Tensor:
-    """The k * B largest ReLU(p) of the whole batch (2412.06410, section 3); [B, N] -> [B, N].
-
-    Ties at the boundary are all kept.
-    """
-    rows, latents = largest(pre.detach(), k * len(pre))
-    return torch.zeros_like(pre).index_put((rows, latents), pre[rows, latents])
-
-
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Where the `count` largest positive values of [B, N] are, ties at the boundary included: (rows, columns), int64.
 

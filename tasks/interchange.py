@@ -14,9 +14,10 @@ from torch import Tensor
 from saeuron import models
 from saeuron.cards import sae_card
 from saeuron.errors import ConfigError, UnknownName
-from saeuron.interchange import Imported, Located, locate, read, seems_hub_id, write
+from saeuron.interchange import BadSAE, Imported, Located, locate, read, seems_hub_id, write
 from saeuron.sae import SAE, check_width
-from saeuron.sae_training import Quality, quality, tensor_of
+from saeuron.sae_training import Quality, quality
+from saeuron.streams import tensor_of
 from storage import Workspace
 from storage.activations import ActivationRows
 from storage.files import write_atomic
@@ -226,10 +227,14 @@ def export(workspace: Path, found: Found, format: str, out: Path) -> list[Path]:
     Returns the files, the card last.
 
     Raises:
-        BadSAE: the format cannot express it.
+        BadSAE: the format cannot express it, or its hookpoint names no folder in `out`.
         ConfigError: `out` holds other things.
     """
-    inner = out / (found.sae.info.hookpoint or "sae")
+    hookpoint = found.sae.info.hookpoint
+    inner = out / (hookpoint or "sae")
+    # Also where a link of that name leads elsewhere.
+    if inner.resolve().parent != out.resolve():
+        raise BadSAE(f"hookpoint {hookpoint!r} is no folder in {out}; give --out a new folder, or another --hookpoint.")
     facts = cards.sae_facts(workspace, found.label, found.manifest, format)
     names = {"cfg.json", "sae_weights.safetensors" if format == "saelens" else "sae.safetensors"}
     for folder, mine in ((out, {"README.md", cards.RUN, inner.name}), (inner, names)):

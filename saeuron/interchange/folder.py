@@ -1,9 +1,11 @@
 """The folder of one SAE: its configuration and its tensors, every mistake in one line."""
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import torch
@@ -13,11 +15,22 @@ from torch import Tensor
 from saeuron.checkpoint import save_tensors
 from saeuron.errors import UserError
 from saeuron.files import atomic_path
-from saeuron.sae import SAE
+from saeuron.sae import SAE, SAEInfo
 
 Format = Literal["saeuron", "sparsify", "saelens"]
 PICKLES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"})
 PICKLED = "a pickle can run anything and is not opened: load it in the library that wrote it, save it as safetensors."
+
+NUMBER = (int, float)
+_WORDS = {
+    str: "a string",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    NoneType: "null",
+}
 
 
 class BadSAE(UserError):
@@ -48,21 +61,33 @@ class Folder:
         """Whether it holds the file."""
         return (self.path / name).is_file()
 
-    def config(self, name: str = "cfg.json") -> dict[str, Any]:
+    def config(self, kinds: Mapping[str, tuple[type, ...]] | None = None, name: str = "cfg.json") -> dict[str, Any]:
         """The object in its JSON file.
 
+        Args:
+            kinds: the types that a field may have where it is there; `a.b` is b of the object a, and stands after it.
+
         Raises:
-            BadSAE: there is none, or it is not JSON.
+            BadSAE: there is none, or it is not JSON, or a field is of another type.
         """
         path = self.path / name
         try:
             found = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise BadSAE(f"{self.path} has no {name}; expected one beside the weights.") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadSAE(f"{path} is not JSON; it may be cut short: fetch it again.") from None
         if not isinstance(found, dict):
             raise BadSAE(f"{path} holds {type(found).__name__}; expected an object.")
+        for field, allowed in (kinds or {}).items():
+            *sections, last = field.split(".")
+            inner = found
+            for section in sections:
+                inner = inner.get(section) or {}
+            # Not isinstance: true is no number.
+            if last in inner and type(inner[last]) not in allowed:
+                words = " or ".join(dict.fromkeys(_WORDS[kind] for kind in allowed))
+                raise BadSAE(f"{path} has {field} {reprlib.repr(inner[last])}; expected {words}.")
         return found
 
     def number(self, config: Mapping[str, Any], name: str) -> int:
@@ -72,9 +97,24 @@ class Folder:
             BadSAE: it is missing, or something else.
         """
         value = config.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1 or value % 1:
-            raise BadSAE(f"{self.path / 'cfg.json'} has {name} {value!r}; expected a whole number from 1 up.")
+        # Above 2^53 not every whole number is a float.
+        if isinstance(value, bool) or not isinstance(value, NUMBER) or not 1 <= value <= 2**53 or value % 1:
+            raise BadSAE(
+                f"{self.path / 'cfg.json'} has {name} {reprlib.repr(value)}; expected a whole number from 1 up."
+            )
         return int(value)
+
+    def checked(self, info: SAEInfo) -> SAEInfo:
+        """`info` itself, if there may be such an SAE.
+
+        Raises:
+            BadSAE: there is none.
+        """
+        try:
+            info.check()
+        except ValueError as error:
+            raise BadSAE(f"{self.path} has {error}.") from None
+        return info
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Its weights as they are stored.

@@ -1,7 +1,5 @@
 """Our own folders: `SAE.save` and `SAE.load`, with a check of every number."""
 
-from dataclasses import replace
-
 import torch
 
 from saeuron.checkpoint import load_tensors
@@ -20,14 +18,16 @@ def read(folder: Folder, hookpoint: str = "") -> Imported:
     """
     try:
         tensors, fields = load_tensors(folder.path / WEIGHTS)
-        sae = SAE.from_tensors(tensors, fields or folder.config(), str(folder.path))
-    except (BadWeights, FileNotFoundError, ValueError) as error:
+        fields = fields or folder.config()
+        if hookpoint:
+            fields = {**fields, "hookpoint": hookpoint}
+        sae = SAE.from_tensors(tensors, fields, str(folder.path))
+    except (BadWeights, FileNotFoundError) as error:
         raise BadSAE(str(error)) from error
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        # float: not every type of eight bits can be asked.
+        if not torch.isfinite(tensor.float()).all():
             raise BadSAE(f"{folder.path}: {name} holds NaN or infinity; the weights are damaged.")
-    if hookpoint:
-        sae.info = replace(sae.info, hookpoint=hookpoint)
     return Imported(sae, "saeuron", dtype_of(tensors["W_enc"]), folder.size(WEIGHTS))
 
 

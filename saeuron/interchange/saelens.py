@@ -4,13 +4,16 @@ There p = x_in W_enc + b_enc with x_in = scale * x - b_dec, where `apply_b_dec_t
 scale. All that is affine is folded into our weights, in float64; what depends on the row itself is refused.
 """
 
+import reprlib
+import sys
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saeuron.interchange.folder import BadSAE, Folder, Imported, dtype_of
+from saeuron.interchange.folder import NUMBER, BadSAE, Folder, Imported, dtype_of
 from saeuron.sae import SAE, SAEInfo
 from saeuron.selection import Activation
 
@@ -31,6 +34,27 @@ _VARIANTS = {
 """Our names of its architectures; the last two in checkpoints of training only."""
 _TOPK = frozenset({"topk", "abstopk"})
 _BATCH = frozenset({"batchtopk", "matryoshka_batchtopk"})
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("d_in", "d_sae", "k"), NUMBER),
+    **dict.fromkeys(("architecture", "reshape_activations"), (str,)),
+    **dict.fromkeys(("activation_fn", "activation_fn_str", "hook_name", "hook_point"), (str, NoneType)),
+    **dict.fromkeys(("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"), (bool,)),
+    # A flag in early versions.
+    "normalize_activations": (str, bool, NoneType),
+    "finetuning_scaling_factor": (bool, NoneType),
+    "hook_point_layer": (int, list, NoneType),
+    "activation_fn_kwargs": (dict, NoneType),
+    "activation_fn_kwargs.k": NUMBER,
+    "metadata": (dict, NoneType),
+    "metadata.hook_name": (str, NoneType),
+    "metadata.training_architecture": (str, NoneType),
+    "metadata.training_architecture_details": (dict, NoneType),
+    "metadata.training_architecture_details.k": NUMBER,
+    "metadata.saeuron": (dict, NoneType),
+    "metadata.saeuron.variant": (str,),
+    "metadata.saeuron.k": NUMBER,
+}
+"""Of every field that is read."""
 _NORMALISATION = {
     "layer_norm": "divides each row by its own deviation",
     "constant_norm_rescale": "divides each row by its own norm",
@@ -55,7 +79,7 @@ def read(folder: Folder, hookpoint: str = "", scale: float | None = None) -> Imp
     Raises:
         BadSAE: it is damaged, or computes something that has no exact equal here.
     """
-    config, notes = folder.config(), list[str]()
+    config, notes = folder.config(_KINDS), list[str]()
     architecture = _architecture(folder, config)
     stored = folder.tensors(WEIGHTS)
     # Written for a while by versions before 6; all ones, it changes nothing.
@@ -120,14 +144,14 @@ def _architecture(folder: Folder, config: dict[str, Any]) -> str:
 
 def _hook(config: dict[str, Any]) -> str:
     """Where it says that it belongs."""
-    return str(
-        _section(config, "metadata").get("hook_name") or config.get("hook_name") or config.get("hook_point") or ""
-    )
+    named = _section(config, "metadata").get("hook_name") or config.get("hook_name") or config.get("hook_point") or ""
+    # Early versions named it for several layers, and said beside it which.
+    layer = config.get("hook_point_layer")
+    return str(named).replace("{layer}", str(layer)) if isinstance(layer, int) else str(named)
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
-    found = config.get(name)
-    return found if isinstance(found, dict) else {}
+    return config.get(name) or {}
 
 
 def _shapes(architecture: str, width: int, n: int) -> dict[str, tuple[int, ...]]:
@@ -157,7 +181,6 @@ def _weights(architecture: str, tensors: dict[str, Tensor]) -> _Weights:
 def _scale(folder: Folder, config: dict[str, Any], scale: float | None) -> float | None:
     """The factor that activations are multiplied by before they enter; None where there is none."""
     kind = config.get("normalize_activations") or "none"
-    # A flag in early versions.
     kind = "expected_average_only_in" if kind is True else kind
     if kind == "none":
         if scale is not None:
@@ -167,14 +190,14 @@ def _scale(folder: Folder, config: dict[str, Any], scale: float | None) -> float
         why = _NORMALISATION.get(kind, "is not known here")
         raise BadSAE(f"{folder.path} has normalize_activations {kind!r}: it {why}; it cannot be imported.")
     if scale is None and folder.has(_SCALER):
-        scale = folder.config(_SCALER).get("scaling_factor")
+        scale = folder.config({"scaling_factor": (*NUMBER, NoneType)}, _SCALER).get("scaling_factor")
     if scale is None:
         raise BadSAE(
             f"{folder.path} expects activations times a factor (expected_average_only_in) that is not in the folder; "
             "give it with --scale (1 if it was folded into the weights)."
         )
-    if not 0 < scale < float("inf"):
-        raise BadSAE(f"{folder.path}: the scale is {scale:g}; expected a positive number.")
+    if not 0 < scale <= sys.float_info.max:
+        raise BadSAE(f"{folder.path}: the scale is {reprlib.repr(scale)}; expected a positive number.")
     return float(scale)
 
 
@@ -188,9 +211,10 @@ def _info(folder: Folder, config: dict[str, Any], architecture: str, width: int,
     k = config.get("k", own.get("k", trained.get("k", 0)))
     if architecture in _TOPK:
         k = folder.number({"k": _section(config, "activation_fn_kwargs").get("k"), **config}, "k")
-    if not isinstance(k, (int, float)) or not 0 <= k <= n:
-        raise BadSAE(f"{folder.path} has k {k!r} of {n} latents; expected at most as many.")
-    return SAEInfo(str(variant), width, n, round(k), hookpoint or _hook(config), activation)
+    if not 0 <= k <= n:
+        raise BadSAE(f"{folder.path} has k {reprlib.repr(k)} of {n} latents; expected at most as many.")
+    # SAELens' batchtopk takes fractions: of a threshold, k says only how it was trained.
+    return folder.checked(SAEInfo(variant, width, n, round(k), hookpoint or _hook(config), activation))
 
 
 def write(sae: SAE, folder: Folder, model: str = "") -> None:

@@ -6,7 +6,7 @@ configurations hold three more fields: `batch_topk`, `sample_topk` and `input_un
 
 from typing import Any
 
-from saeuron.interchange.folder import BadSAE, Folder, Imported, dtype_of
+from saeuron.interchange.folder import NUMBER, BadSAE, Folder, Imported, dtype_of
 from saeuron.sae import SAE, SAEInfo
 
 WEIGHTS = "sae.safetensors"
@@ -16,6 +16,11 @@ _REFUSED = {
     "signed": "its latents are signed",
     "sample_topk": "it chooses k latents of a whole image, so that positions depend on one another",
     "input_unit_norm": "it normalises each row by its own mean and deviation",
+}
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("d_in", "k", "num_latents", "expansion_factor"), NUMBER),
+    **dict.fromkeys((*_REFUSED, "batch_topk"), (bool,)),
+    "activation": (str,),
 }
 _BATCH = (
     "trained with batch_topk, whose choice depends on the whole batch, and saved without a threshold: "
@@ -29,7 +34,7 @@ def read(folder: Folder, hookpoint: str = "") -> Imported:
     Raises:
         BadSAE: it is damaged, or computes something that has no equal here.
     """
-    config = folder.config()
+    config = folder.config(_KINDS)
     _check(folder, config)
     width, k = folder.number(config, "d_in"), folder.number(config, "k")
     # A num_latents of 0 means: see expansion_factor.
@@ -38,10 +43,8 @@ def read(folder: Folder, hookpoint: str = "") -> Imported:
     stored = folder.tensors(WEIGHTS)
     shapes = {"encoder.weight": (n, width), "encoder.bias": (n,), "W_dec": (n, width), "b_dec": (width,)}
     tensors = folder.fitted(stored, shapes)
-    if k > n:
-        raise BadSAE(f"{folder.path} has k {k} of {n} latents; expected at most as many.")
-    batch = bool(config.get("batch_topk"))
-    info = SAEInfo("batch_topk" if batch else "topk", width, n, k, hookpoint, "topk")
+    batch = config.get("batch_topk", False)
+    info = folder.checked(SAEInfo("batch_topk" if batch else "topk", width, n, k, hookpoint, "topk"))
     weights = {
         "W_enc": tensors["encoder.weight"],
         "b_enc": tensors["encoder.bias"],

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from flows.config import load
-from saeuron.interchange import read, write
+from saeuron.interchange import BadSAE, read, write
 from saeuron.sae import SAE, SAEInfo
 from saeuron.sae_training import quality
 from storage import Workspace
@@ -23,7 +24,7 @@ from storage.shards import write_shard
 from storage.verify import damage
 from tasks import runs
 from tasks.capture import CaptureJob
-from tasks.interchange import STAGE, VERSION, content
+from tasks.interchange import STAGE, VERSION, Found, content, export
 from tasks.train import TrainJob
 from tests.end_to_end.process import TINY, Done, run_here
 
@@ -134,6 +135,40 @@ class TestInfo:
         assert "unknown SAE 'sae_v2_xyz'" in bad(sae(workspace, "info", "sae_v2_xyz"))
         assert "cannot fetch SAE 'some/thing' from the hub" in bad(sae(workspace, "info", "some/thing"))
 
+    @pytest.mark.parametrize(
+        ("fixture", "fields", "words"),
+        [
+            ("saelens/topk", {"architecture": ["topk"]}, "has architecture ['topk']; expected a string."),
+            (
+                "saelens/topk",
+                {"normalize_activations": {}},
+                "normalize_activations {}; expected a string or true or false",
+            ),
+            (
+                "saelens/topk",
+                {"metadata": {"hook_name": "../../outside"}},
+                "hookpoint '../../outside'; expected a module's",
+            ),
+            ("sparsify/topk", {"k": "4"}, "has k '4'; expected a number."),
+            ("saeuron", {"k": 2.5}, "k 2.5; expected a whole number"),
+            ("saeuron", {"variant": 3}, "variant 3; expected a string"),
+            ("saeuron", {"hookpoint": 5}, "hookpoint 5; expected a string"),
+            ("saeuron", [1], "metadata that are not a JSON object"),
+        ],
+    )
+    def test_fields_that_no_sae_has(
+        self, workspace: Workspace, tmp_path: Path, fixture: str, fields: Any, words: str
+    ) -> None:
+        folder = tmp_path / "odd"
+        if fixture == "saeuron":
+            given = some_sae()
+            said = fields if isinstance(fields, list) else vars(given.info) | fields
+            save_file(given.state_dict(), mkdir(folder) / "sae.safetensors", {"json": json.dumps(said)})
+            (folder / "cfg.json").write_text(json.dumps(vars(given.info)))
+        else:
+            _with(Path(shutil.copytree(FIXTURES / fixture, folder)), **fields)
+        assert words in bad(sae(workspace, "info", folder))
+
     def test_damage(self, workspace: Workspace, trained: str, foreign: Path) -> None:
         path = foreign / "sae_weights.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
@@ -207,6 +242,11 @@ class TestImport:
         assert len(Workspace.open(root, create=False).artifacts("sae")) == 1
 
 
+def mkdir(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def _with(folder: Path, **fields: Any) -> Path:
     path = folder / "cfg.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
@@ -260,6 +300,35 @@ class TestExport:
         words = ("export", foreign, "--format", "saeuron", "--out", tmp_path / "out", "--hookpoint", OTHER)
         good(sae(workspace, *words))
         assert read(tmp_path / "out" / OTHER).sae.info == replace(some_sae(1).info, hookpoint=OTHER)
+
+    @pytest.mark.parametrize("hookpoint", ["../../outside", "..", "{tmp}/outside"])
+    def test_nothing_is_written_beside_out(
+        self, workspace: Workspace, foreign: Path, tmp_path: Path, hookpoint: str
+    ) -> None:
+        hookpoint, out = hookpoint.format(tmp=tmp_path), tmp_path / "a" / "b" / "out"
+        before = sorted(tmp_path.rglob("*"))
+        named = _with(foreign, metadata={"hook_name": hookpoint})
+        words = ("--format", "saeuron", "--out", out)
+        assert "expected a module's dotted name" in bad(sae(workspace, "export", named, *words))
+        assert "expected a module's dotted name" in bad(
+            sae(workspace, "export", HOOK, *words, "--hookpoint", hookpoint)
+        )
+        imported = read(foreign, HOOK)
+        imported.sae.info = replace(imported.sae.info, hookpoint=hookpoint)
+        with pytest.raises(BadSAE, match="is no folder in"):
+            export(workspace.root, Found("it", imported), "saeuron", out)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_link_in_out_is_not_followed(self, workspace: Workspace, trained: str, tmp_path: Path) -> None:
+        out, outside = mkdir(tmp_path / "out"), mkdir(tmp_path / "outside")
+        (out / HOOK).symlink_to(outside)
+        assert "is no folder in" in bad(sae(workspace, "export", trained, "--format", "saeuron", "--out", out))
+        assert not list(outside.iterdir()) and list(out.iterdir()) == [out / HOOK]
+
+    def test_out_may_be_a_link_itself(self, workspace: Workspace, trained: str, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(mkdir(tmp_path / "elsewhere"))
+        good(sae(workspace, "export", trained, "--format", "saeuron", "--out", tmp_path / "link"))
+        assert read(tmp_path / "elsewhere" / HOOK).sae.info == some_sae().info
 
     def test_refused(self, workspace: Workspace, trained: str, tmp_path: Path) -> None:
         out = tmp_path / "out"

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from saeuron.checkpoint import load_tensors, pack_optimizer, prefixed, save_tensors, stripped, unpack_optimizer
 from saeuron.errors import BadWeights
@@ -76,6 +77,13 @@ def test_a_file_of_another_library_has_no_metadata(tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "plain")
     save_file({"a": torch.ones(2)}, tmp_path / "tagged", metadata={"format": "pt"})
     assert load_tensors(tmp_path / "plain")[1] == load_tensors(tmp_path / "tagged")[1] == {}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[]", "null", "[" * 100_000])
+def test_metadata_that_are_no_object(tmp_path, text):
+    save_file({"a": torch.zeros(1)}, tmp_path / "a", {"json": text})
+    with pytest.raises(BadWeights, match="holds metadata that are not a JSON object; restore it"):
+        load_tensors(tmp_path / "a")
 
 
 def test_bad_and_missing_files(tmp_path):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from saeuron.checkpoint import save_tensors
 from saeuron.errors import BadWeights, WidthMismatch
-from saeuron.sae import SAE, SAEInfo
-from saeuron.selection import batch_top_k, kth_largest, largest, over_threshold, top_afa, top_k
+from saeuron.sae import SAE, SAEInfo, unit_rows
+from saeuron.selection import kth_largest, largest, over_threshold, top_afa, top_k
 
 VARIANTS = ("topk", "batch_topk")
 
@@ -42,6 +42,12 @@ def slow_top_k(pre, k):
         for i in sorted(range(len(row)), key=lambda i: -row[i])[:k]:
             out[b, i] = max(row[i], 0.0)
     return out
+
+
+def batch_top_k(pre, k):
+    """The k B largest of a batch in their places, as `largest` finds them."""
+    where = largest(pre, k * len(pre))
+    return torch.zeros_like(pre).index_put(where, pre[where])
 
 
 def slow_batch_top_k(pre, k):
@@ -159,6 +165,26 @@ def test_decoder_rows_start_with_unit_norm_and_the_seed_decides():
     assert not torch.equal(sae.W_dec, SAE(info, 5).W_dec)
 
 
+def test_weights_are_drawn_on_the_cpu_whatever_the_default_device():
+    info = SAEInfo("topk", 6, 20, 3)
+    with torch.device("meta"):
+        rows, sae = unit_rows(info, 4), SAE(info, 4)
+    assert rows.device.type == "cpu" and torch.equal(rows, SAE(info, 4).W_dec)
+    assert {t.device.type for t in sae.state_dict().values()} == {"meta"}
+
+
+def test_of_given_tensors_nothing_is_drawn_and_nothing_shared(monkeypatch):
+    given = random_sae()
+    tensors = {name: value.double() for name, value in given.state_dict().items()}
+    monkeypatch.setattr("saeuron.sae.unit_rows", None)
+    sae = SAE.of(given.info, tensors)
+    for name, value in sae.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, given.state_dict()[name])
+    again = SAE.of(given.info, given.state_dict())
+    again.W_enc.zero_()
+    assert given.W_enc.abs().min() > 0 and not any(p.requires_grad for p in again.parameters())
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_saving_and_loading_gives_the_same_sae(tmp_path, variant):
     sae, x = random_sae(variant), torch.randn(30, 6)
@@ -219,6 +245,67 @@ def test_weights_that_do_not_fit_their_configuration(tmp_path, change):
     save_tensors(tmp_path / "sae.safetensors", sae.state_dict(), info)
     with pytest.raises(BadWeights, match="does not hold an SAE"):
         SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "hookpoint",
+    [
+        "", "unet.up_blocks.1.attentions.1", "unet.up_blocks.0.attentions.1.transformer_blocks.0.attn2.to_out.0",
+        "blocks.5.hook_resid_post", "blocks.8.attn.hook_z", "hook_embed", "layers.5.mlp", "transformer.h.0",
+        "unet.mid_block.lora_A.my-adapter",
+    ],
+)  # fmt: skip
+def test_every_module_is_a_hookpoint(hookpoint):
+    info = {**vars(random_sae().info), "hookpoint": hookpoint}
+    assert SAE.from_tensors(random_sae().state_dict(), info, "it").info.hookpoint == hookpoint
+
+
+@pytest.mark.parametrize(
+    "hookpoint",
+    [
+        "../../outside",
+        "/outside",
+        "..",
+        ".",
+        "a/b",
+        "a\\b",
+        "a..b",
+        ".a",
+        "a.",
+        "a b",
+        "a\n",
+        "a\x00",
+        "\ud800",
+        "a/" * 500,
+    ],
+    ids=lambda text: ascii(text)[:12],
+)
+def test_what_could_lead_elsewhere_is_no_hookpoint(hookpoint):
+    info = {**vars(random_sae().info), "hookpoint": hookpoint}
+    with pytest.raises(BadWeights, match=r"hookpoint '.*expected a module's dotted name"):
+        SAE.from_tensors(random_sae().state_dict(), info, "it")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"W_dec": None}, "no tensor W_dec; expected W_enc, W_dec, b_enc, b_dec, threshold"),
+        ({"W_skip": torch.zeros(6)}, "an unknown tensor 'W_skip'; expected"),
+        ({"b_enc": torch.zeros(3)}, "b_enc of shape [3]; expected [20]"),
+        ({"threshold": torch.zeros(3)}, "threshold of shape [3]; expected [20]"),
+    ],
+)
+def test_tensors_that_are_not_an_saes(change, words):
+    tensors = {name: value for name, value in {**random_sae().state_dict(), **change}.items() if value is not None}
+    with pytest.raises(BadWeights) as found:
+        SAE.from_tensors(tensors, vars(random_sae().info), "it")
+    assert str(found.value).startswith("it does not hold an SAE of this project: ") and words in str(found.value)
+
+
+def test_what_a_file_claims_takes_no_memory():
+    for size in (10**12, 10**30):
+        with pytest.raises(BadWeights, match=r"n_latents|W_enc of shape"):
+            SAE.from_tensors(random_sae().state_dict(), {**vars(random_sae().info), "n_latents": size}, "it")
 
 
 def test_a_file_of_another_library(tmp_path):
