@@ -31,6 +31,8 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=1024)
     arguments.add_argument("--lr", type=float, default=3e-3)
     arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--scale", type=float, default=1.0, help="what rows are multiplied by")
+    arguments.add_argument("--normalize", action="store_true", help="train.normalize")
     arguments.add_argument("--threads", type=int, default=2)
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
@@ -40,9 +42,9 @@ def main() -> None:
     for name in options.variants:
         config = SAEConfig(
             variant=name, k=options.active, expansion=options.directions // options.width, lr=options.lr,
-            steps=options.steps, batch=options.batch,
+            steps=options.steps, batch=options.batch, normalize=options.normalize,
         )  # fmt: skip
-        found[name] = [_recovered(config, *size, seed) for seed in seeds]
+        found[name] = [_recovered(config, *size, seed, options.scale) for seed in seeds]
         print(f"{name:<16}" + "".join(f"  {cosine:.3f}" for cosine, _ in found[name]), flush=True)
     untrained = SAEConfig(variant="topk", k=options.active, expansion=options.directions // options.width)
     before = untrained.model_copy(update={"steps": 0, "batch": options.batch})
@@ -59,7 +61,7 @@ def main() -> None:
     show(figures, options.json)
 
 
-def _recovered(config: SAEConfig, width: int, directions: int, seed: int) -> tuple[float, float]:
+def _recovered(config: SAEConfig, width: int, directions: int, seed: int, scale: float = 1.0) -> tuple[float, float]:
     """(mean over the directions of the best cosine, share of them with one over FOUND)."""
     generator = torch.Generator().manual_seed(seed)
     planted = torch.nn.functional.normalize(torch.randn(directions, width, generator=generator), dim=1)
@@ -68,7 +70,7 @@ def _recovered(config: SAEConfig, width: int, directions: int, seed: int) -> tup
     def rows() -> torch.Tensor:
         which = torch.rand(config.batch, directions, generator=generator).topk(config.k, dim=1).indices
         strengths = 1 + torch.rand(config.batch, config.k, generator=generator)
-        return torch.zeros(config.batch, directions).scatter(1, which, strengths) @ planted + 0.5
+        return (torch.zeros(config.batch, directions).scatter(1, which, strengths) @ planted + 0.5) * scale
 
     trainer.initialise(rows())
     for _ in range(config.steps):

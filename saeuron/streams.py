@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saeuron.errors import SaeuronError
+from saeuron.noise import generator
 
 Rows = NDArray[Any] | Mapping[str, NDArray[Any]]
 """A batch [B, D] for all that train, or one for each hookpoint."""
@@ -25,6 +26,33 @@ def tensor_of(rows: NDArray[Any]) -> Tensor:
     """Rows as they are stored, as a tensor: numpy knows no bfloat16, so its bits come as uint16."""
     tensor = torch.from_numpy(rows)
     return tensor.view(torch.bfloat16) if rows.dtype == np.uint16 else tensor
+
+
+def in_memory(rows: NDArray[Any], batch: int, seed: int = 0) -> Stream:
+    """A stream of rows [M, D] that are in memory, shuffled anew for each epoch; a batch may straddle two.
+
+    Raises ValueError where there are no rows, or a batch would have none.
+    """
+    if batch < 1 or len(rows) < 1:
+        raise ValueError(f"batches of {batch} of {len(rows)} rows; expected at least one of each")
+
+    def order(epoch: int) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = torch.randperm(
+            len(rows), generator=generator(seed, "epoch", epoch), device="cpu"
+        ).numpy()
+        return found
+
+    def stream(start: int) -> Iterator[NDArray[Any]]:
+        epoch, at = divmod(start * batch, len(rows))
+        waiting = order(epoch)[at:]
+        while True:
+            while len(waiting) < batch:
+                epoch += 1
+                waiting = np.concatenate([waiting, order(epoch)])
+            yield rows[waiting[:batch]]
+            waiting = waiting[batch:]
+
+    return stream
 
 
 _ALL = ""
