@@ -31,8 +31,9 @@ check: .venv/installed-test
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Everything that can befall a run, more than a hundred kills among it; docs/log.md says how long it takes.
+# Everything that can befall a run, more than a hundred kills among it; docs/log.md says how long it takes. And what
+# queries without end may take, given time.
 faults: .venv/installed-test
-	$(BIN)/pytest -n 2 --dist loadfile tests/faults -m "full or not full"
+	$(BIN)/pytest -n 2 --dist loadfile tests/faults tests/storage/test_attacks.py -m "full or not full"

@@ -22,6 +22,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from tests.end_to_end.sharing import SHARED  # noqa: E402
 from tests.s3_server import Server, serving  # noqa: E402
 
 torch.set_num_threads(1)
@@ -33,6 +34,42 @@ if not torch.cuda.is_available():
 # the next one tries the same examples.
 settings.register_profile("saeuron", deadline=None, max_examples=25, database=None, derandomize=True)
 settings.load_profile("saeuron")
+
+
+LONGEST = (
+    # The second needs nothing of what the first makes for all, such as Prefect's database: it need not wait for that.
+    "end_to_end/test_runners.py",
+    "storage/test_attacks.py",
+    "end_to_end/test_schedule.py",
+    "end_to_end/test_resume.py",
+    "tasks/test_fit.py",
+    "end_to_end/test_documentation.py",
+    "end_to_end/test_object_store.py",
+    "faults/test_disk.py",
+    "end_to_end/test_concepts.py",
+    "end_to_end/test_pipeline.py",
+    "faults/test_kills.py",
+    "faults/test_damage.py",
+    "storage/test_query.py",
+    "saeuron/test_triton_kernels.py",
+    "flows/test_sql_shell.py",
+)
+"""Files that take longest. They come first, so that no process works at one of them alone when the rest is done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(__file__).parent
+    places = {folder / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = tmp_path_factory.getbasetemp()
+    # That of each of xdist's workers lies in one that they have in common.
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    request.config.stash[SHARED] = common / "shared"
+    request.config.stash[SHARED].mkdir(exist_ok=True)
 
 
 @pytest.fixture(scope="session")

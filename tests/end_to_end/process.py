@@ -11,23 +11,25 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows import server
 from flows.cli import main
 from flows.environment import QUIET
+from tests.end_to_end.sharing import migrated
 
 # Before Prefect is imported: the tests' server sends no telemetry either.
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 
 TINY = Path(__file__).parent / "tiny.yaml"
-LARGE = ("--set", "train.expansion=96", "--set", "train.checkpoint_every=10")
-"""SAEs that are larger than all that Prefect writes, so that a limit on file sizes hits them first."""
+LARGE = ("--set", "train.expansion=24", "--set", "train.checkpoint_every=10")
+"""An SAE, that of the widest hookpoint, is larger than all that Prefect writes: a limit on file sizes hits it first."""
 
 
 @dataclass
@@ -148,47 +150,61 @@ def run_here(*args: str | Path) -> Done:
 
 SERVER = ("prefect", "server", "start")
 RETENTION = {"PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs"}
-"""As README starts it; the rest only makes it quick."""
-_QUICK = {
-    "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "2",
-    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
-    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
-    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-}
+"""As README starts it."""
 _SERVER = pytest.StashKey[Path]()
 
 
 def start_server(config: pytest.Config) -> Path:
-    """A Prefect server, schedules and automations included: one for the session, for it takes seconds to start.
+    """A Prefect server: one for the session, for it takes seconds to start. Returns its folder."""
+    if _SERVER not in config.stash:
+        stack = contextlib.ExitStack()
+        config.add_cleanup(stack.close)
+        config.stash[_SERVER] = stack.enter_context(serving(config))
+    return config.stash[_SERVER]
 
-    Returns its folder.
-    """
-    if _SERVER in config.stash:
-        return config.stash[_SERVER]
+
+@contextlib.contextmanager
+def serving(config: pytest.Config, **settings: str) -> Iterator[Path]:
+    """A Prefect server for the block, schedules and automations included; its folder."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    stack = contextlib.ExitStack()
-    config.add_cleanup(stack.close)
-    home = config.stash[_SERVER] = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+    # Prefect keeps what sends logs and events, with the address it was made for.
+    _drain()
+    own = server.start
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        url = stack.enter_context(_started(migrated(config, home), settings))
+        stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+        stack.callback(_drain)
+        # A run in this process would start one of its own, in case, that would be there until this process ends.
+        stack.callback(setattr, server, "start", own)
+        server.start = lambda: None if PREFECT_API_URL.value() else own()
+        yield home
+
+
+@contextlib.contextmanager
+def _started(home: Path, settings: dict[str, str]) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | QUIET | RETENTION | _QUICK
-    log = stack.enter_context((home / "server.log").open("w"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", *SERVER, "--host", "127.0.0.1", "--port", str(port)],
-        env=environment | {"PREFECT_HOME": str(home)},
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-    stack.callback(_stop, process)
-    url = f"http://127.0.0.1:{port}/api"
-    until(lambda: _answers(f"{url}/health") or process.poll() is not None, 240)
-    assert process.poll() is None, (home / "server.log").read_text()
-    stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
-    stack.callback(_drain)
-    return home
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | QUIET | RETENTION | settings
+    with (home / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *SERVER, "--host", "127.0.0.1", "--port", str(port)],
+            env=environment | {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_HOME": str(home)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}/api"
+        until(lambda: _answers(f"{url}/health") or process.poll() is not None, 240)
+        assert process.poll() is None, (home / "server.log").read_text()
+        yield url
+    finally:
+        # Asked politely it waits for whoever still listens to it.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _answers(url: str) -> bool:
@@ -197,15 +213,6 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        end_session(process.pid)
-    process.wait()
 
 
 def _drain() -> None:
@@ -217,12 +224,12 @@ def _drain() -> None:
         worker.drain_all(timeout=10)
 
 
-def until(seen: Callable[[], Any], seconds: float = 60) -> Any:
+def until(seen: Callable[[], Any], seconds: float = 60, pause: float = 0.1) -> Any:
     """Wait for something to be there, and return it."""
     end = time.monotonic() + seconds
     while not (found := seen()):
         assert time.monotonic() < end, "it never came"
-        time.sleep(0.1)
+        time.sleep(pause)
     return found
 
 

@@ -22,14 +22,14 @@ def rows(workspace: Path, query: str) -> list[dict[str, object]]:
 
 
 class TestRun:
-    def test_says_what_was_removed_and_where_it_is(self, first: Done, workspace: Path) -> None:
+    def test_says_what_was_removed_and_where_it_is(self, first: Done, original: Path) -> None:
         assert first.code == 0
         header = first.out.splitlines()[0].split()
         assert header[:6] == ["domain", "removed", "n", "gamma", "UA", "(UA)"]
         body = [line.split()[:2] for line in first.out.splitlines()[2:4]]
         assert body == [["style", "stripes"], ["object", "cat"]]
         assert "0 found in place, 0 failed" in first.out
-        assert f"workspace: {workspace}" in first.out
+        assert f"workspace: {original / 'workspace'}" in first.out
         assert "next: saeuron generate" in first.out
         assert "Traceback" not in first.err
 
@@ -92,9 +92,9 @@ class TestRun:
         assert run == {"state": "completed", "made": run["made"], "cached": 0, "failed": 0, "message": ""}
         assert rows(workspace, "select concept from removals where outdated") == []
 
-    def test_prefect_keeps_to_the_workspace(self, cli: Cli, workspace: Path) -> None:
-        assert (workspace / ".prefect").is_dir()
-        assert not (cli.folder / ".prefect").exists()
+    def test_prefect_keeps_to_the_workspace(self, first: Done, original: Path) -> None:
+        assert (original / "workspace" / ".prefect").is_dir()
+        assert not (original / "home" / ".prefect").exists()
 
     def test_again_makes_nothing_and_says_the_same(self, cli: Cli, first: Done, workspace: Path, changed: Path) -> None:
         # In a copy elsewhere: a workspace can be moved.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,19 +54,24 @@ def add(workspace: Workspace) -> Callable[..., str]:
     return add
 
 
+def commit_score(
+    workspace: Workspace,
+    concept: str,
+    sums: dict[str, Sums],
+    domain: str = "style",
+    protocol: str = "p",
+    version: int = 1,
+) -> Manifest:
+    """Commit a score artifact of one concept."""
+    name = artifact_id("score", version, {"concept": concept, "domain": domain, "protocol": protocol})
+    saes = []
+    for sae_id, part in sums.items():
+        write_statistics(workspace.folder(name) / f"of {sae_id}", part)
+        saes.append({"sae_id": sae_id, "hookpoint": "unet.mid_block", "folder": f"of {sae_id}", "n_images": 3})
+    summary = {"domain": domain, "concept": concept, "protocol": protocol, "model_id": "m", "saes": saes}
+    return workspace.commit(name, config={"half": "conditional"}, inputs={}, summary=summary, seconds=1.0)
+
+
 @pytest.fixture
 def score(workspace: Workspace) -> Score:
-    """Commit a score artifact of one concept."""
-
-    def score(
-        concept: str, sums: dict[str, Sums], domain: str = "style", protocol: str = "p", version: int = 1
-    ) -> Manifest:
-        name = artifact_id("score", version, {"concept": concept, "domain": domain, "protocol": protocol})
-        saes = []
-        for sae_id, part in sums.items():
-            write_statistics(workspace.folder(name) / f"of {sae_id}", part)
-            saes.append({"sae_id": sae_id, "hookpoint": "unet.mid_block", "folder": f"of {sae_id}", "n_images": 3})
-        summary = {"domain": domain, "concept": concept, "protocol": protocol, "model_id": "m", "saes": saes}
-        return workspace.commit(name, config={"half": "conditional"}, inputs={}, summary=summary, seconds=1.0)
-
-    return score
+    return functools.partial(commit_score, workspace)
