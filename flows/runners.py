@@ -27,7 +27,7 @@ def check(config: RunConfig, device: str) -> None:
 
     Raises:
         ConfigError: what it needs is not installed, nobody answers at its address, workers there could reach no Prefect
-            server, or the devices are of another kind than the run's.
+            server, or the devices are too few, or of another kind than the run's, or than the kernels of training.
     """
     runner = config.runner
     for module in EXTRAS.get(runner.kind, ()):
@@ -39,6 +39,8 @@ def check(config: RunConfig, device: str) -> None:
     for name in runner.devices or ():
         if name.split(":")[0] != device.split(":")[0]:
             raise ConfigError(f"runner.devices holds {name!r}, but the run is on {device!r}; name devices of one kind.")
+    if config.train.kernels == "triton" and device.split(":")[0] != "cuda":
+        raise ConfigError(f"train.kernels 'triton' are for CUDA, but the run is on {device!r}; take 'torch' or 'auto'.")
     if runner.kind == "threads" and device.split(":")[0] != "cpu" and config.train.processes > 1:
         from tasks.model import device_count
 

@@ -102,8 +102,9 @@ def fit_in_processes(work: Fit, report: Report) -> Trainer:
             raise SaeuronError(
                 f"training {work.hookpoint} in {count} processes failed: {errors[0] if errors else f'exit code {code}'}"
             )
-    # In main memory: what the processes shared out may fit no device.
-    trainer = Trainer(work.config, ActivationRows(work.shards).width, work.hookpoint, "cpu")
+    # In main memory, where no kernels for GPUs work: what the processes shared out may fit no device.
+    config = work.config.model_copy(update={"kernels": "torch"})
+    trainer = Trainer(config, ActivationRows(work.shards).width, work.hookpoint, "cpu")
     trainer.load(work.checkpoint)
     return trainer
 

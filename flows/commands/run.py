@@ -62,7 +62,6 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
     import tempfile
     from dataclasses import asdict
 
-    from flows.check import check, check_device, check_saes
     from flows.environment import prepare
     from storage import Workspace
     from storage.workspace import MARK
@@ -70,14 +69,13 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as elsewhere:
         # Prefect makes its folder when it is imported.
         prepare(Path(elsewhere), verbose=False)
-        check_device(device)
+        from flows.plan import page, plan
+        from flows.work import check_all
+
         root = workspace.expanduser().absolute()
         if (root / MARK).exists():
             Workspace.open(root, create=False)
-        check(config, Workspace(root))
-        check_saes(config, Workspace(root))
-        from flows.plan import page, plan
-
+        check_all(config, device, Workspace(root))
         planned = plan(config, root, device=device)
     say(json.dumps([asdict(p) for p in planned], indent=2) if as_json else "\n".join(page(planned)))
 

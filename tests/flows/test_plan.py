@@ -212,5 +212,7 @@ def test_the_command(whole: Workspace) -> None:
     few = ("--set", "train.variant=feature_choice", "--set", "train.k=1", "--set", "train.batch=64")
     done = run_here("run", TINY, "-w", whole.root, "--plan", *few)
     assert done.code == 2 and "train.k * train.batch is 64 in each process: expected at least" in done.complaint
+    done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "train.kernels=triton")
+    assert done.code == 2 and "'triton' are for CUDA, but the run is on 'cpu'; take 'torch'" in done.complaint
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "train.processes=3")
     assert done.code == 2 and "train.batch is 256; expected a multiple of train.processes, 3" in done.complaint

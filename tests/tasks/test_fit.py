@@ -193,8 +193,10 @@ def test_what_several_processes_left_is_read_into_main_memory(work, monkeypatch)
 
     monkeypatch.setattr(Trainer, "__init__", noted)
     monkeypatch.setattr("subprocess.Popen", lambda *args, **options: ended())
-    told = work("shared", processes=2, share="latents").model_copy(update={"device": "cuda"})
-    Trainer(told.config, WIDTH, "h").save(told.checkpoint)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    shared = {"processes": 2, "share": "latents"}
+    Trainer(SMALL.model_copy(update=shared), WIDTH, "h").save(work("shared").checkpoint)
+    told = work("shared", kernels="triton", **shared).model_copy(update={"device": "cuda"})
     assert fit_in_processes(told, quiet).sae.W_dec.device.type == "cpu"
     assert asked == ["cpu", "cpu"]
 
