@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks.results import Figure, parser, show
-from saeuron.config import SAEConfig
 from saeuron.ranks import ALONE
+from saeuron.sae_config import SAEConfig
 from saeuron.sparse import TORCH, Pattern
 from saeuron.update import TritonUpdate, Update
 from saeuron.variants import make

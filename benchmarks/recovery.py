@@ -13,7 +13,7 @@ import statistics
 import torch
 
 from benchmarks.results import Figure, parser, show
-from saeuron.config import SAEConfig
+from saeuron.sae_config import SAEConfig
 from saeuron.sae_training import Trainer
 from saeuron.variants import VARIANTS
 

@@ -28,8 +28,9 @@ from benchmarks.results import Figure, parser, show
 from saeuron.canvas.evaluation import requests
 from saeuron.canvas.vocabulary import Split
 from saeuron.capture import capture
-from saeuron.config import CaptureConfig, ModelConfig, SAEConfig
+from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.models import load_pipeline
+from saeuron.sae_config import SAEConfig
 from saeuron.sae_training import Point, Quality, Trainer, quality, together
 from saeuron.streams import tensor_of
 from saeuron.variants import VARIANTS

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.results import Figure, parser, show
-from saeuron.config import SAEConfig
+from saeuron.sae_config import SAEConfig
 from saeuron.sae_training import Trainer
 from saeuron.streams import tensor_of
 from storage import activations, shards

@@ -8,11 +8,12 @@ from prefect import flow
 from flows.prompts import prompts
 from flows.run import Run
 from flows.summary import text_table
-from saeuron.config import ModelConfig, RunConfig, SAEConfig
+from saeuron.config import ModelConfig, RunConfig
 from saeuron.diagnosis import DiagnosisConfig
 from saeuron.errors import ConfigError
 from saeuron.pages.contents import RANGES, Latent
 from saeuron.pages.document import number, percent
+from saeuron.sae_config import SAEConfig
 from storage import Workspace
 from storage.manifests import Manifest
 from tasks import model, progress, runs

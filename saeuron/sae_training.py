@@ -24,12 +24,12 @@ from saeuron.checkpoint import (
     tensors_digest,
     unpack_optimizer,
 )
-from saeuron.config import SAEConfig
 from saeuron.errors import BadWeights, ConfigError, SaeuronError
 from saeuron.losses import fvu, geometric_median
 from saeuron.moments import Moments
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE
+from saeuron.sae_config import SAEConfig
 from saeuron.sparse import Pattern, Room, decode
 from saeuron.streams import Rows, Stream, Streams, ahead, by_hookpoint, rows_at, tensor_of
 from saeuron.update import TritonUpdate, Update

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from saeuron.config import SAEConfig
 from saeuron.ranks import Ranks
+from saeuron.sae_config import SAEConfig
 from saeuron.variants import SparseVariant, Variant
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, RootModel
 
-from saeuron.config import ConceptConfig, Config, RunConfig, Split
+from saeuron.config import ConceptConfig, RunConfig, Split
 from saeuron.errors import ConfigError
+from saeuron.schema import Config
 from storage import Workspace
 from tasks.records import parsed, write
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from saeuron.config import SAEConfig
+from saeuron.sae_config import SAEConfig
 from saeuron.sae_training import quality
 from saeuron.streams import tensor_of
 from storage.activations import ActivationRows

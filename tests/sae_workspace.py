@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from saeuron.config import CaptureConfig, DomainConfig, ModelConfig, PromptsConfig, RunConfig, SAEConfig, ScoreConfig
+from saeuron.config import CaptureConfig, DomainConfig, ModelConfig, PromptsConfig, RunConfig, ScoreConfig
 from saeuron.models import identity
+from saeuron.sae_config import SAEConfig
 from storage import Workspace
 from tasks import runs
 from tasks.capture import CaptureJob, capture, capture_shard

@@ -9,7 +9,7 @@ from benchmarks.adapters.protocol import Feed, Setup, serve
 
 def train(setup: Setup, feed: Feed) -> None:
     """TopK; Adam, AuxK and the gradient clip as in SAEConfig."""
-    from saeuron.config import SAEConfig
+    from saeuron.sae_config import SAEConfig
     from saeuron.sae_training import Trainer
 
     words = set(setup.variant.split())

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from saeuron.config import Config
+from saeuron.schema import Config
 
 
 class DiagnosisConfig(Config):

@@ -1,6 +1,6 @@
 """Every variant of a sparse autoencoder, by the name that the configuration knows it by (`train.variant`)."""
 
-from saeuron.config import SAEConfig
+from saeuron.sae_config import SAEConfig
 from saeuron.variants.abs_topk import AbsTopK
 from saeuron.variants.base import Forward, SparseVariant, Variant
 from saeuron.variants.batch_topk import BatchTopK

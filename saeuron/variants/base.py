@@ -8,10 +8,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saeuron.config import SAEConfig
 from saeuron.losses import aux_k, fvu, geometric_median
 from saeuron.ranks import ALONE, Ranks
 from saeuron.sae import SAE, SAEInfo
+from saeuron.sae_config import SAEConfig
 from saeuron.selection import Activation
 from saeuron.sparse import TORCH, Pattern, Room, decode, encode_at
 

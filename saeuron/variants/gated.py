@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from saeuron.config import SAEConfig
 from saeuron.losses import aux_k, fvu, variance
 from saeuron.sae import SAE, SAEInfo
+from saeuron.sae_config import SAEConfig
 from saeuron.variants.base import Forward, Variant
 
 

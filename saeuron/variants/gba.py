@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from saeuron.config import SAEConfig
 from saeuron.losses import fvu
+from saeuron.sae_config import SAEConfig
 from saeuron.sparse import Pattern
 from saeuron.variants.base import Forward, Pre, SparseVariant
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from saeuron.config import SAEConfig
 from saeuron.losses import fvu
+from saeuron.sae_config import SAEConfig
 from saeuron.selection import kth_largest
 from saeuron.sparse import Pattern
 from saeuron.variants.base import Forward, Pre, SparseVariant

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from saeuron.config import SAEConfig
 from saeuron.losses import squared, variance
+from saeuron.sae_config import SAEConfig
 from saeuron.sparse import Pattern
 from saeuron.variants.base import Forward, Pre
 from saeuron.variants.batch_topk import BatchTopK

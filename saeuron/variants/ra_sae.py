@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from saeuron.config import SAEConfig
 from saeuron.noise import generator
+from saeuron.sae_config import SAEConfig
 from saeuron.variants.batch_topk import BatchTopK
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from saeuron.config import SAEConfig
 from saeuron.losses import fvu, squared, variance
 from saeuron.sae import SAE
+from saeuron.sae_config import SAEConfig
 from saeuron.selection import Activation, top_afa
 from saeuron.sparse import Pattern
 from saeuron.variants.base import Pre

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from saeuron.config import SAEConfig
 from saeuron.losses import fvu, mean_of_finite
 from saeuron.noise import generator
+from saeuron.sae_config import SAEConfig
 from saeuron.selection import Activation, row_top_k, top_k
 from saeuron.variants.base import Forward, Variant
 

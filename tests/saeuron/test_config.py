@@ -4,8 +4,10 @@ import inspect
 import pytest
 from pydantic import ValidationError
 
-from saeuron import config as module
-from saeuron.config import Config, DomainConfig, ModelConfig, RunConfig, SAEConfig, TuneConfig
+from saeuron import config, sae_config
+from saeuron.config import DomainConfig, ModelConfig, RunConfig, TuneConfig
+from saeuron.sae_config import SAEConfig
+from saeuron.schema import Config
 
 DOMAINS = {
     "object": {"concepts": ("cat", "dog"), "hookpoints": ("unet.a", "unet.b")},
@@ -16,7 +18,13 @@ NEEDED = {
     "DomainConfig": DOMAINS["object"],
     "ConceptConfig": {"name": "neon", "domain": "style"},
 }
-STAGES = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Config) and c is not Config]
+MODULES = (config, sae_config)
+STAGES = {
+    c: None
+    for module in MODULES
+    for c in vars(module).values()
+    if isinstance(c, type) and issubclass(c, Config) and c is not Config
+}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -90,9 +98,8 @@ def test_a_configuration_survives_json():
 
 
 def test_every_field_of_every_stage_is_explained():
-    tree = ast.parse(inspect.getsource(module))
     silent = []
-    for node in tree.body:
+    for node in [node for module in MODULES for node in ast.parse(inspect.getsource(module)).body]:
         if not isinstance(node, ast.ClassDef) or node.name in {"Config", "RunConfig"}:
             continue
         for field, after in zip(node.body, [*node.body[1:], None], strict=True):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from saeuron.config import SAEConfig, TopKOptions
 from saeuron.errors import ConfigError, SaeuronError
 from saeuron.losses import aux_k, fvu, geometric_median
+from saeuron.sae_config import SAEConfig, TopKOptions
 from saeuron.sae_training import Trainer, learning_rate, quality, together, train
 
 VARIANTS = ("topk", "batch_topk")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saeuron.config import SAEConfig
+from saeuron.sae_config import SAEConfig
 from saeuron.streams import in_memory
 from saeuron.variants import VARIANTS
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from saeuron.config import SAEConfig, TopKOptions
 from saeuron.errors import SaeuronError
+from saeuron.sae_config import SAEConfig, TopKOptions
 from saeuron.sae_training import Trainer, together, train
 from saeuron.streams import ahead, tensor_of
 

@@ -6,9 +6,9 @@ import torch
 pytest.importorskip("triton", reason="Triton is there for Linux alone")
 
 from saeuron import triton_kernels
-from saeuron.config import SAEConfig
 from saeuron.errors import ConfigError
 from saeuron.ranks import ALONE
+from saeuron.sae_config import SAEConfig
 from saeuron.sae_training import Trainer
 from saeuron.sparse import TORCH, Pattern, encode_at
 from saeuron.triton_kernels import TRITON, project

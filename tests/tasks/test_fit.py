@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from saeuron.checkpoint import load_tensors
-from saeuron.config import SAEConfig, TopKOptions
 from saeuron.errors import SaeuronError
 from saeuron.ranks import Ranks
+from saeuron.sae_config import SAEConfig, TopKOptions
 from saeuron.sae_training import Trainer
 from storage import activations, shards
 from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes

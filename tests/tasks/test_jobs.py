@@ -10,12 +10,12 @@ from saeuron.config import (
     EvaluateConfig,
     ModelConfig,
     PromptsConfig,
-    SAEConfig,
     ScoreConfig,
     TuneConfig,
 )
 from saeuron.diagnosis import DiagnosisConfig
 from saeuron.errors import BadPrompts
+from saeuron.sae_config import SAEConfig
 from storage.identity import split_id
 from tasks.capture import CaptureJob
 from tasks.evaluate import EvaluateJob

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saeuron.config import SAEConfig
 from saeuron.sae import SAE
+from saeuron.sae_config import SAEConfig
 from saeuron.sae_training import Trainer, quality
 from saeuron.streams import tensor_of
 from storage import Workspace

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saeuron.config import SAEConfig
+from saeuron.sae_config import SAEConfig
 from saeuron.sae_training import Trainer
 from saeuron.variants import make
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from saeuron.config import SAEConfig
+from saeuron.sae_config import SAEConfig
 from saeuron.sae_training import Trainer
+from tests.saeuron.variants.reference import agree, gradients, quiet, slow_decode
 
 SMALL = SAEConfig(variant="batch_topk", expansion=6, k=3, batch=20, steps=1, dead_rows=128)
 WIDE = SMALL.model_copy(update={"expansion": 24, "k": 2})
@@ -16,15 +17,6 @@ def sample(rows=20, seed=1):
     return found * torch.linspace(0.3, 2, rows, dtype=torch.float64)[:, None]
 
 
-def quiet(variant, less):
-    """The variant with smaller biases, so that few p are positive, and two latents whose p is zero everywhere."""
-    with torch.no_grad():
-        variant.b_enc -= less
-        variant.W_enc[[5, 40]] = 0
-        variant.b_enc[[5, 40]] = 0
-    return variant
-
-
 def slow_codes(v, x):
     """Of each row {latent: p}: the k B largest p of the batch, pair by pair, those above zero."""
     pre = [[(row - v.b_dec) @ w + b for w, b in zip(v.W_enc, v.b_enc, strict=True)] for row in x]
@@ -34,10 +26,6 @@ def slow_codes(v, x):
         if p > 0:
             codes[b][i] = pre[b][i]
     return pre, codes
-
-
-def slow_decode(v, codes):
-    return torch.stack([sum((f * v.W_dec[i] for i, f in code.items()), v.b_dec) for code in codes])
 
 
 def slow_loss(v, x, dead):
@@ -51,12 +39,6 @@ def slow_loss(v, x, dead):
         e_hat = sum((row[i] * v.W_dec[i] for i in largest if row[i] > 0), 0 * v.b_dec)
         loss = loss + min(1, len(dead) / 4) / 32 * (error - e_hat).square().sum() / variance
     return codes, x_hat, loss
-
-
-def gradients(loss, variant):
-    """By name; what the loss does not depend on has none."""
-    named = dict(variant.named_parameters())
-    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
 def values(codes):
@@ -78,18 +60,7 @@ def test_the_loss_and_all_gradients_are_the_slow_reference(random_variant, path,
     mask = torch.zeros(variant.n_latents, dtype=torch.bool)
     mask[dead] = True
     loss = out.loss + config.auxk_alpha * variant.auxiliary(x, out.x_hat, mask)
-    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(out.x_hat, x_hat, rtol=1e-10, atol=1e-12)
-    found, wanted = gradients(loss, variant), gradients(expected, variant)
-    assert found.keys() == {"W_enc", "b_enc", "W_dec", "b_dec"}
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
-        assert gradient.abs().sum() > 0
-    # What would be kept with a value of zero learns nothing.
-    for name in ("W_enc", "b_enc", "W_dec"):
-        assert found[name][[5, 40]].abs().sum() == 0
-    assert out.active == sum(counts)
-    assert set(out.fired.nonzero().flatten().tolist()) == set().union(*codes)
+    agree(out, loss, variant, codes, x_hat, expected)
     assert out.least.item() == pytest.approx(min(values(codes)), rel=1e-12)
 
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from saeuron.config import FeatureChoiceOptions, MutualChoiceOptions, SAEConfig
 from saeuron.errors import SaeuronError
 from saeuron.losses import zipf
 from saeuron.sae import SAE
+from saeuron.sae_config import FeatureChoiceOptions, MutualChoiceOptions, SAEConfig
 from saeuron.sae_training import Trainer, quality
 from saeuron.variants.choice import quotas
 

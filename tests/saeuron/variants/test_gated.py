@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from saeuron.config import GatedOptions, SAEConfig
 from saeuron.sae import SAE
+from saeuron.sae_config import GatedOptions, SAEConfig
 from saeuron.sae_training import Trainer, quality
 
 SMALL = SAEConfig(variant="gated", expansion=6, k=6, batch=64, steps=30, lr=1e-2, dead_rows=128)

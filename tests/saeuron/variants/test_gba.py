@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from saeuron.config import GBAOptions, SAEConfig
 from saeuron.sae import SAE
+from saeuron.sae_config import GBAOptions, SAEConfig
 from saeuron.sae_training import Trainer, quality
 
 SMALL = SAEConfig(variant="gba", expansion=6, k=4, batch=64, steps=30, lr=1e-2, dead_rows=128)

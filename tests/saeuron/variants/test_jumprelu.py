@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from saeuron.config import JumpReLUOptions, SAEConfig
 from saeuron.sae import SAE
+from saeuron.sae_config import JumpReLUOptions, SAEConfig
 from saeuron.sae_training import Trainer, quality
 
 SMALL = SAEConfig(

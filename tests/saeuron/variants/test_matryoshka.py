@@ -2,9 +2,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from saeuron.config import MatryoshkaOptions, SAEConfig
 from saeuron.losses import fvu
 from saeuron.sae import SAE
+from saeuron.sae_config import MatryoshkaOptions, SAEConfig
 from saeuron.sae_training import Trainer, quality
 
 SMALL = SAEConfig(variant="matryoshka", expansion=6, k=2, batch=64, steps=30, lr=1e-2, dead_rows=128)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from saeuron.config import RASAEOptions, SAEConfig
 from saeuron.sae import SAE
+from saeuron.sae_config import RASAEOptions, SAEConfig
 from saeuron.sae_training import Trainer, quality
 
 OPTIONS = RASAEOptions(candidates=20, delta=0.2, speed=5)

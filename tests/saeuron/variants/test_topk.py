@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from saeuron.config import SAEConfig, TopKOptions
+from saeuron.sae_config import SAEConfig, TopKOptions
 from saeuron.sae_training import Trainer
+from tests.saeuron.variants.reference import agree, gradients, quiet, slow_decode
 
 SMALL = SAEConfig(variant="topk", expansion=6, k=3, batch=20, steps=1, dead_rows=128)
 MULTI = SMALL.model_copy(update={"topk": TopKOptions(multi=1 / 8)})
@@ -10,15 +11,6 @@ MULTI = SMALL.model_copy(update={"topk": TopKOptions(multi=1 / 8)})
 
 def sample(rows=20, seed=1):
     return torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.5
-
-
-def quiet(variant, less):
-    """The variant with smaller biases, so that rows have few positive p, and two latents whose p is zero everywhere."""
-    with torch.no_grad():
-        variant.b_enc -= less
-        variant.W_enc[[5, 40]] = 0
-        variant.b_enc[[5, 40]] = 0
-    return variant
 
 
 def slow_pre(v, x):
@@ -33,10 +25,6 @@ def slow_codes(pre, k):
         largest = sorted(range(len(row)), key=lambda i, row=row: -row[i].item())[:k]
         codes.append({i: row[i] for i in largest if row[i] > 0})
     return codes
-
-
-def slow_decode(v, codes):
-    return torch.stack([sum((f * v.W_dec[i] for i, f in code.items()), v.b_dec) for code in codes])
 
 
 def slow_variance(x):
@@ -64,13 +52,6 @@ def slow_loss(v, x, multi, dead=()):
     return codes, x_hat, loss
 
 
-def gradients(loss, variant):
-    """By name; what the loss does not depend on has none."""
-    named = dict(variant.named_parameters())
-    found = torch.autograd.grad(loss, list(named.values()), retain_graph=True)
-    return dict(zip(named, found, strict=True))
-
-
 @pytest.mark.parametrize("dead", [[], [7], [0, 3, 11, 30, 31, 47]], ids=len)
 @pytest.mark.parametrize("less", [0.0, 1.5, 2.5])
 @pytest.mark.parametrize("config", [SMALL, MULTI, MULTI.model_copy(update={"k": 13})], ids=["one", "multi", "all"])
@@ -88,18 +69,7 @@ def test_the_loss_and_all_gradients_are_the_slow_reference(random_variant, path,
         mask = torch.zeros(48, dtype=torch.bool)
         mask[dead] = True
         loss = loss + config.auxk_alpha * variant.auxiliary(x, out.x_hat, mask)
-    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(out.x_hat, x_hat, rtol=1e-10, atol=1e-12)
-    found, wanted = gradients(loss, variant), gradients(expected, variant)
-    assert found.keys() == {"W_enc", "b_enc", "W_dec", "b_dec"}
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
-        assert gradient.abs().sum() > 0
-    # Latents that are chosen for want of positive ones, with a value of zero, learn nothing.
-    for name in ("W_enc", "b_enc", "W_dec"):
-        assert found[name][[5, 40]].abs().sum() == 0
-    assert out.active == sum(counts)
-    assert set(out.fired.nonzero().flatten().tolist()) == set().union(*codes)
+    agree(out, loss, variant, codes, x_hat, expected)
     least = [min(f.item() for f in code.values()) for code in codes if code]
     assert out.least.item() == pytest.approx(sum(least) / len(least), rel=1e-12)
 

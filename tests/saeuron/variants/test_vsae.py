@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from saeuron.config import SAEConfig, VSAEOptions
 from saeuron.noise import generator
 from saeuron.sae import SAE
+from saeuron.sae_config import SAEConfig, VSAEOptions
 from saeuron.sae_training import Trainer, quality
 
 OPTIONS = VSAEOptions(sigma=0.7, weight=0.3, warmup=0.5)
