@@ -36,4 +36,4 @@ test: check
 # Everything that can befall a run, more than a hundred kills among it; docs/log.md says how long it takes. And what
 # queries without end may take, given time.
 faults: .venv/installed-test
-	$(BIN)/pytest -n 2 --dist loadfile tests/faults tests/storage/test_attacks.py -m "full or not full"
+	$(BIN)/pytest -n 2 --dist loadfile tests/faults tests/storage/catalog/test_attacks.py -m "full or not full"

@@ -18,8 +18,8 @@ from saeuron.config import ModelConfig
 from saeuron.generation import latent_shape, sample
 from saeuron.hooks import Step, attached, hookpoints
 from saeuron.judges import judge, judges
-from saeuron.models import load_pipeline
 from saeuron.noise import initial_noise
+from saeuron.pipelines.loading import load_pipeline
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.peers import ROOT, missing, python_of
 from benchmarks.results import Figure, parser, show
-from saeuron.interchange import read, write
-from saeuron.sae import SAE, SAEInfo
+from saeuron.sae.autoencoder import SAE, SAEInfo
+from saeuron.sae.interchange import read, write
 
 LIBRARIES = {"sae-lens": "saelens", "eai-sparsify": "sparsify"}
 """Their names, and those of their formats."""

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks.results import Figure, parser, show
-from saeuron.ranks import ALONE
-from saeuron.sae_config import SAEConfig
-from saeuron.sparse import TORCH, Pattern
-from saeuron.update import TritonUpdate, Update
-from saeuron.variants import make
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.ranks import ALONE
+from saeuron.sae.sparse import TORCH, Pattern
+from saeuron.sae.update import TritonUpdate, Update
+from saeuron.sae.variants import make
 
 HOPPER = 90
 """Compute capability 9.0."""
@@ -51,7 +51,7 @@ def main() -> None:
 
 def resources(width: int) -> list[Figure]:
     """What the compiler makes of every kernel, for tables of float32 and of bfloat16."""
-    from saeuron import triton_kernels as kernels
+    from saeuron.sae import triton_kernels as kernels
 
     block = 1 << (width - 1).bit_length()
     figures: list[Figure] = []
@@ -111,7 +111,7 @@ def times(width: int, latents: int, k: int, batch: int) -> list[Figure]:
     """Every kernel beside torch's operators, and the rate of a copy."""
     from triton.testing import do_bench
 
-    from saeuron.triton_kernels import TRITON
+    from saeuron.sae.triton_kernels import TRITON
 
     def took(call: Callable[[], Any]) -> float:
         return float(do_bench(call, return_mode="median"))

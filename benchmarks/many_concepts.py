@@ -5,8 +5,8 @@
 *One more*: the steps score and tune of the canvas style `grain`, beside a workspace of so many styles, over generating
 and encoding the same images with nothing around it, in turns. SAEs are random (training them is no part of it), and the
 other styles' statistics are invented, by the real writers. The evaluation, of a size that the user sets, is left out.
-Packs of features are apart: one is written with every eighth concept (`storage.features`), each concept is in about
-1 + log2(concepts / 8) of them over time, and that is its share.
+Packs of features are apart: one is written with every eighth concept (`storage.statistics.packs`), each concept is in
+about 1 + log2(concepts / 8) of them over time, and that is its share.
 
 *Nothing to do*: `saeuron run` on a workspace of so many concepts whose artifacts are all there, contents aside. Its
 processor seconds say what the figure would be on a machine with nothing else to do.
@@ -29,9 +29,9 @@ from benchmarks.results import Figure, parser, show
 from flows.config import load
 from saeuron.config import RunConfig
 from storage import Workspace
-from storage.features import LOOSE
 from storage.identity import artifact_id
-from storage.statistics import Sums, write_statistics
+from storage.statistics.packs import LOOSE
+from storage.statistics.sums import Sums, write_statistics
 
 CONCEPT, DOMAIN = "grain", "style"
 
@@ -56,10 +56,11 @@ def main() -> None:
 def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int | None) -> list[Figure]:
     from saeuron.generation import generate
     from saeuron.hooks import attached, width
-    from saeuron.models import identity
-    from saeuron.sae import SAE, SAEInfo
+    from saeuron.pipelines.loading import identity
+    from saeuron.sae.autoencoder import SAE, SAEInfo
     from saeuron.scoring import Accumulator
-    from tasks import features, model, prompts, score, totals, tune
+    from tasks import features, prompts, score, totals, tune
+    from tasks.engine import model
 
     config = load("canvas", [f"tune.concepts=[{CONCEPT}]", f"domains.{DOMAIN}.concepts=[neon, dots, {CONCEPT}]"])
     domain = config.domains[DOMAIN]

@@ -22,10 +22,10 @@ from saeuron.capture import capture
 from saeuron.config import RunConfig
 from saeuron.generation import generate
 from saeuron.hooks import attached, width
-from saeuron.models import load_pipeline
+from saeuron.methods.saeuron import Removal, build_edit, removed
+from saeuron.pipelines.loading import load_pipeline
 from saeuron.profiles import DomainTotals, profile
-from saeuron.removal import Removal, build_edit, removed
-from saeuron.sae import SAE, SAEInfo
+from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.scoring import Accumulator
 from storage import activations, shards
 

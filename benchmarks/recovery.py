@@ -13,9 +13,9 @@ import statistics
 import torch
 
 from benchmarks.results import Figure, parser, show
-from saeuron.sae_config import SAEConfig
-from saeuron.sae_training import Trainer
-from saeuron.variants import VARIANTS
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.training import Trainer
+from saeuron.sae.variants import VARIANTS
 
 FOUND = 0.9
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.results import Figure, parser, show
 from storage import Workspace
-from storage.query import run_query
+from storage.catalog.query import run_query
 
 QUERY = """
 with newest as (

@@ -29,11 +29,11 @@ from saeuron.canvas.evaluation import requests
 from saeuron.canvas.vocabulary import Split
 from saeuron.capture import capture
 from saeuron.config import CaptureConfig, ModelConfig
-from saeuron.models import load_pipeline
-from saeuron.sae_config import SAEConfig
-from saeuron.sae_training import Point, Quality, Trainer, quality, together
-from saeuron.streams import tensor_of
-from saeuron.variants import VARIANTS
+from saeuron.pipelines.loading import load_pipeline
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.streams import tensor_of
+from saeuron.sae.training import Point, Quality, Trainer, quality, together
+from saeuron.sae.variants import VARIANTS
 
 HOOKPOINT = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2"
 

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.results import Figure, parser, show
 from storage import Workspace, connect
 from storage.identity import artifact_id
-from storage.statistics import FIXED_POINT, Sums, write_statistics
+from storage.statistics.sums import FIXED_POINT, Sums, write_statistics
 from tasks.features import FeaturesJob, features
 from tasks.totals import TotalsJob, totals
 

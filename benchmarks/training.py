@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.results import Figure, parser, show
-from saeuron.sae_config import SAEConfig
-from saeuron.sae_training import Trainer
-from saeuron.streams import tensor_of
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.streams import tensor_of
+from saeuron.sae.training import Trainer
 from storage import activations, shards
 from storage.activations import ActivationRows
 

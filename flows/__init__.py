@@ -1,1 +1,22 @@
-"""What runs, and when: thin Prefect flows and the command line."""
+"""What runs, and when: thin Prefect flows and the command line. Says the order; does no work.
+
+cli.py          the command `saeuron`: its commands, exit codes, and errors as one line
+config.py       a YAML file and `--set` options -> RunConfig
+check.py        find a user's mistakes before anything heavy is loaded
+environment.py  environment variables set before Prefect and torch are imported
+work.py         what is to be run: shared by commands and deployments
+pipeline.py     the whole method in order, as one Prefect flow
+run.py          state of one run: configuration, what was made, what failed
+runners.py      where tasks run: this process, Dask or Ray
+plan.py         `run --plan`: what a run would make, why, and at what cost
+server.py       the Prefect server that a run starts for itself
+display.py      progress on a terminal: bars, or one line per finished job
+summary.py      what a command prints at its end: tables, paths, the next command
+sae.py          text of the `sae` commands
+sae_report.py   flow and text of `sae report`
+sql_shell.py    the prompt of `saeuron sql --shell`
+commands/       one file per command
+stages/         one ordering function per stage
+upkeep/         verify, gc, diff, refresh
+deploy/         schedules: deployments, forms, notifications
+"""

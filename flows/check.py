@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from saeuron import judges, models
+from saeuron import judges
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
+from saeuron.pipelines import loading as models
 from saeuron.prompts import build, placeholders
 from storage import Workspace
 
@@ -59,7 +60,7 @@ def check_device(device: str) -> None:
 def check_saes(config: RunConfig, workspace: Workspace) -> None:
     """Raise unless the SAEs that a configuration gives are in the workspace, each at its hookpoint."""
     if config.saes:
-        from tasks import saes
+        from tasks.registry import saes
 
         saes.given(workspace, config.saes)
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 
 class Display:
-    """Listens to `tasks.progress`."""
+    """Listens to `tasks.engine.progress`."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

@@ -6,19 +6,20 @@ from typing import Any
 from prefect import flow
 
 from flows import runners, server
-from flows.capture import capture
-from flows.evaluate import evaluate
-from flows.prompts import prompts
 from flows.run import Run
-from flows.score import score
-from flows.train import train
-from flows.tune import tune
+from flows.stages.capture import capture
+from flows.stages.evaluate import evaluate
+from flows.stages.prompts import prompts
+from flows.stages.score import score
+from flows.stages.train import train
+from flows.stages.tune import tune
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
 from storage.errors import StorageError
-from tasks import model, progress, runs
-from tasks.worker import Worker
+from tasks.engine import model, progress
+from tasks.engine.worker import Worker
+from tasks.registry import runs
 
 
 @flow(name="pipeline", flow_run_name="pipeline in {workspace}", validate_parameters=True)

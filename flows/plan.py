@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.diff import flat, short
 from flows.pipeline import stages
 from flows.run import Run, Sought
 from flows.summary import text_table
+from flows.upkeep.diff import flat, short
 from saeuron.config import RunConfig
 from storage import Workspace
 from storage.manifests import Manifest
-from tasks.step import Job, Made, spent
+from tasks.engine.step import Job, Made, spent
 
 
 @dataclass(frozen=True)

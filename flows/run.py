@@ -15,13 +15,13 @@ from typing import Any, Self, TypeVar
 
 from saeuron import judges
 from saeuron.config import RunConfig
-from saeuron.models import identity
+from saeuron.pipelines.loading import identity
 from storage import Workspace
 from storage.manifests import Manifest
-from tasks import progress
-from tasks.concepts import Added, Roster
-from tasks.step import FINAL_ERRORS, Job, Made, in_place, submit
-from tasks.worker import Worker
+from tasks.engine import progress
+from tasks.engine.step import FINAL_ERRORS, Job, Made, in_place, submit
+from tasks.engine.worker import Worker
+from tasks.registry.concepts import Added, Roster
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -42,7 +42,7 @@ def check(config: RunConfig, device: str) -> None:
     if config.train.kernels == "triton" and device.split(":")[0] != "cuda":
         raise ConfigError(f"train.kernels 'triton' are for CUDA, but the run is on {device!r}; take 'torch' or 'auto'.")
     if runner.kind == "threads" and device.split(":")[0] != "cpu" and config.train.processes > 1:
-        from tasks.model import device_count
+        from tasks.engine.model import device_count
 
         if (count := device_count(device)) < config.train.processes:
             raise ConfigError(
@@ -98,7 +98,7 @@ def width(runner: RunnerConfig, device: str, threads: int) -> int:
     if ":" in device:
         return 1
     if device != "cpu":
-        from tasks.model import device_count
+        from tasks.engine.model import device_count
 
         return device_count(device)
     return max(1, (os.cpu_count() or 1) // threads)
@@ -111,7 +111,7 @@ def task_runner(runner: RunnerConfig, workers: int) -> Any:
 
 
 def _processes(runner: RunnerConfig, workers: int) -> Any:
-    from tasks.processes import Processes
+    from tasks.engine.processes import Processes
 
     return Processes(workers)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.summary import text_table
-from tasks.interchange import Found, described, measured
+from tasks.exchange.interchange import Found, described, measured
 
 _BAR = 22
 
@@ -73,7 +73,7 @@ def exported(found: Found, format: str, files: list[str]) -> list[str]:
 
 def compared(workspace: Path, a: Found, b: Found, rows: int) -> dict[str, Any]:
     """Two SAEs side by side, and the page that shows them."""
-    from saeuron.interchange.comparison import MATCH, differences, one_way
+    from saeuron.sae.interchange.comparison import MATCH, differences, one_way
 
     ways = {"A in B": one_way(a.sae, b.sae), "B in A": one_way(b.sae, a.sae)}
     apart = differences(a.sae, b.sae)

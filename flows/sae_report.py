@@ -5,18 +5,19 @@ from typing import Any
 
 from prefect import flow
 
-from flows.prompts import prompts
 from flows.run import Run
+from flows.stages.prompts import prompts
 from flows.summary import text_table
 from saeuron.config import ModelConfig, RunConfig
-from saeuron.diagnosis import DiagnosisConfig
 from saeuron.errors import ConfigError
 from saeuron.pages.contents import RANGES, Latent
 from saeuron.pages.document import number, percent
-from saeuron.sae_config import SAEConfig
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.diagnosis import DiagnosisConfig
 from storage import Workspace
 from storage.manifests import Manifest
-from tasks import model, progress, runs
+from tasks.engine import model, progress
+from tasks.registry import runs
 from tasks.sae_page import Diagnosis, newest
 from tasks.sae_report import DiagnosisJob, StabilityJob, diagnose, stability
 from tasks.train import TrainJob, train

@@ -110,7 +110,7 @@ def reachable() -> Iterator[None]:
     """Have a server for the block, known to workers as well: the user's, or one of this process."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from tasks.page import OWN_SERVER
+    from tasks.engine.page import OWN_SERVER
 
     if PREFECT_API_URL.value():
         yield

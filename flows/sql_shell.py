@@ -21,7 +21,7 @@ import typer
 from flows.commands.options import say
 from flows.summary import text_table
 from storage import Workspace
-from storage.columns import COLUMNS
+from storage.catalog.columns import COLUMNS
 from storage.errors import BadQuery, StorageError
 
 HELP = r"""\d        the views
@@ -109,7 +109,7 @@ class Shell:
             typer.echo(f"saeuron: {' '.join(str(error).split())}", err=True)
 
     def _answer(self, statement: str) -> None:
-        from storage.query import format_table, run_query
+        from storage.catalog.query import format_table, run_query
 
         start = time.monotonic()
         table = run_query(self.workspace, statement, seconds=self.seconds)

@@ -5,7 +5,7 @@ from typing import Any
 
 from saeuron.config import RunConfig
 from storage import Workspace
-from tasks import concepts, runs
+from tasks.registry import concepts, runs
 
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
 
@@ -147,7 +147,7 @@ def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
 
 def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
     """Artifacts by stage, their sizes, outdated removals, damage."""
-    from storage.query import run_query
+    from storage.catalog.query import run_query
 
     manifests = workspace.artifacts()
     rows = []

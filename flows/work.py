@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from flows import runners
 from flows.check import check, check_added, check_device, check_saes
-from flows.refresh import check_present
+from flows.upkeep.refresh import check_present
 from saeuron.config import ConceptConfig, RunConfig
 from storage import Workspace
-from tasks import concepts, runs
-from tasks.concepts import Roster
+from tasks.registry import concepts, runs
+from tasks.registry.concepts import Roster
 
 
 class Work(NamedTuple):

@@ -6,24 +6,44 @@
         image = pipe("An image of cat in neon style.").images[0]
 
 Names are imported on first use, so that `import saeuron` is quick.
+
+    config.py      one frozen configuration per stage
+    schema.py      the base class of configurations
+    errors.py      the tree of exceptions
+    prompts.py     prompt sets from templates and files
+    noise.py       randomness that belongs to an image
+    generation.py  images for (prompt, index) pairs
+    hooks.py       hookpoints: read and edit a module's output
+    capture.py     activations, collected while images are generated
+    scoring.py     statistics and scores of latents
+    profiles.py    what a removal needs of a domain's statistics
+    metrics.py     UA, IRA, CRA with ceilings and intervals
+    checkpoint.py  tensors and numbers in one safetensors file
+    files.py       files that are whole or absent
+    pipelines/     load diffusion pipelines
+    sae/           sparse autoencoders
+    methods/       ways to remove a concept
+    judges/        who says what an image shows
+    pages/         HTML pages and pictures
+    canvas/        the model that ships with the project
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saeuron.models import load_pipeline
-    from saeuron.removal import Removal, removed
-    from saeuron.sae import SAE
+    from saeuron.methods.saeuron import Removal, removed
+    from saeuron.pipelines.loading import load_pipeline
+    from saeuron.sae.autoencoder import SAE
 
 __version__ = "0.1.0"
 __all__ = ["SAE", "Removal", "load_pipeline", "removed"]
 
 _HOME = {
-    "SAE": "saeuron.sae",
-    "Removal": "saeuron.removal",
-    "load_pipeline": "saeuron.models",
-    "removed": "saeuron.removal",
+    "SAE": "saeuron.sae.autoencoder",
+    "Removal": "saeuron.methods.saeuron",
+    "load_pipeline": "saeuron.pipelines.loading",
+    "removed": "saeuron.methods.saeuron",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from saeuron.sae_config import SAEConfig
+from saeuron.sae.config import SAEConfig
 from saeuron.schema import Config
 
 Split = Literal["train", "validation", "test"]

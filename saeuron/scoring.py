@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saeuron.config import Half
 from saeuron.hooks import Step, to_rows
-from saeuron.sae import SAE, check_width
+from saeuron.sae.autoencoder import SAE, check_width
 
 DELTA = 1e-8
 FIXED_POINT = 1 << 24

@@ -1,12 +1,22 @@
 """Bytes: shards, manifests, Parquet, the catalog and its SQL. Knows no model, no tensor library, no orchestrator.
 
-    workspace.py    the folder that holds everything, its artifacts, manifests and locks
-    shards.py       dense samples in WebDataset tars; activations.py reads them as shuffled rows, past
-                    the page cache (direct.py) where they outgrow it
-    statistics.py   mergeable sums of one (concept, SAE); tables.py the small Parquet tables
-    totals.py       sums over the concepts of a domain; features.py the sums of many concepts, feature by feature
-    catalog.py      `connect(workspace)`: a DuckDB connection with one view per kind of thing (views.sql, columns.py)
-    query.py        SQL from people: one SELECT, limited in time, memory and reach
+    workspace.py    the folder that holds everything: artifacts, records, runs, locks
+    manifests.py    the manifest of an artifact; written last, it is the commit point
+    identity.py     artifact ids: a hash of what an artifact is made from
+    files.py        files that are whole or absent
+    seals.py        JSON and HTML that carry their own hash
+    locks.py        locks that a dead process cannot hold
+    verify.py       find damage, and move it out of the way
+    migrations.py   from an older workspace format to this one
+    shards.py       WebDataset tars with a sidecar manifest
+    activations.py  activations in shards, read back as shuffled rows
+    direct.py       large reads that bypass the page cache
+    parquet.py      atomic Parquet with reproducible bytes
+    tables.py       schemas of the small tables
+    errors.py       what can go wrong
+    statistics/     mergeable sums of concepts, totals of domains, packs by latent
+    catalog/        `connect(workspace)` and SQL: the views, their columns, queries of users
+    remote/         a workspace on an object store
 
 Every artifact is complete or absent: files first, the manifest last, each by write, fsync, rename.
 """
@@ -16,7 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from storage.catalog import connect
+    from storage.catalog.connection import connect
     from storage.workspace import Workspace
 
 __all__ = ["Workspace", "connect"]
@@ -25,7 +35,7 @@ __all__ = ["Workspace", "connect"]
 def __getattr__(name: str) -> Any:
     # Lazy: `import storage` costs no DuckDB, so that a command line can show its help at once.
     if name == "connect":
-        from storage.catalog import connect
+        from storage.catalog.connection import connect
 
         return connect
     if name == "Workspace":

@@ -39,12 +39,12 @@ from storage.identity import is_id as is_id
 from storage.locks import at_once, held, lock
 from storage.manifests import MANIFEST as MANIFEST
 from storage.manifests import Manifest, described, listed, within
-from storage.remote import is_url
+from storage.remote.store import is_url
 from storage.seals import read_sealed as read_sealed
 from storage.seals import write_sealed as write_sealed
 
 if TYPE_CHECKING:
-    from storage.mirror import Mirror
+    from storage.remote.mirror import Mirror
 
 FORMAT = 2
 MARK = "workspace.json"
@@ -77,10 +77,10 @@ class Workspace:
 
         Raises NotAWorkspace (absent and not to be made, not a folder, or a folder of something else), WorkspaceTooNew
         (written in a later format), WorkspaceTooOld (in an older one, and only to be read), what `migrations.migrate`
-        raises, and what `storage.mirror.place` does.
+        raises, and what `storage.remote.mirror.place` does.
         """
         if is_url(root):
-            from storage.mirror import place
+            from storage.remote.mirror import place
 
             root = place(root)
         root = Path(root).expanduser().absolute()
@@ -120,7 +120,7 @@ class Workspace:
         """The object store that this folder is the cache of, if it is; nothing is asked of it yet."""
         if not (self.root / LINK).exists():
             return None
-        from storage.mirror import Mirror
+        from storage.remote.mirror import Mirror
 
         return Mirror.of(self.root)
 

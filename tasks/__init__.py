@@ -1,1 +1,20 @@
-"""One retryable, cached step each: open storage, call the library, commit, return a small record."""
+"""One retryable, cached task per file: open storage, call the library, commit, return an id.
+
+prompts.py     write the prompt set
+capture.py     activation shards of a hookpoint
+train.py       the SAE of a hookpoint
+fit.py         the training itself, in one process or several
+score.py       statistics of a concept
+totals.py      sums of a domain
+features.py    packs of statistics, ordered by latent
+tune.py        the removal of a concept
+images.py      test images
+evaluate.py    metrics of a removal
+report.py      contact sheet and score plot of a removal
+sae_report.py  measure an SAE on held-out images
+sae_page.py    its HTML page, and the sheet of one latent
+generate.py    one prompt with and without removals
+engine/        how a task runs: cache, locks, workers, progress
+registry/      what a workspace remembers: runs, concepts, which SAE
+exchange/      SAEs and removals that enter or leave a workspace
+"""

@@ -10,9 +10,9 @@ from saeuron.errors import BadPrompts
 from saeuron.generation import Request, spread
 from saeuron.prompts import Prompt, cells, choose
 from storage import Workspace, activations, shards
-from tasks import model, progress
 from tasks import prompts as prompt_sets
-from tasks.step import Clock, Job, Made, commit, step
+from tasks.engine import model, progress
+from tasks.engine.step import Clock, Job, Made, commit, step
 
 
 class CaptureJob(Job):

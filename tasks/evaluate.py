@@ -7,7 +7,7 @@ from saeuron.metrics import evaluate as figures
 from saeuron.metrics import summary
 from storage.tables import METRICS, table, write_table
 from tasks import images
-from tasks.step import Clock, Job, Made, commit, step
+from tasks.engine.step import Clock, Job, Made, commit, step
 
 METHOD = "saeuron"
 

@@ -2,13 +2,13 @@
 
 from typing import ClassVar
 
-from storage.features import write_pack
-from storage.statistics import FEATURES_FILE
-from tasks.step import Clock, Job, Made, commit, step
+from storage.statistics.packs import write_pack
+from storage.statistics.sums import FEATURES_FILE
+from tasks.engine.step import Clock, Job, Made, commit, step
 
 
 class FeaturesJob(Job):
-    """A pack of the statistics of one SAE; see `storage.features`."""
+    """A pack of the statistics of one SAE; see `storage.statistics.packs`."""
 
     stage: ClassVar[str] = "features"
     version: ClassVar[int] = 1

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from saeuron.errors import SaeuronError
-from saeuron.ranks import ALONE, Ranks
-from saeuron.sae_config import TRAJECTORIES, SAEConfig
-from saeuron.sae_training import Point, Trainer, train
+from saeuron.sae.config import TRAJECTORIES, SAEConfig
+from saeuron.sae.ranks import ALONE, Ranks
+from saeuron.sae.training import Point, Trainer, train
 from storage.activations import POOL_ROWS, ActivationRows
 from storage.files import write_atomic
 

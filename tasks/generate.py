@@ -6,12 +6,13 @@ from pathlib import Path
 from saeuron.config import ModelConfig
 from saeuron.errors import UnknownName
 from saeuron.generation import latent_shape, sample
+from saeuron.methods.saeuron import Removal, removed
 from saeuron.noise import initial_noise
-from saeuron.pictures import side_by_side
+from saeuron.pages.pictures import side_by_side
 from saeuron.prompts import Prompt
-from saeuron.removal import Removal, removed
 from storage import Workspace
-from tasks import model, runs
+from tasks.engine import model
+from tasks.registry import runs
 
 
 def find(workspace: Path, names: Sequence[str]) -> list[Path]:

@@ -14,17 +14,18 @@ from saeuron.config import EvaluateConfig, ModelConfig
 from saeuron.errors import BadPrompts
 from saeuron.generation import Request, generate, requests
 from saeuron.judges import judge, judges
+from saeuron.methods.saeuron import removed
 from saeuron.metrics import Judged
 from saeuron.prompts import Prompt, cells, choose
-from saeuron.removal import removed
 from storage import Workspace, shards
 from storage.errors import ArtifactMissing, Damaged, StorageError
 from storage.files import read_json, write_json
 from storage.manifests import Manifest
 from storage.tables import IMAGES, read_table, table, write_table
-from tasks import model, progress, tune
 from tasks import prompts as prompt_sets
-from tasks.step import Clock, Job, Made, commit, step
+from tasks import tune
+from tasks.engine import model, progress
+from tasks.engine.step import Clock, Job, Made, commit, step
 
 log = logging.getLogger(__name__)
 

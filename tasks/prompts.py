@@ -13,7 +13,7 @@ from saeuron.prompts import Prompt
 from storage import Workspace
 from storage.identity import digest
 from storage.tables import PROMPTS, read_table, table, write_table
-from tasks.step import Clock, Job, Made, commit, step
+from tasks.engine.step import Clock, Job, Made, commit, step
 
 
 class PromptsJob(Job):

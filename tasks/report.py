@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from saeuron import pictures as draw
+from saeuron.pages import pictures as draw
 from saeuron.profiles import profile
 from saeuron.prompts import Prompt
 from tasks import images, score, totals
 from tasks import prompts as prompt_sets
-from tasks.step import Clock, Job, Made, commit, setting_aside, step
+from tasks.engine.step import Clock, Job, Made, commit, setting_aside, step
 
 CURVES = 6
 """Latents in a plot."""

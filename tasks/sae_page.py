@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from saeuron.diagnosis.dictionary import neighbours
 from saeuron.pages.contents import ConceptScore, Example, Latent, SAEReport, StepFigures
+from saeuron.pages.pictures import Picture
 from saeuron.pages.sae import page
 from saeuron.pages.sheet import sheet
-from saeuron.pictures import Picture
-from saeuron.sae import SAE
+from saeuron.sae.autoencoder import SAE
+from saeuron.sae.diagnosis.dictionary import neighbours
 from storage import Workspace, connect, shards
 from storage.files import read_json, write_atomic
 from storage.manifests import Manifest

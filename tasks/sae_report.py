@@ -18,22 +18,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from saeuron.config import ModelConfig
-from saeuron.diagnosis import DiagnosisConfig
-from saeuron.diagnosis.dark_matter import DarkMatter, Errors, dark_matter
-from saeuron.diagnosis.denoising import Loss, denoising_losses, recovered
-from saeuron.diagnosis.dictionary import chance, nearest
-from saeuron.diagnosis.gathering import ALWAYS_ON, HALVES, Firing, Gathered, Reader
 from saeuron.errors import BadPrompts, WidthMismatch
 from saeuron.generation import Request, spread
-from saeuron.moments import pooled
 from saeuron.prompts import cells, choose
-from saeuron.sae import SAE
+from saeuron.sae.autoencoder import SAE
+from saeuron.sae.diagnosis import DiagnosisConfig
+from saeuron.sae.diagnosis.dark_matter import DarkMatter, Errors, dark_matter
+from saeuron.sae.diagnosis.denoising import Loss, denoising_losses, recovered
+from saeuron.sae.diagnosis.dictionary import chance, nearest
+from saeuron.sae.diagnosis.gathering import ALWAYS_ON, HALVES, Firing, Gathered, Reader
+from saeuron.sae.moments import pooled
 from storage import shards
 from storage.files import write_json
 from storage.tables import write_table
-from tasks import model, progress
 from tasks import prompts as prompt_sets
-from tasks.step import Clock, Job, Made, commit, step
+from tasks.engine import model, progress
+from tasks.engine.step import Clock, Job, Made, commit, step
 
 FIGURES, STEPS, LATENTS, PROFILES, EXAMPLES, IMAGES = (
     "diagnosis.json", "steps.parquet", "latents.parquet", "profiles.parquet", "examples.parquet", "images.tar",

@@ -14,14 +14,14 @@ from saeuron.errors import BadPrompts
 from saeuron.generation import Request, generate, requests, spread
 from saeuron.hooks import attached
 from saeuron.prompts import Prompt, cells, choose
-from saeuron.sae import SAE
+from saeuron.sae.autoencoder import SAE
 from saeuron.scoring import Accumulator, Totals
 from storage import Workspace
 from storage.errors import ArtifactMissing, Damaged
 from storage.files import read_json, write_json
 from storage.identity import artifact_id
 from storage.manifests import Manifest
-from storage.statistics import (
+from storage.statistics.sums import (
     CELLS_FILE,
     STATISTICS_FILE,
     Counts,
@@ -31,9 +31,9 @@ from storage.statistics import (
     read_statistics,
     write_statistics,
 )
-from tasks import model, progress
 from tasks import prompts as prompt_sets
-from tasks.step import Clock, Job, Made, commit, step
+from tasks.engine import model, progress
+from tasks.engine.step import Clock, Job, Made, commit, step
 
 IMAGES = "images.json"
 """The keys of the images that were counted."""

@@ -14,10 +14,10 @@ from saeuron.profiles import DomainTotals
 from storage import Workspace
 from storage.errors import ArtifactMissing, Damaged
 from storage.manifests import Manifest
-from storage.statistics import Counts
-from storage.totals import Totals, member_cells, read_totals, write_totals
+from storage.statistics.sums import Counts
+from storage.statistics.totals import Totals, member_cells, read_totals, write_totals
 from tasks import score
-from tasks.step import Clock, Job, Made, commit, step
+from tasks.engine.step import Clock, Job, Made, commit, step
 
 
 class TotalsJob(Job):

@@ -5,15 +5,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from saeuron.sae_config import SAEConfig
-from saeuron.sae_training import quality
-from saeuron.streams import tensor_of
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.streams import tensor_of
+from saeuron.sae.training import quality
 from storage.activations import ActivationRows
 from storage.tables import HISTORY, table, write_table
-from tasks import progress
 from tasks.capture import shard_paths
+from tasks.engine import progress
+from tasks.engine.step import Clock, Job, Made, commit, step
 from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
-from tasks.step import Clock, Job, Made, commit, step
 
 
 class TrainJob(Job):

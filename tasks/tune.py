@@ -10,16 +10,17 @@ from saeuron.config import ModelConfig, TuneConfig
 from saeuron.errors import BadPrompts
 from saeuron.generation import Request, generate, spread
 from saeuron.judges import Judge, judge, judges
+from saeuron.methods.saeuron import Removal, build_edit, removed
 from saeuron.metrics import Judged, evaluate, summary
 from saeuron.profiles import profile
 from saeuron.prompts import Prompt, cells, choose
-from saeuron.removal import Removal, build_edit, removed
-from saeuron.sae import SAE
+from saeuron.sae.autoencoder import SAE
 from storage.files import write_json
 from storage.identity import artifact_id
-from tasks import model, progress, score, totals
 from tasks import prompts as prompt_sets
-from tasks.step import Clock, Job, Made, commit, setting_aside, step
+from tasks import score, totals
+from tasks.engine import model, progress
+from tasks.engine.step import Clock, Job, Made, commit, setting_aside, step
 
 FILE = "removal.safetensors"
 

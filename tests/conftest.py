@@ -39,7 +39,7 @@ settings.load_profile("saeuron")
 LONGEST = (
     # The second needs nothing of what the first makes for all, such as Prefect's database: it need not wait for that.
     "end_to_end/test_runners.py",
-    "storage/test_attacks.py",
+    "storage/catalog/test_attacks.py",
     "end_to_end/test_schedule.py",
     "end_to_end/test_resume.py",
     "tasks/test_fit.py",
@@ -50,8 +50,8 @@ LONGEST = (
     "end_to_end/test_pipeline.py",
     "faults/test_kills.py",
     "faults/test_damage.py",
-    "storage/test_query.py",
-    "saeuron/test_triton_kernels.py",
+    "storage/catalog/test_query.py",
+    "saeuron/sae/test_triton_kernels.py",
     "flows/test_sql_shell.py",
 )
 """Files that take longest. They come first, so that no process works at one of them alone when the rest is done."""
@@ -102,7 +102,7 @@ def tiny_model_folder(make_pipe: Callable[..., Any], tmp_path_factory: pytest.Te
 
 _ELSEWHERE = """
 import hashlib, json, sys
-from saeuron.models import load_pipeline
+from saeuron.pipelines.loading import load_pipeline
 pipe = load_pipeline(sys.argv[1])
 from saeuron.canvas.model import build_tokenizer
 print(json.dumps({

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from saeuron.config import CaptureConfig, DomainConfig, ModelConfig, PromptsConfig, RunConfig, ScoreConfig
-from saeuron.models import identity
-from saeuron.sae_config import SAEConfig
+from saeuron.pipelines.loading import identity
+from saeuron.sae.config import SAEConfig
 from storage import Workspace
-from tasks import runs
 from tasks.capture import CaptureJob, capture, capture_shard
 from tasks.prompts import PromptsJob, prompts
+from tasks.registry import runs
 from tasks.score import ScoreJob, score
 from tasks.train import TrainJob, train
 

@@ -1,4 +1,4 @@
-"""This project: `saeuron.sae_training.Trainer`, one `step` a batch.
+"""This project: `saeuron.sae.training.Trainer`, one `step` a batch.
 
 Variants name its path (`fast`, `plain`), kernels (`torch`, `triton`) and precision (`float32`, `bfloat16`), or none of
 them.
@@ -9,8 +9,8 @@ from benchmarks.adapters.protocol import Feed, Setup, serve
 
 def train(setup: Setup, feed: Feed) -> None:
     """TopK; Adam, AuxK and the gradient clip as in SAEConfig."""
-    from saeuron.sae_config import SAEConfig
-    from saeuron.sae_training import Trainer
+    from saeuron.sae.config import SAEConfig
+    from saeuron.sae.training import Trainer
 
     words = set(setup.variant.split())
     if unknown := words - {"fast", "plain", "torch", "triton", "float32", "bfloat16"}:

@@ -1,1 +1,16 @@
-"""The commands of `saeuron`, a file each."""
+"""The commands of `saeuron`, one file each.
+
+concept.py     `concept list | show | add | drop | refresh`
+deploy.py      `deploy`
+diff.py        `diff`
+gc.py          `gc`
+generate.py    `generate`
+options.py     options that several commands share
+removal.py     `removal export`
+run.py         `run` and `evaluate`
+sae.py         `sae import | export | info | compare`
+sae_report.py  `sae report` and `feature show`
+sql.py         `sql`
+status.py      `status`
+verify.py      `verify`
+"""

@@ -20,11 +20,11 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
 
     Example: saeuron concept list
     """
-    from flows.refresh import outdated
     from flows.summary import concept_rows, text_table
+    from flows.upkeep.refresh import outdated
     from storage import Workspace
-    from tasks import runs
-    from tasks.concepts import Roster
+    from tasks.registry import runs
+    from tasks.registry.concepts import Roster
 
     opened = Workspace.open(workspace, create=False)
     removed = Roster.of(opened, runs.remembered(opened)).removed
@@ -49,11 +49,11 @@ def concept_show(name: str, workspace: WorkspaceOption = WORKSPACE, as_json: Jso
 
     Example: saeuron concept show neon
     """
-    from flows.refresh import check_present
     from flows.summary import concept_page
+    from flows.upkeep.refresh import check_present
     from storage import Workspace
-    from tasks import runs
-    from tasks.concepts import Roster
+    from tasks.registry import runs
+    from tasks.registry.concepts import Roster
 
     opened = Workspace.open(workspace, create=False)
     config = runs.remembered(opened)
@@ -89,11 +89,11 @@ def concept_remove(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
 
     Example: saeuron concept remove neon
     """
-    from flows.refresh import check_present, outdated
+    from flows.upkeep.refresh import check_present, outdated
     from saeuron.errors import ConfigError
     from storage import Workspace
-    from tasks import concepts, runs
-    from tasks.concepts import Roster
+    from tasks.registry import concepts, runs
+    from tasks.registry.concepts import Roster
 
     opened = Workspace.open(workspace, create=False)
     config = runs.remembered(opened)
@@ -123,10 +123,10 @@ def concept_refresh(
 
     Example: saeuron concept refresh neon
     """
-    from flows import refresh
     from flows.check import check_device
+    from flows.upkeep import refresh
     from storage import Workspace
-    from tasks import concepts, runs
+    from tasks.registry import concepts, runs
 
     opened = Workspace.open(workspace, create=False)
     config = runs.remembered(opened)

@@ -18,7 +18,7 @@ def deploy(
 
     Example: saeuron deploy --apply
     """
-    from flows import deploy as flow
+    from flows.deploy import deployments as flow
 
     home = flow.home()
     if not apply:

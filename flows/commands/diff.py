@@ -18,7 +18,7 @@ def diff(
 
     Example: saeuron diff last~1 last
     """
-    from flows import diff as flow
+    from flows.upkeep import diff as flow
     from storage import Workspace
 
     opened = Workspace.open(workspace, create=False)

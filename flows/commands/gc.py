@@ -22,7 +22,7 @@ def gc(
     """
     from flows.environment import prepare
     from storage import Workspace
-    from tasks import runs
+    from tasks.registry import runs
 
     opened = Workspace.open(workspace, create=False)
     # First of all, because what comes now takes seconds to load.
@@ -30,7 +30,7 @@ def gc(
     with tempfile.TemporaryDirectory() as elsewhere:
         # Prefect makes its folder when it is imported, and nothing is run here.
         prepare(Path(elsewhere), verbose=False)
-        from flows import gc as flow
+        from flows.upkeep import gc as flow
 
         found = flow.survey(opened) if dry_run else flow.collect(opened)
     say(json.dumps([asdict(g) for g in found], indent=2, default=str) if as_json else flow.page(opened, found, dry_run))

@@ -27,7 +27,7 @@ def removal_export(
 
     Example: saeuron removal export neon --out published
     """
-    from tasks.cards import export_removal
+    from tasks.exchange.cards import export_removal
 
     paths, measured = export_removal(workspace, concept, out)
     files = [str(path) for path in paths]

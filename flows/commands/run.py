@@ -106,7 +106,8 @@ def run_pipeline(
     console.print("starting Prefect", style="dim")
     from flows.display import Display
     from flows.pipeline import launch
-    from tasks import page, progress, runs
+    from tasks.engine import page, progress
+    from tasks.registry import runs
 
     if keep_config:
         runs.remember(opened, config)

@@ -32,7 +32,7 @@ def sae_import(
     Example: saeuron sae import bcywinski/SAeUron --hookpoint unet.up_blocks.1.attentions.1
     """
     from flows.sae import brought
-    from tasks.interchange import bring
+    from tasks.exchange.interchange import bring
 
     made, imported, others = bring(workspace, source, hookpoint, model, scale)
     fields = {
@@ -59,7 +59,7 @@ def sae_export(
     Example: saeuron sae export sae_v2_3f --format saelens --out published
     """
     from flows.sae import exported
-    from tasks.interchange import export, find
+    from tasks.exchange.interchange import export, find
 
     found = find(workspace, sae, hookpoint)
     files = [str(path) for path in export(workspace, found, format, out)]
@@ -76,7 +76,7 @@ def sae_info(sae: Named, scale: Scale = None, workspace: WorkspaceOption = WORKS
     Example: saeuron sae info published/unet.mid_block
     """
     from flows.sae import info
-    from tasks.interchange import find
+    from tasks.exchange.interchange import find
 
     page = info(find(workspace, sae, scale=scale), workspace)
     say(json.dumps(page["fields"], indent=2) if as_json else "\n".join(page["lines"]))
@@ -96,8 +96,8 @@ def sae_compare(
     Example: saeuron sae compare sae_v2_3f published/unet.mid_block
     """
     from flows.sae import compared
-    from tasks.interchange import find
-    from tasks.model import set_threads
+    from tasks.engine.model import set_threads
+    from tasks.exchange.interchange import find
 
     set_threads(threads)
     page = compared(workspace, find(workspace, a), find(workspace, b), rows)

@@ -101,9 +101,10 @@ def _measured(
     check_server()
     check_device(device)
     from flows.sae_report import sae_report
-    from tasks import model, page, progress, runs
+    from tasks.engine import model, page, progress
+    from tasks.registry import runs
+    from tasks.registry.saes import find
     from tasks.sae_page import Diagnosis, newest
-    from tasks.saes import find
 
     model.set_threads(threads)
     found = find(opened, sae)

@@ -43,7 +43,7 @@ def sql(
         if not Shell(Workspace.open(workspace, create=False), format, seconds).sit():
             raise typer.Exit(1)
         return
-    from storage.query import format_table, run_query
+    from storage.catalog.query import format_table, run_query
 
     assert query is not None
     text = format_table(run_query(Workspace.open(workspace, create=False), query, seconds=seconds), format, out)

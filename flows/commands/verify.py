@@ -21,7 +21,7 @@ def verify(
 
     Example: saeuron verify --deep --repair
     """
-    from flows import verify as flow
+    from flows.upkeep import verify as flow
 
     opened, mark = flow.opened(workspace, migrate=repair)
 

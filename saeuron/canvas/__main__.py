@@ -50,7 +50,7 @@ def train(
     from saeuron.canvas.model import Architecture
     from saeuron.canvas.training import TrainConfig
     from saeuron.canvas.training import train as run
-    from saeuron.models import load_pipeline
+    from saeuron.pipelines.loading import load_pipeline
 
     torch.set_num_threads(threads)
     sizes = Architecture(patch=patch, channels=tuple(int(c) for c in channels.split(",")))
@@ -129,7 +129,7 @@ def evaluate(
     from saeuron.canvas.card import record_figures
     from saeuron.canvas.evaluation import recognised
     from saeuron.config import ModelConfig
-    from saeuron.models import load_pipeline
+    from saeuron.pipelines.loading import load_pipeline
 
     torch.set_num_threads(threads)
     given = {k: v for k, v in {"guidance": guidance, "steps": steps}.items() if v is not None}
@@ -188,8 +188,8 @@ def sheet(
     from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
     from saeuron.config import ModelConfig
     from saeuron.generation import generate
-    from saeuron.models import load_pipeline
-    from saeuron.pictures import save_png
+    from saeuron.pages.pictures import save_png
+    from saeuron.pipelines.loading import load_pipeline
 
     torch.set_num_threads(threads)
     rows, columns = len(OBJECTS), len(STYLE_CLASSES)

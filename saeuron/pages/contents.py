@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saeuron.pictures import Picture
+from saeuron.pages.pictures import Picture
 
 RANGES = ("noisy third", "middle third", "clean third")
 """The steps of a generation in three parts, in the order in which they come."""

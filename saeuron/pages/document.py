@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from saeuron.pictures import Picture
+from saeuron.pages.pictures import Picture
 
 THUMBNAIL = 160
 """Shorter side in pixels above which a picture is made smaller, and a JPEG."""

@@ -7,7 +7,7 @@ import numpy as np
 from saeuron.files import atomic_path
 from saeuron.pages.contents import Latent
 from saeuron.pages.document import heat_colours
-from saeuron.pictures import Picture
+from saeuron.pages.pictures import Picture
 
 _CONCEPTS = 10
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saeuron.errors import WidthMismatch
-from saeuron.removal import Removal
+from saeuron.methods.saeuron import Removal
 from storage import Workspace
 from tests.end_to_end.process import TINY, Cli, ids, run_here
 
@@ -18,10 +18,10 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a model was loaded")
 
-    # In this order: the patch imports `tasks.model`, which must find the true function to put back.
-    monkeypatch.setattr("tasks.model.load_pipeline", refuse)
-    monkeypatch.setattr("saeuron.models.load_pipeline", refuse)
-    monkeypatch.setattr("tasks.runs.start", refuse)
+    # In this order: the patch imports `tasks.engine.model`, which must find the true function to put back.
+    monkeypatch.setattr("tasks.engine.model.load_pipeline", refuse)
+    monkeypatch.setattr("saeuron.pipelines.loading.load_pipeline", refuse)
+    monkeypatch.setattr("tasks.registry.runs.start", refuse)
 
 
 def settings(*texts: str) -> list[str]:

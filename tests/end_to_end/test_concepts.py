@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from saeuron.removal import Removal
+from saeuron.methods.saeuron import Removal
 from storage import Workspace
-from storage.query import run_query
-from tasks import runs
+from storage.catalog.query import run_query
+from tasks.registry import runs
 from tests.end_to_end.process import Done, ids, payload, run_here
 
 pytestmark = pytest.mark.timeout(600)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from storage import Workspace
-from storage.columns import COLUMNS
-from storage.query import run_query
+from storage.catalog.columns import COLUMNS
+from storage.catalog.query import run_query
 from tests.end_to_end.process import LARGE, TINY, run_here
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import gc
+from flows.upkeep import gc
 from storage import Workspace
-from storage.remote import Store
-from storage.remote_artifacts import PENDING, prefix
+from storage.remote.artifacts import PENDING, prefix
+from storage.remote.store import Store
 from tests.end_to_end.process import LARGE, TINY, Cli, Done, payload, run_here
 from tests.s3_server import Server
 

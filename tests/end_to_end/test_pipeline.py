@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saeuron.removal import Removal
+from saeuron.methods.saeuron import Removal
 from storage import Workspace
-from storage.query import run_query
+from storage.catalog.query import run_query
 from tests.end_to_end.process import LARGE, Cli, Done, ids, payload, run_here
 
 pytestmark = pytest.mark.timeout(600)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage import Workspace
-from storage.query import run_query
+from storage.catalog.query import run_query
 from tests.end_to_end.process import LARGE, TINY, Cli, Done, ids, payload, run_here
 from tests.end_to_end.sharing import migrated
 

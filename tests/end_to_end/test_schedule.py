@@ -19,7 +19,7 @@ import pytest
 
 from flows.environment import QUIET
 from storage import Workspace
-from storage.query import run_query
+from storage.catalog.query import run_query
 from tests.end_to_end.process import LARGE, RETENTION, SERVER, TINY, Cli, run_here, serving, until
 from tests.end_to_end.schedule import (
     ROOT,
@@ -34,7 +34,7 @@ from tests.end_to_end.schedule import (
     states,
     words,
 )
-from tests.flows.test_notify import Listener
+from tests.flows.deploy.test_notify import Listener
 
 SECRETS = {"HF_TOKEN": "hf_SENTINEL1", "AWS_SECRET_ACCESS_KEY": "SENTINEL2", "MY_API_KEY": "SENTINEL3"}
 PATH = "/hooks/SENTINEL4"
@@ -135,7 +135,7 @@ def test_deploy_says_what_it_would_run(applied: str) -> None:
 
 
 def test_what_is_there_is_kept(client: Any, applied: str) -> None:
-    from flows import deploy
+    from flows.deploy import deployments as deploy
 
     assert set(deploy.pending(1)) == {"deployments"}
     assert deploy.pending(2)["gpu limit"][1:3] == ["gcl", "update"]
@@ -284,8 +284,8 @@ def test_a_run_by_hand_reports_to_the_server_and_to_its_workspace(
 
 
 def test_the_forms_do_what_the_commands_do(client: Any, workspace: Path, workspaces: Path) -> None:
-    from flows.forms import ConceptForm, EvaluateForm, Machine
-    from flows.scheduled import add, evaluate
+    from flows.deploy.forms import ConceptForm, EvaluateForm, Machine
+    from flows.deploy.scheduled import add, evaluate
 
     mine = shutil.copytree(workspace, workspaces / "forms")
     machine = Machine(workspace=str(mine), threads=1)
@@ -399,8 +399,8 @@ def test_the_log_holds_the_librarys_own_lines(client: Any, killed: Any) -> None:
 
     logs = client.read_logs(log_filter=LogFilter(flow_run_id=LogFilterFlowRunId(any_=[killed.id])))
     lines = {(log.name, log.message) for log in logs}
-    assert ("tasks.model", "loading canvas on cpu") in lines
-    assert any(name == "tasks.page" and message.startswith("sae ") for name, message in lines)
+    assert ("tasks.engine.model", "loading canvas on cpu") in lines
+    assert any(name == "tasks.engine.page" and message.startswith("sae ") for name, message in lines)
 
 
 def test_no_secret_is_stored(killed: Any, server: Path, changed: Path, by_hand: Path) -> None:

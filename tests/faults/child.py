@@ -108,11 +108,11 @@ def set_back(back: float, calls: int) -> None:
     time.time_ns = lambda: real_ns() - int(shift() * 1e9)
     # All that reads the clock, before it is replaced there.
     import flows.pipeline
-    import flows.verify
+    import flows.upkeep.verify
     import storage.workspace
-    import tasks.runs
+    import tasks.registry.runs
 
-    for module in (flows.verify, storage.workspace, tasks.runs):
+    for module in (flows.upkeep.verify, storage.workspace, tasks.registry.runs):
         assert module.datetime is true
         module.datetime = Shifted
 

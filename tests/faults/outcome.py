@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import verify
+from flows.upkeep import verify
 from storage import Workspace
-from storage.catalog import connect
+from storage.catalog.connection import connect
 from storage.files import read_json
 from storage.identity import digest
 from tests.end_to_end.process import payload

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage import features
+from storage.statistics import packs as features
 
 MODULE = "tests.faults.packed"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs import STAGES
+from tasks.registry.runs import STAGES
 from tests.end_to_end.process import Done, run_here
 from tests.faults.conftest import TALLY, again
 from tests.faults.outcome import damaged, differing, kinds
-from tests.flows.test_verify import DAMAGES, flip
+from tests.flows.upkeep.test_verify import DAMAGES, flip
 
 HARMLESS = "records/"
 """A record that is gone is one that was never kept: the artifact says all that it said."""

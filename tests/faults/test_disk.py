@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs import STAGES
+from tasks.registry.runs import STAGES
 from tests.end_to_end.process import Done
 from tests.faults.conftest import SEED, TALLY, Nursery, again, stage_of
 from tests.faults.outcome import damaged, differing

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.query import run_query
+from storage.catalog.query import run_query
 from tests.faults.conftest import TALLY, Nursery, again
 from tests.faults.outcome import damaged, differing
 

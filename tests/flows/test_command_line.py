@@ -16,7 +16,7 @@ from flows.cli import app
 from flows.summary import text_table
 from saeuron.errors import ConfigError
 from tests.end_to_end.process import run_here
-from tests.flows.test_notify import Listener
+from tests.flows.deploy.test_notify import Listener
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:

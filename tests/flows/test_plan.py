@@ -10,12 +10,12 @@ import pytest
 from flows.check import check
 from flows.config import load
 from flows.plan import Plan, Planned, page, plan
-from saeuron import models
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
+from saeuron.pipelines import loading as models
 from storage import Workspace
 from storage.files import write_json
-from tasks.step import Job, Made, spent
+from tasks.engine.step import Job, Made, spent
 from tests.end_to_end.process import TINY, run_here
 
 SECONDS = {"score": 3.0, "images": 2.0}

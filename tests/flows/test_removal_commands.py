@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
+from saeuron.methods.saeuron import Edit, Removal
 from saeuron.metrics import Metric
-from saeuron.removal import Edit, Removal
 from storage import Workspace
 from storage.identity import artifact_id
 from storage.tables import METRICS, table, write_table

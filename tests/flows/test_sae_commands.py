@@ -14,22 +14,22 @@ import yaml
 from safetensors.torch import save_file
 
 from flows.config import load
-from saeuron.interchange import BadSAE, read, write
-from saeuron.sae import SAE, SAEInfo
-from saeuron.sae_training import quality
+from saeuron.sae.autoencoder import SAE, SAEInfo
+from saeuron.sae.interchange import BadSAE, read, write
+from saeuron.sae.training import quality
 from storage import Workspace
 from storage.activations import ActivationRows, encode
-from storage.query import run_query
+from storage.catalog.query import run_query
 from storage.shards import write_shard
 from storage.verify import damage
-from tasks import runs
 from tasks.capture import CaptureJob
-from tasks.interchange import STAGE, VERSION, Found, content, export
+from tasks.exchange.interchange import STAGE, VERSION, Found, content, export
+from tasks.registry import runs
 from tasks.train import TrainJob
 from tests.end_to_end.process import TINY, Done, run_here
 
 HOOK, OTHER, WIDTH = "unet.up_blocks.0.attentions.1", "unet.up_blocks.1.attentions.0", 160
-FIXTURES = Path(__file__).parents[1] / "saeuron" / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "saeuron" / "sae" / "fixtures"
 
 
 def some_sae(seed: int = 0, activation: Any = "threshold", width: int = WIDTH, hookpoint: str = HOOK) -> SAE:

@@ -14,13 +14,13 @@ from flows.commands.sae_report import feature, report
 from flows.run import Run
 from flows.sae_report import check_latent, diagnosis_job, latent_lines, sae_report, sparkline
 from saeuron.errors import ConfigError, UnknownName
-from saeuron.sae import SAE, SAEInfo
+from saeuron.sae.autoencoder import SAE, SAEInfo
 from storage import Workspace
 from storage.identity import artifact_id
-from tasks import runs
+from tasks.registry import runs
+from tasks.registry.saes import find
 from tasks.sae_page import Diagnosis, newest
 from tasks.sae_report import diagnose
-from tasks.saes import find
 from tests.end_to_end.process import start_server
 from tests.sae_workspace import HOOKPOINTS, build
 

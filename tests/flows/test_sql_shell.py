@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 
 from flows.sql_shell import complete, history_file, split
-from storage.columns import COLUMNS
+from storage.catalog.columns import COLUMNS
 from storage.identity import artifact_id
-from storage.statistics import write_statistics
+from storage.statistics.sums import write_statistics
 from storage.workspace import Workspace
 from tests.storage.conftest import random_sums
 

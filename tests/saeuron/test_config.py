@@ -4,9 +4,10 @@ import inspect
 import pytest
 from pydantic import ValidationError
 
-from saeuron import config, sae_config
+from saeuron import config
 from saeuron.config import DomainConfig, ModelConfig, RunConfig, TuneConfig
-from saeuron.sae_config import SAEConfig
+from saeuron.sae import config as sae_config
+from saeuron.sae.config import SAEConfig
 from saeuron.schema import Config
 
 DOMAINS = {

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import storage.totals
+import storage.statistics.totals
 from saeuron.profiles import MEAN_UNIT, DomainTotals, profile
 from saeuron.scoring import FIXED_POINT, scores
 from tests.saeuron.test_scoring import random_sums, slow_scores, totals_of
@@ -22,7 +22,7 @@ def as_bytes(totals):
 
 
 def test_the_unit_of_means_is_that_of_the_files():
-    assert storage.totals.MEAN_UNIT == MEAN_UNIT
+    assert storage.statistics.totals.MEAN_UNIT == MEAN_UNIT
 
 
 def test_a_profile_is_the_formula():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from saeuron.errors import WidthMismatch
 from saeuron.hooks import Step
-from saeuron.sae import SAE, SAEInfo
+from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.scoring import FIXED_POINT, Accumulator, Totals, means, scores, select
 
 D, N = 4, 12

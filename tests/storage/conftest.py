@@ -12,7 +12,7 @@ import pytest
 
 from storage.identity import artifact_id
 from storage.manifests import Manifest
-from storage.statistics import FIXED_POINT, Sums, write_statistics
+from storage.statistics.sums import FIXED_POINT, Sums, write_statistics
 from storage.workspace import Workspace
 
 Score = Callable[..., Manifest]

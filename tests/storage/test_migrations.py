@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from storage.catalog.query import run_query
 from storage.errors import StorageError, WorkspaceBusy, WorkspaceTooOld
 from storage.files import read_json, write_json
 from storage.identity import artifact_id, digest
 from storage.migrations import MIGRATIONS
-from storage.query import run_query
 from storage.seals import read_sealed, write_sealed
 from storage.workspace import FORMAT, Workspace
 from tests.end_to_end.process import run_here

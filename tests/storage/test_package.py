@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import storage
-from storage.catalog import connect
+from storage.catalog.connection import connect
 from storage.workspace import Workspace
 
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from saeuron.sae_training import Trainer
+from saeuron.sae.training import Trainer
 from tasks import fit
 
 FIRST, ON_THE_WAY = ".first", ".on_the_way"

@@ -11,9 +11,9 @@ import torch
 
 from saeuron.checkpoint import load_tensors
 from saeuron.errors import SaeuronError
-from saeuron.ranks import Ranks
-from saeuron.sae_config import SAEConfig, TopKOptions
-from saeuron.sae_training import Trainer
+from saeuron.sae.config import SAEConfig, TopKOptions
+from saeuron.sae.ranks import Ranks
+from saeuron.sae.training import Trainer
 from storage import activations, shards
 from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
 from tests.tasks.several_fits import FIRST

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from saeuron.config import EvaluateConfig
-from saeuron.models import identity
+from saeuron.pipelines.loading import identity
 from storage import Workspace
-from tasks import runs
 from tasks.images import ImagesJob, bases, image_set, images, images_shard, read, shard_count
+from tasks.registry import runs
 from tests.sae_workspace import build
 
 

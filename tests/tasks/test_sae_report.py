@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from saeuron.config import ModelConfig
-from saeuron.diagnosis import DiagnosisConfig
 from saeuron.errors import BadPrompts, WidthMismatch
 from saeuron.generation import generate
 from saeuron.hooks import attached, to_rows
-from saeuron.models import identity
-from saeuron.sae import SAE, SAEInfo
+from saeuron.pipelines.loading import identity
+from saeuron.sae.autoencoder import SAE, SAEInfo
+from saeuron.sae.diagnosis import DiagnosisConfig
 from saeuron.scoring import scores
 from storage import Workspace, shards
 from storage.files import read_json
 from storage.identity import artifact_id
 from storage.tables import read_table
-from tasks import model as models
-from tasks import runs
 from tasks import score as scoring
+from tasks.engine import model as models
 from tasks.prompts import PromptsJob, prompts
+from tasks.registry import runs
 from tasks.sae_page import Diagnosis, concept_scores, newest, protocol, specific, write_page, write_sheet
 from tasks.sae_report import DiagnosisJob, StabilityJob, diagnose, images, stability
 from tests.sae_workspace import HOOKPOINTS, TEMPLATES, build, configuration

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-import storage.catalog_diagnosis as catalog
-from saeuron.diagnosis import DiagnosisConfig
-from saeuron.models import identity
+import storage.catalog.diagnosis as catalog
+from saeuron.pipelines.loading import identity
+from saeuron.sae.diagnosis import DiagnosisConfig
 from storage import Workspace
-from storage.query import run_query
+from storage.catalog.query import run_query
 from storage.tables import read_table
-from tasks import runs
+from tasks.registry import runs
 from tasks.sae_report import DiagnosisJob, StabilityJob, diagnose, stability
 from tests.sae_workspace import HOOKPOINTS, build
 

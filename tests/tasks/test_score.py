@@ -7,9 +7,10 @@ import pytest
 
 import tasks.score
 from saeuron.config import ScoreConfig
-from saeuron.models import identity
+from saeuron.pipelines.loading import identity
 from storage import Workspace
-from tasks import prompts, runs
+from tasks import prompts
+from tasks.registry import runs
 from tasks.score import Base, Part, ScoreJob, bases, images, left, score
 from tests.sae_workspace import HOOKPOINTS, build
 

@@ -12,7 +12,7 @@ from saeuron.profiles import DomainTotals
 from storage import Workspace, connect
 from storage.errors import ArtifactDamaged
 from storage.identity import artifact_id
-from storage.statistics import write_statistics
+from storage.statistics.sums import write_statistics
 from tasks.features import FeaturesJob, features
 from tasks.score import read as read_score
 from tasks.totals import TotalsJob, read, totals

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saeuron.sae import SAE
-from saeuron.sae_config import SAEConfig
-from saeuron.sae_training import Trainer, quality
-from saeuron.streams import tensor_of
+from saeuron.sae.autoencoder import SAE
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.streams import tensor_of
+from saeuron.sae.training import Trainer, quality
 from storage import Workspace
 from storage.activations import encode
 from storage.errors import DiskFull

@@ -1,0 +1,10 @@
+"""One ordering function per stage: which jobs it has, and what each needs first.
+
+prompts.py   prompt sets of the run and of concepts added later
+capture.py   activation shards, one pass for all hookpoints
+train.py     one SAE per hookpoint
+score.py     statistics of every concept
+totals.py    sums per domain, and packs by latent
+tune.py      the removal of every wanted concept
+evaluate.py  test images, metrics and pictures
+"""

@@ -1,0 +1,52 @@
+"""Which prompt sets a run needs: its own, and one for each concept that was added later."""
+
+import functools
+from collections import defaultdict
+from dataclasses import dataclass
+
+from flows.run import Run
+from saeuron.config import PromptsConfig
+from saeuron.prompts import Prompt
+from tasks.prompts import PromptsJob
+from tasks.prompts import prompts as task
+from tasks.registry.concepts import Added
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A prompt set by its id, and what it holds."""
+
+    id: str
+    prompts: tuple[Prompt, ...]
+
+    def asking(self, concept: str) -> list[Prompt]:
+        """Those that ask for a concept, in their order."""
+        return self._asking.get(concept, [])
+
+    @functools.cached_property
+    def _asking(self) -> dict[str, list[Prompt]]:
+        found: dict[str, list[Prompt]] = defaultdict(list)
+        for prompt in self.prompts:
+            for concept in prompt.concepts.values():
+                found[concept].append(prompt)
+        return dict(found)
+
+
+def prompts(run: Run) -> dict[str, PromptSet]:
+    """{"": the run's own set, added concept: its set}."""
+    own = PromptsJob(workspace=run.workspace, config=run.config.prompts, domains=run.config.domains)
+    sets = {"": _made(run, own)}
+    return sets | {concept.name: of_added(run, concept) for concept in run.added}
+
+
+def of_added(run: Run, concept: Added) -> PromptSet:
+    """The prompts of one concept that was added, as its record describes it."""
+    templates = concept.templates or run.config.prompts.templates
+    mine = {split: tuple(t for t in ts if f"{{{concept.domain}}}" in t) for split, ts in templates.items()}
+    domains = dict(run.config.domains)
+    domains[concept.domain] = domains[concept.domain].model_copy(update={"concepts": (concept.name,)})
+    return _made(run, PromptsJob(workspace=run.workspace, config=PromptsConfig(templates=mine), domains=domains))
+
+
+def _made(run: Run, job: PromptsJob) -> PromptSet:
+    return PromptSet(run.step(task, job).id, tuple(job.build()))

@@ -1,0 +1,58 @@
+"""Keep the sums over each domain, and packs of statistics in the order of features, up with the concepts."""
+
+from collections.abc import Iterable, Mapping
+
+from flows.run import Run
+from storage import Workspace
+from storage.statistics.packs import in_use, to_pack
+from tasks.engine.step import Made
+from tasks.features import FeaturesJob
+from tasks.features import features as features_task
+from tasks.totals import TotalsJob
+from tasks.totals import totals as totals_task
+
+
+def totals(run: Run, domain: str, scores: Iterable[str], saes: Mapping[str, str]) -> dict[str, str]:
+    """{hookpoint: totals} over the concepts of these statistics, of the same domain."""
+    members = tuple(sorted(scores))
+    return {hookpoint: _totals(run, domain, members, hookpoint, saes[hookpoint]).id for hookpoint in saes}
+
+
+def keep(run: Run, scores: Mapping[str, str], saes: Mapping[str, str]) -> None:
+    """Have the totals of every domain as it is, which SQL's scores stand on, and packs; a failure is noted."""
+    present = {
+        domain: tuple(sorted(scores[c] for c in names if c in scores)) for domain, names in run.domain_concepts.items()
+    }
+    places = [(d, h) for d, members in present.items() if members for h in run.config.domains[d].hookpoints]
+
+    def add_up(place: tuple[str, str]) -> Made:
+        domain, hookpoint = place
+        return _totals(run, domain, present[domain], hookpoint, saes[hookpoint])
+
+    run.each("totals", places, add_up, " at ".join)
+    at = {h: [i for d, other in places if other == h for i in present[d]] for _, h in places}
+    jobs = [job for hookpoint, members in at.items() for job in _packs(run, members, hookpoint, saes[hookpoint])]
+    if jobs:
+        run.each("features", jobs, lambda job: run.step(features_task, job), lambda job: job.label)
+
+
+def _totals(run: Run, domain: str, members: tuple[str, ...], hookpoint: str, sae_id: str) -> Made:
+    workspace = Workspace(run.workspace)
+    job = TotalsJob(workspace=run.workspace, domain=domain, hookpoint=hookpoint, sae_id=sae_id, scores=members)
+    return run.step(totals_task, job, prepare=lambda job: job.based(workspace.artifacts(job.stage), workspace.has))
+
+
+def _packs(run: Run, members: list[str], hookpoint: str, sae_id: str) -> list[FeaturesJob]:
+    """The packs that are in use, and the one that is to be made of what no pack holds."""
+
+    def job(scores: Iterable[str]) -> FeaturesJob:
+        return FeaturesJob(workspace=run.workspace, hookpoint=hookpoint, sae_id=sae_id, scores=tuple(sorted(scores)))
+
+    known = Workspace(run.workspace).artifacts(FeaturesJob.stage)
+    mine = (m for m in known if m.version == FeaturesJob.version and m.config["sae_id"] == sae_id)
+    packs = {m.id: set(m.config["scores"]) for m in mine}
+    if new := to_pack(members, packs):
+        made = job(new)
+        packs[made.id] = set(new)
+    # One that holds none of those that are there any more is left to gc.
+    return [job(packs[name]) for name in in_use(packs) if packs[name] & {*members}]

@@ -1,0 +1,239 @@
+"""Find what nothing refers to, and delete it.
+
+Referred to is what a run would find: the walk of `flows.plan` over the remembered configuration and the concepts that
+joined, for every kind of device that made anything here; the same for runs that are at work; what a published removal
+was made of, its pictures and its newest figures; what was brought from elsewhere; the inputs of all these; and what
+other commands made of them.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Set
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.pipeline import stages, wanted
+from flows.plan import Plan
+from flows.summary import text_table
+from flows.upkeep.diff import short
+from saeuron.config import RunConfig
+from saeuron.errors import SaeuronError
+from storage import Workspace
+from storage.files import read_json
+from storage.identity import split_id
+from storage.manifests import Manifest
+from storage.verify import copies, header, ids_in, same
+from storage.workspace import MANIFEST, is_id
+from tasks.registry import runs, saes
+from tasks.registry.concepts import Roster
+
+YOUNG = 86_400.0
+"""Seconds for which a folder without a manifest may be one that is being made."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One thing that nothing refers to."""
+
+    kind: str
+    """The stage of an artifact; or copy, record, lock, damaged, objects."""
+    label: str
+    path: Path
+    bytes: int
+    artifact: str = ""
+    left: str = ""
+    """Why it is not deleted; empty if it is, or would be."""
+
+
+def survey(workspace: Workspace) -> list[Garbage]:
+    """Everything that could be deleted, and what has to be left for now. Nothing is changed.
+
+    Raises:
+        ConfigError: nothing was run here.
+        SaeuronError: something is damaged, so that it cannot be known what is referred to.
+    """
+    config = runs.remembered(workspace)
+    manifests = {m.id: m for m in workspace.artifacts()}
+    kept = _referred(workspace, config, manifests)
+    concepts = {m.id: m.summary.get("concept", "") for m in manifests.values() if m.stage == "removal"}
+    found = [_artifact(workspace, i, _label(manifests.get(i), concepts)) for i in workspace.folders() if i not in kept]
+    removed = Roster.of(workspace, config).removed
+    for name in sorted(removed):
+        public = [workspace.removals / f"{name}.safetensors"]
+        public += [workspace.pictures / f"{name}_{kind}.png" for kind in ("sheet", "scores")]
+        found += [_thing("copy", name, path) for path in public if path.exists()]
+    found += [
+        _thing("record", "of what is gone", p) for p in sorted(workspace.records.glob("*_v*")) if _lone(workspace, p)
+    ]
+    locks = sorted(workspace.locks.glob("*T*-*.lock"))
+    found += [_thing("lock", "of a dead run", path) for path in locks if not workspace.busy(path.stem)]
+    found += _stored(workspace)
+    aside = [*workspace.damaged.glob("*"), *(workspace.root / "artifacts").rglob(".*.damaged")]
+    found += [_thing("damaged", "set aside", path) for path in sorted(aside)]
+    return found
+
+
+def collect(workspace: Workspace) -> list[Garbage]:
+    """Delete what `survey` finds, and what killed processes left half written; returns it, with what was left.
+
+    No run begins meanwhile on this machine, and each artifact is deleted under its lock. Killed at any point, what is
+    there is whole, and the next collection finishes.
+    """
+    with workspace.lock(runs.GATE):
+        if workspace.remote:
+            workspace.remote.pull()
+        known = {*workspace.remote.alive()} if workspace.remote else set()
+        done = [_delete(workspace, each, known) for each in survey(workspace)]
+        workspace.sweep()
+    return done
+
+
+def _delete(workspace: Workspace, each: Garbage, known: Set[str]) -> Garbage:
+    """Delete it, unless a run has begun on another machine since the survey: nobody asked what that one refers to."""
+    if each.left:
+        return each
+    if workspace.remote and {*workspace.remote.alive()} - known:
+        return replace(each, left="a run has begun on another machine")
+    if each.artifact:
+        with workspace.claim(each.artifact) as free:
+            if not free:
+                return replace(each, left="a process is at work on it")
+            workspace.remove(each.artifact)
+    else:
+        workspace.unlink(each.path)
+    return each
+
+
+def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Manifest]) -> set[str]:
+    if damaged := workspace.problems():
+        raise SaeuronError(f"{len(damaged)} artifacts are damaged; before anything is deleted: saeuron verify --repair")
+    roster = Roster.of(workspace, config)
+    published = [p for p in sorted(workspace.removals.glob("*.safetensors")) if p.stem not in roster.removed]
+    todo = _shown(workspace, manifests.values(), roster.removed)
+    for path in published:
+        text = header(path)
+        if text is None:
+            raise SaeuronError(f"{path} is damaged; before anything is deleted: saeuron verify --repair")
+        todo |= ids_in(text)
+    at_work = [
+        RunConfig.model_validate(read_json(workspace.runs / "configs" / f"{i}.json")) for i in runs.alive(workspace)
+    ]
+    for each in (config, *at_work):
+        todo |= {*saes.given(workspace, each.saes).values()}
+    for kind in sorted({"cpu", *(str(m.config["device"]) for m in manifests.values() if "device" in m.config)}):
+        todo |= _walked(Plan.of(workspace, config, kind), [p.stem for p in published])
+        for other in at_work:
+            todo |= _walked(Plan.of(workspace, other, kind), [c for d in other.domains.values() for c in d.concepts])
+    # What was brought from elsewhere no command makes again.
+    kept = _inputs(todo | {m.id for m in manifests.values() if "source" in m.summary}, manifests)
+    # What other commands have made of what is kept is kept as well.
+    others = [m for m in manifests.values() if m.stage not in runs.STAGES]
+    # Until no more is found: what was made of what may seem older than it, by a clock that was set back.
+    while more := [m for m in others if m.id not in kept and ids_in(m.inputs) <= kept]:
+        kept |= _inputs({m.id for m in more}, manifests)
+    return kept
+
+
+def _inputs(ids: Set[str], manifests: dict[str, Manifest]) -> set[str]:
+    """These, what they were made of, and so on."""
+    todo, found = set(ids), set()
+    while todo:
+        each = todo.pop()
+        found.add(each)
+        if each in manifests:
+            todo |= ids_in([manifests[each].config, manifests[each].inputs]) - found
+    return found
+
+
+def _shown(workspace: Workspace, manifests: Collection[Manifest], removed: Set[str]) -> set[str]:
+    """What people are shown of removals in use: the pictures in pictures/, and the newest figures of each removal."""
+    there = sorted((m for m in manifests if m.summary.get("concept") not in removed), key=lambda m: m.created)
+    # Of two with the same bytes the newer one counts.
+    copied = {path: m.id for m in there for path, file in copies(workspace, m).items() if same(path, file)}
+    newest = {m.config["removal_id"]: m.id for m in there if m.stage == "evaluation"}
+    shown = set(copied.values())
+    return shown | {evaluation for removal, evaluation in newest.items() if removal in shown}
+
+
+def _walked(plan: Plan, more: Iterable[str]) -> set[str]:
+    """What a run would make or find if it removed the concepts of its configuration, and `more` of them."""
+    there = [c for names in plan.domain_concepts.values() for c in names]
+    stages(plan, list(dict.fromkeys([*wanted(plan), *(c for c in more if c in there)])))
+    if plan.failures:
+        what, why = plan.failures[0]
+        raise SaeuronError(f"cannot tell what a run refers to ({what}: {why}); nothing was deleted")
+    return set(plan.planned)
+
+
+def _artifact(workspace: Workspace, artifact_id: str, label: str) -> Garbage:
+    folder = workspace.folder(artifact_id)
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    size = _stored_size(workspace, artifact_id) or sum(p.stat().st_size for p in files)
+    left = ""
+    if workspace.busy(artifact_id):
+        left = "a process is at work on it"
+    elif files and not (folder / MANIFEST).exists() and not workspace.removing(artifact_id):
+        age = time.time() - max(p.stat().st_mtime for p in files)
+        left = "half made, less than a day ago" if age < YOUNG else ""
+    return Garbage(split_id(artifact_id)[0], label, folder, size, artifact_id, left)
+
+
+def _stored_size(workspace: Workspace, artifact_id: str) -> int:
+    """What an artifact takes on the object store; 0 if it is not committed there."""
+    committed = workspace.remote and workspace.has(artifact_id)
+    return sum(file.bytes for file in workspace.read(artifact_id).files) if committed else 0
+
+
+def _stored(workspace: Workspace) -> list[Garbage]:
+    """What lies on the object store alone: objects that no manifest lists, and what other machines set aside."""
+    if workspace.remote is None:
+        return []
+    found = []
+    for each in workspace.remote.artifacts.unfinished():
+        young = (datetime.now(UTC) - each.modified).total_seconds() < YOUNG
+        left = "no manifest lists it, and it is less than a day old" if young else ""
+        found.append(Garbage("objects", "of no artifact", workspace.root / each.key, each.bytes, left=left))
+    for stamp, size in workspace.remote.aside().items():
+        if not (path := workspace.damaged / stamp).exists():
+            found.append(Garbage("damaged", "set aside", path, size))
+    return found
+
+
+def _label(manifest: Manifest | None, concepts: dict[str, str]) -> str:
+    if manifest is None:
+        return "half made"
+    if manifest.stage == "images":
+        return " + ".join(concepts.get(i, i) for i in manifest.config["removal_ids"]) or "unedited"
+    about: dict[str, Any] = manifest.summary
+    return str(about.get("concept") or about.get("hookpoint") or "")
+
+
+def _thing(kind: str, label: str, path: Path) -> Garbage:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return Garbage(kind, label, path, sum(p.stat().st_size for p in files))
+
+
+def _lone(workspace: Workspace, record: Path) -> bool:
+    name = record.name if is_id(record.name) else record.name.rpartition("_")[0]
+    return is_id(name) and not workspace.folder(name).exists()
+
+
+def page(workspace: Workspace, found: list[Garbage], dry: bool) -> str:
+    """What goes, or went, and what stays, for a person."""
+    gone, left = [g for g in found if not g.left], [g for g in found if g.left]
+    rows = [
+        {"what": g.kind, "of": short(g.label, 20), "MB": f"{g.bytes / 1e6:.2f}".rjust(7), "path": _place(workspace, g)}
+        for g in gone
+    ]
+    lines = [text_table(["what", "of", "MB", "path"], rows), ""] if rows else []
+    total = sum(g.bytes for g in gone) / 1e6
+    lines.append(f"{len(gone)} {'would be' if dry else 'were'} deleted, {total:.2f} MB")
+    lines += [f"left: {_place(workspace, g)}: {g.left}" for g in left]
+    if dry and gone:
+        lines.append(f"next: saeuron gc -w {workspace.address}")
+    return "\n".join(lines)
+
+
+def _place(workspace: Workspace, each: Garbage) -> str:
+    return each.artifact or str(each.path.relative_to(workspace.root))

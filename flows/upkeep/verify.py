@@ -1,0 +1,365 @@
+"""Find what is damaged in a workspace, put it out of the way, and say what makes it again."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flows.summary import text_table
+from saeuron.errors import ConfigError, SaeuronError
+from storage import Workspace
+from storage.errors import ArtifactDamaged, NotAWorkspace, StorageError
+from storage.files import read_json
+from storage.identity import digest, split_id
+from storage.manifests import Manifest, ManifestFile
+from storage.seals import check_page, read_sealed
+from storage.verify import copies, damage, forget, header, ids_in, mend, mendable, same, set_aside, strays, unlike
+from storage.workspace import FORMAT, LINK, MARK, is_id
+from tasks.registry import concepts, runs
+
+PLACES = {
+    *(MARK, LINK, runs.CONFIG, "concepts", "artifacts", "records", "runs"),
+    *("pictures", "removals", "reports", "locks", "damaged"),
+}
+"""What lies in a workspace. Hidden things are the business of whoever hid them."""
+HEADER = 1 << 20
+"""Bytes within which a removal says what it is a copy of."""
+REWRITE, ASIDE, OTHERS = "--repair rewrites it", "--repair moves it away", "what made it makes it"
+UPLOAD, AGAIN = "--repair uploads it", "fetched again when it is read"
+"""What becomes of an object that lies whole in this machine's cache, and of a damaged file in that."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as it should be."""
+
+    kind: str
+    """missing, size, bytes, unreadable; or stale (speaks of what is not there), copy, unknown, cache."""
+    path: Path
+    expected: str
+    found: str
+    todo: str
+    """What makes it again, or what --repair does."""
+    artifact: str = ""
+    """The artifact that it belongs to, which goes as a whole."""
+    source: Path | bytes | None = None
+    """What it is rewritten from."""
+    beside: tuple[Path, ...] = ()
+    """What is worth nothing without it."""
+
+
+def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
+    """Everything that is damaged; with `deep` every byte of every artifact is read."""
+    makes = _Makes(workspace)
+    found = [*_config(workspace), *_concepts(workspace), *_runs(workspace)]
+    whole: list[Manifest] = []
+    for artifact_id in workspace.folders():
+        if workspace.removing(artifact_id):
+            continue
+        errors = damage(workspace, artifact_id, deep)
+        todo = UPLOAD if errors and mendable(workspace, artifact_id, errors) else makes(artifact_id)
+        found += [_said(error, todo, artifact=artifact_id) for error in errors]
+        try:
+            manifest = workspace.read(artifact_id)
+        except StorageError:
+            if not errors and (workspace.records / artifact_id).exists():
+                lost = ArtifactDamaged(workspace.folder(artifact_id) / "manifest.json", "a manifest", "no file")
+                found.append(_said(lost, makes(artifact_id), artifact=artifact_id))
+            continue
+        whole.append(manifest)
+        found += [Damage("unknown", path, "nothing", "a file", ASIDE) for path in strays(workspace, manifest)]
+        bad = unlike(workspace, manifest, deep)
+        found += [Damage("cache", path, "its object", "other bytes", AGAIN) for path in bad]
+    known = {manifest.id: manifest for manifest in whole}
+    found += [*_records(workspace, known), *_copies(workspace, whole, deep, makes)]
+    return [*found, *_reports(workspace), *_unknown(workspace)]
+
+
+class _Makes:
+    """Says which command makes an artifact again."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.of_removal = {m.id: m.summary.get("concept") for m in workspace.artifacts("removal")}
+        self.asked: set[str] | None = None
+        try:
+            config = runs.remembered(workspace)
+            if config.tune.concepts is not None:
+                self.asked = {*config.tune.concepts, *(a.name for a in concepts.joined(workspace, config))}
+        except (SaeuronError, StorageError):
+            pass
+
+    def __call__(self, artifact_id: str) -> str:
+        if split_id(artifact_id)[0] not in runs.STAGES or "source" in self._summary(artifact_id):
+            return OTHERS
+        concept = self._concept(artifact_id)
+        if concept is None or self.asked is None or concept in self.asked:
+            return "saeuron run"
+        return f"saeuron evaluate {concept}"
+
+    def _summary(self, artifact_id: str) -> dict[str, Any]:
+        manifest = _quietly(self.workspace.read, artifact_id)
+        found = manifest.summary if manifest else _result(self.workspace.records / artifact_id).get("summary")
+        return found if isinstance(found, dict) else {}
+
+    def _concept(self, artifact_id: str) -> str | None:
+        stage, _ = split_id(artifact_id)
+        manifest = _quietly(self.workspace.read, artifact_id) if stage == "images" else None
+        if manifest and (removals := manifest.inputs.get("removals")):
+            return self.of_removal.get(removals[0])
+        return self._summary(artifact_id).get("concept") if stage in ("removal", "evaluation", "pictures") else None
+
+
+def _quietly(read: Callable[[Any], Any], what: Path | str) -> Any:
+    try:
+        return read(what)
+    except StorageError:
+        return None
+
+
+def _said(error: ArtifactDamaged, todo: str, **more: Any) -> Damage:
+    path, expected, found = error.args
+    kind = "missing" if found == "no file" else "unreadable"
+    if kind != "missing":
+        kind = "size" if expected.endswith(" bytes") else "bytes" if expected.startswith("SHA-256") else kind
+    return Damage(kind, Path(path), expected, found, todo, **more)
+
+
+def _config(workspace: Workspace) -> Iterator[Damage]:
+    path, seal = workspace.root / runs.CONFIG, workspace.runs / runs.CONFIG_SEAL
+    if not path.exists() and not seal.exists():
+        return
+    try:
+        if not path.exists():
+            raise ArtifactDamaged(path, "the last configuration", "no file")
+        if not seal.exists():
+            raise ArtifactDamaged(path, f"its SHA-256 in {seal.name}", "none")
+        runs.remembered(workspace)
+    except ArtifactDamaged as error:
+        sealed = seal.read_bytes() if seal.exists() else b""
+        kept = {digest(p).encode(): p for p in sorted((workspace.runs / "configs").glob("*.json"))}
+        if sealed in kept:
+            yield _said(error, REWRITE, source=kept[sealed])
+        elif path.exists() and (sha := digest(path).encode()) in kept:
+            # Some run has this very text, so it is the seal that is wrong.
+            kind, other = ("bytes", "another") if sealed else ("missing", "no file")
+            yield Damage(kind, seal, f"SHA-256 {sha[:12].decode()}…", other, REWRITE, source=sha)
+        else:
+            yield _said(error, "saeuron run CONFIG", beside=(seal,))
+
+
+def _concepts(workspace: Workspace) -> Iterator[Damage]:
+    for path in sorted((workspace.root / "concepts").glob("*")):
+        if path.name.startswith("."):
+            continue
+        if path.suffix != ".json" or not path.stem.isdigit():
+            yield Damage("unknown", path, "nothing", "a file", ASIDE)
+            continue
+        yield from _readable(path, concepts.entry, "saeuron concept add FILE")
+
+
+def _runs(workspace: Workspace) -> Iterator[Damage]:
+    configs = workspace.runs / "configs"
+    for run_id in sorted({p.stem for folder in (workspace.runs, configs) for p in folder.glob("*.json")}):
+        record, config = workspace.runs / f"{run_id}.json", configs / f"{run_id}.json"
+        told = _quietly(runs.record, record)
+        # One that was killed as it began has no configuration yet.
+        if told and told.state == "running" and not config.exists():
+            continue
+        yield from _readable(record, runs.record, ASIDE, beside=(config,))
+        yield from _readable(config, partial(_as_told, told), ASIDE, beside=(record,))
+
+
+def _as_told(told: runs.Record | None, config: Path) -> None:
+    read_json(config)
+    if told and told.config and (sha := digest(config)) != told.config:
+        raise ArtifactDamaged(config, f"SHA-256 {told.config[:12]}…", f"{sha[:12]}…")
+
+
+def _readable(path: Path, read: Callable[[Path], Any], todo: str, **more: Any) -> Iterator[Damage]:
+    try:
+        if not path.exists():
+            raise ArtifactDamaged(path, "a JSON file", "no file")
+        read(path)
+    except ArtifactDamaged as error:
+        yield _said(error, todo, **more)
+
+
+def _records(workspace: Workspace, known: dict[str, Manifest]) -> Iterator[Damage]:
+    """Records of what is not there, and such that do not say what the manifest says."""
+    for path in sorted(workspace.records.glob("*_v*")):
+        artifact_id, part = path.name, ""
+        if not is_id(artifact_id):
+            artifact_id, _, part = path.name.rpartition("_")
+        if path.name.startswith(".") or not is_id(artifact_id):
+            continue
+        manifest, made = known.get(artifact_id), _result(path)
+        if made.get("id") != artifact_id:
+            yield Damage("unreadable", path, "a record of its name", "something else", ASIDE)
+        elif manifest and not part and made.get("summary") != manifest.summary:
+            yield Damage("bytes", path, "the manifest's summary", "another", ASIDE)
+        elif not manifest and not workspace.folder(artifact_id).exists():
+            yield Damage("stale", path, "its artifact", "none", ASIDE)
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """What a record says was made; empty if it is not as Prefect and `tasks.engine.step` write it."""
+    try:
+        record = read_sealed(path)
+        about, made = record["metadata"], json.loads(record["result"])
+        # It says twice where it lies, or lay before the workspace was moved.
+        at = f"{about['serializer']['workspace']}/{path.parent.name}/{path.name}"
+        whole = about["storage_key"] == at and about["serializer"]["type"] == "saeuron-record"
+        whole = whole and set(made) == {"id", "summary", "cached", "seconds"} and set(record) == {"metadata", "result"}
+    except (StorageError, KeyError, TypeError, ValueError):
+        return {}
+    return made if whole else {}
+
+
+def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: _Makes) -> Iterator[Damage]:
+    """What lies in removals/ and pictures/ that is no copy of the artifact it was copied from."""
+    # What a run has made that did not come to its end is put where people look for it by the next one.
+    told = runs.records(workspace)
+    cut = any(record.state != "completed" for record in told)
+    ended = {i for record in told if record.state == "completed" for i in record.artifacts or ()}
+    records = (workspace.root / "concepts").glob("*.json")
+    removed = {c.name for c in (_quietly(concepts.entry, path) for path in records) if c and c.removed}
+    wanted: dict[Path, list[tuple[Manifest, ManifestFile]]] = {}
+    for manifest in sorted(manifests, key=lambda m: m.created):
+        for path, file in copies(workspace, manifest).items():
+            wanted.setdefault(path, []).append((manifest, file))
+    for path in sorted(p for p in workspace.removals.glob("*.safetensors") if p not in wanted):
+        if header(path) is None:
+            yield Damage("unreadable", path, "a removal", "something else", ASIDE)
+        else:
+            yield from _beside(workspace, path, _removal_named(path), makes)
+    for path, originals in wanted.items():
+        # Of a concept that was removed, `saeuron gc` takes the copies first.
+        left = originals[-1][0].summary.get("concept") in removed and not path.exists()
+        pending = cut and not path.exists() and not ended & {manifest.id for manifest, _ in originals}
+        if left or pending or any(same(path, file, deep) for _, file in originals):
+            continue
+        named = _removal_named(path)
+        if named and named not in {manifest.id for manifest, _ in originals} and _put_away(workspace, named):
+            yield from _beside(workspace, path, named, makes)
+            continue
+        for manifest, file in originals:
+            with suppress(StorageError):
+                workspace.fetch(manifest.id, file.name)
+        good = [m for m, f in originals if same(workspace.folder(m.id) / f.name, f)]
+        chosen = next((m for m in good if m.id == named), good[-1] if good else None)
+        expected = f"a copy of {(chosen or originals[-1][0]).stage}"
+        found = "something else" if path.exists() else "no file"
+        if chosen:
+            name = next(f.name for m, f in originals if m is chosen)
+            yield Damage("copy", path, expected, found, REWRITE, source=workspace.folder(chosen.id) / name)
+        else:
+            yield Damage("copy", path, expected, found, makes(originals[-1][0].id))
+
+
+def _beside(workspace: Workspace, path: Path, named: str | None, makes: _Makes) -> Iterator[Damage]:
+    """Hold a copy whose artifact has lost its manifest against the artifact's file; once that is gone, it is let be."""
+    twin = workspace.folder(named) / "removal.safetensors" if named else None
+    if named and twin and twin.is_file() and twin.read_bytes() != path.read_bytes():
+        yield Damage("copy", path, "the bytes of its artifact", "others", makes(named))
+
+
+def _removal_named(path: Path) -> str | None:
+    """The artifact that a file in removals/ says it is a copy of, whole or not."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    found = ids_in(path.read_bytes()[:HEADER].decode("utf-8", "replace"))
+    return next((i for i in sorted(found) if split_id(i)[0] == "removal"), None)
+
+
+def _put_away(workspace: Workspace, artifact_id: str) -> bool:
+    place = workspace.folder(artifact_id).relative_to(workspace.root)
+    return (workspace.root / place).exists() or any(workspace.damaged.glob(f"*/{place}"))
+
+
+def _reports(workspace: Workspace) -> Iterator[Damage]:
+    """Pages as `saeuron sae report` names them; others are somebody's own."""
+    for path in (p for p in sorted(workspace.reports.glob("*.html")) if is_id(p.stem)):
+        yield from _readable(path, check_page, f"saeuron sae report {path.stem}")
+
+
+def _unknown(workspace: Workspace) -> Iterator[Damage]:
+    places = [path for path in workspace.root.iterdir() if path.name not in PLACES]
+    for path in (workspace.root / "artifacts").glob("*"):
+        inside = list(path.glob("*")) if path.is_dir() else []
+        places += [p for p in inside if not p.is_dir() or not is_id(p.name) or split_id(p.name)[0] != path.name]
+        if not path.is_dir():
+            places.append(path)
+    for path in sorted(places):
+        if not path.name.startswith("."):
+            yield Damage("unknown", path, "nothing", "a folder" if path.is_dir() else "a file", ASIDE)
+
+
+def opened(root: Path, migrate: bool = False) -> tuple[Workspace, list[Damage]]:
+    """The workspace at `root`, even if the file that makes it one is damaged. Raises as `Workspace.open` does."""
+    try:
+        return Workspace.open(root, create=False, migrate=migrate), []
+    except NotAWorkspace:
+        root = root.expanduser().absolute()
+        if not (root / "artifacts").is_dir():
+            raise
+        wanted = json.dumps({"format": FORMAT}, indent=2)
+        found = "something else" if (root / MARK).exists() else "no file"
+        return Workspace(root), [Damage("unreadable", root / MARK, wanted, found, REWRITE, source=wanted.encode())]
+
+
+def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list[Damage], Path]:
+    """Put everything that `find` finds out of the way, under the lock that keeps runs from beginning.
+
+    Returns what was found, and the folder where it lies now. Raises ConfigError while a run is at work.
+    """
+    with workspace.lock(runs.GATE):
+        if busy := runs.alive(workspace):
+            at = workspace.address
+            raise ConfigError(f"run {busy[0]} is at work in {at}; expected none: repair when it has ended.")
+        found = find()
+        now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        taken = len(list(workspace.damaged.glob(f"{now}*")))
+        stamp = f"{now}-{taken}" if taken else now
+        # Copies last: what they are copied from is what has stayed.
+        for each in sorted(found, key=lambda d: d.kind == "copy"):
+            if each.todo == UPLOAD:
+                mend(workspace, each.artifact, each.path, stamp)
+                continue
+            if each.artifact:
+                forget(workspace, each.artifact, stamp)
+                continue
+            data = each.source.read_bytes() if isinstance(each.source, Path) else each.source
+            for path in (each.path, *each.beside):
+                if path.exists():
+                    set_aside(workspace, path, stamp)
+            if data is not None:
+                workspace.write(each.path, data)
+    return found, workspace.damaged / stamp
+
+
+def commands(workspace: Workspace, found: list[Damage]) -> list[str]:
+    """What makes the missing again, once it was put away: whole commands, each once."""
+    config = workspace.root / runs.CONFIG
+    own = config if config.exists() else "CONFIG"
+    whole = {"saeuron run": f"saeuron run {own}", "saeuron run CONFIG": "saeuron run CONFIG"}
+    todo = dict.fromkeys(d.todo for d in found if d.todo not in (REWRITE, ASIDE, OTHERS, UPLOAD, AGAIN))
+    return list(dict.fromkeys(f"{whole.get(each, each)} -w {workspace.address}" for each in todo))
+
+
+def page(workspace: Workspace, found: list[Damage]) -> str:
+    """A row for each damage; the path, which may be long, stands last."""
+    rows = [
+        {
+            "damage": each.kind,
+            "what to do": each.todo,
+            "expected": f"{each.expected}, has {each.found.split()[0]}" if each.kind == "size" else each.expected,
+            "path": each.path.relative_to(workspace.root),
+        }
+        for each in found
+    ]
+    return text_table(["damage", "what to do", "expected", "path"], rows)

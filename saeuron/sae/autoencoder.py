@@ -1,0 +1,191 @@
+"""Sparse autoencoders: a flat class, inference only; training is in `training.py`.
+
+Notation: x in R^D, p = W_enc (x - b_dec) + b_enc, f = activation(p), x_hat = f W_dec + b_dec;
+W_enc and W_dec are both (N, D).
+"""
+
+import re
+import reprlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from saeuron.checkpoint import load_tensors, save_tensors
+from saeuron.errors import BadWeights, WidthMismatch
+from saeuron.noise import generator
+from saeuron.sae.selection import Activation, activate
+
+_MODULE = re.compile(r"[\w-]+(\.[\w-]+)*")
+
+
+@dataclass(frozen=True)
+class SAEInfo:
+    """What an SAE is; stored as `cfg.json` beside the weights."""
+
+    variant: str
+    """How it was trained: a name of `saeuron.sae.variants`, or of another library."""
+    width: int
+    """D, the width of the activations."""
+    n_latents: int
+    """N."""
+    k: int
+    """Active latents per row: exactly for the activation `topk`, about that for others; 0 where nobody knows."""
+    hookpoint: str = ""
+    activation: Activation = "threshold"
+    """What inference does."""
+
+    def check(self) -> None:
+        """Look at every field, as whoever reads what others wrote must; a hookpoint becomes the name of a folder.
+
+        Raises:
+            ValueError: there is no such SAE.
+        """
+        for name, value in vars(self).items():
+            kind, words = (int, "a whole number") if name in ("width", "n_latents", "k") else (str, "a string")
+            if type(value) is not kind:
+                raise ValueError(f"{name} {reprlib.repr(value)}; expected {words}")
+        if self.activation not in get_args(Activation):
+            known = ", ".join(get_args(Activation))
+            raise ValueError(f"activation {reprlib.repr(self.activation)}; expected one of {known}")
+        for name, size in (("width", self.width), ("n_latents", self.n_latents)):
+            if not 1 <= size < 2**63:
+                raise ValueError(f"{name} {reprlib.repr(size)}; expected 1 or more")
+        if not (self.activation == "topk") <= self.k <= self.n_latents:
+            k = reprlib.repr(self.k)
+            raise ValueError(f"k {k} of {self.n_latents} latents; expected at most as many, and of topk at least 1")
+        if not self.variant.isprintable():
+            raise ValueError(f"variant {reprlib.repr(self.variant)}; expected a name")
+        if self.hookpoint and not _MODULE.fullmatch(self.hookpoint):
+            raise ValueError(
+                f"hookpoint {reprlib.repr(self.hookpoint)}; expected a module's dotted name, such as unet.mid_block: "
+                "give it with --hookpoint"
+            )
+
+
+class SAE(nn.Module):
+    """One sparse autoencoder.
+
+    Attributes:
+        W_enc, W_dec: (N, D); rows of W_dec have unit norm, unless the variant says otherwise.
+        b_enc: (N); b_dec: (D).
+        threshold: theta, (N); 0 until trained.
+    """
+
+    def __init__(self, info: SAEInfo, seed: int | None = 0) -> None:
+        """`seed` is that of the weights; None leaves them undefined, for whoever loads others."""
+        super().__init__()
+        self.info = info
+        if seed is None:
+            rows = torch.empty(info.n_latents, info.width)
+            self.W_dec, self.W_enc = nn.Parameter(rows), nn.Parameter(torch.empty_like(rows))
+        else:
+            rows = unit_rows(info, seed).to(torch.get_default_device())
+            self.W_dec, self.W_enc = nn.Parameter(rows), nn.Parameter(rows.clone())
+        self.b_enc = nn.Parameter(torch.zeros(info.n_latents))
+        self.b_dec = nn.Parameter(torch.zeros(info.width))
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.zeros(info.n_latents))
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """p, [..., N], of x [..., D].
+
+        Raises:
+            WidthMismatch: x has another width than the SAE was made for.
+        """
+        check_width(self.info.width, x.shape[-1], f"the SAE for {self.info.hookpoint or 'an unnamed hookpoint'}")
+        return (x - self.b_dec) @ self.W_enc.T + self.b_enc
+
+    def encode(self, x: Tensor) -> Tensor:
+        """F at inference, [..., N] of x [..., D]; each row depends on itself alone."""
+        pre = self.pre_activations(x)
+        return activate(pre, self.info.activation, k=self.info.k, threshold=self.threshold, x_bar=x - self.b_dec)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """x_hat, [..., D] of f [..., N]."""
+        return latents @ self.W_dec + self.b_dec
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+    def save(self, folder: Path) -> None:
+        """Write `sae.safetensors` (float32) and `cfg.json`."""
+        import json
+
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: value.float() for name, value in self.state_dict().items()}
+        save_tensors(folder / "sae.safetensors", tensors, asdict(self.info))
+        (folder / "cfg.json").write_text(json.dumps(asdict(self.info), indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def of(cls, info: SAEInfo, tensors: dict[str, Tensor]) -> "SAE":
+        """An SAE of given tensors, named as its attributes; frozen.
+
+        Raises:
+            RuntimeError: a tensor is missing, or has another shape than `info` says.
+        """
+        sae = cls(info, seed=None)
+        sae.load_state_dict(tensors)
+        return sae.requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device = "cpu") -> "SAE":
+        """Read what `save` wrote.
+
+        Raises:
+            BadWeights: the file is damaged, or its tensors do not fit its configuration.
+        """
+        tensors, metadata = load_tensors(folder / "sae.safetensors")
+        return cls.from_tensors(tensors, metadata, str(folder)).to(device)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], metadata: dict[str, Any], source: str) -> "SAE":
+        """Build an SAE from named tensors and the fields of `SAEInfo`.
+
+        Raises:
+            BadWeights: there is no such SAE, or the tensors are not those of one.
+        """
+        try:
+            if not isinstance(metadata, dict):
+                raise ValueError(f"its fields are {reprlib.repr(metadata)}; expected an object")
+            # Files of version 0.1 say it by their variant alone.
+            native = "topk" if metadata.get("variant") == "topk" else "threshold"
+            info = SAEInfo(**{"activation": native, **metadata})
+            info.check()
+            _check_shapes(info, tensors)
+            return cls.of(info, {**tensors, "threshold": tensors["threshold"].expand(info.n_latents)})
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadWeights(f"{source} does not hold an SAE of this project: {str(error).splitlines()[0]}") from error
+
+
+def unit_rows(info: SAEInfo, seed: int) -> Tensor:
+    """Random unit rows (N, D), the same for every device: drawn on the CPU, whatever torch takes by default."""
+    chance = generator(seed, "sae", info.n_latents, info.width)
+    rows = torch.randn(info.n_latents, info.width, generator=chance, device="cpu")
+    return rows.div_(rows.norm(dim=1, keepdim=True))
+
+
+def _check_shapes(info: SAEInfo, tensors: dict[str, Tensor]) -> None:
+    """Raise `ValueError` unless the tensors are those of such an SAE: before there is memory for what a file claims."""
+    n, width = info.n_latents, info.width
+    shapes = {"W_enc": (n, width), "W_dec": (n, width), "b_enc": (n,), "b_dec": (width,), "threshold": (n,)}
+    if unknown := sorted(tensors.keys() - shapes.keys()):
+        raise ValueError(f"an unknown tensor {reprlib.repr(unknown[0])}; expected {', '.join(shapes)}")
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise ValueError(f"no tensor {name}; expected {', '.join(shapes)}")
+        found = tuple(tensors[name].shape)
+        # Until version 0.1 one threshold stood for all latents.
+        if found != shape and not (name == "threshold" and found in ((), (1,))):
+            raise ValueError(f"{name} of shape {list(found)}; expected {list(shape)}")
+
+
+def check_width(expected: int, found: int, what: str) -> None:
+    """Raise `WidthMismatch` unless the widths agree."""
+    if expected != found:
+        raise WidthMismatch(
+            f"{what} expects activations of width {expected}, the hookpoint gives {found}; "
+            "attach it where it was trained, or train one for this hookpoint."
+        )

@@ -1,0 +1,141 @@
+"""What an SAE's error costs the model: the loss that the model was trained on, with the reconstruction put back.
+
+Clean images are generated, turned back into latents z by the pipeline's VAE, and noised to a timestep t of its own
+sampling with true noise eps: z_t = sqrt(a_t) z + sqrt(1 - a_t) eps. The loss is the mean square of (eps - the noise
+that the denoiser predicts). The batch holds the halves that sampling holds, the empty prompt's and the prompt's, and
+the loss of each is that of its own prediction, before guidance mixes them. The hookpoint's output is left as it is
+(clean), replaced by x_hat at every position of every image (sae), or replaced by zero (zero); an SAE of updates
+replaces output minus input, so that zero lets the input through.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saeuron.config import ModelConfig
+from saeuron.errors import SaeuronError
+from saeuron.generation import Request, generate
+from saeuron.hooks import Step, attached, denoiser, from_rows, to_rows
+from saeuron.noise import generator
+from saeuron.sae.autoencoder import SAE
+from saeuron.sae.diagnosis import DiagnosisConfig
+
+Kind = Literal["clean", "sae", "zero"]
+KINDS: tuple[Kind, ...] = ("clean", "sae", "zero")
+
+
+class Loss(NamedTuple):
+    """Mean squared error of the predicted noise, over images, channels and pixels, at one timestep of one half."""
+
+    timestep: int
+    half: str
+    clean: float
+    sae: float
+    zero: float
+
+
+def recovered(losses: Sequence[Loss]) -> float | None:
+    """(L_zero - L_sae) / (L_zero - L_clean), of summed losses; None where zero costs nothing."""
+    clean, sae, zero = (sum(getattr(loss, kind) for loss in losses) for kind in KINDS)
+    return (zero - sae) / (zero - clean) if zero > clean else None
+
+
+@torch.no_grad()
+def denoising_losses(
+    pipe: Any, sae: SAE, images: Sequence[Request], model: ModelConfig, config: DiagnosisConfig
+) -> list[Loss]:
+    """The losses at each timestep and half, noisiest first; the images are generated first."""
+    sums: dict[tuple[int, str, Kind], float] = {}
+    for batch, pictures in generate(pipe, images, model, config.seed):
+        clean = _latents(pipe, torch.from_numpy(pictures))
+        halves = ("unconditional", "conditional") if pipe.do_classifier_free_guidance else ("conditional",)
+        positive, negative = pipe.encode_prompt([r.prompt.text for r in batch], clean.device, 1, len(halves) == 2)
+        words = torch.cat([negative, positive]) if len(halves) == 2 else positive
+        for timestep in _evenly(pipe.scheduler.timesteps.tolist(), config.loss_steps):
+            noise = torch.stack(
+                [
+                    torch.randn(
+                        clean.shape[1:], generator=generator(config.seed, "loss", r.key, timestep), device="cpu"
+                    )
+                    for r in batch
+                ]
+            ).to(clean)
+            noised = pipe.scheduler.add_noise(clean, noise, torch.tensor(timestep))
+            for kind in KINDS:
+                replacement = Replacement(sae, config.read, kind)
+                with replacement.attached(pipe):
+                    out = denoiser(pipe)(
+                        torch.cat([noised] * len(halves)), timestep, encoder_hidden_states=words, return_dict=False
+                    )[0]
+                found = predicted_noise(out, torch.cat([noised] * len(halves)), pipe.scheduler, timestep)
+                for half, part in zip(halves, found.chunk(len(halves)), strict=True):
+                    square = (part.double() - noise.double()).square().flatten(1).mean(1).sum()
+                    sums[timestep, half, kind] = sums.get((timestep, half, kind), 0.0) + float(square)
+    found_at = sorted({(t, half) for t, half, _ in sums}, key=lambda each: (-each[0], each[1]))
+    return [Loss(t, half, *(sums[t, half, kind] / len(images) for kind in KINDS)) for t, half in found_at]
+
+
+class Replacement:
+    """Puts x_hat or zero in the place of what a hookpoint gives."""
+
+    def __init__(self, sae: SAE, read: Literal["output", "update"], kind: Kind) -> None:
+        self.sae, self.read, self.kind = sae, read, kind
+        self._source: Tensor | None = None
+
+    def attached(self, pipe: Any) -> Any:
+        """A context in which it is in force."""
+        path = self.sae.info.hookpoint
+        if self.kind == "clean":
+            return attached(pipe)
+        return attached(pipe, readers={path: self._remember}, editors={path: [self._replace]})
+
+    def _remember(self, step: Step, output: Tensor, source: Tensor | None) -> None:
+        del step, output
+        self._source = source
+
+    def _replace(self, step: Step, output: Tensor) -> Tensor:
+        del step
+        base = torch.zeros_like(output) if self.read == "output" or self._source is None else self._source
+        if self.kind == "zero":
+            return base
+        rows = to_rows(output - base)
+        return from_rows(self.sae(rows.float()).to(output.dtype), output) + base
+
+
+def predicted_noise(prediction: Tensor, noised: Tensor, scheduler: Any, timestep: int) -> Tensor:
+    """Eps of a denoiser's output [B, C, H, W] at z_t, whatever it was trained to predict.
+
+    With a = the scheduler's cumulative alpha: eps itself; from v (2202.00512) sqrt(a) v + sqrt(1 - a) z_t; from the
+    clean image z, (z_t - sqrt(a) z) / sqrt(1 - a).
+
+    Raises:
+        SaeuronError: the scheduler names another kind of prediction.
+    """
+    a = float(scheduler.alphas_cumprod[timestep])
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return prediction
+        case "v_prediction":
+            return a**0.5 * prediction + (1 - a) ** 0.5 * noised
+        case "sample":
+            return (noised - a**0.5 * prediction) / (1 - a) ** 0.5
+    raise SaeuronError(
+        f"the scheduler's prediction_type is {scheduler.config.prediction_type!r}; expected epsilon, v_prediction or "
+        "sample: the denoising loss of another kind is not known."
+    )
+
+
+def _latents(pipe: Any, pictures: Tensor) -> Tensor:
+    """Clean latents z, [B, C, h, w] in the denoiser's dtype, of uint8 pictures [B, H, W, 3]."""
+    module: Any = denoiser(pipe)
+    pixels = (pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).to(device=module.device, dtype=module.dtype)
+    return pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+
+
+def _evenly(values: list[int], count: int) -> list[int]:
+    """At most `count` of the values, evenly spaced, the first and the last among them."""
+    if len(values) <= count:
+        return values
+    return [values[round(i * (len(values) - 1) / max(count - 1, 1))] for i in range(count)]

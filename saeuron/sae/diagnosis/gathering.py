@@ -1,0 +1,232 @@
+"""Read one hookpoint while held-out images are generated: sums, the largest activations, a sample of rows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeuron.config import Half, ModelConfig
+from saeuron.errors import ConfigError
+from saeuron.generation import Request, generate, latent_shape
+from saeuron.hooks import Step, attached, to_rows
+from saeuron.noise import generator
+from saeuron.sae.autoencoder import SAE, check_width
+from saeuron.sae.diagnosis import DiagnosisConfig
+from saeuron.sae.moments import Moments
+
+HALVES: tuple[Half, ...] = ("conditional", "unconditional")
+ALWAYS_ON = 0.9
+"""A latent that fires on at least this share of rows says little about any of them."""
+
+
+class Firing(NamedTuple):
+    """How each latent fires at each of T steps, over all rows of one half; float64 or int64."""
+
+    timesteps: list[int]
+    """[T], descending."""
+    rows: Tensor
+    """[T]."""
+    images: Tensor
+    """[T]."""
+    fires: Tensor
+    """[T, N], rows with f != 0."""
+    total: Tensor
+    """[T, N], sum of f."""
+    maximum: Tensor
+    """[T, N], largest f."""
+    image_fires: Tensor
+    """[N], images with f != 0 at any step."""
+
+
+class Examples(NamedTuple):
+    """The K images on which each latent is largest, largest first; of equals the earlier image."""
+
+    value: Tensor
+    """[K, N], the largest f of the image; 0 where the latent fires on fewer images."""
+    image: Tensor
+    """int64 [K, N], which of the images that were asked for."""
+    timestep: Tensor
+    """int64 [K, N], where it is: of equals the noisiest."""
+    position: Tensor
+    """int64 [K, N], of P, row by row."""
+    heat: Tensor
+    """uint8 [K, P, N]: f at that timestep, 255 being the latent's largest of all."""
+
+
+class Gathered(NamedTuple):
+    """All that was read."""
+
+    moments: dict[tuple[int, Half], Moments]
+    """{(timestep, half): sums}."""
+    firing: Firing
+    examples: Examples
+    rows: Tensor
+    """[R, D], the sample."""
+    row_image: Tensor
+    """int64 [R], the image that each is of."""
+    grid: tuple[int, int]
+    """(height, width) of a map of P positions; (1, P) where they are no map."""
+
+
+class _Sums(NamedTuple):
+    """What `Firing` holds, of one step."""
+
+    rows: Tensor
+    images: Tensor
+    fires: Tensor
+    total: Tensor
+    maximum: Tensor
+
+    def and_(self, other: "_Sums") -> "_Sums":
+        """Those of both."""
+        maximum = torch.maximum(self.maximum, other.maximum)
+        return _Sums._make([*(a + b for a, b in zip(self[:4], other[:4], strict=True)), maximum])
+
+
+@dataclass
+class _Best:
+    """The largest activation of each image of a micro-batch so far: [b, N], and its map [b, P, N]."""
+
+    value: Tensor
+    timestep: Tensor
+    position: Tensor
+    maps: Tensor
+
+
+class Reader:
+    """Reads the hookpoint of an SAE; see `saeuron.hooks`."""
+
+    def __init__(self, pipe: Any, sae: SAE, images: Sequence[Request], steps: int, config: DiagnosisConfig) -> None:
+        self.sae, self.config, self.steps = sae, config, steps
+        self.images = images
+        self.per_image = max(1, config.rows // len(images))
+        self._latents = latent_shape(pipe)[1:]
+        self._moments: dict[tuple[int, Half], Moments] = {}
+        self._sums: dict[int, _Sums] = {}
+        self._image_fires = torch.zeros(sae.info.n_latents, dtype=torch.int64)
+        self._top: Examples | None = None
+        self._rows: list[Tensor] = []
+        self._row_image: list[int] = []
+        self.grid = (0, 0)
+
+    def over(self, pipe: Any, model: ModelConfig) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
+        """Generate the images and read as they are; yields what `generate` does."""
+        done = 0
+        with attached(pipe, readers={self.sae.info.hookpoint: self}):
+            for start in range(0, len(self.images), model.micro_batch):
+                self._start(done, self.images[start : start + model.micro_batch])
+                for batch, pictures in generate(
+                    pipe, self.images[start : start + model.micro_batch], model, self.config.seed
+                ):
+                    self._finish()
+                    done += len(batch)
+                    yield batch, pictures
+
+    def _start(self, first: int, batch: Sequence[Request]) -> None:
+        self._first, self._batch = first, batch
+        self._best: _Best | None = None
+        self._fired: Tensor | None = None
+        self._chosen: list[Tensor] = []
+
+    @torch.no_grad()
+    def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
+        if self.config.read == "update":
+            if source is None or source.shape != output.shape:
+                raise ConfigError("an SAE of updates needs a hookpoint whose input has the shape of its output.")
+            output = output - source
+        self.grid = _grid(output, self._latents)
+        for half in HALVES:
+            x = to_rows(step.half(output, half, len(self._batch))).float()
+            if not len(x):
+                if half == self.config.half:
+                    raise ConfigError("the model runs without guidance and has no unconditional half.")
+                continue
+            check_width(self.sae.info.width, x.shape[2], f"the SAE for {self.sae.info.hookpoint}")
+            f = self.sae.encode(x)
+            found = Moments.of(x, f, self.sae.decode(f))
+            key = step.timestep, half
+            self._moments[key] = self._moments[key] + found if key in self._moments else found
+            if half == self.config.half:
+                self._count(step.timestep, f)
+                self._compare(step.timestep, f)
+                self._sample(step.index, x)
+
+    def _count(self, timestep: int, f: Tensor) -> None:
+        active = f != 0
+        fired = active.any(1)
+        self._fired = fired if self._fired is None else self._fired | fired
+        rows, images = torch.tensor(f.shape[0] * f.shape[1]), torch.tensor(len(f))
+        found = _Sums(
+            rows, images, active.sum((0, 1)).cpu(), f.double().sum((0, 1)).cpu(), f.amax((0, 1)).double().cpu()
+        )
+        self._sums[timestep] = self._sums[timestep].and_(found) if timestep in self._sums else found
+
+    def _compare(self, timestep: int, f: Tensor) -> None:
+        value, position = f.max(1)
+        here = torch.full_like(position, timestep)
+        if self._best is None:
+            self._best = _Best(value, here, position, f)
+            return
+        best, larger = self._best, value > self._best.value
+        self._best = _Best(
+            torch.where(larger, value, best.value),
+            torch.where(larger, here, best.timestep),
+            torch.where(larger, position, best.position),
+            torch.where(larger[:, None], f, best.maps),
+        )
+
+    def _sample(self, index: int, x: Tensor) -> None:
+        positions = x.shape[1]
+        if not self._chosen:
+            self._chosen = [
+                torch.randperm(self.steps * positions, generator=generator(self.config.seed, "rows", r.key))[
+                    : self.per_image
+                ]
+                for r in self._batch
+            ]
+        for i, (rows, chosen) in enumerate(zip(x, self._chosen, strict=True)):
+            here = chosen[chosen // positions == index] % positions
+            self._rows.append(rows[here.to(rows.device)])
+            self._row_image += [self._first + i] * len(here)
+
+    def _finish(self) -> None:
+        """Merge the best of this micro-batch into the best of all."""
+        assert self._best is not None and self._fired is not None
+        self._image_fires += self._fired.sum(0).cpu()
+        b = self._best
+        images = torch.arange(self._first, self._first + len(b.value), device=b.value.device)
+        mine = Examples(b.value, images[:, None].expand_as(b.position), b.timestep, b.position, b.maps)
+        every = mine if self._top is None else Examples._make(map(torch.cat, zip(self._top, mine, strict=True)))
+        order = every.value.sort(dim=0, descending=True, stable=True).indices[: self.config.examples]
+        cells = order[:, None].expand(-1, every.heat.shape[1], -1)
+        self._top = Examples._make([*(part.gather(0, order) for part in every[:4]), every.heat.gather(0, cells)])
+
+    def gathered(self) -> Gathered:
+        """What has been read."""
+        timesteps = sorted(self._sums, reverse=True)
+        sums = _Sums._make(torch.stack(parts) for parts in zip(*(self._sums[t] for t in timesteps), strict=True))
+        assert self._top is not None
+        largest = self._top.value[:1, None].clamp(min=1e-12)
+        heat = ((self._top.heat / largest).clamp(0, 1) * 255).round().to(torch.uint8)
+        top = self._top._replace(value=self._top.value.clamp(min=0), heat=heat)
+        return Gathered(
+            self._moments,
+            Firing(timesteps, **sums._asdict(), image_fires=self._image_fires),
+            Examples._make(part.cpu() for part in top),
+            torch.cat(self._rows),
+            torch.tensor(self._row_image),
+            self.grid,
+        )
+
+
+def _grid(output: Tensor, latents: tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) of a hookpoint's positions: a map's own, a sequence's by the shape of the latents."""
+    if output.ndim == 4:
+        return output.shape[2], output.shape[3]
+    positions, (height, width) = (output.shape[1] if output.ndim == 3 else 1), latents
+    rows = round((positions * height / width) ** 0.5)
+    return (rows, positions // rows) if rows * rows * width == positions * height else (1, positions)

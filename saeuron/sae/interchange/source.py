@@ -1,0 +1,106 @@
+"""Where an SAE's folder is: on this disk, or on the hub, of which only configurations and safetensors are fetched."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from saeuron.sae.interchange.folder import PICKLED, PICKLES, BadSAE, has_pickles
+
+_HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<inner>[\w./-]+))?")
+_FILES = ("cfg.json", "sae.safetensors", "sae_weights.safetensors", "activation_scaler.json")
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Located:
+    """A folder that holds `cfg.json`."""
+
+    path: Path
+    revision: str | None = None
+    """The commit it was fetched at; None for a folder of this disk."""
+
+    @property
+    def hookpoint(self) -> str:
+        """What the folder's name says: SAeUron and sparsify name it by the module; empty if it is no module path."""
+        name = self.path.name
+        return name if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", name) else ""
+
+
+def seems_hub_id(text: str) -> bool:
+    """Whether it could be `owner/name` or `owner/name:subfolder`."""
+    return _HUB.fullmatch(text) is not None
+
+
+def locate(source: str, hookpoint: str = "") -> Located:
+    """The folder that `source` names.
+
+    Args:
+        source: a folder, or a file in it; or `owner/name`, `owner/name:subfolder` on the hub.
+        hookpoint: which to take where there are several, by the name of its folder.
+
+    Raises:
+        BadSAE: it is nowhere, holds no SAE or several, or is a pickle.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix in PICKLES:
+            raise BadSAE(f"{source} is a pickle; {PICKLED}")
+        path = path.parent
+    if path.is_dir():
+        return Located(_descend(path, source, hookpoint))
+    match = _HUB.fullmatch(source)
+    if match is None or path.suffix in PICKLES:
+        raise BadSAE(
+            f"no such folder: {source}; expected a folder with cfg.json, or owner/name[:subfolder] on the hub."
+        )
+    return _fetched(match["repo"], match["inner"], source, hookpoint)
+
+
+def _fetched(repo: str, inner: str | None, source: str, hookpoint: str) -> Located:
+    if inner is None:
+        # The configurations are small: by them one SAE is found among many before any weights are fetched.
+        root = _snapshot(repo, ["*cfg.json"])
+        inner = _descend(root, source, hookpoint).relative_to(root).as_posix()
+    prefix = "" if inner == "." else f"{inner.strip('/')}/"
+    root = _snapshot(repo, [prefix + name for name in _FILES])
+    path = root / prefix
+    if not (path / "cfg.json").is_file():
+        raise BadSAE(
+            f"{source} holds no cfg.json; expected a folder of SAeUron, sparsify or SAELens ({repo}:subfolder)."
+        )
+    return Located(path, root.name)
+
+
+def _snapshot(repo: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=patterns))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadSAE(f"cannot fetch SAE {repo!r} from the hub, and it is no folder here: {reason}") from error
+
+
+def _descend(top: Path, source: str, hookpoint: str) -> Path:
+    """`top` itself if it holds `cfg.json`, or the one folder below it that does, or that the hookpoint names.
+
+    Of several of that name the one that lies highest: SAeUron keeps those for other data in folders of their own.
+    """
+    if (top / "cfg.json").is_file():
+        return top
+    below = sorted(p.parent for p in top.rglob("cfg.json"))
+    named = [p for p in below if hookpoint and p.name == hookpoint]
+    highest = min((len(p.parts) for p in named), default=0)
+    found = [p for p in named if len(p.parts) == highest] or below
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        if has_pickles(top):
+            raise BadSAE(f"{source} holds weights in a pickle only; {PICKLED}")
+        raise BadSAE(f"{source} holds no cfg.json; expected a folder of saeuron, SAeUron, sparsify or SAELens.")
+    names = [p.relative_to(top).as_posix() for p in found]
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    between = ":" if not Path(source).expanduser().is_dir() else "/"
+    raise BadSAE(
+        f"{source} holds {len(names)} SAEs; name one, as in {source.rstrip('/')}{between}{names[0]} ({shown})."
+    )

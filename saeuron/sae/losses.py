@@ -1,0 +1,90 @@
+"""What an SAE's training minimises, and the formulas that every variant shares."""
+
+import torch
+from torch import Tensor
+
+from saeuron.sae.ranks import ALONE, Ranks
+from saeuron.sae.selection import row_floor
+
+
+def variance(x: Tensor, rows_of: Ranks = ALONE) -> Tensor:
+    """|x - mean x|^2 summed over a batch [B, D], scalar; never zero.
+
+    `rows_of` are the processes that hold a slice of the batch each: what comes is the whole batch's, divided by their
+    number, so that the mean over them of what is divided by it is as if one process held all rows.
+    """
+    mean = x.mean(0)
+    rows_of.average([mean])
+    # Not by x.var(0), which takes eight times as long.
+    found = squared(x - mean)
+    rows_of.average([found])
+    return found.clamp(min=1e-12)
+
+
+def squared(error: Tensor) -> Tensor:
+    """|error|^2 summed over a batch [B, D], scalar; without a second tensor of its size."""
+    return error.flatten().dot(error.flatten())
+
+
+def fvu(x: Tensor, x_hat: Tensor, rows_of: Ranks = ALONE) -> Tensor:
+    """Fraction of variance unexplained of a batch: |x - x_hat|^2 / |x - mean x|^2, scalar; see `variance`."""
+    return squared(x - x_hat) / variance(x, rows_of)
+
+
+def mean_of_finite(values: Tensor) -> Tensor:
+    """The mean of those of [B] that are finite, scalar; infinite if none is."""
+    finite = values[torch.isfinite(values)]
+    return finite.mean() if len(finite) else values.new_tensor(torch.inf)
+
+
+def aux_k(
+    x: Tensor, x_hat: Tensor, pre: Tensor, W_dec: Tensor, latents_of: Ranks = ALONE, rows_of: Ranks = ALONE
+) -> Tensor:
+    """AuxK (2406.04093, A.2): dead latents predict the residual; scalar, without its weight alpha.
+
+    e_hat = (the k_aux largest dead ReLU(p)) W_dec, without b_dec; the target e = x - x_hat is detached; scaled by
+    min(1, #dead / k_aux) and divided by the variance of x.
+
+    Args:
+        x, x_hat: [B, D].
+        pre: p of the dead latents alone, [B, #dead]. W_dec: their rows, (#dead, D).
+        latents_of: the processes that hold a part of the dead each. rows_of: those that hold a slice of the batch.
+    """
+    here, wanted = pre.shape[1], max(1, x.shape[1] // 2)
+    count = latents_of.count(here)
+    if count == 0:
+        return x.new_zeros(())
+    if count > wanted:
+        values, indices = pre.topk(min(wanted, here), dim=1)
+        kept = values.relu()
+        if latents_of.size > 1:
+            kept = kept * (values >= row_floor(values.detach(), wanted, latents_of))
+        latents = torch.zeros_like(pre).scatter(1, indices, kept)
+    else:
+        latents = pre.relu()
+    error = (x - x_hat).detach()
+    return min(1.0, count / wanted) * squared(error - latents_of.total(latents @ W_dec)) / variance(x, rows_of)
+
+
+def zipf(count: int, total: float, exponent: float, most: float = 1.0) -> Tensor:
+    """Shares of `total` by rank r, proportional to r^-exponent but none above `most`; float64 [count], descending.
+
+    What the cap takes from the first goes to the others in proportion. `total` is at most `count * most`.
+    """
+    weights = torch.arange(1, count + 1, dtype=torch.float64) ** -exponent
+    rest = weights.flip(0).cumsum(0).flip(0)
+    # The factor of the others if the first j are at the cap; the smallest j that puts nobody else above it.
+    factors = (total - most * torch.arange(count)) / rest
+    full = int((factors * weights <= most * (1 + 1e-12)).to(torch.int8).argmax())
+    shares = factors[full] * weights
+    shares[:full] = most
+    return shares
+
+
+def geometric_median(x: Tensor, iterations: int = 50) -> Tensor:
+    """Weiszfeld's algorithm: [B, D] -> [D], the point of least summed distance to the rows."""
+    centre = x.mean(0)
+    for _ in range(iterations):
+        weights = 1 / (x - centre).norm(dim=1).clamp(min=1e-6)
+        centre = (weights[:, None] * x).sum(0) / weights.sum()
+    return centre

@@ -1,0 +1,365 @@
+"""Train one sparse autoencoder on a stream of activation rows, with exact resume.
+
+Loss: FVU of the batch + alpha * AuxK (2406.04093 section 2 and appendix A.2; settings of SAeUron 2501.18052).
+"""
+
+import itertools
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saeuron.checkpoint import (
+    load_tensors,
+    pack_optimizer,
+    prefixed,
+    save_tensors,
+    stripped,
+    tensors_digest,
+    unpack_optimizer,
+)
+from saeuron.errors import BadWeights, ConfigError, SaeuronError
+from saeuron.sae.autoencoder import SAE
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.losses import fvu, geometric_median
+from saeuron.sae.moments import Moments
+from saeuron.sae.ranks import ALONE, Ranks
+from saeuron.sae.sparse import Pattern, Room, decode
+from saeuron.sae.streams import Rows, Stream, Streams, ahead, by_hookpoint, rows_at, tensor_of
+from saeuron.sae.update import TritonUpdate, Update
+from saeuron.sae.variants import SparseVariant, make
+
+_log = logging.getLogger(__name__)
+
+FAST_FROM = 8
+"""The sparse path is taken from this many latents per active one."""
+
+SAVING = 1 / 20
+"""Checkpoints are put off while to write them would take more than this of the time."""
+
+
+class Point(NamedTuple):
+    """One point of the training curve, means since the last one."""
+
+    step: int
+    rows: int
+    fvu: float
+    l0: float
+    dead: float
+    """Fraction of latents silent for `dead_rows` rows."""
+    loss: float
+
+
+def learning_rate(config: SAEConfig, step: int) -> float:
+    """Warm-up, then linear or cosine decay to zero at `config.steps`."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    match config.schedule:
+        case "linear":
+            return config.lr * (1 - done)
+        case "cosine":
+            return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+        case _:
+            return config.lr
+
+
+def kernels_for(config: SAEConfig, device: torch.device) -> Literal["torch", "triton"]:
+    """The kernels that `train.kernels: auto` stands for, on a device.
+
+    Those in Triton have been tested by its interpreter, and compiled, but have run on no GPU yet: nobody gets them who
+    does not ask for them.
+
+    Raises:
+        ConfigError: Triton is asked for where it cannot work.
+    """
+    if config.kernels == "triton" and device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
+        raise ConfigError(f"train.kernels 'triton' are for CUDA; on {device} take 'torch' or 'auto'.")
+    return "triton" if config.kernels == "triton" else "torch"
+
+
+class Trainer:
+    """The state of one training run: the variant, Adam's moments, silence of each latent, and the number of steps."""
+
+    def __init__(
+        self,
+        config: SAEConfig,
+        width: int,
+        hookpoint: str,
+        device: str | torch.device = "cpu",
+        path: Literal["auto", "fast", "plain"] = "auto",
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """`path` is for comparisons: see `SparseVariant`; `ranks` are the processes that train together.
+
+        Raises:
+            ConfigError: the configuration fits no SAE of this width, or not these ranks or this device.
+        """
+        self.config, self.hookpoint, self.device, self.step_index = config, hookpoint, torch.device(device), 0
+        self.n_latents = n_latents = config.check(width, hookpoint)
+        shared, size = ("batch", config.batch) if config.share == "rows" else ("expansion * D", n_latents)
+        if size % ranks.size:
+            raise ConfigError(f"train.{shared} is {size}: expected a multiple of the {ranks.size} processes.")
+        kernels = kernels_for(config, self.device)
+        self.ranks = ranks
+        self.rows_of, self.latents_of = (ranks, ALONE) if config.share == "rows" else (ALONE, ranks)
+        self.variant = make(config, width)
+        self.variant.rows_of = self.rows_of
+        if isinstance(self.variant, SparseVariant):
+            self.variant.fast = path == "fast" or (path == "auto" and n_latents >= FAST_FROM * config.k)
+            if self.latents_of.size > 1:
+                self.variant.divide(self.latents_of)
+            if kernels == "triton":
+                from saeuron.sae.triton_kernels import TRITON
+
+                self.variant.kernels = TRITON
+        self.variant = self.variant.to(self.device)
+        suits = kernels == "triton" and TritonUpdate.suits(self.variant)
+        self.update = (TritonUpdate if suits else Update)(self.variant, config, self.latents_of)
+        self.silent = torch.zeros(self.variant.n_latents, dtype=torch.int64, device=self.device)
+        self.dead_rows = config.dead_rows or max(1, config.steps * config.batch // 10)
+        self.history: list[Point] = []
+        self.factor = 1.0
+        """What rows are multiplied by before anything else (`normalize`)."""
+        self._recent: list[Tensor] = []
+        """FVU, L0 and loss of each step since the last point; left on the device, which nobody then waits for."""
+
+    @property
+    def sae(self) -> SAE:
+        """The SAE as it is now, for inference; a copy, of activations as they are."""
+        sae = self.variant.export(self.hookpoint)
+        if self.factor != 1:
+            # Every activation function is homogeneous: at c x, with c times the biases and thresholds, f is c times f.
+            with torch.no_grad():
+                for tensor in (sae.b_enc, sae.b_dec, sae.threshold):
+                    tensor.div_(self.factor)
+        return sae
+
+    def initialise(self, rows: Tensor) -> None:
+        """Start from a first sample, [B, D]."""
+        x = rows.to(self.device).float()
+        if self.config.normalize:
+            distance = float((x - geometric_median(x)).norm(dim=1).mean())
+            self.factor = math.sqrt(x.shape[1]) / distance if distance > 0 else 1.0
+        self.variant.initialise(x * self.factor if self.config.normalize else x)
+
+    def step(self, rows: Tensor) -> None:
+        """One optimizer step on rows [B, D]; with several ranks each is given all of them."""
+        variant, config, rows_of = self.variant, self.config, self.rows_of
+        x = rows_of.part(rows).to(self.device).float()
+        if config.normalize:
+            x = x * self.factor
+        out = variant(x, self.step_index)
+        dead = self.silent >= self.dead_rows
+        loss = out.loss
+        if config.auxk_alpha and bool(self.latents_of.any(dead.any())):
+            loss = loss + config.auxk_alpha * variant.auxiliary(x, out.x_hat, dead)
+        variant.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            rows_of.average(p.grad for p in variant.parameters() if p.grad is not None)
+            self.update.step(learning_rate(config, self.step_index))
+            if out.least is not None:
+                rows_of.average([out.least])
+            variant.follow(out.least, self.step_index)
+            self.silent = torch.where(rows_of.any(out.fired), 0, self.silent + len(rows))
+            l0 = self.latents_of.count(out.active) / len(x)
+            figures = torch.stack([fvu(x, out.x_hat, rows_of), x.new_full((), l0), loss])
+            rows_of.average([figures])
+            self._recent.append(figures)
+        self.step_index += 1
+        if self.step_index % 20 == 0 or self.step_index == config.steps:
+            f, l0, total = self._figures().mean(0).tolist()
+            if not (math.isfinite(f) and math.isfinite(total)):
+                raise ConfigError(
+                    f"training {self.hookpoint or 'an SAE'} broke down by step {self.step_index}: FVU {f:g}, loss "
+                    f"{total:g}; expected finite numbers. Lower train.lr, or look at the activations."
+                )
+            share = self.latents_of.count(int((self.silent >= self.dead_rows).sum())) / self.n_latents
+            self.history.append(Point(self.step_index, self.step_index * config.batch, f, l0, share, total))
+            self._recent.clear()
+
+    def _figures(self) -> Tensor:
+        """Those since the last point, float64 [steps, 3]."""
+        return torch.stack(self._recent).cpu().double() if self._recent else torch.zeros(0, 3, dtype=torch.float64)
+
+    def _divided(self) -> set[str]:
+        """The names of a checkpoint's tensors with a row for each latent, of a variant that can be divided."""
+        moments = {
+            f"adam.{index}.{moment}"
+            for index, (name, _) in enumerate(self.variant.named_parameters())
+            if name in SparseVariant.divided
+            for moment in ("exp_avg", "exp_avg_sq")
+        }
+        return {"silent", *moments, *(f"variant.{name}" for name in SparseVariant.divided)}
+
+    def save(self, path: Path) -> None:
+        """Everything needed to go on exactly; written by the first rank, whole."""
+        tensors = prefixed("variant", self.variant.state_dict()) | pack_optimizer(self.update.optimizer, "adam")
+        tensors |= {"silent": self.silent, "recent": self._figures()}
+        if self.config.normalize:
+            tensors["factor"] = torch.tensor(self.factor, dtype=torch.float64)
+        if self.latents_of.size > 1:
+            for name in sorted(self._divided() & tensors.keys()):
+                tensors[name] = self.latents_of.collect(tensors[name])
+        if not self.ranks.first:
+            return
+        metadata = {"step": self.step_index, "config": self.config.identity, "history": self.history}
+        save_tensors(path, tensors, {**metadata, "sha256": tensors_digest(tensors, metadata)})
+
+    def load(self, path: Path) -> None:
+        """Go on from `save`.
+
+        Raises:
+            BadWeights: the file is damaged; whoever goes on from one flipped byte would train something else.
+            SaeuronError: it is of another configuration.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.pop("sha256", "") != tensors_digest(tensors, metadata):
+            raise BadWeights(f"{path} is not as it was written; remove it to start anew.")
+        if metadata["config"] != self.config.identity:
+            raise SaeuronError(f"{path} is a checkpoint of another configuration; remove it to start anew.")
+        if self.latents_of.size > 1:
+            tensors |= {name: self.latents_of.part_of(tensors[name]) for name in self._divided() & tensors.keys()}
+        self.variant.load_state_dict(stripped("variant", tensors))
+        unpack_optimizer(self.update.optimizer, "adam", tensors)
+        self.silent = tensors["silent"].to(self.device)
+        self._recent = list(tensors["recent"].reshape(-1, 3).float().to(self.device))
+        self.step_index = metadata["step"]
+        self.factor = float(tensors.get("factor", 1.0))
+        self.history = [Point(*p) for p in metadata["history"]]
+
+
+def train(
+    config: SAEConfig,
+    stream: Stream,
+    width: int,
+    hookpoint: str,
+    *,
+    checkpoint: Path,
+    device: str | torch.device = "cpu",
+    ranks: Ranks = ALONE,
+    report: Callable[[Point], None] = lambda point: None,
+) -> Trainer:
+    """Train to the end, from `checkpoint` if it exists; an interrupted run ends with the same bytes.
+
+    A damaged checkpoint is as good as none: the training begins anew, and says so.
+    """
+    trainer = Trainer(config, width, hookpoint, device, ranks=ranks)
+    resumed = False
+    if checkpoint.exists():
+        try:
+            trainer.load(checkpoint)
+            resumed = True
+        except BadWeights as error:
+            _log.warning("training %s begins anew: its checkpoint is damaged (%s)", hookpoint or "an SAE", error)
+    # All look before the first one writes.
+    ranks.wait()
+    if not resumed:
+        trainer.initialise(tensor_of(next(stream(0))))
+    together([trainer], stream, {0: checkpoint}, report=lambda _, point: report(point))
+    return trainer
+
+
+def together(
+    trainers: Sequence[Trainer],
+    stream: Stream | Streams,
+    checkpoints: Mapping[int, Path],
+    *,
+    report: Callable[[int, Point], None] = lambda index, point: None,
+) -> None:
+    """Train several SAEs to their ends on one stream of rows, of one hookpoint or several, which is read once.
+
+    They are initialised or loaded, at the same step, and take batches of the same size; each ends as it would alone.
+    They take their steps in turns, and share the memory for pre-activations.
+
+    Args:
+        trainers: variants, sizes, seeds of weights, hookpoints, as they please.
+        stream: rows for all of them, or by hookpoint.
+        checkpoints: by index, where to save them.
+        report: called with the index and each new point of its curve.
+    """
+    start = {t.step_index for t in trainers}
+    sizes = {t.config.batch for t in trainers}
+    if len(start) != 1 or len(sizes) != 1:
+        raise SaeuronError(f"SAEs on one stream stand at steps {start} with batches {sizes}: expected one of each.")
+    room = Room()
+    for variant in (t.variant for t in trainers):
+        if isinstance(variant, SparseVariant):
+            variant.room = room
+    begin, end = start.pop(), max(t.config.steps for t in trainers)
+    if begin >= end:
+        return
+    saving = {i: _Saving(trainers[i], path) for i, path in checkpoints.items()}
+    devices = {t.device for t in trainers}
+    stored: Iterator[Rows] = stream(begin)
+    batches = map(by_hookpoint, itertools.islice(stored, end - begin))
+    for rows in ahead(batches, devices.pop()) if len(devices) == 1 else batches:
+        for i, trainer in enumerate(trainers):
+            if trainer.step_index >= trainer.config.steps:
+                continue
+            before = len(trainer.history)
+            trainer.step(rows_at(trainer.hookpoint, rows))
+            if len(trainer.history) > before:
+                report(i, trainer.history[-1])
+            if i in saving and trainer.step_index % trainer.config.checkpoint_every == 0:
+                saving[i].consider()
+
+
+class _Saving:
+    """Writes a trainer's checkpoints, not so often that they would take more than `SAVING` of the time."""
+
+    def __init__(self, trainer: Trainer, path: Path) -> None:
+        self.trainer, self.path, self.took, self.ended = trainer, path, 0.0, 0.0
+
+    def consider(self) -> None:
+        """Write one, unless it is too early for that; all ranks do what the first one finds."""
+        begun, ranks = time.monotonic(), self.trainer.ranks
+        due = begun - self.ended >= self.took * (1 / SAVING - 1)
+        if ranks.count(int(due and ranks.first)):
+            self.trainer.save(self.path)
+            self.ended = time.monotonic()
+            self.took = self.ended - begun
+
+
+class Quality(NamedTuple):
+    """How well an SAE reconstructs, at inference, over a whole set."""
+
+    fvu: float
+    l0: float
+    never: float
+    """Fraction of latents that never fired on the set."""
+
+
+@torch.no_grad()
+def quality(sae: SAE, batches: Iterator[Tensor]) -> Quality:
+    """FVU accumulated over the whole set, not averaged over batches; float64 sums, on the SAE's device.
+
+    Raises SaeuronError where there are no rows.
+    """
+    found: Moments | None = None
+    fired = torch.zeros(sae.info.n_latents, dtype=torch.bool, device=sae.W_enc.device)
+    for batch in batches:
+        x = batch.to(sae.W_enc.device).float()
+        codes = sae.encode(x)
+        part = Moments.of(x, codes, _decoded(sae, codes))
+        found = part if found is None else found + part
+        fired |= (codes != 0).any(0)
+    if found is None:
+        raise SaeuronError("FVU and L0 of no rows; expected at least one batch.")
+    return Quality(found.fvu, found.l0, 1 - float(fired.float().mean()))
+
+
+def _decoded(sae: SAE, codes: Tensor) -> Tensor:
+    """X_hat [B, D] of codes [B, N]. Where few latents fire, a dense product would be half of all the work."""
+    if int(codes.count_nonzero()) * FAST_FROM > codes.numel():
+        return sae.decode(codes)
+    rows, latents = codes.nonzero(as_tuple=True)
+    pattern = Pattern(rows, latents, (codes.shape[0], codes.shape[1]))
+    return decode(pattern, codes[rows, latents], sae.W_dec) + sae.b_dec

@@ -1,0 +1,107 @@
+"""One update of a variant's parameters from their gradients: projected, clipped, Adam, constraints."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.ranks import Ranks
+from saeuron.sae.variants import SparseVariant, Variant
+
+if TYPE_CHECKING:
+    from saeuron.sae.triton_kernels import Adam
+
+
+class Update:
+    """The reference, on torch's own operators.
+
+    Attributes:
+        optimizer: Adam, whose moments are part of a checkpoint.
+    """
+
+    optimizer: torch.optim.Adam
+
+    def __init__(self, variant: Variant, config: SAEConfig, latents_of: Ranks) -> None:
+        """`latents_of` are the processes that hold a part of the latents each."""
+        self.variant, self.config, self.latents_of = variant, config, latents_of
+        self.optimizer = self._adam()
+
+    def _adam(self) -> torch.optim.Adam:
+        # Fused where torch has it: four passes over memory in place of about fourteen.
+        return torch.optim.Adam(self.variant.parameters(), lr=self.config.lr, eps=6.25e-10, fused=True)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Change the parameters by their gradients, at a learning rate."""
+        self.variant.project_gradients()
+        gradients = self.gradients()
+        if self.latents_of.size == 1:
+            norm = torch.nn.utils.get_total_norm(gradients.values())
+        else:
+            norm = self.norm({name: g.square().sum() for name, g in gradients.items()})
+        factor = self.factor(norm)
+        # On a CPU to look costs nothing, and a factor of one a pass over all gradients.
+        if factor.device.type != "cpu" or not factor >= 1:
+            for gradient in gradients.values():
+                gradient.mul_(factor)
+        self.change(rate)
+        self.variant.constrain()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients there are, by parameter."""
+        return {name: p.grad for name, p in self.variant.named_parameters() if p.grad is not None}
+
+    def norm(self, squares: Mapping[str, Tensor]) -> Tensor:
+        """The norm of all gradients, those of other processes' latents included, from the sums of their squares."""
+        common = _sum(s for name, s in squares.items() if name not in SparseVariant.divided)
+        return (self.latents_of.add(_sum(s for n, s in squares.items() if n in SparseVariant.divided)) + common).sqrt()
+
+    def factor(self, norm: Tensor) -> Tensor:
+        """What gradients of that norm are multiplied with to be clipped."""
+        return (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+
+    def change(self, rate: float) -> None:
+        """Adam's step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+
+class TritonUpdate(Update):
+    """The same in two passes over memory; for CUDA, and variants whose decoder has unit rows and nothing else."""
+
+    optimizer: "Adam"
+
+    def _adam(self) -> "Adam":
+        from saeuron.sae.triton_kernels import Adam
+
+        made = Adam(self.variant.parameters(), lr=self.config.lr, eps=6.25e-10)
+        made.unit = frozenset({self.variant.W_dec})
+        return made
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        from saeuron.sae.triton_kernels import project
+
+        parameters, squares = dict(self.variant.named_parameters()), {}
+        for name, gradient in self.gradients().items():
+            weight = parameters[name]
+            if gradient.dim() == 2:
+                weight.grad = gradient = gradient.contiguous()
+                squares[name] = project(gradient, weight, unit=weight in self.optimizer.unit).sum()
+            else:
+                squares[name] = gradient.square().sum()
+        self.optimizer.scale = self.factor(self.norm(squares))
+        self.change(rate)
+
+    @staticmethod
+    def suits(variant: Variant) -> bool:
+        """Whether nothing of a variant would be left out."""
+        kind = type(variant)
+        return (kind.project_gradients, kind.constrain) == (Variant.project_gradients, Variant.constrain)
+
+
+def _sum(squares: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(squares)).sum()

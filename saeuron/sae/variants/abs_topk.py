@@ -1,0 +1,51 @@
+"""AbsTopK (2510.00404)."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from saeuron.sae.autoencoder import SAE, SAEInfo
+from saeuron.sae.losses import aux_k, mean_of_finite
+from saeuron.sae.selection import Activation
+from saeuron.sae.sparse import Pattern
+from saeuron.sae.variants.base import SparseVariant
+
+
+class AbsTopK(SparseVariant):
+    """F = p, with its sign, on the k largest |p| of each row: one latent holds a direction and its opposite.
+
+    Firing means f != 0. What is exported is a TopK SAE of 2 N latents, f+ and f-, of encoder [W; -W], [b; -b] and
+    decoder [W_dec; -W_dec]: the k largest ReLU of them are AbsTopK split by sign, and scores, thresholds and densities
+    mean something. Latent i + N there is the opposite of latent i; a direction used one way alone
+    shows as one dead latent of the two.
+
+    The paper has no AuxK. Here a dead latent helps with both its halves: the k_aux largest |p| of the dead, signed.
+    The threshold that is followed is on |p|: the mean over rows of the least kept, as for TopK.
+    """
+
+    activation: ClassVar[Activation] = "topk"
+    by_row: ClassVar[bool] = True
+
+    def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
+        del x_bar
+        sizes, latents = self.kernels.row_top_k(pre.abs(), self.config.k)
+        rows = torch.arange(len(pre), device=pre.device).repeat_interleave(self.config.k)
+        return Pattern(rows, latents.flatten(), (pre.shape[0], pre.shape[1])).where(sizes.flatten() != 0)
+
+    def least(self, pattern: Pattern, values: Tensor) -> Tensor:
+        least = values.new_full((pattern.shape[0],), torch.inf)
+        return mean_of_finite(least.scatter_reduce(0, pattern.rows, values.abs(), "amin"))
+
+    def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
+        which = dead.nonzero().squeeze(1)
+        pre = (x - self.b_dec) @ self.W_enc[which].T + self.b_enc[which]
+        rows = self.decoder()[which]
+        return aux_k(x, x_hat, torch.cat([pre, -pre], dim=1), torch.cat([rows, -rows]), rows_of=self.rows_of)
+
+    def _exported(self, hookpoint: str, activation: Activation) -> SAE:
+        info = SAEInfo(self.config.variant, self.width, 2 * self.n_latents, self.config.k, hookpoint, activation)
+        sides = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.decoder()}
+        tensors = {name: torch.cat([t, -t]).detach().cpu() for name, t in sides.items()}
+        tensors |= {"threshold": self.threshold.repeat(2).cpu(), "b_dec": self.b_dec.detach().cpu().clone()}
+        return SAE.of(info, tensors)

@@ -1,0 +1,74 @@
+"""RA-SAE, the relaxed archetypal SAE (2502.12892)."""
+
+import torch
+from torch import Tensor, nn
+
+from saeuron.noise import generator
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.variants.batch_topk import BatchTopK
+
+
+class RASAE(BatchTopK):
+    """BatchTopK whose decoder stays near the data: W_dec = exp(s) (W C + Lambda) (equation 4).
+
+    Rows of W lie on the simplex, so rows of W C are convex combinations of the candidate points C, (M, D); those of
+    Lambda are no longer than delta. W_dec is a function of s, W and Lambda and no parameter; its rows have no fixed
+    norm. What is exported is W_dec as it came out.
+
+    Choices. C are rows of the first sample less b_dec, drawn without repetition, divided by their mean length, which
+    makes that the unit of delta (the paper clusters its data by k-means first). W = softmax(speed * V): the paper's
+    code clips at zero and divides by the sum after each step, but Adam moves every entry by about its learning rate,
+    so that of a thousand the many small ones would soon outweigh the few that matter. Latent i starts at candidate i,
+    with latents beyond the last candidate halfway between two, W_enc at the directions of W_dec, s and Lambda at 0.
+    """
+
+    def __init__(self, config: SAEConfig, width: int) -> None:
+        super().__init__(config, width)
+        del self.W_dec
+        points = min(config.ra_sae.candidates, config.batch)
+        chance = generator(config.seed, "ra_sae", self.n_latents, points)
+        self.candidates: Tensor
+        drawn = torch.randn(points, width, generator=chance, device="cpu")
+        self.register_buffer("candidates", nn.functional.normalize(drawn))
+        self.logits = nn.Parameter(_start(self.n_latents, points) / config.ra_sae.speed)
+        self.relaxation = nn.Parameter(torch.zeros(self.n_latents, width))
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def mixing(self) -> Tensor:
+        """W, (N, M): no entry is negative, rows sum to 1."""
+        return (self.config.ra_sae.speed * self.logits).softmax(1)
+
+    def decoder(self) -> Tensor:
+        return self.scale.exp() * (self.mixing() @ self.candidates + self.relaxation)
+
+    @torch.no_grad()
+    def initialise(self, rows: Tensor) -> None:
+        super().initialise(rows)
+        chance = generator(self.config.seed, "ra_sae", "candidates")
+        order = torch.randperm(len(rows), generator=chance, device="cpu")
+        # Of a sample that is too small, rows come again.
+        chosen = rows[order.repeat(-(-len(self.candidates) // len(rows)))[: len(self.candidates)]] - self.b_dec
+        self.candidates.copy_(chosen / chosen.norm(dim=1).mean().clamp(min=1e-12))
+        self.W_enc.copy_(nn.functional.normalize(self.decoder()))
+
+    def project_gradients(self) -> None:
+        """Nothing to remove: rows of W_dec may change their norms."""
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Rows of Lambda are no longer than delta."""
+        norms = self.relaxation.norm(dim=1, keepdim=True)
+        self.relaxation.mul_((self.config.ra_sae.delta / norms.clamp(min=1e-12)).clamp(max=1))
+
+
+def _start(n_latents: int, points: int) -> Tensor:
+    """Logits, (N, M): softmax gives nine tenths to candidate i, or for i >= M to two of them together, never the same
+    two while N < M^2 / 2: latents that start alike would stay alike.
+    """
+    latents = torch.arange(n_latents)
+    first = latents % points
+    second = (first + latents // points) % points
+    share = torch.full((n_latents, points), 0.1 / points)
+    share[latents, first] += 0.45
+    share[latents, second] += 0.45
+    return share.log()

@@ -1,0 +1,12 @@
+"""SQL over a workspace.
+
+connection.py  `connect(workspace)`: DuckDB with one view per kind of thing
+views.sql      the views
+columns.py     every column: type, unit, meaning
+source.py      the relations that views stand on
+tables.py      relations from manifests and small Parquet tables
+scores.py      relations of statistics, totals and packs
+diagnosis.py   relations of `sae report`
+query.py       SQL from users: one SELECT, limited in time, memory and reach
+guard.py       which SQL is let through, and the process that runs it
+"""

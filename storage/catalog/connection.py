@@ -1,0 +1,103 @@
+"""SQL over a workspace: DuckDB in memory, with views over the Parquet files of the committed artifacts.
+
+The views are built anew at each connection, from the manifests: nothing has to be kept in step, a workspace can be
+moved, and no file is locked. `columns.py` describes each view.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from storage.catalog.diagnosis import diagnosis_sources
+from storage.catalog.source import Source
+from storage.catalog.tables import sources
+from storage.workspace import Workspace
+
+_connections = itertools.count()
+
+
+def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with the views prompts, captures, saes, statistics, features, scores, top_features, removals,
+    images, metrics and runs; in an empty workspace they are empty. It shows what was committed when it was opened.
+
+    The connection reads no file outside the workspace's artifacts and its settings are locked; `memory` and
+    `threads` bound its work. It trusts its caller with the artifacts themselves: SQL from elsewhere goes through
+    `query.run_query`. Raises NotAWorkspace or WorkspaceTooNew; where a table has to come from
+    an object store, ObjectDamaged or StoreAway.
+    """
+    if not isinstance(workspace, Workspace):
+        workspace = Workspace.open(workspace, create=False)
+    connection = duckdb.connect(":memory:")
+    # Committed files do not change, and a question about one feature would read the ends of hundreds again and again.
+    connection.execute("SET parquet_metadata_cache = true")
+    connection.execute("CREATE SCHEMA source")
+    for source in _sources(workspace):
+        _create(connection, source)
+    connection.execute(files("storage.catalog").joinpath("views.sql").read_text("utf-8"))
+    _lock_down(connection, workspace.root / "artifacts", memory, threads)
+    return connection
+
+
+def bring(workspace: Workspace) -> None:
+    """Have the tables that `connect` reads here, if the workspace is on an object store."""
+    if workspace.remote:
+        _sources(workspace)
+
+
+def _sources(workspace: Workspace) -> list[Source]:
+    found = [*sources(workspace), *diagnosis_sources(workspace)]
+    workspace.bring(path for source in found for path in source.files)
+    return found
+
+
+def _create(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
+    if source.files:
+        paths = ", ".join(_text(_literal(path)) for path in source.files)
+        names = ", ".join(f'"{name}"' for name in source.schema.names)
+        connection.execute(
+            f"CREATE VIEW source.{source.name} AS SELECT {names}, file_index FROM read_parquet([{paths}])"
+        )
+        return
+    table = source.table
+    if table is None:
+        table = source.schema.append(pa.field("file_index", pa.uint64())).empty_table()
+    connection.register("arriving", table)
+    connection.execute(f"CREATE TABLE source.{source.name} AS SELECT * FROM arriving")
+    connection.unregister("arriving")
+
+
+def _lock_down(connection: duckdb.DuckDBPyConnection, readable: Path, memory: str, threads: int) -> None:
+    # DuckDB makes this folder when it has to spill, and removes it.
+    spill = Path(tempfile.gettempdir()) / f"storage-sql-{os.getpid()}-{next(_connections)}"
+    settings = {
+        "threads": str(int(threads)),
+        "memory_limit": _text(memory),
+        "temp_directory": _text(str(spill)),
+        "max_temp_directory_size": _text("10GB"),
+        "python_enable_replacements": "false",
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        # Under both names, for DuckDB asks before it has resolved a glob.
+        "allowed_directories": f"[{_text(f'{readable}/')}, {_text(f'{_literal(readable)}/')}]",
+        "enable_external_access": "false",
+        # Last: it locks all that stands above.
+        "lock_configuration": "true",
+    }
+    for name, value in settings.items():
+        connection.execute(f"SET {name} = {value}")
+
+
+def _literal(path: Path) -> str:
+    """The path as a glob that matches it alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

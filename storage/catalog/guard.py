@@ -1,0 +1,211 @@
+"""What stands between a query that someone wrote and everything else: which SQL is let through, and where it runs.
+
+Only a SELECT of the views passes. DuckDB's word for the kind of a statement is not enough: `WITH x AS (COPY ... TO
+'file') SELECT ...` is a SELECT to it, and so is a call of json_execute_serialized_sql, and both wrote a file within the
+allowed folders. So the parsed tree is walked as well, and only what is known to read is let through.
+
+It runs in a process of its own (`python -m storage.catalog.guard FOLDER`), because DuckDB's limits do not hold within
+one operation: `range(1000000000)` as a list took 8 GB and minutes, and no interrupt stopped it. Here the kernel counts
+the memory, and a query that overruns its time is killed with its process (`storage.catalog.query` does that).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import duckdb
+import pyarrow as pa
+
+from storage.catalog.columns import COLUMNS
+from storage.catalog.connection import connect
+from storage.errors import BadQuery
+
+READY = b"\n"
+"""First byte of the answer: connected, the query begins."""
+REFUSED = 3
+"""Exit code that says: read the file `refused`."""
+
+_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+_TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree"})
+_REFUSED_FUNCTIONS = frozenset(
+    {
+        # What tells of the machine and the settings, or changes something, or only waits.
+        *("current_setting", "getvariable", "getenv", "current_query", "get_block_size", "json_serialize_plan"),
+        *("nextval", "currval", "setval", "setseed", "write_log", "sleep_ms", "pg_sleep"),
+    }
+)
+_UNKNOWN_TABLE = re.compile(r"Table with name (\S+) does not exist")
+_BATCH_ROWS = 100_000
+_SPARE_BYTES = 1 << 30
+"""What DuckDB, Arrow and Python may need beside the memory of the query: code, stacks, a batch on its way out."""
+_FILE_BYTES = 10 * 10**9
+"""Largest temporary file in bytes; DuckDB's limit for all of them together is the same."""
+_MOST_SECONDS = 1e9
+"""The largest limit on processor time that every system takes."""
+_STATM = Path("/proc/self/statm")
+"""Where Linux says how much memory the process has mapped; elsewhere DuckDB's limit stands alone."""
+
+
+def only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """The one statement in `sql`, a SELECT from the views without side effects.
+
+    Raises BadQuery for anything else, duckdb.Error for what is not SQL.
+    """
+    try:
+        sql.encode()
+    except UnicodeEncodeError:
+        raise BadQuery("the query is not text: expected letters that UTF-8 can write") from None
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1:
+        raise BadQuery(f"the query holds {len(statements)} statements: expected one SELECT")
+    statement = statements[0]
+    try:
+        kind = statement.type.name
+    except ValueError:  # a kind that DuckDB's Python has no name for, such as UPDATE EXTENSIONS
+        kind = "of another kind"
+    if kind != "SELECT":
+        raise BadQuery(f"the query is {kind}: expected SELECT; only runs change what is stored")
+    [(text,)] = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [statement.query]).fetchall()
+    try:
+        tree = json.loads(text)
+    except RecursionError:
+        raise BadQuery("the query is nested too deeply: expected a few hundred levels at most") from None
+    if tree["error"]:
+        raise BadQuery("the query cannot be checked (PIVOT needs its values named by IN): expected a plain SELECT")
+    internal = connection.execute("SELECT view_name FROM duckdb_views() WHERE internal").fetchall()
+    _check(tree, {name for (name,) in internal})
+    return statement
+
+
+def _check(tree: Any, internal: set[str]) -> None:
+    parts = list(_parts(tree))
+    ctes = {str(entry["key"]).lower() for part in parts if "cte_map" in part for entry in part["cte_map"]["map"]}
+    if taken := sorted(ctes & internal):
+        # Within its own definition such a name would mean DuckDB's view.
+        raise BadQuery(f"the query names a part of it {taken[0]!r}, as a table of DuckDB's own is: choose another name")
+    for part in parts:
+        kind = str(part.get("type"))
+        if kind.endswith("_NODE") and kind not in _NODES:
+            raise BadQuery(f"the query holds a {kind.split('_')[0]}: expected SELECT; only runs change what is stored")
+        if kind == "BASE_TABLE":
+            _check_table(part, ctes)
+        if kind == "SHOW_REF" and part["table_name"] not in {"", '"tables"', *COLUMNS}:
+            raise BadQuery(f"the query shows {part['table_name'].strip('_')}: expected SHOW TABLES or DESCRIBE VIEW")
+        if kind == "SHOW_REF" and part["show_type"] == "SHOW_FROM":
+            raise BadQuery("the query shows the tables of another schema: expected SHOW TABLES or DESCRIBE VIEW")
+        if kind == "TABLE_FUNCTION" and (name := _function_name(part["function"])) not in _TABLE_FUNCTIONS:
+            raise BadQuery(f"the query reads from {name}(): expected a view, or {', '.join(sorted(_TABLE_FUNCTIONS))}")
+        if (name := _function_name(part)) in _REFUSED_FUNCTIONS:
+            raise BadQuery(f"the query calls {name}(): expected functions of the columns; it is not one")
+
+
+def _check_table(part: dict[str, Any], ctes: set[str]) -> None:
+    path = [str(name) for name in part["qualified_name"]["path"]]
+    # As a list, so that a name with a dot in it is not taken for two.
+    if path[:-1] in ([], ["main"], ["memory", "main"]) and path[-1].lower() in ctes | COLUMNS.keys():
+        return
+    raise BadQuery(_no_view(".".join(path)))
+
+
+def _no_view(name: str) -> str:
+    nearest = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    return f"there is no view {name!r}: {hint}the views are {', '.join(COLUMNS)}"
+
+
+def _function_name(part: dict[str, Any]) -> str:
+    return str(part.get("function_name", "")).lower()
+
+
+def _parts(tree: Any) -> Iterator[dict[str, Any]]:
+    # A list in place of recursion: a query may be nested deeper than Python's stack.
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+
+
+def explained(message: str, memory: str) -> str:
+    """DuckDB's message as one line that says what to do. `memory` is the limit, for the message."""
+    if message.startswith(("Out of Memory", "std::bad_alloc", "malloc of size")):
+        return f"the query needs more memory than {memory}: ask for less, or raise the limit"
+    if (unknown := _UNKNOWN_TABLE.search(message)) is not None:
+        return _no_view(unknown[1].strip('"'))
+    return f"the query failed: {' '.join(message.splitlines()[:1])}"
+
+
+def main(folder: Path) -> NoReturn:
+    """Answer the query in `folder`: its rows as an Arrow stream on standard output, or the reason in `refused`.
+
+    The process ends here, without destructors: to close a stream of DuckDB 2.0.0 half-way hung in one of 25 runs.
+
+    `query.json` holds {root, sql, memory, threads, bytes}.
+    """
+    job = json.loads((folder / "query.json").read_text())
+    # What a library prints must not get among the rows.
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        connection = connect(job["root"], memory=job["memory"], threads=job["threads"])
+        _limit(connection, job["seconds"] * job["threads"])
+        answer.write(READY)
+        answer.flush()
+        # A relation streams; `execute` would first hold, or spill to disk, all of a result that is too large.
+        _answer(connection.sql(only_select(connection, job["sql"])), answer, job["bytes"])
+        os._exit(0)
+    except Exception as error:  # whatever it is, the asker gets one line
+        if isinstance(error, BadQuery):
+            message = str(error)
+        else:
+            message = explained("Out of Memory" if isinstance(error, MemoryError) else str(error), job["memory"])
+        (folder / "refused").write_text(message, "utf-8", "replace")
+        os._exit(REFUSED)
+
+
+def _answer(relation: duckdb.DuckDBPyRelation, file: BinaryIO, most: int) -> None:
+    """Write the rows, or raise BadQuery once they are more than `most` bytes."""
+    size = 0
+    reader = relation.to_arrow_reader(_BATCH_ROWS)
+    with pa.ipc.new_stream(file, reader.schema) as rows:
+        for batch in reader:
+            # A cell of NULL or of a bit costs the reader eight bytes too.
+            size += max(batch.nbytes, 8 * batch.num_rows * batch.num_columns)
+            if size > most:
+                raise BadQuery(f"the result is larger than {most} bytes: add a LIMIT, or ask for less")
+            rows.write_batch(batch)
+    file.flush()
+
+
+def _limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> None:
+    """From here on the kernel refuses memory beyond twice the query's own, and files larger than any it should make.
+
+    It also ends the process after so many seconds of work, which are `storage.catalog.query`'s to count unless it was
+    killed.
+    """
+    [(memory,)] = connection.execute("SELECT parse_formatted_bytes(current_setting('memory_limit'))").fetchall()
+    limits = {resource.RLIMIT_FSIZE: _FILE_BYTES, resource.RLIMIT_CORE: 0}
+    limits[resource.RLIMIT_CPU] = int(min(time.process_time() + seconds, _MOST_SECONDS)) + 2
+    if _STATM.exists():
+        now = int(_STATM.read_text().split()[0]) * resource.getpagesize()
+        limits[resource.RLIMIT_AS] = now + 2 * int(memory) + _SPARE_BYTES
+    for kind, most in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,252 @@
+"""SQL from people: one SELECT, bounded in time, memory and reach; and its result as text or a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from pyarrow import types
+
+from storage.catalog.guard import READY, REFUSED
+from storage.errors import BadQuery
+from storage.files import write_atomic
+from storage.parquet import write_parquet
+from storage.workspace import Workspace
+
+RESULT_BYTES = 1 << 30
+"""Largest result in bytes; DuckDB's own memory limit does not count what it hands out."""
+TEXT_CELLS = 10_000_000
+"""Most cells (rows x columns) of a result as text: each is an object of Python's on the way, 100 bytes and more."""
+TEXT_BYTES = 1 << 28
+"""Largest result as text, in bytes of the table."""
+
+
+def run_query(
+    workspace: Workspace | Path | str, sql: str, *, seconds: float = 60.0, memory: str = "1GB", threads: int = 2
+) -> pa.Table:
+    """The result of one SELECT over the views of a workspace, as committed when it is asked.
+
+    It runs in a process of its own (see `guard`), which is killed when it needs more than `seconds`, or when an
+    exception, such as Ctrl-C's, ends the waiting. Raises BadQuery, in one line, for any other statement or number of
+    them, for what DuckDB cannot parse, bind or run, and for a query that needs more than `seconds`, `memory` or
+    RESULT_BYTES; NotAWorkspace, WorkspaceTooNew.
+    """
+    if not isinstance(workspace, Workspace):
+        workspace = Workspace.open(workspace, create=False)
+    if workspace.remote:
+        # The query's process knows no credentials, and what it reads lies in the folder.
+        from storage.catalog.connection import bring
+
+        bring(workspace)
+    with tempfile.TemporaryDirectory(prefix="storage-sql-") as name:
+        folder = Path(name)
+        limits = {"memory": memory, "threads": threads, "seconds": seconds, "bytes": RESULT_BYTES}
+        job = {"root": str(workspace.root), "sql": sql, **limits}
+        (folder / "query.json").write_text(json.dumps(job))
+        command = [sys.executable, "-P", "-m", "storage.catalog.guard", name]
+        with (
+            (folder / "log").open("wb") as log,
+            _deaf() as listen,
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=_environment(folder),
+                bufsize=0,
+                # Or Ctrl-C would reach it as well, and end it with a traceback.
+                start_new_session=True,
+            ) as process,
+        ):
+            try:
+                listen()
+                return _answer(process, folder, seconds, memory)
+            finally:
+                process.kill()
+                # After a Ctrl-C `with` would not: what holds the query's memory would outlive it.
+                process.wait()
+
+
+@contextmanager
+def _deaf() -> Iterator[Callable[[], None]]:
+    """Ctrl-C waits until the function that this gives is called: one that comes while a process is being started would
+    leave that process to itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # no other thread hears signals
+        return
+    came: list[int] = []
+    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def listen() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        while came:
+            signal.raise_signal(came.pop())
+
+    try:
+        yield listen
+    finally:
+        listen()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """What the query's process may know: where the code is, and a folder of its own for what it spills."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ", "LANG", "LC_ALL") if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path), "TMPDIR": str(folder)}
+
+
+def _answer(process: subprocess.Popen[bytes], folder: Path, seconds: float, memory: str) -> pa.Table:
+    assert process.stdout is not None
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    # Connecting is our own work, and takes as long as the workspace is large: the query's time begins after it.
+    process.stdout.read(len(READY))
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        # In pieces, or a Ctrl-C is heard when all is read: Python looks for signals between its own steps only.
+        rows = bytearray()
+        while piece := process.stdout.read(1 << 20):
+            rows += piece
+        ended = process.wait()
+    finally:
+        timer.cancel()
+    if ended == 0:
+        with pa.ipc.open_stream(pa.py_buffer(rows)) as reader:
+            return reader.read_all()
+    if late.is_set():
+        raise BadQuery(f"the query took over {seconds:g} seconds: ask for less, or raise the limit")
+    if ended == REFUSED:
+        raise BadQuery((folder / "refused").read_text("utf-8"))
+    if ended < 0:
+        name = signal.Signals(-ended).name
+        raise BadQuery(
+            f"the query's process was ended by {name}, as when it needs more memory than {memory}: ask for less"
+        )
+    said = (folder / "log").read_text("utf-8", "replace").splitlines() or [f"exit code {ended}"]
+    raise BadQuery(f"the query's process failed: {said[-1]}")
+
+
+def format_table(table: pa.Table, fmt: Literal["table", "csv", "json", "parquet"], out: Path | None = None) -> str:
+    """The table as text to print; or, with `out`, the file written and one line that says so.
+
+    `table` is aligned and cut to the terminal's width, `csv` and `json` (a list of objects) lose nothing, `parquet`
+    needs `out`. Raises BadQuery for parquet without `out` or another `fmt`, DiskFull.
+    """
+    if fmt == "parquet":
+        if out is None:
+            raise BadQuery("the format parquet is not text: name a file for it with --out FILE")
+        write_parquet(out, table)
+    else:
+        if fmt not in _TEXT:
+            raise BadQuery(f"there is no format {fmt!r}: expected table, csv, json or parquet")
+        if table.num_rows * table.num_columns > TEXT_CELLS or table.nbytes > TEXT_BYTES:
+            raise BadQuery(
+                f"the result has {table.num_rows} rows of {table.num_columns} columns, too many for text: "
+                f"add a LIMIT, or use --format parquet --out FILE"
+            )
+        text = _TEXT[fmt](table)
+        if out is None:
+            return text
+        write_atomic(out, f"{text}\n".encode())
+    return f"{table.num_rows} rows written to {out}"
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=10_000):
+        yield from batch.to_pylist(maps_as_pydicts="strict")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: whole numbers beyond 64 bits come as Decimal, times as ISO text, bytes as hex."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity as null, at any depth: JSON has neither."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
+
+
+def _json(table: pa.Table) -> str:
+    rows = [json.dumps(_finite(row), default=_plain, ensure_ascii=False, allow_nan=False) for row in _rows(table)]
+    return "[" + ",\n ".join(rows) + "]"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=_plain, ensure_ascii=False)
+    return "" if value is None else str(_plain(value) if isinstance(value, bytes | Decimal) else value)
+
+
+def _csv(table: pa.Table) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(table.column_names)
+    writer.writerows([_cell(value) for value in row.values()] for row in _rows(table))
+    return buffer.getvalue().rstrip("\n")
+
+
+def _text(table: pa.Table) -> str:
+    if not table.column_names:
+        return ""
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        numeric = any(test(column.type) for test in (types.is_integer, types.is_floating, types.is_decimal))
+        values = column.to_pylist(maps_as_pydicts="strict")
+        cells = [f"{value:.6g}" if isinstance(value, float) else _cell(value) for value in values]
+        columns.append(([_printable(cell) for cell in (name, *cells)], numeric))
+    widths = _fitted([max(map(len, cells)) for cells, _ in columns], shutil.get_terminal_size((120, 24)).columns)
+    fitted = [
+        [_cut(cell, width).rjust(width) if numeric else _cut(cell, width).ljust(width) for cell in cells]
+        for (cells, numeric), width in zip(columns, widths, strict=True)
+    ]
+    head, *lines = ["  ".join(row).rstrip() for row in zip(*fitted, strict=True)]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([head, rule, *lines, f"({table.num_rows} rows)"])
+
+
+def _printable(cell: str) -> str:
+    """On one line, and without the codes that tell a terminal to do things: a prompt's text may hold any."""
+    return cell if cell.isprintable() else "".join(letter if letter.isprintable() else " " for letter in cell)
+
+
+def _fitted(widths: list[int], total: int) -> list[int]:
+    """Widths cut to one common limit, the largest at which all columns stand in `total` letters (at least 6 each)."""
+    room = total - 2 * (len(widths) - 1)
+    limit = max(widths, default=0)
+    while limit > 6 and sum(min(width, limit) for width in widths) > room:
+        limit -= 1
+    return [min(width, limit) for width in widths]
+
+
+def _cut(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else cell[: width - 1] + "…"
+
+
+_TEXT = {"table": _text, "csv": _csv, "json": _json}

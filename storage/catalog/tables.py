@@ -1,0 +1,184 @@
+"""What the catalog knows from manifests: small tables, and the lists of the Parquet files behind the views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from storage.catalog.scores import score_rows, score_sources
+from storage.catalog.source import Row, Source, table
+from storage.errors import StorageError
+from storage.manifests import Manifest
+from storage.tables import IMAGES, METRICS, PROMPTS
+from storage.verify import in_force
+from storage.workspace import Workspace, read_sealed
+
+_FILES = pa.schema([("file_index", pa.uint64()), ("id", pa.string())])
+_CAPTURES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("capture_id", "model_id", "hookpoint")),
+        *((name, pa.int64()) for name in ("shards", "rows", "bytes", "width", "images", "steps")),
+        ("half", pa.string()),
+    ]
+)
+_SAES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("sae_id", "capture_id", "hookpoint", "variant")),
+        *((name, pa.int64()) for name in ("width", "n_latents", "k")),
+        *((name, pa.float64()) for name in ("fvu", "l0", "dead")),
+        ("rows", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
+_REMOVALS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("removal_id", "domain", "concept", "reference_set")),
+        ("hookpoints", pa.list_(pa.string())),
+        ("n", pa.int32()),
+        ("gamma", pa.float64()),
+        ("features", pa.int64()),
+        *((name, pa.float64()) for name in ("ua", "ira", "cra")),
+        ("outdated", pa.bool_()),
+    ]
+)
+_RUNS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("number", pa.int64()),
+        *((name, pa.string()) for name in ("flow", "state")),
+        *((name, pa.timestamp("us")) for name in ("started", "finished")),
+        *((name, pa.int64()) for name in ("made", "cached", "failed")),
+        ("message", pa.string()),
+    ]
+)
+
+
+def sources(workspace: Workspace) -> list[Source]:
+    """Everything that the views stand on, from the committed artifacts of the workspace. Damaged ones are left out."""
+    stages: dict[str, list[Manifest]] = {}
+    for manifest in workspace.artifacts():
+        stages.setdefault(manifest.stage, []).append(manifest)
+    removed = _removed(workspace)
+    scores = score_rows(stages.get("score", []), removed)
+    removals = _removal_rows(workspace, stages.get("removal", []), scores, removed)
+    return [
+        *score_sources(workspace, scores, stages),
+        *_parquet(workspace, stages.get("prompts", []), "prompt", "prompts.parquet", PROMPTS),
+        *_parquet(workspace, stages.get("images", []), "image", "images.parquet", IMAGES),
+        *_parquet(workspace, stages.get("evaluation", []), "metric", "metrics.parquet", METRICS),
+        Source("captures", _CAPTURES, table(_capture_rows(stages.get("capture", [])), _CAPTURES)),
+        Source("saes", _SAES, table((_sae_row(m) for m in stages.get("sae", [])), _SAES)),
+        Source("removals", _REMOVALS, table(removals, _REMOVALS)),
+        Source("runs", _RUNS, table(_run_rows(workspace.runs), _RUNS)),
+    ]
+
+
+def _parquet(
+    workspace: Workspace, manifests: list[Manifest], kind: str, name: str, schema: pa.Schema
+) -> tuple[Source, Source]:
+    held = [m for m in manifests if any(file.name == name for file in m.files)]
+    rows = [{"file_index": index, "id": m.id} for index, m in enumerate(held)]
+    files = tuple(workspace.folder(m.id) / name for m in held)
+    return Source(f"{kind}_files", _FILES, table(rows, _FILES)), Source(f"{kind}_rows", schema, files=files)
+
+
+def _removed(workspace: Workspace) -> set[tuple[str, str]]:
+    """(domain, concept) of those that `saeuron concept remove` took out."""
+    found = set()
+    for path in (workspace.root / "concepts").glob("*.json"):
+        try:
+            record = read_sealed(path)
+        except StorageError:
+            continue
+        if record.get("removed"):
+            found.add((record.get("domain", ""), record.get("name", "")))
+    return found
+
+
+def _capture_rows(manifests: list[Manifest]) -> list[Row]:
+    return [
+        {
+            "capture_id": manifest.id,
+            **{name: manifest.summary.get(name) for name in _CAPTURES.names if name != "capture_id"},
+        }
+        for manifest in manifests
+    ]
+
+
+def _sae_row(manifest: Manifest) -> Row:
+    row = {name: manifest.summary.get(name) for name in _SAES.names}
+    return row | {"sae_id": manifest.id, "capture_id": manifest.inputs.get("capture")}
+
+
+def _removal_rows(
+    workspace: Workspace, manifests: list[Manifest], scores: list[Row], removed: Set[tuple[str, str]]
+) -> list[Row]:
+    stale = _stale(manifests, scores)
+    # One that another has taken the place of, or whose concept has left, is history: nothing is to be done about it.
+    force = in_force(workspace, manifests) if stale else {}
+    rows = []
+    for manifest in manifests:
+        row: Row = {name: manifest.summary.get(name) for name in _REMOVALS.names}
+        hooks, features, concept = row["hookpoints"] or [], row["features"], row["concept"]
+        current = force.get(concept, manifest.id) == manifest.id and (row["domain"], concept) not in removed
+        rows.append(
+            row
+            | {
+                "removal_id": manifest.id,
+                "hookpoints": [hook["hookpoint"] if isinstance(hook, Mapping) else hook for hook in hooks],
+                "features": len(features) if isinstance(features, list) else features,
+                "outdated": current and manifest.id in stale,
+            }
+        )
+    return rows
+
+
+def _stale(removals: list[Manifest], scores: list[Row]) -> set[str]:
+    """Those for which the concepts scored now, under their protocol and SAEs, are others than those they knew."""
+    kinds = {row["score_id"]: (row["protocol"], row["domain"]) for row in scores}
+    saes: dict[str, set[str]] = {}
+    now: dict[tuple[str, str, str], set[str]] = {}
+    for row in scores:
+        saes.setdefault(row["score_id"], set()).add(row["sae_id"])
+        if row["current"]:
+            now.setdefault((row["protocol"], row["domain"], row["sae_id"]), set()).add(row["score_id"])
+    stale = set()
+    for removal in removals:
+        known = set(removal.summary.get("reference_ids") or ())
+        hooks = removal.summary.get("hookpoints") or ()
+        used: set[str] = {hook["sae_id"] for hook in hooks if isinstance(hook, Mapping) and "sae_id" in hook}
+        if known and not used and known <= kinds.keys():
+            used = set.intersection(*(saes[name] for name in known))
+        groups = {(*kinds[name], sae) for name in known if name in kinds for sae in used}
+        if known != set().union(*(now.get(group, ()) for group in groups)):
+            stale.add(removal.id)
+    return stale
+
+
+def _run_rows(folder: Path) -> list[Row]:
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = read_sealed(path)
+            row = {name: record.get(name) for name in _RUNS.names}
+            row |= {name: _time(row[name]) for name in ("started", "finished")}
+        except (StorageError, ValueError):
+            continue
+        rows.append(row | {name: _count(row[name]) for name in ("made", "cached", "failed")})
+    return rows
+
+
+def _time(text: str | None) -> datetime | None:
+    """An ISO time as a naive datetime in UTC, the form DuckDB needs no extension for."""
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(text)
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def _count(value: Any) -> int | None:
+    return len(value) if isinstance(value, list | dict) else value

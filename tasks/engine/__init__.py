@@ -1,0 +1,10 @@
+"""How a task runs.
+
+step.py       jobs and their ids, the cache, retries, the commit
+worker.py     what another process does before it runs a task
+processes.py  several processes on this machine
+model.py      one loaded pipeline per process
+gpu.py        turns on a shared GPU
+progress.py   how far the work is, for whoever listens
+page.py       what Prefect's page shows beside states
+"""

@@ -1,0 +1,137 @@
+"""What the workspace knows of an SAE or a removal, for the card it is published with."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.methods.saeuron import Removal
+from saeuron.pages.cards import SAEFacts, published, removal_card
+from storage import Workspace
+from storage.errors import StorageError
+from storage.files import read_json, write_atomic
+from storage.manifests import Manifest
+from storage.tables import read_table
+from tasks.registry import runs
+
+RUN = "run.yaml"
+
+
+def sae_facts(workspace: Path, name: str, manifest: Manifest | None, format: str) -> SAEFacts:
+    """Where an SAE came from; of one that is not the workspace's own, only where it was read."""
+    if manifest is None:
+        shown = published(name)
+        return SAEFacts(shown, format, f"saeuron sae export {shlex.quote(shown)} --format {format} --out DIR")
+    about = manifest.summary
+    if "source" in about:
+        command = f"saeuron sae import {shlex.quote(published(about['source']))} --hookpoint {about['hookpoint']}"
+        if about.get("revision"):
+            command += f"  # at {about['revision']}"
+        return SAEFacts(manifest.id, format, command)
+    opened = Workspace.open(workspace, create=False)
+    capture = next((m for m in opened.artifacts("capture") if m.id == manifest.inputs.get("capture")), None)
+    config = _made_by(opened, manifest, capture)
+    command = f"saeuron run {RUN} --workspace DIR"
+    if "device" in manifest.config:
+        command += f" --device {manifest.config['device']}"
+    return SAEFacts(
+        name=manifest.id,
+        format=format,
+        command=command if config else "not known: the workspace no longer holds the configuration of its run",
+        model=published(config.model.spec) if config else "",
+        model_id=str(capture.config.get("model_id", "")) if capture else "",
+        run=_yaml(config) if config else None,
+        training=manifest.config.get("config", {}),
+        capture=_captured(capture) if capture else {},
+        figures={key: about.get(key) for key in ("fvu", "l0", "dead", "rows", "seconds")},
+    )
+
+
+def _yaml(config: RunConfig) -> str:
+    # Where its steps ran changes nothing, and may name machines of one's own.
+    fields = config.model_dump(mode="json", exclude={"runner"})
+    fields["model"]["spec"] = published(config.model.spec)
+    return yaml.safe_dump(fields, sort_keys=False)
+
+
+def _captured(capture: Manifest) -> dict[str, Any]:
+    config, about = capture.config.get("config", {}), capture.summary
+    return {
+        "images": about.get("images"),
+        "denoising steps of each": about.get("steps"),
+        "rows": about.get("rows"),
+        "half of the guidance batch": config.get("half"),
+        "of the module": config.get("read"),
+        "capture": f"`{capture.id}`",
+    }
+
+
+def _made_by(workspace: Workspace, sae: Manifest, capture: Manifest | None) -> RunConfig | None:
+    """The configuration of a run that makes this SAE: the last one, or another that the workspace remembers."""
+    if capture is None:
+        return None
+    for config in _configs(workspace):
+        model = config.model.model_dump(mode="json", exclude={"spec"})
+        same = (
+            sae.config.get("hookpoint") in config.hookpoints
+            and _within(sae.config.get("config", {}), config.train.identity)
+            and _within(capture.config.get("config", {}), config.capture.model_dump(mode="json"))
+            and _within(capture.config.get("model", {}), model)
+        )
+        if same:
+            return config
+    return None
+
+
+def _within(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether all that was recorded is as it is now; options that came later were at their defaults."""
+    return all(name in now and now[name] == value for name, value in recorded.items())
+
+
+def _configs(workspace: Workspace) -> Iterator[RunConfig]:
+    paths = sorted((workspace.runs / "configs").glob("*.json"), reverse=True)
+    for path in (workspace.root / runs.CONFIG, *paths):
+        try:
+            yield RunConfig.model_validate(read_json(path))
+        except (StorageError, ValidationError):
+            # Of an earlier version, or damaged: it cannot be what this version is told to run.
+            continue
+
+
+def removal_figures(workspace: Workspace, removal_id: str) -> list[dict[str, Any]]:
+    """The rows of the newest evaluation of a removal; empty if there is none."""
+    found = [m for m in workspace.artifacts("evaluation") if m.inputs.get("removal") == removal_id]
+    if not found:
+        return []
+    newest = max(found, key=lambda m: (m.created, m.id))
+    rows: list[dict[str, Any]] = read_table(
+        workspace.fetch(newest.id, "metrics.parquet") / "metrics.parquet"
+    ).to_pylist()
+    return rows
+
+
+def export_removal(workspace: Path, concept: str, out: Path) -> tuple[list[Path], bool]:
+    """Copy the removal of a concept to `out` and write its card: (the files, whether it was ever measured).
+
+    Raises:
+        UnknownName: the workspace has no such removal.
+        ConfigError: `out` holds other things.
+    """
+    opened = Workspace.open(workspace, create=False)
+    known = {p.stem: p for p in opened.removals.glob("*.safetensors")}
+    if concept not in known:
+        raise UnknownName("removal", concept, known, "Make it with: saeuron evaluate CONCEPT")
+    file = out / known[concept].name
+    others = sorted(p.name for p in out.iterdir() if p.name not in ("README.md", file.name)) if out.is_dir() else []
+    if others or (out.exists() and not out.is_dir()):
+        raise ConfigError(f"{out} holds other things ({', '.join(others[:3])}); give --out a new or empty folder.")
+    removal = Removal.load(known[concept])
+    figures = removal_figures(opened, str(removal.provenance.get("removal_id", "")))
+    write_atomic(file, known[concept].read_bytes())
+    write_atomic(out / "README.md", removal_card(removal, figures, file.name).encode())
+    return [file, out / "README.md"], bool(figures)

@@ -1,0 +1,253 @@
+"""Bring an SAE into a workspace, find one again, look at it, and put it into another library's folder."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.pages.cards import sae_card
+from saeuron.pipelines import loading as models
+from saeuron.sae.autoencoder import SAE, check_width
+from saeuron.sae.interchange import BadSAE, Imported, Located, locate, read, seems_hub_id, write
+from saeuron.sae.streams import tensor_of
+from saeuron.sae.training import Quality, quality
+from storage import Workspace
+from storage.activations import ActivationRows
+from storage.files import write_atomic
+from storage.identity import artifact_id
+from storage.manifests import Manifest
+from tasks.exchange import cards
+from tasks.registry import runs
+from tasks.registry.saes import find as find_known
+
+STAGE = "sae"
+VERSION = 2
+"""Of the stage: an imported SAE's files are those of a trained one."""
+_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Found:
+    """An SAE that was asked for."""
+
+    label: str
+    """Its id, or where it was found."""
+    imported: Imported
+    manifest: Manifest | None = None
+    """Of an SAE of the workspace."""
+
+    @property
+    def sae(self) -> SAE:
+        """The SAE itself."""
+        return self.imported.sae
+
+
+def find(workspace: Path, text: str, hookpoint: str = "", scale: float | None = None) -> Found:
+    """The SAE that `text` names: a folder, an SAE of the workspace by its id's beginning or its hookpoint, a hub id.
+
+    Raises:
+        BadSAE: it cannot be read.
+        ConfigError: it names several.
+        UnknownName: it names none.
+    """
+    if not Path(text).expanduser().exists():
+        try:
+            # A folder or a hub id needs no workspace.
+            there = (workspace.expanduser() / "workspace.json").exists()
+            named = find_known(Workspace.open(workspace, create=False), text) if there else None
+        except UnknownName as error:
+            if not seems_hub_id(text):
+                kind, name, known, _ = error.args
+                hint = "Or give a folder, or owner/name[:subfolder] of the hub."
+                raise UnknownName(kind, name, known, hint) from None
+            named = None
+        if named is not None:
+            folder = Workspace.open(workspace, create=False).fetch(named.id)
+            return Found(named.id, read(folder, hookpoint), named)
+        if not seems_hub_id(text):
+            raise UnknownName("SAE", text, (), "Or give a folder, or owner/name[:subfolder] of the hub.")
+    place, imported = _read(text, hookpoint, scale)
+    at = imported.sae.info.hookpoint or place.hookpoint
+    imported.sae.info = replace(imported.sae.info, hookpoint=at)
+    return Found(text, imported)
+
+
+def _read(source: str, hookpoint: str, scale: float | None) -> tuple[Located, Imported]:
+    place = locate(source, hookpoint)
+    return place, read(place.path, hookpoint, scale)
+
+
+def bring(
+    workspace: Path, source: str, hookpoint: str = "", model: str | None = None, scale: float | None = None
+) -> tuple[Manifest, Imported, list[str]]:
+    """Read an SAE, check it against the model, and commit it as an artifact of the stage `sae`.
+
+    Its id is a hash of its weights and of what they are, so that the same SAE is the same artifact, wherever it was
+    found. Returns its manifest, what was read, and the ids of other SAEs at that hookpoint.
+
+    Args:
+        model: the diffusion model; None: that of the workspace's last run.
+
+    Raises:
+        BadSAE: it cannot be read.
+        ConfigError: nothing says where it belongs, or to which model.
+        UnknownName: the model has no such hookpoint.
+        WidthMismatch: the hookpoint has another width.
+    """
+    start = time.monotonic()
+    opened = Workspace.open(workspace, create=model is not None)
+    spec = model or runs.remembered(opened).model.spec
+    models.check(spec)
+    if hookpoint:
+        # Before anything is fetched.
+        models.check_hookpoints(spec, [hookpoint])
+    place, imported = _read(source, hookpoint, scale)
+    sae = imported.sae
+    at = sae.info.hookpoint or place.hookpoint
+    if not at:
+        raise ConfigError(f"{source} does not say where it belongs; give --hookpoint PATH, a module of {spec}.")
+    width = models.check_hookpoints(spec, [at])[at] or _captured_width(opened, at)
+    if width is not None:
+        check_width(sae.info.width, width, f"the SAE of {source}")
+    sae.info = replace(sae.info, hookpoint=at)
+    identity = {"hookpoint": at, "weights": content(sae)}
+    name = artifact_id(STAGE, VERSION, identity)
+    with opened.lock(name):
+        opened.resume(name)
+        if not opened.has(name):
+            sae.save(opened.folder(name))
+            summary = {
+                **{key: getattr(sae.info, key) for key in ("hookpoint", "variant", "width", "n_latents")},
+                "k": sae.info.k or None,
+                # Nobody has measured it here.
+                **dict.fromkeys(("fvu", "l0", "dead", "rows", "seconds")),
+                "source": source,
+                "revision": place.revision,
+                "format": imported.format,
+                "notes": list(imported.notes),
+            }
+            seconds = round(time.monotonic() - start, 3)
+            opened.commit(name, config=identity, inputs={}, summary=summary, seconds=seconds)
+    others = [m.id for m in opened.artifacts(STAGE) if m.summary.get("hookpoint") == at and m.id != name]
+    return opened.manifest(name), imported, others
+
+
+def content(sae: SAE) -> str:
+    """SHA-256 of an SAE's tensors and of the fields that say what they are."""
+    found = hashlib.sha256(json.dumps(asdict(sae.info), sort_keys=True).encode())
+    for key, tensor in sorted(sae.state_dict().items()):
+        found.update(f"{key} {list(tensor.shape)}".encode() + tensor.float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _captured_width(workspace: Workspace, hookpoint: str) -> int | None:
+    """D of what was captured there; None if nothing was."""
+    found = (m.summary for m in workspace.artifacts("capture"))
+    return next((int(s["width"]) for s in found if s.get("hookpoint") == hookpoint), None)
+
+
+def notes(found: Found) -> list[str]:
+    """What was folded when it was read, now or when it came into the workspace."""
+    return [*(found.manifest.summary.get("notes", ()) if found.manifest else ()), *found.imported.notes]
+
+
+def described(found: Found) -> dict[str, Any]:
+    """What an SAE is, as plain fields."""
+    sae, imported = found.sae, found.imported
+    norms = sae.W_dec.detach().norm(dim=1)
+    about = found.manifest.summary if found.manifest else {}
+    fields: dict[str, Any] = {
+        "sae": found.label,
+        "format": imported.format,
+        **asdict(sae.info),
+        "dtype": imported.dtype,
+        "bytes": imported.bytes,
+        "decoder_norm": {"least": float(norms.min()), "mean": float(norms.mean()), "most": float(norms.max())},
+        "fvu": about.get("fvu"),
+        "l0": about.get("l0"),
+        "dead": about.get("dead"),
+        "source": about.get("source"),
+        "capture": found.manifest.inputs.get("capture") if found.manifest else None,
+        "notes": notes(found),
+    }
+    if sae.info.activation == "threshold":
+        fields["threshold"] = {"least": float(sae.threshold.min()), "most": float(sae.threshold.max())}
+    return fields
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of several SAEs on the same stored activations."""
+
+    capture: str
+    """The artifact that holds them."""
+    rows: int
+    """How many there were, a seeded sample."""
+    quality: tuple[Quality, ...]
+    """One for each SAE."""
+    trained: bool
+    """Whether one of the SAEs was trained on this capture: there are no activations beside it to hold out."""
+
+
+def measured(workspace: Path, saes: tuple[Found, ...], rows: int, seed: int = 0) -> Measured | None:
+    """FVU and L0 of SAEs of one hookpoint on the same rows of a capture; None where there is no capture that fits.
+
+    The capture is the newest on which none of them was trained, or else the newest.
+    """
+    hookpoints = {f.sae.info.hookpoint for f in saes} - {""}
+    widths = {f.sae.info.width for f in saes}
+    if len(hookpoints) != 1 or len(widths) != 1 or not (workspace.expanduser() / "workspace.json").exists():
+        return None
+    hookpoint, width = hookpoints.pop(), widths.pop()
+    opened = Workspace.open(workspace, create=False)
+    trained = {f.manifest.inputs.get("capture") for f in saes if f.manifest}
+    captures = sorted(opened.artifacts("capture"), key=lambda m: (m.id not in trained, m.created), reverse=True)
+    for capture in captures:
+        if (capture.summary.get("hookpoint"), capture.summary.get("width")) == (hookpoint, width):
+            shards = sorted((opened.fetch(capture.id, hookpoint) / hookpoint).glob("*.tar"))
+            sample = tensor_of(ActivationRows(shards).sample(rows, seed)).float()
+            found = tuple(quality(f.sae, _batches(sample)) for f in saes)
+            return Measured(capture.id, len(sample), found, capture.id in trained)
+    return None
+
+
+def _batches(rows: Tensor) -> Iterator[Tensor]:
+    yield from torch.split(rows, _BATCH)
+
+
+def export(workspace: Path, found: Found, format: str, out: Path) -> list[Path]:
+    """Write `out/<hookpoint>/` for another library, with a model card and, where it is known, the run that made it.
+
+    Returns the files, the card last.
+
+    Raises:
+        BadSAE: the format cannot express it, or its hookpoint names no folder in `out`.
+        ConfigError: `out` holds other things.
+    """
+    hookpoint = found.sae.info.hookpoint
+    inner = out / (hookpoint or "sae")
+    # Also where a link of that name leads elsewhere.
+    if inner.resolve().parent != out.resolve():
+        raise BadSAE(f"hookpoint {hookpoint!r} is no folder in {out}; give --out a new folder, or another --hookpoint.")
+    facts = cards.sae_facts(workspace, found.label, found.manifest, format)
+    names = {"cfg.json", "sae_weights.safetensors" if format == "saelens" else "sae.safetensors"}
+    for folder, mine in ((out, {"README.md", cards.RUN, inner.name}), (inner, names)):
+        others = sorted(p.name for p in folder.iterdir() if p.name not in mine) if folder.is_dir() else []
+        if others or (folder.exists() and not folder.is_dir()):
+            raise ConfigError(
+                f"{folder} holds other things ({', '.join(others[:3])}); give --out a new or empty folder."
+            )
+    write(found.sae, inner, format, facts.model)
+    files = [inner / name for name in sorted(names)]
+    if facts.run is not None:
+        write_atomic(out / cards.RUN, facts.run.encode())
+        files.append(out / cards.RUN)
+    write_atomic(out / "README.md", sae_card(found.sae, facts, notes(found)).encode())
+    return [*files, out / "README.md"]

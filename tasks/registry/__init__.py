@@ -1,0 +1,7 @@
+"""What a workspace remembers.
+
+records.py   small sealed JSON files, one pydantic model each
+runs.py      runs, and the configuration that later commands use
+concepts.py  concepts that were added or dropped, and reference sets
+saes.py      the SAE that a name means
+"""

@@ -1,0 +1,178 @@
+"""What a workspace remembers of its runs, and the configuration that later commands go by."""
+
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError
+from storage import Workspace
+from storage.errors import StorageError
+from storage.files import read_json
+from storage.identity import digest
+from tasks.registry.records import RecordDamaged, parsed, write
+
+STAGES = ("prompts", "capture", "sae", "score", "totals", "features", "removal", "images", "evaluation", "pictures")
+"""What a run makes, in its order; other commands make artifacts of stages of their own."""
+CONFIG = "run.json"
+CONFIG_SEAL = "remembered.sha256"
+"""In the folder of runs: the SHA-256 of run.json, which people may read and run, and so holds no seal itself."""
+GATE = "gate"
+"""The lock under which runs begin, artifacts are deleted and damage is set aside."""
+SIGN = 60.0
+"""Seconds between two signs of life of a run on an object store; see `storage.remote.mirror.LEASE`."""
+
+
+class Record(BaseModel):
+    """One run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    number: int
+    """Runs of a workspace are counted from 1, in the order in which they began, whatever the clock says."""
+    flow: str
+    state: Literal["running", "completed", "failed", "interrupted"] = "running"
+    started: datetime
+    finished: datetime | None = None
+    made: int = 0
+    cached: int = 0
+    failed: int = 0
+    message: str = ""
+    artifacts: dict[str, bool] | None = None
+    """{artifact: whether it was there before}; None in a run that has not ended, or is from before this was kept."""
+    config: str | None = None
+    """SHA-256 of its configuration, the file of its name in `configs`; None in a run from before this was kept."""
+
+
+def record(path: Path) -> Record:
+    """The record of a run. Raises ArtifactMissing or RecordDamaged."""
+    return parsed(Record, path)
+
+
+def records(workspace: Workspace) -> list[Record]:
+    """The records of all runs, in the order in which they began. Damaged ones are left out: see `saeuron verify`."""
+    found = []
+    for path in workspace.runs.glob("*.json"):
+        with suppress(StorageError):
+            found.append(record(path))
+    return sorted(found, key=lambda r: (r.number, r.run_id))
+
+
+def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
+    """Note that a run begins, and with what; returns its id. What killed runs left half written is removed.
+
+    The caller holds the lock GATE, or two runs could have one number.
+    """
+    workspace.sweep()
+    now, number = datetime.now(UTC), 1 + max((r.number for r in records(workspace)), default=0)
+    run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    text = _text(config)
+    began = Record(run_id=run_id, number=number, flow=flow, started=now, config=digest(text))
+    write(workspace, workspace.runs / f"{run_id}.json", began)
+    workspace.write(workspace.runs / "configs" / f"{run_id}.json", text)
+    return run_id
+
+
+def finish(
+    workspace: Workspace,
+    run_id: str,
+    state: str,
+    counts: Mapping[str, int],
+    message: str = "",
+    artifacts: Mapping[str, bool] | None = None,
+) -> None:
+    """Note how a run ended (completed, failed, interrupted) and what it used: {artifact: whether it was there}."""
+    path = workspace.runs / f"{run_id}.json"
+    end = {"state": state, "finished": datetime.now(UTC), "message": message}
+    known = None if artifacts is None else dict(artifacts)
+    write(workspace, path, Record.model_validate({**record(path).model_dump(), **end, **counts, "artifacts": known}))
+
+
+@contextmanager
+def living(workspace: Workspace, flow: str, config: RunConfig) -> Iterator[str]:
+    """Begin a run, and hold the lock of its id for the block: a dead process holds none."""
+    with ExitStack() as held:
+        with workspace.lock(GATE):
+            run_id = start(workspace, flow, config)
+            held.enter_context(workspace.lock(run_id))
+            held.enter_context(_signs(workspace, run_id))
+        try:
+            yield run_id
+        finally:
+            # No other run has this name, so nobody can come to wait for a file that is gone.
+            (workspace.locks / f"{run_id}.lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def _signs(workspace: Workspace, run_id: str) -> Iterator[None]:
+    """For the block, tell other machines now and then that the run is alive; on this one its lock says so."""
+    if (remote := workspace.remote) is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(SIGN):
+            # A store that is away for a while is the business of who needs it.
+            with suppress(StorageError):
+                remote.hold(run_id)
+
+    remote.hold(run_id)
+    teller = threading.Thread(target=tell, name=f"signs of {run_id}", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        with suppress(StorageError):
+            remote.release(run_id)
+
+
+def alive(workspace: Workspace) -> list[str]:
+    """The runs that living processes are at. One that says 'running' and holds no lock was killed."""
+    here = [path.stem for path in sorted(workspace.runs.glob("*.json")) if workspace.busy(path.stem)]
+    if workspace.remote is None:
+        return here
+    # Of a run of this machine its lock knows better.
+    elsewhere = (i for i in workspace.remote.alive() if not (workspace.locks / f"{i}.lock").exists())
+    return sorted({*here, *elsewhere})
+
+
+def remember(workspace: Workspace, config: RunConfig) -> None:
+    """Keep the configuration that later commands on this workspace go by."""
+    path, text = workspace.root / CONFIG, _text(config)
+    seal = workspace.runs / CONFIG_SEAL
+
+    def write() -> None:
+        for file, data in ((seal, digest(text).encode()), (path, text)):
+            if not file.exists() or file.read_bytes() != data:
+                workspace.write(file, data)
+
+    workspace.agreed(write)
+
+
+def remembered(workspace: Workspace) -> RunConfig:
+    """The configuration of the last run.
+
+    Raises:
+        ConfigError: there was none.
+        RecordDamaged: it is not as it was written.
+    """
+    path, seal = workspace.root / CONFIG, workspace.runs / CONFIG_SEAL
+    if not path.exists():
+        raise ConfigError(f"nothing has been run in {workspace.address} yet; start with: saeuron run --workspace DIR")
+    if seal.exists() and (sha := digest(path)) != (known := seal.read_text("utf-8", "replace")):
+        raise RecordDamaged(path, f"SHA-256 {known[:12]}…", f"{sha[:12]}…")
+    return parsed(RunConfig, path, read_json)
+
+
+def _text(config: RunConfig) -> bytes:
+    # The order of domains and hookpoints is part of a configuration, so keys are not sorted.
+    return (config.model_dump_json(indent=2) + "\n").encode()

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from saeuron.pages.pictures import contact_sheet, enlarge, score_plot, side_by_side
+
+
+def picture(value, size=32):
+    return np.full((size, size, 3), value, np.uint8)
+
+
+def test_a_contact_sheet_shows_unedited_above_removed(tmp_path):
+    path = contact_sheet(
+        [(f"c{i}", picture(10 * i), picture(200)) for i in range(5)], "t", tmp_path / "deep/s.png", across=3
+    )
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB"))
+    # Two bands of unedited above removed, 96 pixels each.
+    assert pixels.shape == (30 + 2 * (16 + 200 + 10), 66 + 3 * 100 + 4, 3)
+    x, y = 66 + 100 + 48, 30 + 16 + 48
+    assert (pixels[y, x] == 10).all()
+    assert (pixels[y + 100, x] == 200).all()
+    assert (pixels[y + 226, x] == 40).all()
+    assert [p.name for p in path.parent.iterdir()] == ["s.png"]
+
+
+def test_a_contact_sheet_needs_an_image(tmp_path):
+    with pytest.raises(ValueError, match="at least one image"):
+        contact_sheet([], "t", tmp_path / "s.png")
+
+
+def test_side_by_side(tmp_path):
+    with Image.open(side_by_side(picture(10), picture(200), tmp_path / "s.png", side=64)) as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (64 + 24, 64 * 2 + 12, 3)
+    assert (pixels[50, 10] == 10).all()
+    assert (pixels[50, 100] == 200).all()
+
+
+def test_enlarging_keeps_hard_pixels_and_the_shape():
+    checker = np.zeros((2, 4, 3), np.uint8)
+    checker[0, 0] = 255
+    image = enlarge(checker, 8)
+    assert image.size == (16, 8)
+    assert set(np.asarray(image).flatten().tolist()) == {0, 255}
+
+
+def test_plots_of_the_same_scores_are_the_same_bytes(tmp_path):
+    panels = [("a", [("12", [0.1, 0.2])]), ("b", [("7", [0.1, 0.2]), ("8", [0.3, 0.2])])]
+    one, two = (score_plot([999, 499], panels, "t", tmp_path / f"{i}.png") for i in range(2))
+    other = score_plot([999, 499], [panels[0], ("b", [("7", [0.1, 0.2]), ("8", [0.3, 0.9])])], "t", tmp_path / "o.png")
+    assert one.read_bytes() == two.read_bytes() != other.read_bytes()
+
+
+def test_a_plot_has_a_panel_for_each_hookpoint(tmp_path):
+    widths = []
+    for count in (1, 3):
+        path = score_plot([999, 499], [("a", [("12", [0.1, 0.2])])] * count, "t", tmp_path / f"{count}.png")
+        with Image.open(path) as image:
+            widths.append(image.width)
+    assert widths[1] > 1.5 * widths[0]

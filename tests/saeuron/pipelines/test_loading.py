@@ -1,0 +1,133 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
+
+from saeuron.config import ModelConfig
+from saeuron.errors import BadModel, ConfigError, UnknownName
+from saeuron.generation import generate, requests
+from saeuron.pipelines.loading import check, check_device, check_hookpoints, identity, load_pipeline
+from saeuron.prompts import Prompt
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tiny_model_folder, tmp_path):
+    return shutil.copytree(tiny_model_folder, tmp_path / "elsewhere" / "copy")
+
+
+@pytest.mark.parametrize("spec", ["/no/such/folder", "./nothing", "nothing", "~nobody/x", "a/b/c", "canvass"])
+@pytest.mark.parametrize("function", [check, identity, load_pipeline])
+def test_a_model_that_is_not_there(spec, function):
+    with pytest.raises(BadModel, match="no such model") as caught:
+        function(spec)
+    assert repr(spec) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_pipeline(tmp_path):
+    with pytest.raises(BadModel, match=r"it has no model_index\.json; give its top folder"):
+        check(str(tmp_path))
+
+
+def test_a_hub_id_passes_the_check_and_fails_in_one_line_without_a_network():
+    check("nobody/nothing")
+    for function in (identity, load_pipeline):
+        with pytest.raises(BadModel, match="'nobody/nothing'") as caught:
+            function("nobody/nothing")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_loaded_pipeline_gives_the_images_of_the_one_saved(tiny_model_folder, tiny_pipe):
+    pipe = load_pipeline(str(tiny_model_folder))
+    assert isinstance(pipe.scheduler, DDIMScheduler)
+    one, two = (
+        np.concatenate([i for _, i in generate(p, requests([Prompt("A cat.", "test")], 2), ModelConfig(steps=3), 0)])
+        for p in (pipe, tiny_pipe)
+    )
+    # The loaded one computes in channels_last: rounding differs.
+    assert np.abs(one.astype(int) - two).max() <= 1
+
+
+def test_any_scheduler_becomes_ddim_with_the_same_noise_schedule(copy):
+    pipe = StableDiffusionPipeline.from_pretrained(copy, local_files_only=True)
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(copy)
+    loaded = load_pipeline(str(copy))
+    assert type(loaded.scheduler) is DDIMScheduler
+    assert loaded.scheduler.config.beta_schedule == "squaredcos_cap_v2"
+    assert loaded.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_the_precision_asked_for(tiny_model_folder):
+    pipe = load_pipeline(str(tiny_model_folder), dtype=torch.bfloat16)
+    assert {pipe.unet.dtype, pipe.text_encoder.dtype} == {torch.bfloat16}
+
+
+def test_a_folder_loads_in_a_process_that_knows_nothing_of_canvas(fresh_process):
+    assert fresh_process["vae"] == "PixelUnshuffleVAE"
+    assert fresh_process["channels"] == [16, 32]
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "config"])
+def test_damaged_folders_fail_in_one_line(copy, damage):
+    match damage:
+        case "cut":
+            (copy / UNET).write_bytes((copy / UNET).read_bytes()[:1000])
+        case "missing":
+            (copy / UNET).unlink()
+        case "config":
+            (copy / "unet/config.json").write_text("{")
+    with pytest.raises(BadModel, match="cannot load model") as caught:
+        load_pipeline(str(copy))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_without_words_is_still_one_line(tiny_model_folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", fail)
+    with pytest.raises(BadModel, match=r"cannot load model .*MemoryError"):
+        load_pipeline(str(tiny_model_folder))
+
+
+def test_an_identity_is_of_the_content_and_not_of_the_path(tiny_model_folder, copy):
+    before = identity(str(tiny_model_folder))
+    assert len(before) == 20
+    assert identity(str(copy)) == identity(f"{copy}/") == before
+    (copy / "README.md").write_text("Words about the model.")
+    (copy / "figures.json").write_text("{}")
+    assert identity(str(copy)) == before
+
+
+@pytest.mark.parametrize(
+    "file", [UNET, "text_encoder/model.safetensors", "scheduler/scheduler_config.json", "model_index.json"]
+)
+def test_an_identity_changes_with_one_byte(copy, file):
+    before = identity(str(copy))
+    data = bytearray((copy / file).read_bytes())
+    data[-1] ^= 1
+    (copy / file).write_bytes(bytes(data))
+    assert identity(str(copy)) != before
+
+
+def test_hookpoints_are_checked_without_loading_weights(copy):
+    (copy / UNET).unlink()
+    check_hookpoints(str(copy), ["unet.up_blocks.1.attentions.1", "unet.mid_block.attentions.0"])
+    with pytest.raises(UnknownName, match=r"unknown hookpoint 'unet\.up_blocks\.9\.attentions\.1': did you mean"):
+        check_hookpoints(str(copy), ["unet.up_blocks.9.attentions.1"])
+    (copy / "unet/config.json").unlink()
+    with pytest.raises(BadModel, match=r"has no unet/config\.json"):
+        check_hookpoints(str(copy), [])
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_here(device):
+    check_device("cpu")
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used here") as caught:
+        check_device(device)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,401 @@
+"""Other libraries' folders.
+
+What stands in `fixtures` was written by the libraries themselves, with what they compute of it; WRITTEN_BY says which
+versions they were. Anew: `python -m benchmarks.interchange --fixtures tests/saeuron/fixtures`
+"""
+
+import json
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saeuron.errors import UnknownName
+from saeuron.sae.autoencoder import SAE
+from saeuron.sae.interchange import locate, read, write
+from saeuron.sae.interchange.comparison import BINS, differences, one_way
+from saeuron.sae.interchange.saelens import VERSION
+from tests.saeuron.sae.folders import FOLDERS, HOOK, SAELENS, SPARSIFY, changed, complaint, some_sae
+
+
+def same(a, b):
+    return a.info == b.info and all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
+
+
+class TestAgainstTheLibraries:
+    def test_there_is_one_of_each_kind(self):
+        assert {path.name for path in FOLDERS} == {
+            "standard", "standard_raw", "topk", "topk_rescaled", "abstopk", "jumprelu", "gated", "gated_raw",
+            "batchtopk", "batchtopk_checkpoint", "batchtopk_scaled", "batchtopk_scaled_checkpoint", "topk_expansion",
+        }  # fmt: skip
+        assert (SAELENS / "WRITTEN_BY").read_text().startswith(f"sae-lens {VERSION},")
+
+    @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: f"{p.parent.name}-{p.name}")
+    def test_we_compute_what_they_compute(self, folder):
+        expected = load_file(folder / "expected.safetensors")
+        sae = read(folder).sae
+        latents = sae.encode(expected["x"])
+        if folder.name == "abstopk":
+            positive, negative = latents.chunk(2, dim=1)
+            assert ((positive != 0) & (negative != 0)).sum() == 0
+            assert (expected["latents"] < 0).any()
+            latents = positive - negative
+        active = (expected["latents"] != 0).float().mean()
+        assert 0.05 < active < 0.7
+        assert torch.equal(latents != 0, expected["latents"] != 0)
+        for found, theirs in ((latents, expected["latents"]), (sae(expected["x"]), expected["x_hat"])):
+            assert (found - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+    @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: f"{p.parent.name}-{p.name}")
+    def test_read_again_from_each_format_it_fits_it_is_the_same(self, folder, tmp_path):
+        sae = read(folder, HOOK).sae
+        for format in ("saeuron", "saelens", *(["sparsify"] if sae.info.activation == "topk" else [])):
+            write(sae, tmp_path / format, format)
+            again = read(tmp_path / format, HOOK).sae
+            # sparsify has a name for one variant alone.
+            assert same(sae, again) or (format == "sparsify" and same(sae, _named(again, sae.info.variant)))
+
+    def test_what_training_was_is_known_from_what_saelens_writes_for_inference(self):
+        info = read(SAELENS / "batchtopk").sae.info
+        assert (info.variant, info.k, info.activation) == ("batch_topk", 4, "threshold")
+
+    def test_notes_say_what_was_folded(self):
+        notes = " ".join(read(SAELENS / "topk_rescaled").notes)
+        assert "0.37" in notes and "norms" in notes and "b_dec" in notes
+        assert (
+            "gate" in read(SAELENS / "gated").notes[0] and "f- is latent 24 + i" in read(SAELENS / "abstopk").notes[1]
+        )
+        assert read(SAELENS / "topk").notes == ()
+
+
+def _named(sae, variant):
+    sae.info = replace(sae.info, variant=variant)
+    return sae
+
+
+class TestRoundTrips:
+    @pytest.mark.parametrize("activation", ["topk", "threshold"])
+    def test_through_saelens(self, activation, tmp_path):
+        sae = some_sae(activation)
+        write(sae, tmp_path, "saelens", "canvas")
+        assert same(sae, read(tmp_path).sae)
+        config = json.loads((tmp_path / "cfg.json").read_text())
+        assert config["architecture"] == {"topk": "topk", "threshold": "jumprelu"}[activation]
+        assert (config["d_in"], config["d_sae"], config["apply_b_dec_to_input"]) == (6, 20, True)
+        assert (config["metadata"]["model_name"], config["metadata"]["hook_name"]) == ("canvas", HOOK)
+        assert load_file(tmp_path / "sae_weights.safetensors")["W_enc"].shape == (6, 20)
+
+    def test_through_sparsify(self, tmp_path):
+        sae = some_sae("topk", "topk")
+        write(sae, tmp_path / HOOK, "sparsify")
+        assert same(sae, read(tmp_path / HOOK, HOOK).sae)
+        assert locate(str(tmp_path / HOOK)).hookpoint == HOOK
+        config = json.loads((tmp_path / HOOK / "cfg.json").read_text())
+        assert (config["d_in"], config["num_latents"], config["k"], config["activation"]) == (6, 20, 3, "topk")
+        assert config["normalize_decoder"] is False
+
+    @pytest.mark.parametrize("activation", ["topk", "threshold", "top_afa"])
+    def test_our_own(self, activation, tmp_path):
+        sae = some_sae(activation)
+        write(sae, tmp_path, "saeuron")
+        found = read(tmp_path)
+        assert same(sae, found.sae) and (found.format, found.dtype) == ("saeuron", "float32")
+        assert found.bytes == (tmp_path / "sae.safetensors").stat().st_size
+        assert read(tmp_path, "unet.mid_block").sae.info.hookpoint == "unet.mid_block"
+
+    @pytest.mark.parametrize(
+        ("activation", "format", "words"),
+        [
+            ("threshold", "sparsify", "top-k SAEs only"),
+            ("top_afa", "sparsify", "export it as saeuron"),
+            ("top_afa", "saelens", "top-AFA"),
+        ],
+    )
+    def test_what_a_format_cannot_express_is_not_written(self, activation, format, words, tmp_path):
+        assert words in complaint(write, some_sae(activation), tmp_path / "out", format)
+        assert not (tmp_path / "out").exists()
+
+    def test_an_unknown_format(self, tmp_path):
+        with pytest.raises(UnknownName, match="did you mean 'saelens'"):
+            write(some_sae(), tmp_path, "sae_lens")
+
+
+class TestSAELens:
+    def test_a_configuration_from_before_version_6(self, tmp_path):
+        old = {"architecture": None, "metadata": None, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}
+        old |= {"hook_point": "blocks.1.hook_mlp_out", "normalize_activations": False, "k": None}
+        folder = changed(tmp_path, SAELENS / "topk", {"scaling_factor": torch.ones(24)}, **old)
+        fields = json.loads((folder / "cfg.json").read_text())
+        (folder / "cfg.json").write_text(json.dumps({k: v for k, v in fields.items() if v is not None}))
+        found, new = read(folder).sae, read(SAELENS / "topk", "blocks.1.hook_mlp_out").sae
+        assert same(found, new)
+
+    def test_bfloat16_is_read_as_the_numbers_it_holds(self, tmp_path):
+        held = load_file(SAELENS / "standard" / "sae_weights.safetensors")
+        rounded = {name: value.bfloat16() for name, value in held.items()}
+        found = read(changed(tmp_path, SAELENS / "standard", rounded))
+        assert found.dtype == "bfloat16"
+        assert found.sae.W_enc.dtype == torch.float32
+        assert torch.equal(found.sae.W_enc, held["W_enc"].T.bfloat16().float())
+
+    def test_the_scale_is_found_or_given_or_asked_for(self, tmp_path):
+        folder = changed(tmp_path, SAELENS / "jumprelu")
+        beside = read(folder).sae
+        (folder / "activation_scaler.json").unlink()
+        assert "give it with --scale" in complaint(read, folder)
+        assert same(read(folder, scale=0.37).sae, beside)
+        assert not torch.equal(read(folder, scale=1.0).sae.W_enc, beside.W_enc)
+        assert "positive" in complaint(read, folder, scale=-1.0)
+        assert "takes no scale" in complaint(read, SAELENS / "topk", scale=2.0)
+
+    @pytest.mark.parametrize(
+        ("config", "words"),
+        [
+            ({"architecture": "transcoder"}, "architecture 'transcoder'"),
+            ({"architecture": "temporal"}, "architecture 'temporal'"),
+            ({"normalize_activations": "layer_norm"}, "divides each row by its own deviation"),
+            ({"normalize_activations": "constant_norm_rescale"}, "divides each row by its own norm"),
+            ({"normalize_activations": "covariance_whitening"}, "whitened"),
+            ({"normalize_activations": "sphere"}, "is not known"),
+            ({"reshape_activations": "hook_z"}, "attention heads"),
+            ({"activation_fn": "tanh-relu"}, "activation_fn 'tanh-relu'"),
+            ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor"),
+            ({"d_in": "eight"}, "d_in 'eight'"),
+            ({"d_in": 9}, "W_enc has shape [8, 24], but its cfg.json says [9, 24]"),
+            ({"k": 25}, "k 25 of 24 latents"),
+            ({"k": None}, "k None"),
+            ({"k": float("inf")}, "k inf"),
+        ],
+    )
+    def test_refused(self, config, words, tmp_path):
+        assert words in complaint(read, changed(tmp_path, SAELENS / "topk", **config))
+
+    @pytest.mark.parametrize(
+        ("tensors", "words"),
+        [
+            ({"W_dec": None}, "holds no W_dec; expected the tensors W_enc, W_dec, b_dec, b_enc"),
+            ({"W_skip": torch.zeros(8, 8)}, "an unknown W_skip"),
+            ({"scaling_factor": torch.full((24,), 2.0)}, "an unknown scaling_factor"),
+            ({"b_enc": torch.zeros(23)}, "b_enc has shape [23]"),
+            ({"b_dec": torch.full((8,), torch.nan)}, "b_dec holds NaN"),
+        ],
+    )
+    def test_weights_that_do_not_fit(self, tensors, words, tmp_path):
+        assert words in complaint(read, changed(tmp_path, SAELENS / "topk", tensors))
+
+    def test_a_gain_beyond_float32(self, tmp_path):
+        folder = changed(tmp_path, SAELENS / "gated", {"r_mag": torch.full((24,), 100.0)})
+        assert "leave the range of float32" in complaint(read, folder)
+
+
+class TestSparsify:
+    def test_saeurons_own_folder_loses_its_batch_and_says_so(self, tmp_path):
+        more = {"batch_topk": True, "sample_topk": False, "input_unit_norm": False}
+        found = read(changed(tmp_path, SPARSIFY / "topk", **more))
+        assert (found.sae.info.variant, found.sae.info.activation, found.sae.info.k) == ("batch_topk", "topk", 4)
+        assert "each row keeps its k largest" in found.notes[0]
+
+    @pytest.mark.parametrize(
+        ("config", "words"),
+        [
+            ({"activation": "groupmax"}, "activation 'groupmax'"),
+            ({"transcode": True}, "transcoder"),
+            ({"skip_connection": True}, "skip connection"),
+            ({"signed": True}, "signed"),
+            ({"sample_topk": True}, "whole image"),
+            ({"input_unit_norm": True}, "its own mean"),
+            ({"num_latents": 0, "expansion_factor": 4}, "encoder.weight has shape [24, 8], but its cfg.json says [32"),
+            ({"num_latents": -24}, "num_latents -24"),
+            ({"k": 100}, "k 100 of 24"),
+            ({"k": 2.5}, "k 2.5"),
+        ],
+    )
+    def test_refused(self, config, words, tmp_path):
+        assert words in complaint(read, changed(tmp_path, SPARSIFY / "topk", **config))
+
+    def test_a_skip_connection_is_seen_in_the_weights_too(self, tmp_path):
+        folder = changed(tmp_path, SPARSIFY / "topk", {"W_skip": torch.zeros(8, 8)}, "sae.safetensors")
+        assert "an unknown W_skip" in complaint(read, folder)
+
+
+class TestDamage:
+    @pytest.fixture(params=["saeuron", "sparsify", "saelens"])
+    def folder(self, request, tmp_path):
+        write(some_sae("topk"), tmp_path / "sae", request.param)
+        return tmp_path / "sae"
+
+    def weights(self, folder):
+        return next(folder.glob("*.safetensors"))
+
+    def test_weights_cut_short(self, folder):
+        path = self.weights(folder)
+        path.write_bytes(path.read_bytes()[:-40])
+        assert "not a readable safetensors file" in complaint(read, folder)
+
+    def test_a_pickle_under_the_name_of_weights_is_not_opened(self, folder):
+        class Trap:
+            def __reduce__(self):
+                return (Path.touch, (folder / "opened",))
+
+        self.weights(folder).write_bytes(pickle.dumps(Trap()))
+        assert "not a readable safetensors file" in complaint(read, folder)
+        assert not (folder / "opened").exists()
+
+    def test_numbers_that_are_none(self, folder):
+        path = self.weights(folder)
+        held = load_file(path)
+        held["W_dec"][0, 0] = torch.inf
+        metadata = None
+        if (folder / "cfg.json").read_text().count("n_latents"):
+            metadata = {"json": (folder / "cfg.json").read_text()}
+        save_file(held, path, metadata)
+        assert "W_dec holds NaN or infinity" in complaint(read, folder)
+
+    @pytest.mark.parametrize(("text", "words"), [("{", "is not JSON"), ("[1]", "holds list"), (None, "cfg.json")])
+    def test_the_configuration(self, folder, text, words):
+        (folder / "cfg.json").unlink()
+        if text is not None:
+            (folder / "cfg.json").write_text(text)
+        assert words in complaint(read, folder)
+
+    def test_tensors_of_another_size_than_ours_say(self, tmp_path):
+        write(some_sae(), tmp_path, "saeuron")
+        held = load_file(tmp_path / "sae.safetensors")
+        save_file(
+            held | {"b_enc": torch.zeros(3)},
+            tmp_path / "sae.safetensors",
+            {"json": (tmp_path / "cfg.json").read_text()},
+        )
+        assert "does not hold an SAE" in complaint(read, tmp_path)
+
+    def test_no_weights_at_all(self, tmp_path):
+        (tmp_path / "cfg.json").write_text("{}")
+        assert "holds no SAE: expected cfg.json with" in complaint(read, tmp_path)
+
+
+class TestLocate:
+    def test_pickles_are_refused_with_the_way_out(self, tmp_path):
+        path = tmp_path / "ae.pt"
+        path.write_bytes(pickle.dumps({}))
+        for source in (path, tmp_path):
+            message = complaint(locate, str(source))
+            assert "pickle" in message and "save it as safetensors" in message
+        (tmp_path / "cfg.json").write_text("{}")
+        assert "pickle only" in complaint(read, locate(str(tmp_path)).path)
+
+    def test_a_file_stands_for_its_folder(self):
+        assert locate(str(SAELENS / "topk" / "sae_weights.safetensors")).path == SAELENS / "topk"
+
+    def test_of_many_the_one_that_the_hookpoint_names(self, tmp_path):
+        for name in (HOOK, "unet.mid_block"):
+            write(some_sae("topk"), tmp_path / "run" / name, "sparsify")
+        assert locate(str(tmp_path), HOOK).path == tmp_path / "run" / HOOK
+        write(some_sae("topk"), tmp_path / "run" / "coco" / HOOK, "sparsify")
+        assert locate(str(tmp_path), HOOK).path == tmp_path / "run" / HOOK
+        shutil.rmtree(tmp_path / "run" / "coco")
+        message = complaint(locate, str(tmp_path), "unet.other")
+        assert "holds 2 SAEs" in message and f"{tmp_path}/run/unet.mid_block" in message
+        shutil.rmtree(tmp_path / "run" / HOOK)
+        assert locate(str(tmp_path)).hookpoint == "unet.mid_block"
+
+    def test_nothing_there(self, tmp_path):
+        assert "no such folder" in complaint(locate, str(tmp_path / "none"))
+        assert "no such folder" in complaint(locate, "owner/name.pt")
+        assert "holds no cfg.json" in complaint(locate, str(tmp_path))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that holds two SAEs in one repository; what is asked of it is written down."""
+    import huggingface_hub
+
+    there, cache = tmp_path / "there", tmp_path / "snapshots" / ("0" * 40)
+    for name in (HOOK, "coco/unet.mid_block"):
+        write(some_sae("topk", "topk"), there / name, "sparsify")
+    (there / HOOK / "trap.pt").write_bytes(b"")
+    asked = []
+
+    def download(repo, allow_patterns):
+        from fnmatch import fnmatch
+
+        asked.append((repo, allow_patterns))
+        cache.mkdir(parents=True, exist_ok=True)
+        for path in (p for p in there.rglob("*") if p.is_file()):
+            name = path.relative_to(there)
+            if any(fnmatch(name.as_posix(), pattern) for pattern in allow_patterns):
+                (cache / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, cache / name)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return asked
+
+
+class TestHub:
+    def test_a_subfolder(self, hub):
+        found = locate(f"owner/name:{HOOK}")
+        assert found.revision == "0" * 40 and found.hookpoint == HOOK
+        assert same(read(found.path, HOOK).sae, some_sae("topk", "topk"))
+        ((repo, patterns),) = hub
+        assert repo == "owner/name"
+        assert all(p.startswith(f"{HOOK}/") and p.endswith((".json", ".safetensors")) for p in patterns)
+
+    def test_the_hookpoint_picks_one_before_its_weights_are_fetched(self, hub):
+        found = locate("owner/name", "unet.mid_block")
+        assert found.path.parent.name == "coco"
+        assert hub[0][1] == ["*cfg.json"] and "coco/unet.mid_block/sae.safetensors" in hub[1][1]
+        assert not list(found.path.parents[1].rglob(f"{HOOK}/*.safetensors"))
+        assert not list(found.path.parents[1].rglob("*.pt"))
+
+    def test_several_are_listed(self, hub):
+        message = complaint(locate, "owner/name")
+        assert "holds 2 SAEs" in message and "owner/name:coco/unet.mid_block" in message
+        assert len(hub) == 1
+
+    def test_a_subfolder_that_is_not_there(self, hub):
+        assert "holds no cfg.json" in complaint(locate, "owner/name:none")
+
+    def test_offline_it_is_one_line(self):
+        message = complaint(locate, "owner/name:inner")
+        assert message.startswith("cannot fetch SAE 'owner/name' from the hub, and it is no folder here: ")
+
+
+class TestComparison:
+    def test_a_dictionary_in_another_order_is_found_whole(self):
+        a = some_sae(n=50)
+        order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+        tensors = {name: t[order] if t.shape[0] == 50 else t for name, t in a.state_dict().items()}
+        way = one_way(a, SAE.of(a.info, tensors))
+        assert (way.mean, way.found) == (pytest.approx(1), 1) and way.encoder == pytest.approx(1)
+        assert way.histogram == (0,) * (BINS - 1) + (50,)
+
+    def test_it_is_the_slow_reference(self):
+        a, b = some_sae(n=20, seed=1), some_sae(n=30, seed=2)
+        x, y = a.W_dec.double().numpy(), b.W_dec.double().numpy()
+        best, encoder = [], []
+        for i, row in enumerate(x):
+            cosines = [row @ other / (row @ row) ** 0.5 / (other @ other) ** 0.5 for other in y]
+            best.append(max(cosines))
+            j = cosines.index(max(cosines))
+            u, v = a.W_enc[i].double(), b.W_enc[j].double()
+            encoder.append(float(u @ v / u.norm() / v.norm()))
+        way = one_way(a, b)
+        assert way.mean == pytest.approx(sum(best) / 20, abs=1e-6)
+        assert way.encoder == pytest.approx(sum(encoder) / 20, abs=1e-6)
+        assert way.found == sum(c > 0.9 for c in best) / 20
+        counts = [sum(max(0, min(9, int(10 * c))) == i for c in best) for i in range(BINS)]
+        assert way.histogram == tuple(counts) and sum(counts) == 20
+
+    def test_differences(self):
+        a, b = some_sae(), some_sae()
+        assert set(differences(a, b).values()) == {0.0}
+        b.b_dec[2] += 0.5
+        assert differences(a, b)["b_dec"] == pytest.approx(0.5) and differences(a, b)["W_enc"] == 0
+        assert differences(a, some_sae(n=10)) is None
+
+    def test_of_different_widths(self):
+        assert "widths 6 and 7" in complaint(one_way, some_sae(), some_sae(width=7))

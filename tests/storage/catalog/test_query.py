@@ -1,0 +1,180 @@
+import json
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.catalog import query
+from storage.catalog.query import format_table, run_query
+from storage.errors import BadQuery
+from storage.workspace import Workspace
+from tests.storage.conftest import Score, random_sums
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM saes",
+        "VALUES (1)",
+        "DESCRIBE scores",
+        "SELECT 1; ",
+        "WITH a AS (SELECT 1 AS x), b AS MATERIALIZED (FROM a) SELECT * FROM a UNION ALL FROM b",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) FROM t",
+        "SELECT (SELECT max(x) FROM range(3) t(x)), unnest([1, 2])",
+        "FROM (PIVOT (SELECT 1 AS a, 2 AS b) ON a IN (1) USING sum(b))",
+        "SELECT 'COPY_QUERY_NODE' AS type, {'type': 'COPY_NODE', 'function_name': 'read_csv'} AS x",
+        "SELECT concept, rank() OVER (ORDER BY score) FROM scores QUALIFY rank() OVER (ORDER BY score) < 3",
+    ],
+)
+def test_selects_pass(workspace: Workspace, sql: str) -> None:
+    assert isinstance(run_query(workspace, sql), pa.Table)
+
+
+ATTACKS = [
+    "COPY (SELECT 1) TO '{inside}'",
+    "EXPLAIN ANALYZE COPY (SELECT 1) TO '{inside}'",
+    "EXPLAIN SELECT 1",
+    "WITH x AS (COPY (SELECT 1) TO '{inside}') SELECT 1",
+    "WITH y AS (SELECT 1), x AS MATERIALIZED (COPY (SELECT 1) TO '{inside}') FROM x",
+    "SELECT (WITH x AS (COPY (SELECT 1) TO '{inside}') FROM x)",
+    "WITH x AS (DELETE FROM source.runs RETURNING *) FROM x",
+    "FROM query('COPY (SELECT 1) TO ''{inside}''')",
+    "FROM json_execute_serialized_sql(json_serialize_sql('WITH x AS (COPY (SELECT 1) TO ''{inside}'') FROM x'))",
+    "FROM enable_profiling(format := 'json', save_location := '{inside}')",
+    "FROM enable_logging(storage := 'file', storage_path := '{inside}')",
+    "ATTACH '{inside}' AS x",
+    "CREATE TABLE x AS SELECT 1",
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM READ_TEXT('/etc/passwd')",
+    "SELECT * FROM main.read_blob('/etc/passwd')",
+    "SELECT (SELECT first(content) FROM read_text('/etc/passwd'))",
+    "SELECT * FROM glob('/etc/*')",
+    "SELECT * FROM parquet_metadata('{inside}')",
+    "SELECT * FROM '/etc/passwd'",
+    "SELECT * FROM 'file.csv'",
+    'SELECT * FROM "/etc/hosts.csv"',
+    "SELECT * FROM sql",
+    "FROM arrow_scan(1, 2, 3)",
+    "PRAGMA database_list",
+    "SET memory_limit = '99GB'",
+    "RESET lock_configuration",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; COPY (SELECT 1) TO '{inside}'",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "CALL pragma_version()",
+    "SELECT getenv('HOME')",
+    "SELECT * FROM duckdb_secrets()",
+    "PREPARE x AS SELECT 1",
+    "USE source",
+    "",
+    "-- nothing",
+    "SELEC 1",
+    "SELECT nope FROM scores",
+    "SELECT 1 +",
+    "SELECT 'x'::INTEGER",
+]
+
+
+@pytest.mark.parametrize("sql", ATTACKS)
+def test_all_else_is_refused_in_one_line(workspace: Workspace, sql: str) -> None:
+    (workspace.root / "artifacts").mkdir()
+    inside = workspace.root / "artifacts" / "written"
+    quoted = str(inside).replace("'", "''")
+    before = sorted(workspace.root.rglob("*"))
+    with pytest.raises(BadQuery) as caught:
+        run_query(workspace, sql.replace("{inside}", quoted), seconds=5)
+    assert "\n" not in str(caught.value)
+    assert sorted(workspace.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.range % 7 = b.range % 5",
+        "SELECT * FROM range(100000000) a, range(100000000) b WHERE a.range + b.range < 0",
+    ],
+)
+def test_time_is_limited(workspace: Workspace, sql: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(BadQuery, match=r"took over 0\.3 seconds"):
+        run_query(workspace, sql, seconds=0.3)
+    assert time.monotonic() - start < 5
+
+
+def test_memory_is_limited(workspace: Workspace) -> None:
+    with pytest.raises(BadQuery, match="more memory than 20MB"):
+        run_query(workspace, "SELECT list(range) FROM range(30000000)", memory="20MB")
+
+
+def test_the_result_is_limited(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "RESULT_BYTES", 1_000_000)
+    assert run_query(workspace, "FROM range(100000)").num_rows == 100_000
+    with pytest.raises(BadQuery, match="add a LIMIT"):
+        run_query(workspace, "FROM range(1000000000000)")
+
+
+def test_an_error_in_the_middle_of_the_rows(workspace: Workspace) -> None:
+    sql = "SELECT CASE WHEN range = 900000 THEN 'x' ELSE '1' END::INTEGER FROM range(1000000)"
+    with pytest.raises(BadQuery, match="Conversion Error") as caught:
+        run_query(workspace, sql)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_view(workspace: Workspace) -> None:
+    with pytest.raises(BadQuery, match="no view 'top_feature': did you mean top_features"):
+        run_query(workspace, "SELECT * FROM top_feature")
+    with pytest.raises(BadQuery, match="no view 'zzz': the views are prompts"):
+        run_query(workspace, "SELECT * FROM zzz")
+
+
+def test_scores_by_sql(workspace: Workspace, score: Score) -> None:
+    for seed, concept in enumerate(("ink", "oil")):
+        score(concept, {"sae_a": random_sums(seed)})
+    found = run_query(workspace, "SELECT concept, count(*) AS n FROM scores GROUP BY ALL ORDER BY ALL")
+    assert found.to_pylist() == [{"concept": "ink", "n": 14}, {"concept": "oil", "n": 14}]
+
+
+SQL = """
+    SELECT 1 AS n, 0.1::DOUBLE AS x, 'long ' || repeat('x', 300) AS text, MAP {'a': 'b'} AS m, NULL AS nothing,
+        'nan'::DOUBLE AS nan, 170141183460469231731687303715884105727::HUGEINT AS huge, 'a"b,c' AS quoted,
+        TIMESTAMP '2025-01-02 03:04:05' AS moment
+"""
+
+
+def test_text(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    text = format_table(run_query(workspace, "SELECT range AS n, repeat('é', 90) AS t FROM range(9, 11)"), "table")
+    head, rule, first, second, count = text.splitlines()
+    assert head.split() == ["n", "t"] and set(rule) == {"-", " "} and count == "(2 rows)"
+    assert first.startswith(" 9  ééé") and second.startswith("10  ééé") and second.endswith("…")
+    assert all(len(line) <= 60 for line in text.splitlines())
+    assert "(0 rows)" in format_table(run_query(workspace, "FROM metrics"), "table")
+
+
+def test_json(workspace: Workspace) -> None:
+    (row,) = json.loads(format_table(run_query(workspace, SQL), "json"))
+    assert row["m"] == {"a": "b"} and row["nothing"] is None and row["nan"] is None and row["x"] == 0.1
+    assert row["huge"] == 2**127 - 1 and len(row["text"]) == 305 and row["moment"] == "2025-01-02 03:04:05"
+
+
+def test_csv(workspace: Workspace) -> None:
+    lines = format_table(
+        run_query(workspace, "SELECT 1 AS n, NULL AS z, 'a\"b,c' AS q, [1, 2] AS l"), "csv"
+    ).splitlines()
+    assert lines == ["n,z,q,l", '1,,"a""b,c","[1, 2]"']
+
+
+def test_files(workspace: Workspace, tmp_path: Path) -> None:
+    table = run_query(workspace, "SELECT * FROM range(3)")
+    assert format_table(table, "parquet", tmp_path / "t.parquet") == f"3 rows written to {tmp_path / 't.parquet'}"
+    assert pq.read_table(tmp_path / "t.parquet").equals(table)
+    format_table(table, "csv", tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == "range\n0\n1\n2\n"
+    with pytest.raises(BadQuery, match="--out"):
+        format_table(table, "parquet")
+    with pytest.raises(BadQuery, match="expected table, csv, json or parquet"):
+        format_table(table, "xml")  # type: ignore[arg-type]

@@ -1,0 +1,196 @@
+"""What a job's id depends on: all that changes its result, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from saeuron.config import (
+    CaptureConfig,
+    DomainConfig,
+    EvaluateConfig,
+    ModelConfig,
+    PromptsConfig,
+    ScoreConfig,
+    TuneConfig,
+)
+from saeuron.errors import BadPrompts
+from saeuron.sae.config import SAEConfig
+from saeuron.sae.diagnosis import DiagnosisConfig
+from storage.identity import split_id
+from tasks.capture import CaptureJob
+from tasks.engine.step import ByArtifact, Job
+from tasks.evaluate import EvaluateJob
+from tasks.images import ImagesJob
+from tasks.prompts import PromptsJob
+from tasks.report import ReportJob
+from tasks.sae_report import DiagnosisJob, StabilityJob
+from tasks.score import ScoreJob
+from tasks.train import TrainJob
+from tasks.tune import TuneJob
+
+HERE = Path("/here")
+MODEL = {"model": ModelConfig(), "model_id": "m1"}
+STYLE = DomainConfig(concepts=("neon", "dots"), hookpoints=("unet.a",))
+JOBS: dict[str, Job] = {
+    "prompts": PromptsJob(
+        workspace=HERE, config=PromptsConfig(templates={"train": ("A {style}.",)}), domains={"style": STYLE},
+    ),
+    "capture": CaptureJob(
+        workspace=HERE, **MODEL, config=CaptureConfig(), prompts_id="p1", images_id="i1", hookpoint="unet.a",
+    ),
+    "sae": TrainJob(workspace=HERE, config=SAEConfig(), hookpoint="unet.a", capture_id="c1"),
+    "diagnosis": DiagnosisJob(workspace=HERE, **MODEL, config=DiagnosisConfig(), sae_id="s1", prompts_id="p1"),
+    "stability": StabilityJob(workspace=HERE, sae_id="s1", against_id="s2"),
+    "score": ScoreJob(
+        workspace=HERE, **MODEL, config=ScoreConfig(), domain="style", concept="neon", score_on="crossed",
+        prompts_id="p1", images_id="i1", saes={"unet.a": "s1"},
+    ),
+    "removal": TuneJob(
+        workspace=HERE, **MODEL, config=TuneConfig(), domain="style", concept="neon", prompts_ids=("p1",),
+        images_id="i1",
+        saes={"unet.a": "s1"}, reference={"neon": "n1", "dots": "d1"}, judge_id="j1", judges={"style": "canvas"},
+    ),
+    "images": ImagesJob(
+        workspace=HERE, **MODEL, config=EvaluateConfig(), prompts_id="p1", judge_id="j1", judges={"style": "canvas"},
+    ),
+    "evaluation": EvaluateJob(
+        workspace=HERE, domain="style", concept="neon", domains=("style",), removal_id="r1", edited=("e1",),
+        unedited=("u1",), seeds=1, n=4, gamma=-1.0,
+    ),
+    "pictures": ReportJob(
+        workspace=HERE, domain="style", concept="neon", prompts_ids=("p1",), edited=("e1",), unedited=("u1",),
+        reference={"neon": "n1"}, hookpoints=("unet.a",),
+    ),
+}  # fmt: skip
+
+
+def changed(job: Job, **fields: object) -> Job:
+    return type(job).model_validate({**{k: getattr(job, k) for k in type(job).model_fields}, **fields})
+
+
+@pytest.mark.parametrize("stage", JOBS)
+class TestId:
+    def test_is_that_of_its_stage(self, stage: str) -> None:
+        assert split_id(JOBS[stage].id) == (stage, type(JOBS[stage]).version)
+
+    def test_is_the_same_wherever_it_is_made(self, stage: str) -> None:
+        assert changed(JOBS[stage], workspace=Path("/elsewhere")).id == JOBS[stage].id
+
+    def test_knows_the_kind_of_device_but_not_its_number(self, stage: str) -> None:
+        first, second = (changed(JOBS[stage], device=d).id for d in ("cuda", "cuda:1"))
+        assert first == second
+        if stage != "prompts":
+            assert first != JOBS[stage].id
+
+    def test_changes_with_the_version(self, stage: str) -> None:
+        kind = type(JOBS[stage])
+        newer = type("Newer", (kind,), {"version": kind.version + 1})
+        assert changed(newer(**{k: getattr(JOBS[stage], k) for k in kind.model_fields})).id != JOBS[stage].id
+
+    def test_survives_json(self, stage: str) -> None:
+        kind = type(JOBS[stage])
+        assert kind.model_validate_json(JOBS[stage].model_dump_json()).id == JOBS[stage].id
+
+
+def test_ids_are_all_different() -> None:
+    assert len({job.id for job in JOBS.values()}) == len(JOBS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields"),
+    [
+        ("prompts", {"config": PromptsConfig(templates={"test": ("A {style}.",)})}),
+        ("prompts", {"domains": {"style": STYLE.model_copy(update={"concepts": ("neon",)})}}),
+        ("capture", {"config": CaptureConfig(seed=1)}),
+        ("capture", {"hookpoint": "unet.b"}),
+        ("capture", {"model": ModelConfig(steps=3)}),
+        ("capture", {"model_id": "m2"}),
+        ("capture", {"images_id": "i2"}),
+        ("sae", {"config": SAEConfig(k=16)}),
+        ("sae", {"capture_id": "c2"}),
+        ("sae", {"hookpoint": "unet.b"}),
+        ("score", {"concept": "dots"}),
+        ("score", {"score_on": "plain"}),
+        ("score", {"saes": {"unet.a": "s2"}}),
+        ("score", {"images_id": "i2"}),
+        ("score", {"config": ScoreConfig(every=2)}),
+        ("removal", {"images_id": "i2"}),
+        ("removal", {"config": TuneConfig(n=(4,))}),
+        ("removal", {"reference": {"neon": "n1"}}),
+        ("removal", {"judges": {"style": "none"}}),
+        ("removal", {"judge_id": "j2"}),
+        ("images", {"judge_id": "j2"}),
+        ("images", {"config": EvaluateConfig(seeds=1)}),
+        ("images", {"removal_ids": ("r1",)}),
+        ("images", {"sampled_for": ("style", "neon")}),
+        ("evaluation", {"removal_id": "r2"}),
+        ("pictures", {"edited": ("e2",)}),
+    ],
+)
+def test_id_changes_with_what_it_depends_on(stage: str, fields: dict[str, object]) -> None:
+    assert changed(JOBS[stage], **fields).id != JOBS[stage].id
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields"),
+    [
+        ("prompts", {"domains": {"style": STYLE.model_copy(update={"judge": "none", "hookpoints": ("unet.b",)})}}),
+        ("sae", {"config": SAEConfig(checkpoint_every=7)}),
+        ("removal", {"config": TuneConfig(concepts=("neon",))}),
+        ("capture", {"prompts_id": "p2"}),
+        ("capture", {"beside": ("unet.b",)}),
+        ("score", {"prompts_id": "p2"}),
+        ("score", {"bases": ("s9",)}),
+        ("removal", {"prompts_ids": ("p2",)}),
+        ("removal", {"reference": {"dots": "d1", "neon": "n1"}}),
+        ("score", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
+        ("capture", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
+        ("removal", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
+        ("images", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
+    ],
+)
+def test_id_does_not_change_with_what_changes_no_result(stage: str, fields: dict[str, object]) -> None:
+    assert changed(JOBS[stage], **fields).id == JOBS[stage].id
+
+
+def test_statistics_compare_when_they_share_the_model_and_how_it_was_scored() -> None:
+    score = JOBS["score"]
+    assert isinstance(score, ScoreJob)
+    same = {"concept": "dots", "prompts_id": "p2", "saes": {"unet.a": "s2"}}
+    assert changed(score, **same).protocol == score.protocol  # type: ignore[attr-defined]
+    for fields in ({"config": ScoreConfig(seed=9)}, {"model": ModelConfig(steps=3)}, {"model_id": "m2"}):
+        assert changed(score, **fields).protocol != score.protocol  # type: ignore[attr-defined]
+
+
+def test_a_prompt_file_counts_by_its_bytes(tmp_path: Path) -> None:
+    def job(name: str, text: str) -> PromptsJob:
+        (tmp_path / name).write_text(text)
+        return PromptsJob(workspace=HERE, config=PromptsConfig(files=(str(tmp_path / name),)), domains={"style": STYLE})
+
+    assert job("a.txt", "A cat.").id == job("b.txt", "A cat.").id != job("c.txt", "A dog.").id
+    with pytest.raises(BadPrompts, match="no such prompt file"):
+        _ = PromptsJob(workspace=HERE, config=PromptsConfig(files=("none.txt",)), domains={"style": STYLE}).id
+
+
+def key(**inputs: object) -> str | None:
+    return ByArtifact().compute_key(None, inputs, {})  # type: ignore[arg-type]
+
+
+def test_the_cache_key_is_the_id_and_the_shard() -> None:
+    job = JOBS["capture"]
+    assert key(job=job) == job.id
+    assert key(job=job, index=3) == f"{job.id}_3"
+    assert key(job=changed(job, workspace=Path("/elsewhere"), device="cpu"), index=3) == f"{job.id}_3"
+
+
+def test_what_a_step_reads_is_what_it_was_made_from_unless_it_knows_better() -> None:
+    """On an object store that is fetched before the step begins; locally nobody asks."""
+    a, b, c = (f"{stage}_v1_{'0' * 19}{i}" for i, stage in enumerate(("prompts", "sae", "images")))
+    score = JOBS["score"].model_copy(update={"prompts_id": a, "saes": {"unet.a": b}})
+    assert score.reads == {a: (), b: ()}
+    train = JOBS["sae"].model_copy(update={"capture_id": a})
+    assert train.reads == {a: ("unet.a",)}
+    assert JOBS["evaluation"].model_copy(update={"edited": (c,), "unedited": (b,)}).reads == {
+        c: ("images.parquet",),
+        b: ("images.parquet",),
+    }
