@@ -13,7 +13,8 @@ from flows.upkeep.diff import flat, short
 from saeuron.config import RunConfig
 from storage import Workspace
 from storage.manifests import Manifest
-from tasks.engine.step import Job, Made, spent
+from tasks.engine.job import Job, Made
+from tasks.engine.step import spent
 
 
 @dataclass(frozen=True)

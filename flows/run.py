@@ -19,7 +19,8 @@ from saeuron.pipelines.loading import identity
 from storage import Workspace
 from storage.manifests import Manifest
 from tasks.engine import progress
-from tasks.engine.step import FINAL_ERRORS, Job, Made, in_place, submit
+from tasks.engine.job import Job, Made
+from tasks.engine.step import FINAL_ERRORS, in_place, submit
 from tasks.engine.worker import Worker
 from tasks.registry.concepts import Added, Roster
 

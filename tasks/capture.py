@@ -12,7 +12,8 @@ from saeuron.prompts import Prompt, cells, choose
 from storage import Workspace, activations, shards
 from tasks import prompts as prompt_sets
 from tasks.engine import model, progress
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 
 
 class CaptureJob(Job):
@@ -20,7 +21,7 @@ class CaptureJob(Job):
 
     stage: ClassVar[str] = "capture"
     version: ClassVar[int] = 2
-    apart: ClassVar[frozenset[str]] = frozenset({"prompts_id", "beside"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_id", "beside"})
 
     model: ModelConfig
     model_id: str

@@ -7,7 +7,8 @@ from saeuron.metrics import evaluate as figures
 from saeuron.metrics import summary
 from storage.tables import METRICS, table, write_table
 from tasks import images
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 
 METHOD = "saeuron"
 

@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from storage.statistics.packs import write_pack
 from storage.statistics.sums import FEATURES_FILE
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 
 
 class FeaturesJob(Job):

@@ -25,7 +25,8 @@ from storage.tables import IMAGES, read_table, table, write_table
 from tasks import prompts as prompt_sets
 from tasks import tune
 from tasks.engine import model, progress
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class ImagesJob(Job):
 
     stage: ClassVar[str] = "images"
     version: ClassVar[int] = 2
-    apart: ClassVar[frozenset[str]] = frozenset({"bases"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"bases"})
 
     model: ModelConfig
     model_id: str

@@ -13,7 +13,8 @@ from saeuron.prompts import Prompt
 from storage import Workspace
 from storage.identity import digest
 from storage.tables import PROMPTS, read_table, table, write_table
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 
 
 class PromptsJob(Job):

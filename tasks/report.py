@@ -11,7 +11,8 @@ from saeuron.profiles import profile
 from saeuron.prompts import Prompt
 from tasks import images, score, totals
 from tasks import prompts as prompt_sets
-from tasks.engine.step import Clock, Job, Made, commit, setting_aside, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import setting_aside, step
 
 CURVES = 6
 """Latents in a plot."""
@@ -24,7 +25,7 @@ class ReportJob(Job):
 
     stage: ClassVar[str] = "pictures"
     version: ClassVar[int] = 2
-    apart: ClassVar[frozenset[str]] = frozenset({"totals"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"totals"})
 
     domain: str
     concept: str

@@ -33,7 +33,8 @@ from storage.files import write_json
 from storage.tables import write_table
 from tasks import prompts as prompt_sets
 from tasks.engine import model, progress
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 
 FIGURES, STEPS, LATENTS, PROFILES, EXAMPLES, IMAGES = (
     "diagnosis.json", "steps.parquet", "latents.parquet", "profiles.parquet", "examples.parquet", "images.tar",

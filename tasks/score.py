@@ -33,7 +33,8 @@ from storage.statistics.sums import (
 )
 from tasks import prompts as prompt_sets
 from tasks.engine import model, progress
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 
 IMAGES = "images.json"
 """The keys of the images that were counted."""
@@ -46,7 +47,7 @@ class ScoreJob(Job):
 
     stage: ClassVar[str] = "score"
     version: ClassVar[int] = 3
-    apart: ClassVar[frozenset[str]] = frozenset({"prompts_id", "bases"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_id", "bases"})
 
     model: ModelConfig
     model_id: str

@@ -17,7 +17,8 @@ from storage.manifests import Manifest
 from storage.statistics.sums import Counts
 from storage.statistics.totals import Totals, member_cells, read_totals, write_totals
 from tasks import score
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 
 
 class TotalsJob(Job):
@@ -25,7 +26,7 @@ class TotalsJob(Job):
 
     stage: ClassVar[str] = "totals"
     version: ClassVar[int] = 1
-    apart: ClassVar[frozenset[str]] = frozenset({"base", "joined", "left"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"base", "joined", "left"})
 
     domain: str
     hookpoint: str
@@ -49,15 +50,15 @@ class TotalsJob(Job):
         return dict.fromkeys(read, score.files(self.hookpoint)) | ({self.base: ()} if self.base else {})
 
     def based(self, known: Iterable[Manifest], there: Callable[[str], bool]) -> Self:
-        """This job with the base that leaves least to do, of committed totals; `there` tells if statistics are."""
-        wanted, best, least = set(self.scores), None, len(self.scores)
+        """This job, based on the committed totals nearest to it; `there(score_id)` tells whether statistics exist."""
+        wanted, best, fewest = set(self.scores), None, len(self.scores)
         for manifest in known:
             about = manifest.config
             if manifest.version != self.version or manifest.id == self.id or about["sae_id"] != self.sae_id:
                 continue
             held = set(about["scores"])
-            if len(held ^ wanted) < least and all(map(there, held - wanted)):
-                best, least = manifest.id, len(held ^ wanted)
+            if len(held ^ wanted) < fewest and all(map(there, held - wanted)):
+                best, fewest = manifest.id, len(held ^ wanted)
                 joined, left = tuple(sorted(wanted - held)), tuple(sorted(held - wanted))
         return self.model_copy(update={"base": best, "joined": joined, "left": left}) if best else self
 

@@ -12,7 +12,8 @@ from storage.activations import ActivationRows
 from storage.tables import HISTORY, table, write_table
 from tasks.capture import shard_paths
 from tasks.engine import progress
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
 
 

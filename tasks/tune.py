@@ -20,7 +20,8 @@ from storage.identity import artifact_id
 from tasks import prompts as prompt_sets
 from tasks import score, totals
 from tasks.engine import model, progress
-from tasks.engine.step import Clock, Job, Made, commit, setting_aside, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import setting_aside, step
 
 FILE = "removal.safetensors"
 
@@ -30,7 +31,7 @@ class TuneJob(Job):
 
     stage: ClassVar[str] = "removal"
     version: ClassVar[int] = 4
-    apart: ClassVar[frozenset[str]] = frozenset({"prompts_ids", "totals"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_ids", "totals"})
 
     model: ModelConfig
     model_id: str

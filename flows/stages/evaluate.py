@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flows.run import Run
 from flows.stages.totals import totals
-from tasks.engine.step import Made
+from tasks.engine.job import Made
 from tasks.evaluate import EvaluateJob
 from tasks.evaluate import evaluate as task
 from tasks.images import ImagesJob, bases, image_set, images_shard, shard_count

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from flows.run import Run
 from storage import Workspace
 from storage.statistics.packs import in_use, to_pack
-from tasks.engine.step import Made
+from tasks.engine.job import Made
 from tasks.features import FeaturesJob
 from tasks.features import features as features_task
 from tasks.totals import TotalsJob

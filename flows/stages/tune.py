@@ -5,7 +5,7 @@ from flows.stages.prompts import PromptSet, of_added
 from flows.stages.score import score_job
 from flows.stages.totals import totals
 from saeuron.config import TuneConfig
-from tasks.engine.step import Made
+from tasks.engine.job import Made
 from tasks.prompts import images_id
 from tasks.score import score as score_task
 from tasks.tune import TuneJob, images, publish

@@ -1,6 +1,7 @@
 """How a task runs.
 
-step.py       jobs and their ids, the cache, retries, the commit
+job.py        jobs and their ids, the commit
+step.py       tasks: the cache, locks, retries
 worker.py     what another process does before it runs a task
 processes.py  several processes on this machine
 model.py      one loaded pipeline per process

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
@@ -28,8 +28,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
-if TYPE_CHECKING:
-    from tasks.engine.step import Job, Made
+from tasks.engine.job import Job, Made
 
 LIBRARIES = ("flows", "tasks", "saeuron", "storage")
 """Loggers that Prefect's page shows; `flows.environment` names them to Prefect."""

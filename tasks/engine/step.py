@@ -1,37 +1,34 @@
-"""What makes a function a step: a job that knows its artifact's id, a record of what was made, caching, retries.
+"""Make a function a step: cached by its artifact, locked, retried.
 
-A job holds a configuration and the ids of its inputs. The id of what it makes is a hash of these and of the stage's
-version, an integer that is raised by hand when the stage's meaning changes. Prefect's cache key is that id, and a
-record is only believed while the files it speaks of are there: a deleted or truncated output is made again.
+Prefect's cache key is the artifact's id, and a record is only believed while the files it speaks of are there: a
+deleted or truncated output is made again.
 """
 
 import functools
 import json
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from prefect import task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import LocalFileSystem
 from prefect.serializers import Serializer
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 import saeuron.errors
 import storage.errors
 from storage import Workspace
 from storage.errors import ArtifactDamaged, ArtifactMissing, Damaged, DiskFull, StorageError
 from storage.files import NO_ROOM, read_json
-from storage.identity import artifact_id
 from storage.seals import read_sealed, write_sealed
-from storage.verify import ids_in
 from tasks.engine import page
 from tasks.engine.gpu import gpu
-from tasks.engine.worker import Worker, at_work
+from tasks.engine.job import Job, Made
+from tasks.engine.worker import at_work
 
 log = logging.getLogger(__name__)
 
@@ -39,74 +36,6 @@ USER_ERRORS = (saeuron.errors.UserError, storage.errors.UserError)
 """Mistakes that a retry cannot mend."""
 FINAL_ERRORS = (*USER_ERRORS, DiskFull)
 """What neither a retry nor the next item can mend."""
-
-
-class Job(BaseModel):
-    """What one step is to make. Fields named in `apart` do not enter its identity: they change no result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    stage: ClassVar[str]
-    version: ClassVar[int]
-    apart: ClassVar[frozenset[str]] = frozenset()
-
-    workspace: Path
-    """Where it reads and writes."""
-    device: str = "cpu"
-    """Where the model runs."""
-    worker: Worker | None = None
-    """Set where the step is given to another process: what that must know."""
-
-    @property
-    def label(self) -> str:
-        """What a person calls it."""
-        return self.stage
-
-    @functools.cached_property
-    def id(self) -> str:
-        """The id of the artifact that this job makes."""
-        return artifact_id(self.stage, self.version, self.identity)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the id is a hash of. The kind of device counts (rounding differs), its number does not.
-
-        A model counts by its content, `model_id`, not by where it was found.
-        """
-        fields = self.model_dump(mode="json", exclude={"workspace", "device", "worker", *self.apart})
-        if "model_id" in fields:
-            del fields["model"]["spec"]
-        kind = self.device.split(":")[0]
-        return fields if kind == "cpu" else {**fields, "device": kind}
-
-    @property
-    def reads(self) -> dict[str, tuple[str, ...]]:
-        """{artifact: files or folders of it, none for all} that the step reads: every artifact that a field names."""
-        return dict.fromkeys(sorted(ids_in(self.model_dump(mode="json"))), ())
-
-    @property
-    def open(self) -> Workspace:
-        """The workspace, opened."""
-        return Workspace.open(self.workspace)
-
-    @property
-    def folder(self) -> Path:
-        """Where the artifact's files go."""
-        return self.open.folder(self.id)
-
-
-class Made(BaseModel):
-    """What a step returns: never tensors, only where they are."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str
-    """The artifact."""
-    summary: dict[str, Any] = {}
-    """Its manifest's summary."""
-    cached: bool = False
-    """Whether it was there before."""
-    seconds: float = 0.0
-    """What it took, when it was made."""
 
 
 class ByArtifact(CachePolicy):
@@ -273,22 +202,3 @@ def in_place(job: Job) -> Made | None:
 def submit(task_: Callable[..., Made], job: Job, *args: int) -> Callable[[], Made]:
     """Give a step to the workers of the flow that runs; what comes back waits for it."""
     return task_.submit(job, *args).result  # type: ignore[attr-defined]
-
-
-class Clock:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return round(time.monotonic() - self.start, 3)
-
-
-def commit(job: Job, inputs: Mapping[str, Any], summary: dict[str, Any], clock: Clock, **how: Any) -> Made:
-    """Write the manifest of what `job` made, last of all, and say so."""
-    manifest = job.open.commit(
-        job.id, config=job.identity, inputs=dict(inputs), summary=summary, seconds=clock.seconds, **how
-    )
-    return Made(id=job.id, summary=manifest.summary, seconds=manifest.seconds)

@@ -169,7 +169,7 @@ def described(found: Found) -> dict[str, Any]:
         **asdict(sae.info),
         "dtype": imported.dtype,
         "bytes": imported.bytes,
-        "decoder_norm": {"least": float(norms.min()), "mean": float(norms.mean()), "most": float(norms.max())},
+        "decoder_norm": {"minimum": float(norms.min()), "mean": float(norms.mean()), "maximum": float(norms.max())},
         "fvu": about.get("fvu"),
         "l0": about.get("l0"),
         "dead": about.get("dead"),
@@ -178,7 +178,7 @@ def described(found: Found) -> dict[str, Any]:
         "notes": notes(found),
     }
     if sae.info.activation == "threshold":
-        fields["threshold"] = {"least": float(sae.threshold.min()), "most": float(sae.threshold.max())}
+        fields["threshold"] = {"minimum": float(sae.threshold.min()), "maximum": float(sae.threshold.max())}
     return fields
 
 

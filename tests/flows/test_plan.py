@@ -15,7 +15,8 @@ from saeuron.errors import ConfigError
 from saeuron.pipelines import loading as models
 from storage import Workspace
 from storage.files import write_json
-from tasks.engine.step import Job, Made, spent
+from tasks.engine.job import Job, Made
+from tasks.engine.step import spent
 from tests.end_to_end.process import TINY, run_here
 
 SECONDS = {"score": 3.0, "images": 2.0}

@@ -12,7 +12,7 @@ from flows.run import Run
 from saeuron.config import RunConfig, RunnerConfig
 from saeuron.errors import ConfigError
 from storage.errors import DiskFull
-from tasks.engine.step import Made
+from tasks.engine.job import Made
 from tasks.engine.worker import Worker
 from tests.end_to_end.process import TINY, Done, run_here
 

@@ -18,7 +18,8 @@ from saeuron.sae.config import SAEConfig
 from saeuron.sae.diagnosis import DiagnosisConfig
 from storage.identity import split_id
 from tasks.capture import CaptureJob
-from tasks.engine.step import ByArtifact, Job
+from tasks.engine.job import Job
+from tasks.engine.step import ByArtifact
 from tasks.evaluate import EvaluateJob
 from tasks.images import ImagesJob
 from tasks.prompts import PromptsJob

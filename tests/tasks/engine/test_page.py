@@ -13,7 +13,8 @@ from PIL import Image
 from storage import Workspace
 from storage.files import write_json
 from tasks.engine import gpu, page, progress
-from tasks.engine.step import Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step
 
 
 class FiguresJob(Job):

@@ -11,7 +11,8 @@ from saeuron.errors import ConfigError
 from storage import Workspace
 from storage.errors import ArtifactDamaged, ArtifactMissing, BadQuery, DiskFull
 from storage.files import write_json
-from tasks.engine.step import Believed, Clock, Job, Made, commit, step
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import Believed, step
 
 CALLS: list[str] = []
 """What the step below was called with; flows and tasks run in this process."""
@@ -22,7 +23,7 @@ FAULTS: list[BaseException] = []
 class ProbeJob(Job):
     stage: ClassVar[str] = "probe"
     version: ClassVar[int] = 1
-    apart: ClassVar[frozenset[str]] = frozenset({"note"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"note"})
 
     word: str
     note: str = ""

@@ -20,7 +20,8 @@ from storage import Workspace
 from storage.errors import ArtifactDamaged, DiskFull
 from storage.files import write_json
 from tasks.engine import worker
-from tasks.engine.step import Clock, Job, Made, commit, step, submit
+from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.step import step, submit
 from tasks.engine.worker import Worker, at_work, claim, portable
 
 for _name in ("saeuron.sae.interchange.folder", "tasks.registry.records"):
