@@ -28,6 +28,11 @@ def denoiser(pipe: Any) -> nn.Module:
     raise SaeuronError(f"{type(pipe).__name__} has neither of {', '.join(_DENOISERS)}; expected a diffusers pipeline.")
 
 
+def device_of(pipe: Any) -> torch.device:
+    """The device of the denoising network's weights; the CPU where it has none."""
+    return next(denoiser(pipe).parameters(), torch.empty(0, device="cpu")).device
+
+
 def hookpoints(pipe: Any) -> dict[str, nn.Module]:
     """Every module that can be hooked, by its dotted path from the pipeline."""
     inner = denoiser(pipe)

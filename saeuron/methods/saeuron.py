@@ -20,7 +20,7 @@ from torch import Tensor
 from saeuron.checkpoint import load_tensors, save_tensors
 from saeuron.config import Half
 from saeuron.errors import BadWeights
-from saeuron.hooks import Step, attached, from_rows, to_rows
+from saeuron.hooks import Step, attached, device_of, from_rows, to_rows
 from saeuron.profiles import Profile
 from saeuron.sae.autoencoder import SAE, check_width
 from saeuron.sae.selection import Activation, activate
@@ -281,7 +281,7 @@ def removed(pipe: Any, removals: Sequence[Removal]) -> Iterator[dict[str, int]]:
     Edits by different SAEs at one hookpoint add up.
     """
     edits, overlap = combine([e for r in removals for e in r.edits])
-    device = next(pipe.unet.parameters()).device if hasattr(pipe, "unet") else "cpu"
+    device = device_of(pipe)
     editors: dict[str, list[Edit]] = {}
     for edit in edits:
         editors.setdefault(edit.hookpoint, []).append(edit.to(device))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from saeuron.hooks import Step
-from saeuron.methods.saeuron import Removal, build_edit, combine, removed
+from saeuron.methods.saeuron import Edit, Removal, build_edit, combine, removed
 from saeuron.profiles import Profile
 from saeuron.scoring import select
 from tests.saeuron.methods.removals import (
@@ -123,3 +123,12 @@ def test_edits_of_different_saes_add_up_in_any_order():
             torch.testing.assert_close(pipe.unet(x, 999), expected)
     in_turn = edits[1](Step(999), edits[0](Step(999), x))
     assert (in_turn - expected).abs().max() > 0.1
+
+
+def test_edits_move_to_the_denoisers_device_in_a_pipeline_with_a_transformer(monkeypatch):
+    pipe = SimpleNamespace(transformer=Net().to("meta"), scheduler=SimpleNamespace(timesteps=torch.tensor([900])))
+    edit = build_edit(random_sae(hookpoint="transformer.block"), random_profile(), 9, -3.0)
+    moved = []
+    monkeypatch.setattr(Edit, "to", lambda self, device: moved.append(torch.device(device)) or self)
+    with removed(pipe, [Removal("c", "d", (edit,))]):
+        assert moved == [torch.device("meta")]
