@@ -8,6 +8,7 @@
     │   ├── BadModel         a model that cannot be loaded
     │   ├── BadSAE           an SAE of another library that cannot be carried over (interchange/folder.py)
     │   └── WidthMismatch    an SAE or a removal that does not fit a hookpoint
+    ├── NotFinite            a generated image of NaN or infinity
     └── BadWeights           a weights file that is damaged or of another kind
 
 A message says what, the value, what was expected and what to do, in one line. What a constructor takes is kept in
@@ -61,3 +62,17 @@ class WidthMismatch(UserError):
 
 class BadWeights(SaeuronError):
     """A weights file that is damaged, of another kind, or not safetensors."""
+
+
+class NotFinite(SaeuronError):
+    """A generated image that holds NaN or infinity."""
+
+    def __init__(self, prompt: str, dtype: str) -> None:
+        super().__init__(prompt, dtype)
+
+    def __str__(self) -> str:
+        prompt, dtype = self.args
+        hint = "choose another model or a milder removal."
+        if dtype == "float16":
+            hint = "float16 overflows in some models; set model.dtype to bfloat16 or float32."
+        return f"the image of the prompt {prompt!r} holds values that are not finite, in {dtype}: {hint}"

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from saeuron.config import ModelConfig
+from saeuron.errors import NotFinite
 from saeuron.hooks import denoiser
 from saeuron.noise import initial_noise
 from saeuron.prompts import Prompt
@@ -77,6 +78,9 @@ def sample(pipe: Any, texts: Sequence[str], noise: torch.Tensor, config: ModelCo
 
     Returns:
         uint8 [b, H, W, 3].
+
+    Raises:
+        NotFinite: an image holds NaN or infinity, as where half precision overflows.
     """
     module: Any = denoiser(pipe)
     result = pipe(
@@ -86,4 +90,8 @@ def sample(pipe: Any, texts: Sequence[str], noise: torch.Tensor, config: ModelCo
         guidance_scale=config.guidance,
         output_type="np",
     )
+    for text, image in zip(texts, result.images, strict=True):
+        # As uint8 it would be a black picture, and count as a removal that worked.
+        if not np.isfinite(image).all():
+            raise NotFinite(text, str(module.dtype).removeprefix("torch."))
     return (result.images * 255).round().astype(np.uint8)

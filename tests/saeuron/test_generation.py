@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from saeuron.config import ModelConfig
+from saeuron.errors import NotFinite
 from saeuron.generation import Request, generate, latent_shape, requests, sample, spread
 from saeuron.noise import initial_noise
 from saeuron.prompts import Prompt
@@ -82,3 +85,23 @@ def test_half_precision_pipelines_run(make_pipe):
     wanted = requests(PROMPTS[:1], 1)
     (low,), (full,) = (images(p, wanted, steps=1, guidance=1.0).values() for p in (pipe, make_pipe()))
     assert np.abs(low.astype(int) - full.astype(int)).mean() < 5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_is_refused_by_its_prompt(tiny_pipe, monkeypatch, value):
+    made = np.full((2, 32, 32, 3), 0.5, np.float32)
+    made[1, 3, 4, 0] = value
+    monkeypatch.setattr(type(tiny_pipe), "__call__", lambda self, **options: SimpleNamespace(images=made))
+    noise = torch.zeros(2, 48, 8, 8)
+    with pytest.raises(NotFinite, match=r"prompt 'A star\.' holds values that are not finite.*milder removal"):
+        sample(tiny_pipe, ["A cat.", "A star."], noise, ModelConfig())
+    made[1, 3, 4, 0] = 1.0
+    assert sample(tiny_pipe, ["A cat.", "A star."], noise, ModelConfig())[1, 3, 4].tolist() == [255, 128, 128]
+
+
+def test_weights_that_overflow_are_refused_and_never_a_black_picture(make_pipe):
+    pipe = make_pipe().to(dtype=torch.float16, silence_dtype_warnings=True)
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.mul_(60000)
+    with pytest.raises(NotFinite, match="float16 overflows"):
+        images(pipe, requests(PROMPTS[:1], 1), steps=2)
