@@ -17,6 +17,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     capture.py     activations, collected while images are generated
     scoring.py     statistics and scores of latents
     profiles.py    what a removal needs of a domain's statistics
+    evaluation.py  which test prompts and images figures are measured on
     metrics.py     UA, IRA, CRA with ceilings and intervals
     checkpoint.py  tensors and numbers in one safetensors file
     files.py       files that are whole or absent

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from saeuron import evaluation
 from saeuron.config import EvaluateConfig, ModelConfig
-from saeuron.errors import BadPrompts
-from saeuron.generation import Request, generate, requests
+from saeuron.generation import Request, generate
 from saeuron.judges import judge, judges
 from saeuron.methods.saeuron import removed
 from saeuron.metrics import Judged
-from saeuron.prompts import Prompt, cells, choose
 from storage import Workspace, shards
 from storage.errors import ArtifactMissing, Damaged, StorageError
 from storage.files import read_json, write_json
@@ -63,32 +62,8 @@ class ImagesJob(Job):
 
 
 def images(job: ImagesJob) -> list[Request]:
-    """One test prompt of every combination of concepts, `seeds` images of each.
-
-    Raises:
-        BadPrompts: the prompt set has no test prompts.
-    """
-    found = [p for p in prompt_sets.read(job.open, job.prompts_id) if p.split == "test"]
-    if not found:
-        raise BadPrompts("the prompt set has no test prompts; add templates or files with split 'test'.")
-    chosen = [choose(members, 1, job.config.seed)[0] for members in cells(found).values()]
-    limit = job.config.retained_cells
-    if limit is not None and job.sampled_for is not None:
-        domain, concept = job.sampled_for
-        own = [p for p in chosen if p.concepts.get(domain) == concept]
-        chosen = own + _stratified([p for p in chosen if p not in own], domain, limit, job.config.seed)
-    return requests(chosen, job.config.seeds)
-
-
-def _stratified(prompts: list[Prompt], domain: str, limit: int, seed: int) -> list[Prompt]:
-    """At most `limit` prompts, dealt in turn over the concepts of `domain`."""
-    groups: dict[str, list[Prompt]] = {}
-    for prompt in choose(prompts, len(prompts), seed):
-        groups.setdefault(prompt.concepts.get(domain, ""), []).append(prompt)
-    dealt = [
-        g[i] for i in range(max(map(len, groups.values()), default=0)) for _, g in sorted(groups.items()) if i < len(g)
-    ]
-    return dealt[:limit]
+    """The test images of the job's prompts. Raises BadPrompts."""
+    return evaluation.images(prompt_sets.read(job.open, job.prompts_id), job.config, job.sampled_for)
 
 
 _SIZE = frozenset({"seeds", "retained_cells", "shard_images"})
