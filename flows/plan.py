@@ -110,14 +110,18 @@ def page(planned: list[Planned]) -> list[str]:
     rows = [
         {
             "stage": p.stage,
-            "what": short(p.label, 30),
+            "what": p.label,
             "about s": None if p.seconds is None else f"{p.seconds:.1f}",
             "MB": None if p.megabytes is None else f"{p.megabytes:.1f}",
             "because": p.why,
         }
         for p in todo
     ]
-    lines = [text_table(["stage", "what", "about s", "MB", "because"], rows), ""] if rows else []
+    lines = (
+        [text_table(["stage", "what", "about s", "MB", "because"], rows, paths=["what"], wrapped=["because"]), ""]
+        if rows
+        else []
+    )
     lines.append(f"{len(todo)} would be made, {len(planned) - len(todo)} are in place")
     known = [p for p in todo if p.seconds is not None]
     if known:

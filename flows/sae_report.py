@@ -173,8 +173,8 @@ def figures(diagnosis: Diagnosis) -> list[str]:
     return lines
 
 
-def latent_lines(diagnosis: Diagnosis, latent: Latent, width: int = 80) -> list[str]:
-    """One latent in lines of at most `width` letters."""
+def latent_lines(diagnosis: Diagnosis, latent: Latent) -> list[str]:
+    """One latent as text."""
     import math
 
     depth = f"log10 density {math.log10(latent.density):.2f}" if latent.density else "dead"
@@ -209,10 +209,10 @@ def latent_lines(diagnosis: Diagnosis, latent: Latent, width: int = 80) -> list[
             {"value": f"{e.value:.4g}", "timestep": e.timestep, "row": e.row, "column": e.column, "prompt": e.prompt}
             for e in latent.examples
         ]
-        lines.append(text_table(["value", "timestep", "row", "column", "prompt"], examples))
+        lines.append(text_table(["value", "timestep", "row", "column", "prompt"], examples, wrapped=["prompt"]))
     else:
         lines.append("it fires on none of the held-out images")
-    return [line if len(line) <= width else line[: width - 3] + "..." for text in lines for line in text.split("\n")]
+    return lines
 
 
 def sparkline(values: list[float] | Any) -> str:

@@ -125,9 +125,11 @@ def _command(words: list[str]) -> str:
             return text_table(
                 ["view", "columns"],
                 [{"view": v, "columns": ", ".join(c.name for c in cs)} for v, cs in COLUMNS.items()],
+                wrapped=["columns"],
             )
         case ["\\d", name] if (view := name.rstrip(";").lower()) in COLUMNS:
-            return text_table(["column", "type", "unit", "meaning"], [_described(*column) for column in COLUMNS[view]])
+            rows = [_described(*column) for column in COLUMNS[view]]
+            return text_table(["column", "type", "unit", "meaning"], rows, wrapped=["type", "unit", "meaning"])
         case ["\\d", name]:
             raise BadQuery(f"there is no view {name!r}: the views are {', '.join(COLUMNS)}")
         case ["\\?" | "\\h" | "\\help"]:

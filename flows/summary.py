@@ -1,31 +1,27 @@
-"""What a command says at its end: tables that align, where things are, what to do next."""
+"""What a command prints at its end: tables, paths, the next command."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from saeuron.config import RunConfig
-from storage import Workspace
+from storage import Workspace, text
 from tasks.registry import concepts, runs
 
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
 
 
-def text_table(header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table with aligned columns: text to the left, numbers to the right."""
+def text_table(
+    header: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    paths: Collection[str] = (),
+    wrapped: Collection[str] = (),
+    optional: Sequence[str] = (),
+) -> str:
+    """A table that fits the terminal, text to the left and numbers to the right; see `storage.text.table`."""
     cells = [[_cell(row.get(name)) for name in header] for row in rows]
-    widths = (
-        [max(len(name), *(len(r[i]) for r in cells), 0) for i, name in enumerate(header)]
-        if cells
-        else [len(h) for h in header]
-    )
-    numeric = [all(_is_number(row.get(name)) for row in rows) for name in header]
-
-    def line(values: Sequence[str]) -> str:
-        return "  ".join(
-            v.rjust(w) if right else v.ljust(w) for v, w, right in zip(values, widths, numeric, strict=True)
-        ).rstrip()
-
-    return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, cells)])
+    right = [i for i, name in enumerate(header) if all(_is_number(row.get(name)) for row in rows)]
+    return text.table(header, cells, right=right, paths=paths, wrapped=wrapped, optional=optional)
 
 
 def _is_number(value: Any) -> bool:
@@ -60,7 +56,7 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         rows.append(row)
     if rows:
         header = ["domain", "removed", "n", "gamma", "UA", "(UA)", "IRA", "(IRA)", "CRA", "(CRA)", "CRA-target", "mean"]
-        lines += [text_table(header, rows), ""]
+        lines += [text_table(header, rows, optional=("CRA-target", "gamma", "n", "domain")), ""]
         for domain in config.domains:
             values = [r["mean"] for r in rows if r["domain"] == domain and r["mean"] is not None]
             if values:

@@ -13,6 +13,7 @@
     direct.py       large reads that bypass the page cache
     parquet.py      atomic Parquet with reproducible bytes
     tables.py       schemas of the small tables
+    text.py         tables as plain text that fits the terminal
     errors.py       what can go wrong
     statistics/     mergeable sums of concepts, totals of domains, packs by latent
     catalog/        `connect(workspace)` and SQL: the views, their columns, queries of users

@@ -35,7 +35,11 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
     if as_json:
         say(json.dumps(rows, indent=2))
         return
-    say(text_table(["domain", "concept", "scored", "removal", "outdated", "UA", "IRA", "CRA"], rows))
+    say(
+        text_table(
+            ["domain", "concept", "scored", "removal", "outdated", "UA", "IRA", "CRA"], rows, optional=["domain"]
+        )
+    )
     say("")
     if removed:
         say(f"removed: {', '.join(sorted(removed))} (saeuron concept add FILE brings one back)")

@@ -210,8 +210,8 @@ def page(found: Difference) -> str:
     lines += [f"note: {note}" for note in found.notes]
     lines += ["", f"configuration: {len(found.config) or 'no'} keys differ"]
     if found.config:
-        changed = [{"key": key, "A": short(old, 20), "B": short(new, 20)} for key, old, new in found.config]
-        lines.append(text_table(["key", "A", "B"], changed))
+        changed = [{"key": key, "A": short(old, 80), "B": short(new, 80)} for key, old, new in found.config]
+        lines.append(text_table(["key", "A", "B"], changed, wrapped=["key", "A", "B"]))
     lines += ["", f"artifacts: {found.both} in both, {len(found.only_a)} only in A, {len(found.only_b)} only in B"]
     listed = [
         {"only in": n, "artifact": i} for n, ids in (("A", found.only_a), ("B", found.only_b)) for i in ids[:ROWS]
@@ -223,10 +223,10 @@ def page(found: Difference) -> str:
     lines += ["", f"tables: {len(found.cells) or 'no'} values differ, of artifacts that have the same part in both"]
     if found.cells:
         cells = [
-            {"table": c.table, "of": short(c.name, 34), "column": c.column, "A": short(c.a, 12), "B": short(c.b, 12)}
+            {"table": c.table, "of": c.name, "column": c.column, "A": short(c.a, 12), "B": short(c.b, 12)}
             for c in found.cells[:ROWS]
         ]
-        lines.append(text_table(["table", "of", "column", "A", "B"], cells))
+        lines.append(text_table(["table", "of", "column", "A", "B"], cells, paths=["of"]))
     more = max(len(found.cells) - ROWS, 0)
     lines += [f"and {more} more; --json lists them all"] if more else []
     beyond = [f for f in found.figures if f.beyond]

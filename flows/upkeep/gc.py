@@ -16,7 +16,6 @@ from typing import Any
 from flows.pipeline import stages, wanted
 from flows.plan import Plan
 from flows.summary import text_table
-from flows.upkeep.diff import short
 from saeuron.config import RunConfig
 from saeuron.errors import SaeuronError
 from storage import Workspace
@@ -223,10 +222,10 @@ def page(workspace: Workspace, found: list[Garbage], dry: bool) -> str:
     """What goes, or went, and what stays, for a person."""
     gone, left = [g for g in found if not g.left], [g for g in found if g.left]
     rows = [
-        {"what": g.kind, "of": short(g.label, 20), "MB": f"{g.bytes / 1e6:.2f}".rjust(7), "path": _place(workspace, g)}
+        {"what": g.kind, "of": g.label, "MB": f"{g.bytes / 1e6:.2f}".rjust(7), "path": _place(workspace, g)}
         for g in gone
     ]
-    lines = [text_table(["what", "of", "MB", "path"], rows), ""] if rows else []
+    lines = [text_table(["what", "of", "MB", "path"], rows, paths=["of"]), ""] if rows else []
     total = sum(g.bytes for g in gone) / 1e6
     lines.append(f"{len(gone)} {'would be' if dry else 'were'} deleted, {total:.2f} MB")
     lines += [f"left: {_place(workspace, g)}: {g.left}" for g in left]

@@ -88,7 +88,8 @@ def page(before: dict[str, State | None], after: dict[str, State | None]) -> lis
             if one is not None:
                 row |= {"computed against": _against(one, other), "n": one.n, "gamma": f"{one.gamma:g}", **one.figures}
             rows.append(row)
-    lines = [text_table(["concept", "", "computed against", "n", "gamma", *FIGURES], rows)]
+    header = ["concept", "", "computed against", "n", "gamma", *FIGURES]
+    lines = [text_table(header, rows, wrapped=["computed against"])]
     lines.append("Percent, on test prompts. Removals that are not named here are the bytes they were.")
     return lines
 

@@ -362,4 +362,4 @@ def page(workspace: Workspace, found: list[Damage]) -> str:
         }
         for each in found
     ]
-    return text_table(["damage", "what to do", "expected", "path"], rows)
+    return text_table(["damage", "what to do", "expected", "path"], rows, wrapped=["what to do", "expected"])

@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow import types
 
+from storage import text
 from storage.catalog.guard import READY, REFUSED
 from storage.errors import BadQuery
 from storage.files import write_atomic
@@ -150,9 +151,13 @@ def _answer(process: subprocess.Popen[bytes], folder: Path, seconds: float, memo
 def format_table(table: pa.Table, fmt: Literal["table", "csv", "json", "parquet"], out: Path | None = None) -> str:
     """The table as text to print; or, with `out`, the file written and one line that says so.
 
-    `table` is aligned and cut to the terminal's width, `csv` and `json` (a list of objects) lose nothing, `parquet`
-    needs `out`. Raises BadQuery for parquet without `out` or another `fmt`, DiskFull.
+    `table` fits the terminal's width: aligned columns, or one block a row. `csv` and `json` (a list of objects) lose
+    nothing, `parquet` needs `out`. Raises BadQuery for parquet without `out`, another `fmt`, or two columns of one name
+    in a format other than `table`; DiskFull.
     """
+    twice = next((name for name, count in Counter(table.column_names).items() if count > 1), None)
+    if twice is not None and fmt != "table":
+        raise BadQuery(f"two columns are named {twice!r}: for {fmt} each needs its own name, give one with AS")
     if fmt == "parquet":
         if out is None:
             raise BadQuery("the format parquet is not text: name a file for it with --out FILE")
@@ -165,10 +170,10 @@ def format_table(table: pa.Table, fmt: Literal["table", "csv", "json", "parquet"
                 f"the result has {table.num_rows} rows of {table.num_columns} columns, too many for text: "
                 f"add a LIMIT, or use --format parquet --out FILE"
             )
-        text = _TEXT[fmt](table)
+        shown = _TEXT[fmt](table)
         if out is None:
-            return text
-        write_atomic(out, f"{text}\n".encode())
+            return shown
+        write_atomic(out, f"{shown}\n".encode())
     return f"{table.num_rows} rows written to {out}"
 
 
@@ -215,38 +220,14 @@ def _csv(table: pa.Table) -> str:
 def _text(table: pa.Table) -> str:
     if not table.column_names:
         return ""
-    columns = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        numeric = any(test(column.type) for test in (types.is_integer, types.is_floating, types.is_decimal))
+    right, columns = [], []
+    for i, column in enumerate(table.columns):
+        if any(test(column.type) for test in (types.is_integer, types.is_floating, types.is_decimal)):
+            right.append(i)
         values = column.to_pylist(maps_as_pydicts="strict")
-        cells = [f"{value:.6g}" if isinstance(value, float) else _cell(value) for value in values]
-        columns.append(([_printable(cell) for cell in (name, *cells)], numeric))
-    widths = _fitted([max(map(len, cells)) for cells, _ in columns], shutil.get_terminal_size((120, 24)).columns)
-    fitted = [
-        [_cut(cell, width).rjust(width) if numeric else _cut(cell, width).ljust(width) for cell in cells]
-        for (cells, numeric), width in zip(columns, widths, strict=True)
-    ]
-    head, *lines = ["  ".join(row).rstrip() for row in zip(*fitted, strict=True)]
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([head, rule, *lines, f"({table.num_rows} rows)"])
-
-
-def _printable(cell: str) -> str:
-    """On one line, and without the codes that tell a terminal to do things: a prompt's text may hold any."""
-    return cell if cell.isprintable() else "".join(letter if letter.isprintable() else " " for letter in cell)
-
-
-def _fitted(widths: list[int], total: int) -> list[int]:
-    """Widths cut to one common limit, the largest at which all columns stand in `total` letters (at least 6 each)."""
-    room = total - 2 * (len(widths) - 1)
-    limit = max(widths, default=0)
-    while limit > 6 and sum(min(width, limit) for width in widths) > room:
-        limit -= 1
-    return [min(width, limit) for width in widths]
-
-
-def _cut(cell: str, width: int) -> str:
-    return cell if len(cell) <= width else cell[: width - 1] + "…"
+        columns.append([f"{value:.6g}" if isinstance(value, float) else _cell(value) for value in values])
+    rows = list(zip(*columns, strict=True))
+    return f"{text.table(table.column_names, rows, right=right)}\n({table.num_rows} rows)"
 
 
 _TEXT = {"table": _text, "csv": _csv, "json": _json}

@@ -236,13 +236,16 @@ class TestFeature:
                 check_latent(diagnosis, latent)
         check_latent(diagnosis, 31)
 
-    def test_long_lines_are_cut(self, looked: Workspace) -> None:
+    def test_a_narrow_terminal_loses_no_word(self, looked: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         found = newest(looked, "diagnosis", sae_id=find(looked, HOOKPOINTS[0]).id)
         assert found is not None
         diagnosis = Diagnosis(looked, found.id)
         [latent] = diagnosis.describe([0], near=True)
-        cut = latent_lines(diagnosis, latent, width=40)
-        assert max(map(len, cut)) <= 40 and any(line.endswith("...") for line in cut)
+        monkeypatch.setenv("COLUMNS", "60")
+        table = latent_lines(diagnosis, latent)[-1].splitlines()
+        assert max(map(len, table)) <= 60
+        words = [example.prompt.split() for example in latent.examples]
+        assert " ".join(" ".join(line[36:].split()) for line in table[2:]).split() == [w for ws in words for w in ws]
 
 
 class TestMistakes:

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.catalog import query
+from storage.catalog.columns import COLUMNS
 from storage.catalog.query import format_table, run_query
 from storage.errors import BadQuery
 from storage.workspace import Workspace
@@ -146,13 +147,48 @@ SQL = """
 
 
 def test_text(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    text = format_table(run_query(workspace, "SELECT range AS n, repeat('é', 90) AS t FROM range(9, 11)"), "table")
-    head, rule, first, second, count = text.splitlines()
-    assert head.split() == ["n", "t"] and set(rule) == {"-", " "} and count == "(2 rows)"
-    assert first.startswith(" 9  ééé") and second.startswith("10  ééé") and second.endswith("…")
-    assert all(len(line) <= 60 for line in text.splitlines())
-    assert "(0 rows)" in format_table(run_query(workspace, "FROM metrics"), "table")
+    monkeypatch.setenv("COLUMNS", "30")
+    table = run_query(workspace, "SELECT range AS n, repeat('é', range) AS t FROM range(9, 11)")
+    assert format_table(table, "table").splitlines() == [
+        " n  t",
+        "--  ----------",
+        " 9  ééééééééé",
+        "10  éééééééééé",
+        "(2 rows)",
+    ]
+    table = run_query(workspace, "SELECT range AS n, repeat('é', 30) AS t FROM range(9, 11)")
+    assert format_table(table, "table").splitlines() == [
+        "-[ 1 ]",
+        "n | 9",
+        f"t | {'é' * 26}",
+        "  | éééé",
+        "-[ 2 ]",
+        "n | 10",
+        f"t | {'é' * 26}",
+        "  | éééé",
+        "(2 rows)",
+    ]
+    lines = format_table(run_query(workspace, "FROM metrics"), "table").splitlines()
+    assert lines[0].startswith("columns: ") and lines[-1] == "(0 rows)"
+
+
+def test_no_view_has_a_name_cut_at_80_columns(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for view, columns in COLUMNS.items():
+        nulls = ", ".join(f"NULL AS {column.name}" for column in columns)
+        shown = format_table(run_query(workspace, f"SELECT {nulls} FROM range(2)"), "table")
+        assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown, view
+        assert all(column.name in shown for column in columns), view
+
+
+def test_two_columns_of_one_name_lose_no_value(workspace: Workspace, tmp_path: Path) -> None:
+    table = run_query(workspace, "SELECT 1 AS n, 2 AS n")
+    assert format_table(table, "table").splitlines() == ["n  n", "-  -", "1  2", "(1 rows)"]
+    for fmt in ("csv", "json", "parquet"):
+        said = f"two columns are named 'n': for {fmt} each needs its own name, give one with AS"
+        with pytest.raises(BadQuery, match=f"^{said}$"):
+            format_table(table, fmt, tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
 def test_json(workspace: Workspace) -> None:

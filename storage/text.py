@@ -1,0 +1,111 @@
+r"""Tables as plain text that stays readable at any width.
+
+Columns are aligned where they fit. Where they do not, each row becomes a block of `name | value` lines, as psql's
+`\x` prints it. Names are never cut, and nothing is lost but what the caller allows.
+"""
+
+import shutil
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
+from itertools import zip_longest
+
+_GAP = "  "
+_NARROWEST = 20
+"""Columns that may become narrower keep this many letters."""
+
+
+def table(
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Collection[int] = (),
+    paths: Collection[str] = (),
+    wrapped: Collection[str] = (),
+    optional: Sequence[str] = (),
+    width: int | None = None,
+) -> str:
+    """An aligned table of at most `width` letters, or one block a row where that is impossible.
+
+    Args:
+        names: of the columns; two may be equal.
+        rows: cells as text, as many as there are names; unprintable characters become spaces.
+        right: positions of the columns that are aligned to the right.
+        paths: columns whose cells may be cut from the left: `…attentions.1.attn2`.
+        wrapped: columns whose cells may continue on the next line.
+        optional: columns that may be left out, the least important first; a last line names those that were.
+        width: the terminal's if None; 80 where there is no terminal. The environment variable COLUMNS wins.
+    """
+    width = width or shutil.get_terminal_size((80, 24)).columns
+    head, cells = [printable(name) for name in names], [[printable(cell) for cell in row] for row in rows]
+    full = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    flexible = [i for i, name in enumerate(names) if name in paths or name in wrapped]
+    shown, left_out = list(range(len(names))), list[str]()
+    for name in (None, *(name for name in optional if name in names)):
+        if name is not None:
+            shown.remove(names.index(name))
+            left_out.append(name)
+        if widths := _narrowed(head, full, shown, flexible, width):
+            break
+    else:
+        return _blocks(head, cells, width)
+
+    def line(row: Sequence[str]) -> Iterator[str]:
+        """The printed lines of one row."""
+        parts = [
+            textwrap.wrap(row[i], widths[i], break_on_hyphens=False) or [""]
+            if names[i] in wrapped
+            else [_tail(row[i], widths[i])]
+            for i in shown
+        ]
+        for pieces in zip_longest(*parts, fillvalue=""):
+            aligned = (
+                piece.rjust(widths[i]) if i in right else piece.ljust(widths[i])
+                for i, piece in zip(shown, pieces, strict=True)
+            )
+            yield _GAP.join(aligned).rstrip()
+
+    lines = [*line(head), _GAP.join("-" * widths[i] for i in shown), *(part for row in cells for part in line(row))]
+    if left_out:
+        lines.append(f"(left out to fit {width} letters: {', '.join(left_out)})")
+    return "\n".join(lines)
+
+
+def _narrowed(
+    head: Sequence[str], full: Sequence[int], shown: Sequence[int], flexible: Collection[int], width: int
+) -> list[int]:
+    """Widths at which the shown columns fit, the widest flexible ones made narrower; empty if there are none."""
+    widths = list(full)
+    excess = sum(widths[i] for i in shown) + len(_GAP) * (len(shown) - 1) - width
+    while excess > 0:
+        wide = [i for i in shown if i in flexible and widths[i] > max(_NARROWEST, len(head[i]))]
+        if not wide:
+            return []
+        widths[max(wide, key=lambda i: widths[i])] -= 1
+        excess -= 1
+    return widths
+
+
+def _blocks(head: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
+    """One block a row; long values continue on the next line. Without rows, the names alone."""
+    if not cells:
+        return "\n".join(textwrap.wrap(f"columns: {', '.join(head)}", width, break_long_words=False))
+    margin = max(map(len, head))
+    room = max(width - margin - 3, _NARROWEST)
+    lines = []
+    for number, row in enumerate(cells, 1):
+        lines.append(f"-[ {number} ]".ljust(margin + 3, "-"))
+        for name, value in zip(head, row, strict=True):
+            pieces = textwrap.wrap(value, room, break_on_hyphens=False) if len(value) > room else [value]
+            lines += [
+                f"{label:{margin}} | {piece}".rstrip() for label, piece in zip_longest([name], pieces, fillvalue="")
+            ]
+    return "\n".join(lines)
+
+
+def printable(cell: str) -> str:
+    """One line without the codes that a terminal obeys: the text of a prompt may hold any."""
+    return cell if cell.isprintable() else "".join(letter if letter.isprintable() else " " for letter in cell)
+
+
+def _tail(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else "…" + cell[len(cell) - width + 1 :]
