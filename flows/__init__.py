@@ -11,6 +11,7 @@ runners.py      where tasks run: this process, Dask or Ray
 plan.py         `run --plan`: what a run would make, why, and at what cost
 server.py       the Prefect server that a run starts for itself
 display.py      progress on a terminal: bars, or one line per finished job
+hints.py        commands shown to the user, quoted for a shell
 summary.py      what a command prints at its end: tables, paths, the next command
 sae.py          text of the `sae` commands
 sae_report.py   flow and text of `sae report`

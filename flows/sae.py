@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.hints import command
 from flows.summary import text_table
 from tasks.exchange.interchange import Found, described, measured
 
@@ -38,15 +39,18 @@ def info(found: Found, workspace: Path) -> dict[str, Any]:
     lines = [f"{name:<14} {value}" for name, value in rows.items() if value is not None]
     lines += _notes(fields["notes"])
     if found.manifest:
-        lines.append(f"next: saeuron sae export {found.label} --format saelens --out DIR{_at(workspace)}")
+        again = command("sae", "export", found.label, "--format", "saelens", "--out", "DIR", workspace=workspace)
     else:
         at = fields["hookpoint"] or "PATH"
-        lines.append(f"next: saeuron sae import {shlex.quote(found.label)} --hookpoint {at}{_at(workspace)}")
+        again = command("sae", "import", found.label, "--hookpoint", at, workspace=workspace)
+    lines.append(f"next: {again}")
     return {"fields": fields, "lines": lines}
 
 
 def brought(fields: dict[str, Any], workspace: Path) -> list[str]:
     """What an import made."""
+    others = fields["others"]
+    then = ("compare", fields["id"], others[0]) if others else ("info", fields["id"])
     return [
         f"imported {fields['source']} ({fields['format']}) as {fields['id']}",
         f"{fields['variant']}, {fields['activation']}: D {fields['width']}, N {fields['n_latents']}, "
@@ -55,9 +59,7 @@ def brought(fields: dict[str, Any], workspace: Path) -> list[str]:
         *_notes(fields["notes"]),
         f"in {fields['folder']}",
         f"in a run: --set {shlex.quote('saes=' + json.dumps({fields['hookpoint']: fields['id']}))}",
-        f"next: saeuron sae compare {fields['id']} {fields['others'][0]}{_at(workspace)}"
-        if fields["others"]
-        else f"next: saeuron sae info {fields['id']}{_at(workspace)}",
+        f"next: {command('sae', *then, workspace=workspace)}",
     ]
 
 
@@ -68,7 +70,7 @@ def exported(found: Found, format: str, files: list[str]) -> list[str]:
     if found.sae.info.activation == "threshold" and format == "saelens":
         lines.append("note: SAELens knows it as jumprelu, with a threshold for each latent")
     lines.append("the card names no license: add one before it is published")
-    return [*lines, f"next: saeuron sae info {shlex.quote(str(folder))}"]
+    return [*lines, f"next: {command('sae', 'info', folder)}"]
 
 
 def compared(workspace: Path, a: Found, b: Found, rows: int) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def compared(workspace: Path, a: Found, b: Found, rows: int) -> dict[str, Any]:
             lines.append("(rows of its training, for an SAE that was trained in this workspace)")
     else:
         lines += ["", "no FVU or L0: the workspace holds no activations of a hookpoint that both name"]
-    lines.append(f"next: saeuron sae info {shlex.quote(b.label)}{_at(workspace)}")
+    lines.append(f"next: {command('sae', 'info', b.label, workspace=workspace)}")
     return {
         "A": a.label,
         "B": b.label,
@@ -135,8 +137,3 @@ def _histogram(columns: dict[str, tuple[int, ...]]) -> list[str]:
 
 def _notes(notes: list[str]) -> list[str]:
     return [f"note: {note}" for note in notes]
-
-
-def _at(workspace: Path) -> str:
-    """The option that names the workspace, where it is not the default."""
-    return "" if str(workspace) == "workspace" else f" -w {shlex.quote(str(workspace))}"

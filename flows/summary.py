@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from flows.hints import command
 from saeuron.config import RunConfig
 from storage import Workspace, text
 from tasks.registry import concepts, runs
@@ -80,7 +81,8 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
     elif result["evaluations"]:
         first = next(iter(result["evaluations"]))
         example = _example(config, result["evaluations"][first]["domain"], first)
-        lines.append(f'next: saeuron generate "{example}" --remove {first} --out {first}.png')
+        then = command("generate", example, "--remove", first, "--out", "image.png", workspace=workspace)
+        lines.append(f"next: {then}")
     return "\n".join(lines)
 
 
@@ -137,7 +139,7 @@ def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
         if path.exists():
             lines.append(f"{kind}: {path}")
     if not removals:
-        lines.append(f"next: saeuron evaluate {name}")
+        lines.append(f"next: {command('evaluate', name, workspace=workspace)}")
     return {**row, "removals": [m.id for m in removals], "evaluations": [m.id for m in evaluations], "lines": lines}
 
 
@@ -171,5 +173,5 @@ def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
     ]
     if problems:
         # What has its size is believed without reading it, so it has to go before it is made again.
-        lines.append("next: saeuron verify --deep --repair")
+        lines.append(f"next: {command('verify', '--deep', '--repair', workspace=workspace)}")
     return {"stages": rows, "outdated": outdated, "problems": problems, "lines": lines}

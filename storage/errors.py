@@ -24,6 +24,7 @@ text, and keep them in `args`, so that every error survives a trip between proce
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 
@@ -71,7 +72,7 @@ class WorkspaceTooOld(OtherFormat):
         root, found, known = self.args
         return (
             f"workspace {root} has format {found}, expected {known}: bring it up to date with: "
-            f"saeuron verify --repair -w {root}"
+            f"saeuron verify --repair -w {shlex.quote(str(root))}"
         )
 
 
@@ -150,7 +151,7 @@ class ObjectDamaged(ArtifactDamaged):
         file, expected, found, url = self.args
         return (
             f"{file} in {url} is damaged: expected {expected}, found {found}; "
-            f"mend it with: saeuron verify --deep --repair -w {url}"
+            f"mend it with: saeuron verify --deep --repair -w {shlex.quote(url)}"
         )
 
 

@@ -20,6 +20,7 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
 
     Example: saeuron concept list
     """
+    from flows.hints import command
     from flows.summary import concept_rows, text_table
     from flows.upkeep.refresh import outdated
     from storage import Workspace
@@ -44,7 +45,8 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
     if removed:
         say(f"removed: {', '.join(sorted(removed))} (saeuron concept add FILE brings one back)")
     old = any(stale.get(row["concept"]) for row in rows)
-    say("next: saeuron concept refresh --all" if old else "next: saeuron concept show NAME")
+    then = ("refresh", "--all") if old else ("show", "NAME")
+    say(f"next: {command('concept', *then, workspace=opened)}")
 
 
 @app.command("show")
@@ -93,6 +95,7 @@ def concept_remove(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
 
     Example: saeuron concept remove neon
     """
+    from flows.hints import command
     from flows.upkeep.refresh import check_present, outdated
     from saeuron.errors import ConfigError
     from storage import Workspace
@@ -110,7 +113,8 @@ def concept_remove(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
     stale = sorted(c for c, old in outdated(opened).items() if old)
     say(f"{name} has left scores and runs; nothing was deleted (saeuron concept add FILE brings it back)")
     say(f"outdated removals: {', '.join(stale) or 'none'}")
-    say(f"next: {'saeuron concept refresh --all' if stale else 'saeuron gc --dry-run'}")
+    then = ("concept", "refresh", "--all") if stale else ("gc", "--dry-run")
+    say(f"next: {command(*then, workspace=opened)}")
 
 
 @app.command("refresh")

@@ -27,6 +27,7 @@ def removal_export(
 
     Example: saeuron removal export neon --out published
     """
+    from flows.hints import command
     from tasks.exchange.cards import export_removal
 
     paths, measured = export_removal(workspace, concept, out)
@@ -37,6 +38,8 @@ def removal_export(
     for file in files:
         say(f"wrote {file}")
     if measured:
-        say(f'next: saeuron generate "PROMPT" --remove {files[0]} --out image.png')
+        then = command("generate", "A PROMPT", "--remove", files[0], "--out", "image.png", workspace=workspace)
+        say(f"next: {then}")
     else:
-        say(f"it was never measured, and its card says so; next: saeuron evaluate {concept}")
+        say("it was never measured, and its card says so")
+        say(f"next: {command('evaluate', concept, workspace=workspace)}")

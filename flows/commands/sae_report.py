@@ -41,6 +41,7 @@ def report(
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out {out}: expected a file name that ends in .html")
     diagnosis = _measured(sae, workspace, device, threads, verbose, as_json, against, stability, images, rows)
+    from flows.hints import command
     from flows.sae_report import figures
     from tasks.sae_page import write_page
 
@@ -52,7 +53,8 @@ def report(
     say("\n".join(figures(diagnosis)))
     say(f"page: {path}")
     shown = diagnosis.shown()
-    say(f"next: saeuron feature show {diagnosis.sae_id} {shown[0] if shown else 0}{_at(workspace)}")
+    then = command("feature", "show", diagnosis.sae_id, shown[0] if shown else 0, workspace=workspace)
+    say(f"next: {then}")
 
 
 @feature.command("show")
@@ -129,7 +131,3 @@ def _measured(
     ):
         made = sae_report(config, str(opened.root), found.id, other, *rest, device=device, threads=threads)
     return Diagnosis(opened, made["diagnosis"], made["stability"])
-
-
-def _at(workspace: Path) -> str:
-    return "" if workspace == WORKSPACE else f" --workspace {workspace}"

@@ -21,6 +21,7 @@ def verify(
 
     Example: saeuron verify --deep --repair
     """
+    from flows.hints import command
     from flows.upkeep import verify as flow
 
     opened, mark = flow.opened(workspace, migrate=repair)
@@ -43,6 +44,7 @@ def verify(
         if repair:
             say("\n".join(f"next: {command}" for command in todo) or "next: nothing has to be made again")
         else:
-            say(f"next: saeuron verify{' --deep' if deep else ''} --repair -w {opened.address}")
+            options = [*(["--deep"] if deep else []), "--repair"]
+            say(f"next: {command('verify', *options, workspace=opened)}")
     if found:
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.hints import command
 from flows.pipeline import stages, wanted
 from flows.plan import Plan
 from flows.summary import text_table
@@ -230,7 +231,7 @@ def page(workspace: Workspace, found: list[Garbage], dry: bool) -> str:
     lines.append(f"{len(gone)} {'would be' if dry else 'were'} deleted, {total:.2f} MB")
     lines += [f"left: {_place(workspace, g)}: {g.left}" for g in left]
     if dry and gone:
-        lines.append(f"next: saeuron gc -w {workspace.address}")
+        lines.append(f"next: {command('gc', workspace=workspace)}")
     return "\n".join(lines)
 
 

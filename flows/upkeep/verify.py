@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flows.hints import at, command
 from flows.summary import text_table
 from saeuron.errors import ConfigError, SaeuronError
 from storage import Workspace
@@ -99,7 +100,7 @@ class _Makes:
         concept = self._concept(artifact_id)
         if concept is None or self.asked is None or concept in self.asked:
             return "saeuron run"
-        return f"saeuron evaluate {concept}"
+        return command("evaluate", concept)
 
     def _summary(self, artifact_id: str) -> dict[str, Any]:
         manifest = _quietly(self.workspace.read, artifact_id)
@@ -284,7 +285,7 @@ def _put_away(workspace: Workspace, artifact_id: str) -> bool:
 def _reports(workspace: Workspace) -> Iterator[Damage]:
     """Pages as `saeuron sae report` names them; others are somebody's own."""
     for path in (p for p in sorted(workspace.reports.glob("*.html")) if is_id(p.stem)):
-        yield from _readable(path, check_page, f"saeuron sae report {path.stem}")
+        yield from _readable(path, check_page, command("sae", "report", path.stem))
 
 
 def _unknown(workspace: Workspace) -> Iterator[Damage]:
@@ -319,8 +320,8 @@ def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list
     """
     with workspace.lock(runs.GATE):
         if busy := runs.alive(workspace):
-            at = workspace.address
-            raise ConfigError(f"run {busy[0]} is at work in {at}; expected none: repair when it has ended.")
+            place = workspace.address
+            raise ConfigError(f"run {busy[0]} is at work in {place}; expected none: repair when it has ended.")
         found = find()
         now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
         taken = len(list(workspace.damaged.glob(f"{now}*")))
@@ -346,9 +347,9 @@ def commands(workspace: Workspace, found: list[Damage]) -> list[str]:
     """What makes the missing again, once it was put away: whole commands, each once."""
     config = workspace.root / runs.CONFIG
     own = config if config.exists() else "CONFIG"
-    whole = {"saeuron run": f"saeuron run {own}", "saeuron run CONFIG": "saeuron run CONFIG"}
+    whole = {"saeuron run": command("run", own), "saeuron run CONFIG": "saeuron run CONFIG"}
     todo = dict.fromkeys(d.todo for d in found if d.todo not in (REWRITE, ASIDE, OTHERS, UPLOAD, AGAIN))
-    return list(dict.fromkeys(f"{whole.get(each, each)} -w {workspace.address}" for each in todo))
+    return list(dict.fromkeys(whole.get(each, each) + at(workspace) for each in todo))
 
 
 def page(workspace: Workspace, found: list[Damage]) -> str:

@@ -75,7 +75,7 @@ def test_the_card_holds_the_newest_figures(workspace: Workspace, tmp_path: Path)
 
 def test_without_figures_it_says_so(workspace: Workspace, tmp_path: Path) -> None:
     done = run_here("removal", "export", "neon", "--out", tmp_path / "out", "-w", workspace.root)
-    assert done.out.splitlines()[-1].endswith("next: saeuron evaluate neon")
+    assert done.out.splitlines()[-1] == f"next: saeuron evaluate neon -w {workspace.root}"
     assert "Nothing was measured" in (tmp_path / "out" / "README.md").read_text()
     done = run_here("removal", "export", "neon", "--out", tmp_path / "out", "-w", workspace.root, "--json")
     assert json.loads(done.out)["measured"] is False

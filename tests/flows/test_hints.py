@@ -1,0 +1,83 @@
+"""Commands that are shown can be pasted into a shell as they are."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from flows.hints import at, command
+from flows.summary import closing, concept_page, status_page
+from flows.upkeep import gc, verify
+from saeuron.config import RunConfig
+from storage import Workspace
+from tasks.registry import runs
+from tests.end_to_end.process import run_here
+
+FLOWS = Path(__file__).parents[2] / "flows"
+NAME = "soft light/dusk"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.open(tmp_path / "my work $HOME")
+
+
+def next_of(lines: list[str], workspace: Workspace) -> list[str]:
+    """The words of the last line as a shell reads them, without `saeuron` and the option that names the workspace."""
+    assert lines[-1].startswith("next: saeuron ")
+    words = shlex.split(lines[-1])
+    assert words[-2:] == ["-w", str(workspace.root)]
+    return words[2:-2]
+
+
+def test_words_and_places_are_quoted(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace.root)
+    assert command("evaluate", NAME) == "saeuron evaluate 'soft light/dusk'"
+    assert command("feature", "show", "sae_v2_0", 3, workspace=Path("a b")) == (
+        f"saeuron feature show sae_v2_0 3 -w {shlex.quote(str(workspace.root / 'a b'))}"
+    )
+    assert at(Path("workspace")) == at(Workspace(workspace.root / "workspace")) == ""
+    assert at(workspace) == f" -w '{workspace.root}'"
+
+
+def test_the_end_of_a_run(workspace: Workspace) -> None:
+    config = RunConfig.model_validate(
+        {
+            "domains": {"style": {"concepts": [NAME, "neon"], "hookpoints": ["unet.mid"]}},
+            "prompts": {"templates": {"train": ["A picture in {style} style."]}},
+        }
+    )
+    result = {
+        "evaluations": {NAME: {"domain": "style", "images": 4, "metrics": {}, "value": None}},
+        "removals": {NAME: {"n": 4, "gamma": -2.0}},
+        "failures": [],
+        "counts": {"made": 1, "cached": 0, "failed": 0},
+    }
+    said = closing(workspace, config, result).splitlines()
+    prompt = f"A picture in {NAME} style."
+    assert next_of(said, workspace) == ["generate", prompt, "--remove", NAME, "--out", "image.png"]
+
+
+def test_upkeep(workspace: Workspace) -> None:
+    stray = workspace.root / "records" / "stray"
+    assert status_page(workspace, deep=False)["lines"][-1].startswith("damaged: none")
+    garbage = gc.Garbage("temporary", "", stray, 1)
+    assert next_of([gc.page(workspace, [garbage], dry=True).splitlines()[-1]], workspace) == ["gc"]
+    lost = verify.Damage("bytes", stray, "a", "b", command("evaluate", NAME))
+    [again] = verify.commands(workspace, [lost])
+    assert shlex.split(again) == ["saeuron", "evaluate", NAME, "-w", str(workspace.root)]
+
+
+def test_a_concept_whose_name_holds_a_space(workspace: Workspace) -> None:
+    config = {"domains": {"style": {"concepts": [NAME, "neon"], "hookpoints": ["unet.mid"]}}}
+    runs.remember(workspace, RunConfig.model_validate({**config, "prompts": {"templates": {"train": ["{style}"]}}}))
+    assert next_of(concept_page(workspace, NAME)["lines"], workspace) == ["evaluate", NAME]
+    listed = run_here("concept", "list", "-w", workspace.root).out.splitlines()
+    assert next_of(listed, workspace) == ["concept", "show", "NAME"]
+
+
+def test_no_command_is_put_together_by_hand() -> None:
+    for path in FLOWS.rglob("*.py"):
+        found = re.findall(r".*(?:next: saeuron|saeuron [^`\"]*\{|-w \{).*", path.read_text())
+        assert not [line for line in found if path.name != "hints.py"], (path, found)
