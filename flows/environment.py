@@ -18,8 +18,6 @@ QUIET = {
     "DIFFUSERS_VERBOSITY": "error",
     # Who is killed, or ends at once, gives no semaphores back; Python's tracker does it for them, but complains.
     "PYTHONWARNINGS": "ignore:resource_tracker",
-    # Sleeping threads leave the cores to others; spinning ones make a shared machine many times slower.
-    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 

@@ -20,6 +20,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     evaluation.py  which test prompts and images figures are measured on
     metrics.py     UA, IRA, CRA with ceilings and intervals
     checkpoint.py  tensors and numbers in one safetensors file
+    threads.py     how torch's threads wait, set before torch is imported
     files.py       files that are whole or absent
     pipelines/     load diffusion pipelines
     sae/           sparse autoencoders
@@ -32,10 +33,14 @@ Names are imported on first use, so that `import saeuron` is quick.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from saeuron import threads
+
 if TYPE_CHECKING:
     from saeuron.methods.saeuron import Removal, removed
     from saeuron.pipelines.loading import load_pipeline
     from saeuron.sae.autoencoder import SAE
+
+threads.wait_passively()
 
 __version__ = "0.1.0"
 __all__ = ["SAE", "Removal", "load_pipeline", "removed"]

@@ -18,3 +18,5 @@ engine/        how a task runs: cache, locks, workers, progress
 registry/      what a workspace remembers: runs, concepts, which SAE
 exchange/      SAEs and removals that enter or leave a workspace
 """
+
+import saeuron  # noqa: F401  Before any task imports torch: it sets how torch's threads wait.

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import saeuron  # noqa: F401  Before torch: it sets how torch's threads wait.
+
 # Before anything can import Prefect or the hub client: both read these once.
 _HOME = tempfile.mkdtemp(prefix="saeuron-prefect-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)

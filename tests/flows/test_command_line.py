@@ -131,11 +131,11 @@ class TestEnvironment:
         assert os.environ["PREFECT_LOGGING_LEVEL"] == "INFO"
 
     def test_what_the_user_has_set_wins(self, tmp_path: Path) -> None:
-        os.environ |= {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_HOME": "/mine", "OMP_WAIT_POLICY": "ACTIVE"}
+        os.environ |= {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_HOME": "/mine", "DO_NOT_TRACK": "0"}
         environment.prepare(tmp_path, verbose=False)
         assert os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
         assert os.environ["PREFECT_HOME"] == "/mine"
-        assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+        assert os.environ["DO_NOT_TRACK"] == "0"
 
     def test_a_server_of_the_users_own_keeps_its_home(self, tmp_path: Path) -> None:
         os.environ["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
