@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,7 +33,7 @@ def check(config: RunConfig, device: str) -> None:
         if find_spec(module) is None:
             raise ConfigError(
                 f"runner {runner.kind!r} needs {module}, which is not installed; "
-                f"pip install 'saeuron[{runner.kind}]', or take runner: processes."
+                f"pip install 'saeuron[{runner.kind}]', or take runner: threads."
             )
     for name in runner.devices or ():
         if name.split(":")[0] != device.split(":")[0]:
@@ -106,14 +105,7 @@ def width(runner: RunnerConfig, device: str, threads: int) -> int:
 
 def task_runner(runner: RunnerConfig, workers: int) -> Any:
     """Prefect's task runner for a kind, not started yet."""
-    kinds: dict[str, Callable[[RunnerConfig, int], Any]] = {"processes": _processes, "dask": _dask, "ray": _ray}
-    return kinds[runner.kind](runner, workers)
-
-
-def _processes(runner: RunnerConfig, workers: int) -> Any:
-    from tasks.engine.processes import Processes
-
-    return Processes(workers)
+    return {"dask": _dask, "ray": _ray}[runner.kind](runner, workers)
 
 
 def _dask(runner: RunnerConfig, workers: int) -> Any:

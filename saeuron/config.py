@@ -164,10 +164,10 @@ class RunnerConfig(Config):
     per worker, micro-batch and kind of device.
     """
 
-    kind: Literal["threads", "processes", "dask", "ray"] = "threads"
-    """`threads`: one step after another in the run's own process, for the loaded model serves one step at a time.
-    `processes`: several on this machine. `dask`, `ray`: the same by these libraries (extras of the package), here or
-    at `address`."""
+    kind: Literal["threads", "dask", "ray"] = "threads"
+    """`threads`: one step after another in the run's own process, because a loaded model serves one step at a time.
+    `dask`, `ray`: several worker processes of these libraries (extras of the package), on this machine or at
+    `address`."""
     workers: int | None = Field(None, ge=1)
     """Processes, each with a model of its own; None: one per device, or as many as the cores hold at `threads`. At an
     address: how many the cluster has."""
@@ -183,7 +183,7 @@ class RunnerConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        """`runner: processes` is `runner: {kind: processes}`."""
+        """`runner: dask` is `runner: {kind: dask}`."""
         return {"kind": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -192,12 +192,12 @@ class RunnerConfig(Config):
             if (self.workers or 1) > 1:
                 raise ValueError(
                     f"runner.workers is {self.workers}, but threads of one process share its model and so run one "
-                    "step at a time; take kind: processes"
+                    "step at a time; take kind: dask"
                 )
+            if self.address:
+                raise ValueError("runner.address is of a cluster, but runner.kind is 'threads'; take dask or ray")
             if self.devices:
                 raise ValueError("runner.devices is for workers; without them, give the run's own --device")
-        if self.address and self.kind not in ("dask", "ray"):
-            raise ValueError(f"runner.address is of a cluster, but runner.kind is {self.kind!r}; take dask or ray")
         if self.devices is not None and len(set(self.devices)) < max(self.workers or 1, len(self.devices)):
             raise ValueError(
                 f"runner.devices names {len(set(self.devices))} devices for "

@@ -3,7 +3,6 @@
 job.py        jobs and their ids, the commit
 step.py       tasks: the cache, locks, retries
 worker.py     what another process does before it runs a task
-processes.py  several processes on this machine
 model.py      one loaded pipeline per process
 gpu.py        turns on a shared GPU
 progress.py   how far the work is, for whoever listens

@@ -74,7 +74,7 @@ class Killer(threading.Thread):
         return {holder(folder / f"{name.replace(':', '-')}.lock") for name in DEVICES}
 
 
-@pytest.fixture(scope="module", params=["processes", "dask", "ray"])
+@pytest.fixture(scope="module", params=["dask", "ray"])
 def disturbed(
     request: pytest.FixtureRequest, server: None, workspaces: Path, temporary: Path
 ) -> Iterator[tuple[Done, Killer]]:

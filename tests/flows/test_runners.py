@@ -44,13 +44,11 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("settings", "said"),
         [
-            (
-                ("runner=thread",),
-                "runner.kind: Input should be 'threads', 'processes', 'dask' or 'ray' (found 'thread')",
-            ),
+            (("runner=thread",), "runner.kind: Input should be 'threads', 'dask' or 'ray' (found 'thread')"),
             (("runner.worker=2",), "unknown key 'runner.worker'; did you mean 'workers'"),
-            (("runner.workers=2",), "runner.workers is 2, but threads of one process share its model"),
-            (("runner.kind=processes", "runner.address=tcp://a:1"), "runner.address is of a cluster"),
+            (("runner=processes",), "Input should be 'threads', 'dask' or 'ray' (found 'processes')"),
+            (("runner.workers=2",), "so run one step at a time; take kind: dask"),
+            (("runner.address=tcp://a:1",), "runner.address is of a cluster"),
             (("runner.kind=ray", "runner.workers=2", "runner.devices=[cpu:0]"), "names 1 devices for 2 workers"),
             (("runner.kind=ray", "runner.devices=[cpu:0, cpu:0]"), "names 1 devices for 2 workers"),
             (("runner.devices=[cpu:0]",), "runner.devices is for workers"),
@@ -85,7 +83,7 @@ class TestConfiguration:
 
     def test_processes_of_one_training_would_take_the_devices_of_others(self) -> None:
         domains = {"a": {"concepts": ["b"], "hookpoints": ["unet.c"]}}
-        config = RunConfig.model_validate({"domains": domains, "runner": "processes", "train": {"processes": 2}})
+        config = RunConfig.model_validate({"domains": domains, "runner": "dask", "train": {"processes": 2}})
         runners.check(config, "cpu")
         with pytest.raises(ConfigError, match=r"train\.processes is 2"):
             runners.check(config, "cuda")
@@ -94,9 +92,9 @@ class TestConfiguration:
         ("fields", "device", "count"),
         [
             ({"kind": "threads"}, "cpu", 1),
-            ({"kind": "processes", "workers": 3}, "cpu", 3),
-            ({"kind": "processes", "devices": ("cuda:0", "cuda:2")}, "cuda", 2),
-            ({"kind": "processes"}, "cuda:1", 1),
+            ({"kind": "dask", "workers": 3}, "cpu", 3),
+            ({"kind": "dask", "devices": ("cuda:0", "cuda:2")}, "cuda", 2),
+            ({"kind": "dask"}, "cuda:1", 1),
         ],
     )
     def test_how_many_workers(self, fields: dict[str, object], device: str, count: int) -> None:
@@ -104,8 +102,8 @@ class TestConfiguration:
 
     def test_as_many_as_the_cores_hold(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.cpu_count", lambda: 8)
-        assert runners.width(RunnerConfig(kind="processes"), "cpu", 3) == 2
-        assert runners.width(RunnerConfig(kind="processes"), "cpu", 16) == 1
+        assert runners.width(RunnerConfig(kind="dask"), "cpu", 3) == 2
+        assert runners.width(RunnerConfig(kind="dask"), "cpu", 16) == 1
 
 
 class TestTogether:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from distributed import KilledWorker
 
 import saeuron.errors
 import storage.errors
@@ -178,31 +179,29 @@ def outcomes(server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wo
     """What came of several steps in one worker; the error, or what was made."""
     from prefect import flow
 
-    from tasks.engine import processes
+    from flows.runners import task_runner
+    from saeuron.config import RunnerConfig
 
     workspace = Workspace.open(tmp_path_factory.mktemp("odd") / "w")
     write_json(workspace.runs / "r1.json", {})
     told = Worker(run="r1", threads=3)
     todo = ("unknown", "full", "damaged", "model", "die once", "die always", "well")
 
-    @flow(name="odd", task_runner=processes.Processes(1), validate_parameters=False)
+    @flow(name="odd", task_runner=task_runner(RunnerConfig(kind="dask"), 1), validate_parameters=False)
     def everything() -> dict[str, Any]:
-        jobs = {do: OddJob(workspace=workspace.root, worker=told, do=do) for do in todo}
-        waiting = {do: submit(odd, job) for do, job in jobs.items()}
         found: dict[str, Any] = {}
-        for do, wait in waiting.items():
+        # One at a time: Dask counts a worker's death against every task that waits on it.
+        for do in todo:
             try:
-                found[do] = wait()
+                found[do] = submit(odd, OddJob(workspace=workspace.root, worker=told, do=do))()
             except Exception as error:
                 found[do] = error
         return found
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "ATTEMPTS", 2)
-        return workspace, everything()
+    return workspace, everything()
 
 
-class TestProcesses:
+class TestDask:
     @pytest.mark.timeout(900)
     @pytest.mark.parametrize(
         ("do", "kind", "said"),
@@ -211,7 +210,7 @@ class TestProcesses:
             ("full", DiskFull, "no room to write /full: it needs at least 12 bytes"),
             ("damaged", ArtifactDamaged, "expected 10 bytes, found 9"),
             ("model", BadModel, "no such model"),
-            ("die always", SaeuronError, "odd: its process was killed 2 times"),
+            ("die always", KilledWorker, "on 4 different workers, but all those workers died"),
         ],
     )
     def test_errors_come_back_as_they_are(
@@ -226,7 +225,7 @@ class TestProcesses:
         tried = [line.rsplit(" ", 1) for line in (workspace.root / "marks").read_text().splitlines()]
         first, second = (int(pid) for do, pid in tried if do == "die once")
         assert first != second == found["die once"].summary["pid"]
-        assert len([do for do, _ in tried if do == "die always"]) == 2
+        assert len([do for do, _ in tried if do == "die always"]) == 4
         assert found["well"].summary["pid"] not in (os.getpid(), first, second)
 
     def test_the_worker_is_as_it_was_told(self, outcomes: tuple[Workspace, dict[str, Any]]) -> None:
