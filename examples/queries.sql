@@ -1,5 +1,4 @@
--- Ten questions to ask with `saeuron sql`, each run by the tests: paste one, or ask them all with
--- `saeuron sql --shell < examples/queries.sql`. Statements end with a semicolon.
+-- Ten questions to ask with `saeuron sql`, each run by the tests. Statements end with a semicolon.
 
 -- What went and what stayed when a concept was removed, in percent, beside the unedited model?
 select domain, concept, metric, round(100 * value, 1) as percent, round(100 * unedited, 1) as unedited, n_images

@@ -15,7 +15,6 @@ hints.py        commands shown to the user, quoted for a shell
 summary.py      what a command prints at its end: tables, paths, the next command
 sae.py          text of the `sae` commands
 sae_report.py   flow and text of `sae report`
-sql_shell.py    the prompt of `saeuron sql --shell`
 commands/       one file per command
 stages/         one ordering function per stage
 upkeep/         verify, gc, diff, refresh

@@ -54,7 +54,6 @@ LONGEST = (
     "faults/test_damage.py",
     "storage/catalog/test_query.py",
     "saeuron/sae/test_triton_kernels.py",
-    "flows/test_sql_shell.py",
 )
 """Files that take longest. They come first, so that no process works at one of them alone when the rest is done."""
 

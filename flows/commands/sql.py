@@ -6,15 +6,11 @@ from typing import Annotated, Literal
 import typer
 
 from flows.commands.options import WORKSPACE, WorkspaceOption, say
-from saeuron.errors import ConfigError
 
 
 def sql(
-    query: Annotated[str | None, typer.Argument(help="One SELECT statement.")] = None,
+    query: Annotated[str, typer.Argument(help="One SELECT statement.")],
     workspace: WorkspaceOption = WORKSPACE,
-    shell: Annotated[
-        bool, typer.Option("--shell", help="Ask at a prompt; or from a pipe, statements that end with ;")
-    ] = False,
     format: Annotated[
         Literal["table", "csv", "json", "parquet"], typer.Option(help="How to write the answer.")
     ] = "table",
@@ -29,22 +25,7 @@ def sql(
     Example: saeuron sql "select concept, metric, value from metrics order by all"
     """
     from storage import Workspace
-
-    if (query is None) != shell:
-        given = "both QUERY and --shell" if shell else "neither QUERY nor --shell"
-        raise ConfigError(
-            f"{given}: expected one of them, such as saeuron sql 'select * from saes', or saeuron sql --shell"
-        )
-    if shell:
-        from flows.sql_shell import Shell
-
-        if out is not None or format == "parquet":
-            raise ConfigError("--shell prints its answers; expected no --out, and --format table, csv or json")
-        if not Shell(Workspace.open(workspace, create=False), format, seconds).sit():
-            raise typer.Exit(1)
-        return
     from storage.catalog.query import format_table, run_query
 
-    assert query is not None
     text = format_table(run_query(Workspace.open(workspace, create=False), query, seconds=seconds), format, out)
     say(text if out is None else f"wrote {out}")

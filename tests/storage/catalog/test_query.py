@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -214,3 +217,17 @@ def test_files(workspace: Workspace, tmp_path: Path) -> None:
         format_table(table, "parquet")
     with pytest.raises(BadQuery, match="expected table, csv, json or parquet"):
         format_table(table, "xml")  # type: ignore[arg-type]
+
+
+def test_ctrl_c_ends_the_query_and_its_process(workspace: Workspace) -> None:
+    sql = "select count(*) from range(100000000) a, range(100000000) b where a.range % 7 = b.range % 5"
+    command = [sys.executable, "-m", "flows.cli", "sql", sql, "--seconds", "120", "-w", str(workspace.root)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as asking:
+        children = Path(f"/proc/{asking.pid}/task/{asking.pid}/children")
+        end = time.monotonic() + 60
+        while not (child := children.read_text().split()) and time.monotonic() < end:
+            time.sleep(0.05)
+        asking.send_signal(signal.SIGINT)
+        _, said = asking.communicate(timeout=30)
+    assert asking.returncode == 130 and said.startswith("\nsaeuron: interrupted")
+    assert child and not Path(f"/proc/{child[0]}").exists()
