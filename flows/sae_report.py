@@ -169,7 +169,7 @@ def figures(diagnosis: Diagnosis) -> list[str]:
     ]
     if diagnosis.stability is not None:
         said = f"stability: mean max cosine {diagnosis.stability.mean():.3f}, {number(diagnosis.chance)} by chance"
-        lines.append(f"{said}; against {diagnosis.against}")
+        lines.append(f"{said}; encoders {diagnosis.encoder:.3f}; against {diagnosis.against}")
     return lines
 
 

@@ -80,10 +80,12 @@ class Diagnosis:
         self.latents = {name: table[name].to_numpy() for name in table.column_names}
         self.against: str | None = None
         self.chance: float | None = None
+        self.encoder: float | None = None
+        """Mean cosine between the encoder rows of the pairs that the decoders make."""
         self.stability: np.ndarray[Any, np.dtype[np.float64]] | None = None
         if stability_id is not None:
             compared = workspace.manifest(stability_id).summary
-            self.against, self.chance = compared["against_id"], compared["chance"]
+            self.against, self.chance, self.encoder = (compared[k] for k in ("against_id", "chance", "encoder"))
             self.stability = read_table(workspace.fetch(stability_id) / STABILITY)["stability"].to_numpy()
         self.protocol = protocol(workspace, self.sae_id)
 

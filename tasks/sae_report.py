@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -60,10 +61,10 @@ class DiagnosisJob(Job):
 
 
 class StabilityJob(Job):
-    """The decoder of one SAE beside that of another."""
+    """One SAE compared with another."""
 
     stage: ClassVar[str] = "stability"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     sae_id: str
     against_id: str
@@ -137,7 +138,7 @@ def diagnose(job: DiagnosisJob) -> Made:
 
 @step("stability")
 def stability(job: StabilityJob) -> Made:
-    """The largest cosine of each decoder row to any of the other SAE's.
+    """The largest cosine of each decoder row to any of the other SAE's; how far the encoder rows of such pairs agree.
 
     Raises:
         WidthMismatch: the SAEs read vectors of different widths.
@@ -156,10 +157,12 @@ def stability(job: StabilityJob) -> Made:
         "counterpart": found.latent.cpu().numpy().astype(np.uint32),
     }
     write_table(job.folder / STABILITY, pa.table(columns))
+    encoders = torch.nn.functional.cosine_similarity(mine.W_enc.float(), other.W_enc[found.latent].float(), dim=1)
     summary = {
         "sae_id": job.sae_id,
         "against_id": job.against_id,
         "stability": float(columns["stability"].mean()),
+        "encoder": float(encoders.double().mean()),
         "chance": chance(mine.info.n_latents, other.info.n_latents, mine.info.width),
     }
     return commit(job, {"sae": job.sae_id, "against": job.against_id}, summary, clock)

@@ -8,7 +8,7 @@ generate.py    `generate`
 options.py     options that several commands share
 removal.py     `removal export`
 run.py         `run` and `evaluate`
-sae.py         `sae import | export | info | compare`
+sae.py         `sae import | export | info`
 sae_report.py  `sae report` and `feature show`
 sql.py         `sql`
 status.py      `status`

@@ -1,4 +1,4 @@
-"""`saeuron sae`: read, write and compare SAEs of this and other libraries."""
+"""`saeuron sae`: read and write SAEs of this and other libraries."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.commands.options import WORKSPACE, Json, Threads, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read, write and compare sparse autoencoders.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read, write and measure sparse autoencoders.")
 
 Named = Annotated[
     str, typer.Argument(help="A folder; an SAE of the workspace, by its id or hookpoint; or owner/name[:folder].")
@@ -80,26 +80,3 @@ def sae_info(sae: Named, scale: Scale = None, workspace: WorkspaceOption = WORKS
 
     page = info(find(workspace, sae, scale=scale), workspace)
     say(json.dumps(page["fields"], indent=2) if as_json else "\n".join(page["lines"]))
-
-
-@app.command("compare")
-def sae_compare(
-    a: Named,
-    b: Named,
-    rows: Annotated[int, typer.Option(min=1, help="Stored activations to measure both on.")] = 16384,
-    workspace: WorkspaceOption = WORKSPACE,
-    threads: Threads = 2,
-    as_json: Json = False,
-) -> None:
-    """Say how far two SAEs hold the same latents, and how well each reconstructs the same activations.
-
-    Example: saeuron sae compare sae_v2_3f published/unet.mid_block
-    """
-    from flows.sae import compared
-    from tasks.engine.model import set_threads
-    from tasks.exchange.interchange import find
-
-    set_threads(threads)
-    page = compared(workspace, find(workspace, a), find(workspace, b), rows)
-    lines = page.pop("lines")
-    say(json.dumps(page, indent=2) if as_json else "\n".join(lines))

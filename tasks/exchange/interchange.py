@@ -3,23 +3,16 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.pages.cards import sae_card
 from saeuron.pipelines import loading as models
 from saeuron.sae.autoencoder import SAE, check_width
 from saeuron.sae.interchange import BadSAE, Imported, Located, locate, read, seems_hub_id, write
-from saeuron.sae.streams import tensor_of
-from saeuron.sae.training import Quality, quality
 from storage import Workspace
-from storage.activations import ActivationRows
 from storage.files import write_atomic
 from storage.identity import artifact_id
 from storage.manifests import Manifest
@@ -30,7 +23,6 @@ from tasks.registry.saes import find as find_known
 STAGE = "sae"
 VERSION = 2
 """Of the stage: an imported SAE's files are those of a trained one."""
-_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -180,46 +172,6 @@ def described(found: Found) -> dict[str, Any]:
     if sae.info.activation == "threshold":
         fields["threshold"] = {"minimum": float(sae.threshold.min()), "maximum": float(sae.threshold.max())}
     return fields
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Figures of several SAEs on the same stored activations."""
-
-    capture: str
-    """The artifact that holds them."""
-    rows: int
-    """How many there were, a seeded sample."""
-    quality: tuple[Quality, ...]
-    """One for each SAE."""
-    trained: bool
-    """Whether one of the SAEs was trained on this capture: there are no activations beside it to hold out."""
-
-
-def measured(workspace: Path, saes: tuple[Found, ...], rows: int, seed: int = 0) -> Measured | None:
-    """FVU and L0 of SAEs of one hookpoint on the same rows of a capture; None where there is no capture that fits.
-
-    The capture is the newest on which none of them was trained, or else the newest.
-    """
-    hookpoints = {f.sae.info.hookpoint for f in saes} - {""}
-    widths = {f.sae.info.width for f in saes}
-    if len(hookpoints) != 1 or len(widths) != 1 or not (workspace.expanduser() / "workspace.json").exists():
-        return None
-    hookpoint, width = hookpoints.pop(), widths.pop()
-    opened = Workspace.open(workspace, create=False)
-    trained = {f.manifest.inputs.get("capture") for f in saes if f.manifest}
-    captures = sorted(opened.artifacts("capture"), key=lambda m: (m.id not in trained, m.created), reverse=True)
-    for capture in captures:
-        if (capture.summary.get("hookpoint"), capture.summary.get("width")) == (hookpoint, width):
-            shards = sorted((opened.fetch(capture.id, hookpoint) / hookpoint).glob("*.tar"))
-            sample = tensor_of(ActivationRows(shards).sample(rows, seed)).float()
-            found = tuple(quality(f.sae, _batches(sample)) for f in saes)
-            return Measured(capture.id, len(sample), found, capture.id in trained)
-    return None
-
-
-def _batches(rows: Tensor) -> Iterator[Tensor]:
-    yield from torch.split(rows, _BATCH)
 
 
 def export(workspace: Path, found: Found, format: str, out: Path) -> list[Path]:

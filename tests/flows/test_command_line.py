@@ -38,7 +38,7 @@ class TestHelp:
         assert set(COMMANDS) == {
             "run", "evaluate", "sql", "generate", "status", "verify", "gc", "diff", "removal export", "feature show",
             "concept list", "concept show", "concept add", "concept remove", "concept refresh",
-            "sae import", "sae export", "sae info", "sae compare", "sae report", "deploy",
+            "sae import", "sae export", "sae info", "sae report", "deploy",
         }  # fmt: skip
 
     @pytest.mark.parametrize("name", COMMANDS)

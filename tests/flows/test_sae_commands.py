@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from safetensors.torch import save_file
 
 from flows.config import load
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.sae.interchange import BadSAE, read, write
-from saeuron.sae.training import quality
 from storage import Workspace
-from storage.activations import ActivationRows, encode
+from storage.activations import encode
 from storage.catalog.query import run_query
 from storage.shards import write_shard
 from storage.verify import damage
@@ -184,7 +182,7 @@ class TestImport:
     def test_is_an_artifact_like_a_trained_one(self, workspace: Workspace, trained: str, foreign: Path) -> None:
         out = good(sae(workspace, "import", foreign))
         (made,) = [m for m in workspace.artifacts("sae") if m.id != trained]
-        assert f"as {made.id}" in out and f"saeuron sae compare {made.id} {trained}" in out
+        assert f"as {made.id}" in out and f"saeuron sae report {made.id} --against {trained}" in out
         assert damage(workspace, made.id, deep=True) == []
         assert {f.name for f in made.files} == {"cfg.json", "sae.safetensors"}
         loaded, expected = SAE.load(workspace.folder(made.id)), some_sae(1)
@@ -346,40 +344,3 @@ class TestExport:
             sae(workspace, "export", trained, "--format", "saeuron", "--out", out)
         )
         assert "did you mean" in bad(sae(workspace, "export", HOOK[1:], "--format", "saelens", "--out", out))
-
-
-class TestCompare:
-    def test_with_itself(self, workspace: Workspace, trained: str) -> None:
-        out = good(sae(workspace, "compare", trained, HOOK))
-        assert "the same numbers" in out and "1.0000           100.0%" in out
-        assert "on the same 300 rows of capture_v2_" in out and "rows of its training" in out
-        assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("next"))
-
-    def test_with_another(self, workspace: Workspace, foreign: Path) -> None:
-        found = json.loads(sae(workspace, "compare", HOOK, foreign, "--json").out)
-        assert found["ways"]["A in B"]["found"] == 0 and 0 < found["ways"]["A in B"]["mean"] < 0.6
-        assert sum(found["ways"]["B in A"]["histogram"]) == 320
-        assert found["differences"]["W_dec"] > 0.1 and found["differences"]["threshold"] == 0
-        figures = found["quality"]
-        capture = workspace.artifacts("capture")[0]
-        assert (figures["capture"], figures["rows"], figures["trained_on_it"]) == (capture.id, 300, True)
-        shards = ActivationRows(list((workspace.folder(capture.id) / HOOK).glob("*.tar")))
-        everything = [torch.from_numpy(array.reshape(-1, WIDTH)) for _, array in shards.everything()]
-        for name, each in (("A", some_sae()), ("B", some_sae(1))):
-            expected = quality(each, iter(everything))
-            assert figures[name]["fvu"] == pytest.approx(expected.fvu, rel=1e-5)
-            assert figures[name]["l0"] == pytest.approx(expected.l0)
-
-    def test_of_fewer_rows(self, workspace: Workspace, foreign: Path) -> None:
-        assert "on the same 20 rows" in good(sae(workspace, "compare", HOOK, foreign, "--rows", "20"))
-
-    def test_without_activations(self, workspace: Workspace, tmp_path: Path) -> None:
-        write(some_sae(1, hookpoint=OTHER), tmp_path / "other", "saelens")
-        out = good(sae(workspace, "compare", HOOK, tmp_path / "other"))
-        assert "no FVU or L0" in out
-
-    def test_mistakes(self, workspace: Workspace, trained: str, foreign: Path) -> None:
-        assert "widths 160 and 8" in bad(sae(workspace, "compare", trained, FIXTURES / "sparsify" / "topk"))
-        sae(workspace, "import", foreign)
-        # Of two at one hookpoint, none of them scored, the newest.
-        assert json.loads(sae(workspace, "info", HOOK, "--json").out)["sae"] != trained

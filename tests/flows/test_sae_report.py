@@ -196,7 +196,7 @@ class TestFlow:
         assert done.exit_code == 0, done.output
         page = workspace.reports / f"{sae_id}.html"
         assert f"page: {page}" in done.stdout and f"SAE at {HOOKPOINTS[0]}" in page.read_text()
-        assert f"by chance; against {sae_id}" in done.stdout
+        assert f"by chance; encoders 1.000; against {sae_id}" in done.stdout
         assert "next: saeuron feature show" in done.stdout
         told = json.loads(call("report", sae_id, "-w", workspace.root, *FEW, "--json").stdout)
         assert told["page"] == str(page) and told["against"] == sae_id

@@ -190,7 +190,19 @@ class TestStability:
         table = read_table(looked.folder(made.id) / "stability.parquet")
         np.testing.assert_allclose(table["stability"].to_numpy(), 1, rtol=1e-6)
         assert table["counterpart"].to_pylist() == order.tolist()
-        assert made.summary["stability"] == pytest.approx(1)
+        assert made.summary["stability"] == pytest.approx(1) and made.summary["encoder"] == pytest.approx(1)
+
+    def test_encoders_are_compared_where_decoders_match(self, looked: Workspace) -> None:
+        mine = SAE.load(looked.folder(sae_at(looked)))
+        other = SAE(mine.info, seed=8).requires_grad_(False)
+        against = put(looked, other, "other")
+        made = stability.fn(StabilityJob(workspace=looked.root, sae_id=sae_at(looked), against_id=against))
+        cosines = []
+        for encoder, decoder in zip(mine.W_enc.double().numpy(), mine.W_dec.double().numpy(), strict=True):
+            pairs = zip(other.W_dec.double().numpy(), other.W_enc.double().numpy(), strict=True)
+            found = max(pairs, key=lambda pair: decoder @ pair[0] / np.linalg.norm(pair[0]))[1]
+            cosines.append(encoder @ found / np.linalg.norm(encoder) / np.linalg.norm(found))
+        assert made.summary["encoder"] == pytest.approx(np.mean(cosines), abs=1e-6)
 
     def test_another_width(self, looked: Workspace) -> None:
         job = StabilityJob(workspace=looked.root, sae_id=sae_at(looked), against_id=sae_at(looked, HOOKPOINTS[1]))

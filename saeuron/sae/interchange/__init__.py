@@ -12,7 +12,6 @@ says in one line why it cannot; `write` makes a folder that the other library lo
     sparsify.py    folders of sparsify and SAeUron
     saelens.py     folders of SAELens
     source.py      where a folder is: on disk or on the hub
-    comparison.py  two SAEs compared
 """
 
 from pathlib import Path

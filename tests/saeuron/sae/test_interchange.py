@@ -15,9 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saeuron.errors import UnknownName
-from saeuron.sae.autoencoder import SAE
 from saeuron.sae.interchange import locate, read, write
-from saeuron.sae.interchange.comparison import BINS, differences, one_way
 from saeuron.sae.interchange.saelens import VERSION
 from tests.saeuron.sae.folders import FOLDERS, HOOK, SAELENS, SPARSIFY, changed, complaint, some_sae
 
@@ -362,40 +360,3 @@ class TestHub:
     def test_offline_it_is_one_line(self):
         message = complaint(locate, "owner/name:inner")
         assert message.startswith("cannot fetch SAE 'owner/name' from the hub, and it is no folder here: ")
-
-
-class TestComparison:
-    def test_a_dictionary_in_another_order_is_found_whole(self):
-        a = some_sae(n=50)
-        order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
-        tensors = {name: t[order] if t.shape[0] == 50 else t for name, t in a.state_dict().items()}
-        way = one_way(a, SAE.of(a.info, tensors))
-        assert (way.mean, way.found) == (pytest.approx(1), 1) and way.encoder == pytest.approx(1)
-        assert way.histogram == (0,) * (BINS - 1) + (50,)
-
-    def test_it_is_the_slow_reference(self):
-        a, b = some_sae(n=20, seed=1), some_sae(n=30, seed=2)
-        x, y = a.W_dec.double().numpy(), b.W_dec.double().numpy()
-        best, encoder = [], []
-        for i, row in enumerate(x):
-            cosines = [row @ other / (row @ row) ** 0.5 / (other @ other) ** 0.5 for other in y]
-            best.append(max(cosines))
-            j = cosines.index(max(cosines))
-            u, v = a.W_enc[i].double(), b.W_enc[j].double()
-            encoder.append(float(u @ v / u.norm() / v.norm()))
-        way = one_way(a, b)
-        assert way.mean == pytest.approx(sum(best) / 20, abs=1e-6)
-        assert way.encoder == pytest.approx(sum(encoder) / 20, abs=1e-6)
-        assert way.found == sum(c > 0.9 for c in best) / 20
-        counts = [sum(max(0, min(9, int(10 * c))) == i for c in best) for i in range(BINS)]
-        assert way.histogram == tuple(counts) and sum(counts) == 20
-
-    def test_differences(self):
-        a, b = some_sae(), some_sae()
-        assert set(differences(a, b).values()) == {0.0}
-        b.b_dec[2] += 0.5
-        assert differences(a, b)["b_dec"] == pytest.approx(0.5) and differences(a, b)["W_enc"] == 0
-        assert differences(a, some_sae(n=10)) is None
-
-    def test_of_different_widths(self):
-        assert "widths 6 and 7" in complaint(one_way, some_sae(), some_sae(width=7))
