@@ -101,6 +101,14 @@ class StepFigures:
     loss_sae: float | None = None
     loss_zero: float | None = None
 
+    @property
+    def recovered(self) -> float | None:
+        """Share of the loss that x_hat recovers; None where zero in the hookpoint's place costs next to nothing."""
+        if self.loss_clean is None or self.loss_sae is None or self.loss_zero is None:
+            return None
+        cost = self.loss_zero - self.loss_clean
+        return (self.loss_zero - self.loss_sae) / cost if cost > 0.01 * self.loss_clean else None
+
 
 @dataclass(frozen=True)
 class SAEReport:

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 COLOURS = ("#2563a8", "#c2570c", "#4d7c0f", "#7c3aed")
@@ -167,7 +168,7 @@ def _text(x: float, y: float, text: str, *, anchor: str = "middle", weight: str 
 
 
 def _svg(parts: Sequence[str], title: str, height: float = _HEIGHT) -> str:
-    return (
+    return Markup(
         f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}" '
         f'font-size="11.5" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
