@@ -16,7 +16,7 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     The model's weights are not loaded; its modules are listed from its configuration, which takes the library that
     makes it seconds, or known from what was captured of it in the workspace.
     """
-    models.check(config.model.spec)
+    models.check(config.model.spec, config.model.scheduler)
     for name, domain in config.domains.items():
         _check_judge(name, domain.judge, domain.concepts)
     known = [c for d in config.domains.values() for c in d.concepts]

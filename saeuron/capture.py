@@ -28,7 +28,7 @@ class _Collector:
         self.steps.clear()
 
     def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
-        if step.index % self.config.every:
+        if not step.kept(self.config.every):
             return
         if self.config.read == "update":
             if source is None or source.shape != output.shape:
@@ -36,6 +36,8 @@ class _Collector:
             output = output - source
         rows = to_rows(step.half(output, self.config.half, len(self.batch)))
         if not len(rows):
+            if step.in_text:
+                return
             raise ConfigError(
                 "capture.half is 'unconditional', but the model runs without guidance and has no such half; "
                 "read 'conditional', or set model.guidance above 1."
@@ -67,6 +69,8 @@ class _Collector:
 
         Raises ConfigError for numbers that are not finite, of which one would spoil a whole SAE.
         """
+        if not self.steps:
+            raise ConfigError(f"nothing was read at {self.hookpoint}: the pipeline does not run it for this half.")
         stacked = torch.stack([rows for _, rows in self.steps], dim=1).cpu()
         if not bool(stacked.isfinite().all()):
             raise ConfigError(
@@ -84,12 +88,12 @@ def capture(
     hookpoints: Sequence[str],
     model: ModelConfig,
     config: CaptureConfig,
-) -> Iterator[tuple[Request, list[int], Mapping[str, NDArray[Any]], NDArray[np.uint8]]]:
+) -> Iterator[tuple[Request, Mapping[str, list[int]], Mapping[str, NDArray[Any]], NDArray[np.uint8]]]:
     """Generate images and keep what their hookpoints gave; several hookpoints in one pass.
 
     Yields:
-        Per image: (request, timesteps kept, {hookpoint: float16 (or bfloat16 bits in uint16)
-        [steps, positions, D]}, uint8 image [H, W, 3]).
+        Per image: (request, {hookpoint: timesteps kept, -1 for a text encoder's}, {hookpoint: float16 (or bfloat16
+        bits in uint16) [steps, positions, D]}, uint8 image [H, W, 3]).
     """
     collectors = {path: _Collector(config, path) for path in hookpoints}
     with attached(pipe, readers=collectors):
@@ -99,6 +103,6 @@ def capture(
                 collector.start(batch)
             for done, pictures in generate(pipe, batch, model, config.seed):
                 arrays = {path: c.arrays() for path, c in collectors.items()}
+                timesteps = {path: steps for path, (steps, _) in arrays.items()}
                 for i, request in enumerate(done):
-                    timesteps = next(iter(arrays.values()))[0]
                     yield request, timesteps, {path: a[i] for path, (_, a) in arrays.items()}, pictures[i]

@@ -21,7 +21,9 @@ class ModelConfig(Config):
     spec: str = "canvas"
     """`canvas` (ships with the project), a local folder, or a hub id."""
     steps: int = Field(12, ge=1, le=1000)
-    """Denoising steps of every generation (DDIM)."""
+    """Denoising steps of every generation."""
+    scheduler: str | None = None
+    """Class name of a diffusers scheduler, such as `DDIMScheduler`; None: the one that the model was saved with."""
     guidance: float = Field(2.5, ge=0)
     """Classifier-free guidance scale; 1 or less turns it off."""
     micro_batch: int = Field(32, ge=1)

@@ -1,6 +1,6 @@
 """Generate images for (prompt, index) pairs, with noise that belongs to each image."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from saeuron.config import ModelConfig
-from saeuron.errors import NotFinite
-from saeuron.hooks import denoiser
+from saeuron.errors import NotFinite, SaeuronError
 from saeuron.noise import initial_noise
+from saeuron.pipelines import family_of
 from saeuron.prompts import Prompt
 
 
@@ -40,10 +40,7 @@ def spread(prompts: Sequence[Prompt], total: int) -> list[Request]:
 
 def latent_shape(pipe: Any) -> tuple[int, int, int]:
     """(C, H, W) of one image's latents at the pipeline's own size."""
-    config: Any = denoiser(pipe).config
-    size = config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(config.in_channels), int(height), int(width)
+    return family_of(pipe).latent_shape(pipe)
 
 
 LANES = 8
@@ -52,11 +49,14 @@ otherwise, and the bits of an image would depend on what stands beside it (measu
 
 
 def generate(
-    pipe: Any, images: Sequence[Request], config: ModelConfig, seed: int
+    pipe: Any, images: Sequence[Request], config: ModelConfig, seed: int, extra: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
     """Images in micro-batches, in the order asked for; the last one is filled up, see `LANES`.
 
     Hooks see the whole of a batch that was filled up: its own images come first.
+
+    Args:
+        extra: more arguments of the pipeline's call, see `sample`.
 
     Yields:
         (the requests of the micro-batch, uint8 [b, H, W, 3]).
@@ -66,32 +66,44 @@ def generate(
         batch = list(images[start : start + config.micro_batch])
         filled = batch + batch[-1:] * (min(-(-len(batch) // LANES) * LANES, config.micro_batch) - len(batch))
         noise = initial_noise(seed, [(r.prompt.id, r.index) for r in filled], shape)
-        yield batch, sample(pipe, [r.prompt.text for r in filled], noise, config)[: len(batch)]
+        yield batch, sample(pipe, [r.prompt.text for r in filled], noise, config, extra)[: len(batch)]
 
 
-def sample(pipe: Any, texts: Sequence[str], noise: torch.Tensor, config: ModelConfig) -> NDArray[np.uint8]:
+def sample(
+    pipe: Any, texts: Sequence[str], noise: torch.Tensor, config: ModelConfig, extra: Mapping[str, Any] | None = None
+) -> NDArray[np.uint8]:
     """One call of the pipeline.
 
     Args:
         texts: b prompts.
-        noise: float32 [b, C, H, W], `initial_noise`.
+        noise: float32 [b, C, H, W], `initial_noise`; its H and W are the image's, in units of the VAE's scale.
+        extra: more arguments of the pipeline's call. One text where the pipeline takes one per prompt, such as
+            `negative_prompt`, is for all of them.
 
     Returns:
         uint8 [b, H, W, 3].
 
     Raises:
         NotFinite: an image holds NaN or infinity, as where half precision overflows.
+        SaeuronError: `extra` holds an argument that is set here.
     """
-    module: Any = denoiser(pipe)
-    result = pipe(
-        prompt=list(texts),
-        latents=noise.to(device=module.device, dtype=module.dtype),
-        num_inference_steps=config.steps,
-        guidance_scale=config.guidance,
-        output_type="np",
-    )
-    for text, image in zip(texts, result.images, strict=True):
+    family = family_of(pipe)
+    own = {
+        "prompt": list(texts),
+        "num_inference_steps": config.steps,
+        "guidance_scale": config.guidance,
+        "output_type": "np",
+        **family.start(pipe, noise),
+    }
+    more = {
+        name: [value] * len(texts) if name in family.per_prompt and isinstance(value, str) else value
+        for name, value in (extra or {}).items()
+    }
+    if twice := sorted(own.keys() & more.keys()):
+        raise SaeuronError(f"extra arguments {', '.join(twice)} are set by saeuron; leave them out.")
+    images = pipe(**own, **more).images
+    for text, image in zip(texts, images, strict=True):
         # As uint8 it would be a black picture, and count as a removal that worked.
         if not np.isfinite(image).all():
-            raise NotFinite(text, str(module.dtype).removeprefix("torch."))
-    return (result.images * 255).round().astype(np.uint8)
+            raise NotFinite(text, str(own["latents"].dtype).removeprefix("torch."))
+    return (images * 255).round().astype(np.uint8)

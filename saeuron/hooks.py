@@ -1,10 +1,13 @@
-"""Hookpoints: find a module by its dotted path, see its output as rows, read the timestep.
+"""Hookpoints: find a module by its dotted path, see its output or input as rows, read the timestep.
 
-Everything attaches in a context manager and leaves nothing behind. The timestep comes from the denoiser's own
-argument, never from counting calls; whether the batch holds both halves of classifier-free guidance is read from the
-pipeline.
+A hookpoint is a module of the denoiser or of a text encoder: `unet.mid_block` is what it gives, `unet.mid_block:input`
+its first argument. Hooks are attached in a context manager, which leaves nothing behind. The timestep comes from the
+denoiser's own argument, never from counting calls. What differs between families of pipelines is in
+`saeuron.pipelines`.
 """
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,43 +18,35 @@ from torch import Tensor, nn
 
 from saeuron.config import Half
 from saeuron.errors import SaeuronError, UnknownName
+from saeuron.pipelines import Family, family_of
+from saeuron.pipelines.base import Rows
 
-_DENOISERS = ("unet", "transformer")
-
-
-def denoiser(pipe: Any) -> nn.Module:
-    """The pipeline's denoising network."""
-    for name in _DENOISERS:
-        module = getattr(pipe, name, None)
-        if isinstance(module, nn.Module):
-            return module
-    raise SaeuronError(f"{type(pipe).__name__} has neither of {', '.join(_DENOISERS)}; expected a diffusers pipeline.")
+INPUT = ":input"
+"""Ending of a hookpoint that is a module's first argument."""
 
 
 def device_of(pipe: Any) -> torch.device:
     """The device of the denoising network's weights; the CPU where it has none."""
-    return next(denoiser(pipe).parameters(), torch.empty(0, device="cpu")).device
+    return family_of(pipe).device(pipe)
 
 
 def hookpoints(pipe: Any) -> dict[str, nn.Module]:
-    """Every module that can be hooked, by its dotted path from the pipeline."""
-    inner = denoiser(pipe)
-    root = next(name for name in _DENOISERS if getattr(pipe, name, None) is inner)
-    return {f"{root}.{name}": module for name, module in inner.named_modules() if name}
+    """Every module that can be hooked, by its dotted path from the pipeline; each has an input too, `PATH:input`."""
+    roots = family_of(pipe).roots(pipe)
+    return {f"{root}.{name}": m for root, inner in roots.items() for name, m in inner.named_modules() if name}
 
 
 def resolve(pipe: Any, path: str) -> nn.Module:
-    """The module at `path`, for example `unet.up_blocks.1.attentions.1`.
+    """The module at `path`, for example `unet.up_blocks.1.attentions.1`, or that path with `:input`.
 
     Raises:
         UnknownName: there is none; the nearest paths are named.
     """
-    known = hookpoints(pipe)
-    if path not in known:
-        usual = [n for n in known if "attentions" in n and (n.count(".") <= 4 or n.endswith(".attn2"))]
-        near = usual or list(known)
-        raise UnknownName("hookpoint", path, near)
-    return known[path]
+    known, bare = hookpoints(pipe), path.removesuffix(INPUT)
+    if bare not in known:
+        usual = [name for name in known if family_of(pipe).worth_naming(name)]
+        raise UnknownName("hookpoint", path, usual or list(known))
+    return known[bare]
 
 
 def to_rows(output: Tensor) -> Tensor:
@@ -68,73 +63,103 @@ def from_rows(rows: Tensor, like: Tensor) -> Tensor:
     return rows if like.ndim == 3 else rows[:, 0]
 
 
-def _first(output: Any) -> Tensor:
-    """The tensor of a module's output: itself, or the first of a tuple or of a diffusers output record."""
-    tensor = output if isinstance(output, Tensor) else output[0]
-    if not isinstance(tensor, Tensor):
-        raise SaeuronError(f"a hooked module returned {type(tensor).__name__}; expected a tensor first.")
-    return tensor
-
-
-def _replace_first(output: Any, tensor: Tensor) -> Any:
-    if isinstance(output, Tensor):
-        return tensor
-    if isinstance(output, tuple):
-        return (tensor, *output[1:])
-    return type(output)(**{**output, next(iter(output)): tensor})
-
-
 @dataclass
 class Step:
-    """Where the denoiser is: updated at every call of it, read by the hooks inside."""
+    """Where the pipeline is: updated at every call of the denoiser or a text encoder, read by the hooks inside."""
 
     timestep: int = -1
-    """The scheduler's timestep, 0 (clean) to 999 (noise)."""
+    """The scheduler's timestep, 0 (clean) to 999 (noise), without its fraction; -1 in a text encoder."""
     guided: bool = False
     """Whether the batch is [unconditional half, conditional half]."""
     index: int = -1
-    """Which step of this generation it is, from 0: looked up in the scheduler's own list."""
+    """Which step of this generation it is, from 0, by the scheduler's own list; -1 in a text encoder."""
+    only: Rows = "conditional"
+    """What all rows of an unguided batch are. A text encoder is called for each half by itself."""
 
     def half(self, rows: Tensor, half: Half, images: int | None = None) -> Tensor:
-        """The wanted half of a batch (first dimension); an unguided batch is all conditional.
+        """The wanted half of a batch (first dimension); empty if the batch does not hold it.
 
         `images` are those that count, the first of each half, where a batch was filled up; None: all.
         """
         if not self.guided:
-            return rows[:0] if half == "unconditional" else rows[:images]
+            return rows[:images] if half in (self.only, "both") else rows[:0]
         if half == "both":
             return rows if images is None else torch.cat([part[:images] for part in rows.chunk(2)])
         n = len(rows) // 2
         return (rows[n:] if half == "conditional" else rows[:n])[:images]
 
+    def kept(self, every: int) -> bool:
+        """Whether it is one of every `every` steps; a text encoder's always is."""
+        return self.in_text or self.index % every == 0
+
+    @property
+    def in_text(self) -> bool:
+        """Whether a text encoder runs, not the denoiser."""
+        return self.timestep < 0
+
 
 Reader = Callable[[Step, Tensor, Tensor | None], None]
-"""Called with the step, the output and, for `update`, the input of a module."""
+"""Called with the step, the output and, for `update`, the input of a module. At `PATH:input` the input stands for the
+output, and the third argument is None."""
 Editor = Callable[[Step, Tensor], Tensor | None]
-"""Called with the step and a module's output; returns what replaces it, or None to leave it."""
-
-
-def _index(timesteps: Tensor, timestep: int) -> int:
-    found = (timesteps == timestep).nonzero()
-    return int(found[0]) if len(found) else -1
+"""Called with the step and a module's output (or input); returns what replaces it, or None to leave it."""
 
 
 @contextmanager
-def _step(pipe: Any) -> Iterator[Step]:
-    step = Step()
+def _denoising(pipe: Any, family: Family, step: Step) -> Iterator[None]:
+    """Keep the step up to date while the denoiser runs."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del module
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        step.timestep = int(torch.as_tensor(timestep).flatten()[0])
-        step.index = _index(pipe.scheduler.timesteps, step.timestep)
-        step.guided = bool(pipe.do_classifier_free_guidance)
+        timestep = family.timestep(args, kwargs)
+        step.timestep, step.index = int(timestep), family.index(pipe, timestep)
+        step.guided, step.only = family.guided(pipe), "conditional"
 
-    handle = denoiser(pipe).register_forward_pre_hook(before, with_kwargs=True)
+    handle = family.denoiser(pipe).register_forward_pre_hook(before, with_kwargs=True)
     try:
-        yield step
+        yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _encoding(pipe: Any, family: Family, step: Step) -> Iterator[None]:
+    """Keep the step up to date while text encoders run.
+
+    One `encode_prompt` runs each of them for the prompts, then for the empty or negative prompts. The batches look
+    alike, so what a call is for follows from its place within `encode_prompt`. Calls from elsewhere are conditional.
+    """
+    left: dict[str, list[Rows]] = {}
+    texts = {name: module for name, module in family.roots(pipe).items() if name != family.root}
+    signature, original = inspect.signature(pipe.encode_prompt), pipe.encode_prompt
+    before_us = vars(pipe).get("encode_prompt")
+
+    @functools.wraps(original)
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        rows = family.text_rows(signature.bind(*args, **kwargs).arguments)
+        left.update({name: list(rows) for name in texts})
+        try:
+            return original(*args, **kwargs)
+        finally:
+            left.clear()
+
+    with ExitStack() as stack:
+        for name, module in texts.items():
+
+            def before(module: nn.Module, args: Any, name: str = name) -> None:
+                del module, args
+                step.timestep = step.index = -1
+                step.guided, step.only = False, left[name].pop(0) if left.get(name) else "conditional"
+
+            stack.callback(module.register_forward_pre_hook(before).remove)
+        pipe.encode_prompt = encode_prompt
+        try:
+            yield
+        finally:
+            if before_us is None:
+                del pipe.encode_prompt
+            else:
+                pipe.encode_prompt = before_us
 
 
 @contextmanager
@@ -144,44 +169,100 @@ def attached(
     """Attach readers and editors to hookpoints for as long as the context lasts.
 
     Args:
-        readers: {hookpoint: reader}; they see what the module gave, before any edit.
+        readers: {hookpoint: reader}; they see what the module gave (or was given), before any edit.
         editors: {hookpoint: editors}, applied in order.
 
     Raises:
         UnknownName: a hookpoint does not exist; nothing is attached then.
     """
-    readers, editors = readers or {}, editors or {}
+    readers, editors, family, step = readers or {}, editors or {}, family_of(pipe), Step()
     modules = {path: resolve(pipe, path) for path in [*readers, *editors]}
     with ExitStack() as stack:
-        step = stack.enter_context(_step(pipe))
+        stack.enter_context(_denoising(pipe, family, step))
+        if any(path.split(".")[0] in family.text_roots for path in modules):
+            stack.enter_context(_encoding(pipe, family, step))
         for path, reader in readers.items():
-
-            def read(module: nn.Module, args: tuple[Any, ...], output: Any, reader: Reader = reader) -> None:
-                del module
-                reader(step, _first(output), args[0] if args and isinstance(args[0], Tensor) else None)
-
-            stack.callback(modules[path].register_forward_hook(read).remove)
+            stack.callback(_read(family, step, modules[path], path, reader))
         for path, chain in editors.items():
-
-            def edit(
-                module: nn.Module, args: tuple[Any, ...], output: Any, chain: Sequence[Editor] = tuple(chain)
-            ) -> Any:
-                del module, args
-                tensor, changed = _first(output), False
-                for editor in chain:
-                    edited = editor(step, tensor)
-                    if edited is not None:
-                        tensor, changed = edited, True
-                return _replace_first(output, tensor) if changed else None
-
-            stack.callback(modules[path].register_forward_hook(edit).remove)
+            stack.callback(_edit(family, step, modules[path], path, tuple(chain)))
+        for module in modules.values():
+            _recorders_last(module)
         yield step
 
 
+def _read(family: Family, step: Step, module: nn.Module, path: str, reader: Reader) -> Callable[[], None]:
+    """Register a reader; returns what takes it off."""
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        reader(step, _argument(module, args, kwargs)[1], None)
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        reader(step, family.stream(module, output), args[0] if args and isinstance(args[0], Tensor) else None)
+
+    if path.endswith(INPUT):
+        return module.register_forward_pre_hook(before, with_kwargs=True).remove
+    return module.register_forward_hook(after).remove
+
+
+def _edit(family: Family, step: Step, module: nn.Module, path: str, chain: Sequence[Editor]) -> Callable[[], None]:
+    """Register editors; returns what takes them off."""
+
+    def edited(tensor: Tensor) -> Tensor | None:
+        changed = False
+        for editor in chain:
+            new = editor(step, tensor)
+            if new is not None:
+                tensor, changed = new, True
+        return tensor if changed else None
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name, tensor = _argument(module, args, kwargs)
+        new = edited(tensor)
+        if new is None:
+            return None
+        return (args, {**kwargs, name: new}) if name else ((new, *args[1:]), kwargs)
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        del args
+        new = edited(family.stream(module, output))
+        return None if new is None else family.with_stream(module, output, new)
+
+    if path.endswith(INPUT):
+        return module.register_forward_pre_hook(before, with_kwargs=True).remove
+    return module.register_forward_hook(after).remove
+
+
+def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str | None, Tensor]:
+    """A module's first argument, and its name where it was passed by name.
+
+    Raises:
+        SaeuronError: it is not a tensor.
+    """
+    name = None if args else next(iter(inspect.signature(module.forward).parameters))
+    value = args[0] if name is None else kwargs.get(name)
+    if not isinstance(value, Tensor):
+        raise SaeuronError(
+            f"the first argument of a hooked {type(module).__name__} is {type(value).__name__}; expected a tensor."
+        )
+    return name, value
+
+
+def _recorders_last(module: nn.Module) -> None:
+    """Put the hooks of transformers that record hidden states behind all others, or they would record unedited ones.
+
+    SDXL takes its text embeddings from these records. They are installed once and stay, so they may be there before us.
+    """
+    for number, hook in list(module._forward_hooks.items()):
+        if getattr(hook, "__module__", "").startswith("transformers."):
+            module._forward_hooks[number] = module._forward_hooks.pop(number)
+
+
 def width(pipe: Any, path: str) -> int | None:
-    """D of a hookpoint's output as far as its module tells without running it; None where it does not."""
+    """D of a hookpoint as far as its module tells without running it; None where it does not."""
     module = resolve(pipe, path)
-    for name in ("out_channels", "out_features", "in_channels", "out_dim"):
+    gives, takes = ("out_channels", "out_features"), ("in_channels", "in_features", "query_dim")
+    names = (*takes, "embed_dim") if path.endswith(INPUT) else (*gives, "in_channels", "out_dim", "embed_dim")
+    for name in names:
         value = getattr(module, name, None)
         if isinstance(value, int):
             return value

@@ -57,7 +57,7 @@ class Accumulator:
 
     def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
         del source
-        if step.index % self.every or (self.known and step.index % self.known == 0):
+        if not step.kept(self.every) or (self.known and step.kept(self.known)):
             return
         rows = to_rows(step.half(output, self.half, self.images)).float()
         images = len(rows)

@@ -1,6 +1,6 @@
 """Generate the training prompts and store what the hookpoints gave, shard by shard: an artifact for each hookpoint."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -82,7 +82,7 @@ def capture_shard(job: CaptureJob, index: int) -> Made:
     mine = everything[start : start + job.config.shard_images]
     pipe = model.pipeline(job.model, job.device)
     samples: dict[str, list[tuple[str, dict[str, bytes]]]] = {h: [] for h in paths}
-    timesteps: list[int] = []
+    timesteps: Mapping[str, list[int]] = {}
     for done, (request, steps, arrays, _) in enumerate(
         collect(pipe, mine, list(paths), job.model, job.config), start=1
     ):
@@ -90,9 +90,11 @@ def capture_shard(job: CaptureJob, index: int) -> Made:
         for hookpoint, array in arrays.items():
             samples[hookpoint].append((request.key, {"npy": activations.encode(array)}))
         progress.tell(f"shard {index + 1}", done, len(mine), "images")
-    meta = {"timesteps": timesteps, "half": job.config.half, "dtype": job.config.dtype, "read": job.config.read}
+    meta = {"half": job.config.half, "dtype": job.config.dtype, "read": job.config.read}
     for hookpoint, path in paths.items():
-        shards.write_shard(path, samples[hookpoint], {**meta, "hookpoint": hookpoint})
+        shards.write_shard(
+            path, samples[hookpoint], {**meta, "timesteps": timesteps[hookpoint], "hookpoint": hookpoint}
+        )
     return Made(id=job.id, seconds=clock.seconds)
 
 

@@ -1,4 +1,56 @@
-"""Diffusion pipelines.
+"""Families of diffusion pipelines: everything that differs between Stable Diffusion, SDXL and others.
 
-loading.py  load a pipeline; identify a model by its content
+base.py                 what a family has to say, with defaults
+stable_diffusion.py     Stable Diffusion 1.x and 2.x, and canvas
+stable_diffusion_xl.py  SDXL, SDXL Turbo
+loading.py              load a pipeline; identify a model by its content; check hookpoints and schedulers
+
+A family is chosen by the `_class_name` of model_index.json. To add one, subclass `Family` and call `register`.
 """
+
+from typing import Any
+
+from saeuron.errors import BadModel, SaeuronError
+from saeuron.pipelines.base import Family
+from saeuron.pipelines.stable_diffusion import StableDiffusion
+from saeuron.pipelines.stable_diffusion_xl import StableDiffusionXL
+
+__all__ = ["FAMILIES", "Family", "family_named", "family_of", "register"]
+
+FAMILIES: dict[str, Family] = {f.name: f for f in (StableDiffusion(), StableDiffusionXL())}
+"""{class name of a diffusers pipeline: its family}."""
+
+
+def register(family: Family) -> None:
+    """Add a family, from inside or outside the package.
+
+    Raises:
+        SaeuronError: the name is taken.
+    """
+    if family.name in FAMILIES:
+        raise SaeuronError(f"pipeline family {family.name!r} is registered already; give it another name.")
+    FAMILIES[family.name] = family
+
+
+def family_named(name: str, spec: object = "the model") -> Family:
+    """The family of a pipeline class; `spec` is the model that the message names.
+
+    Raises:
+        BadModel: the class is not supported.
+    """
+    if name not in FAMILIES:
+        raise BadModel(f"{spec} is a {name}, which is not supported; expected {' or '.join(sorted(FAMILIES))}.")
+    return FAMILIES[name]
+
+
+def family_of(pipe: Any) -> Family:
+    """The family of a pipeline: by its class or a parent of it, or by the name in its attribute `family`.
+
+    Raises:
+        BadModel: the class is not supported.
+    """
+    named = getattr(pipe, "family", None)
+    if isinstance(named, str):
+        return family_named(named)
+    known = (c.__name__ for c in type(pipe).__mro__ if c.__name__ in FAMILIES)
+    return family_named(next(known, type(pipe).__name__), "this pipeline")

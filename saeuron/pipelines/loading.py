@@ -1,6 +1,7 @@
-"""Load diffusion pipelines, and say which one it was."""
+"""Load diffusion pipelines, identify them by content, and check what a configuration says of them."""
 
 import hashlib
+import importlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,14 +12,12 @@ from typing import Any
 import torch
 
 from saeuron.canvas import WEIGHTS
-from saeuron.errors import BadModel, ConfigError
-
-_SMALL = 16
-"""Latents of at most this side count as canvas-sized."""
+from saeuron.errors import BadModel, ConfigError, UnknownName
+from saeuron.pipelines import Family, family_named
 
 
-def _folder(spec: str) -> Path | None:
-    """The local folder that `spec` names; None where it can only be a hub id."""
+def _folder(spec: str | Path) -> Path | None:
+    """The local folder that `spec` names; None where it can only be a hub id. A `Path` is always a folder."""
     if spec == "canvas":
         return WEIGHTS
     path = Path(spec).expanduser()
@@ -26,8 +25,10 @@ def _folder(spec: str) -> Path | None:
         if not (path / "model_index.json").is_file():
             raise BadModel(f"{spec} is not a diffusers pipeline: it has no model_index.json; give its top folder.")
         return path
-    if path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") != 1:
-        raise BadModel(f"no such model: {spec!r}; expected 'canvas', a folder with a diffusers pipeline, or a hub id.")
+    if isinstance(spec, Path) or path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") != 1:
+        raise BadModel(
+            f"no such model: {str(spec)!r}; expected 'canvas', a folder with a diffusers pipeline, or a hub id."
+        )
     return None
 
 
@@ -35,16 +36,24 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def check(spec: str) -> None:
-    """Raise `BadModel` if `spec` cannot be a model; loads nothing.
+def check(spec: str | Path, scheduler: str | None = None) -> None:
+    """Check that `spec` can be a model that is supported, and its scheduler's name; loads nothing.
 
     A hub id passes: only the hub can tell.
+
+    Raises:
+        BadModel: there is no such model, or its family is not supported.
+        UnknownName: diffusers has no such scheduler.
+        ConfigError: the scheduler is for other families.
     """
-    _folder(spec)
+    if _folder(spec) is not None:
+        _family(spec)
+    if scheduler is not None:
+        _scheduler(scheduler)
 
 
-def identity(spec: str) -> str:
-    """What a model is, by content: a hash of its folder's configuration and weight files, 20 hexadecimal digits.
+def identity(spec: str | Path) -> str:
+    """A model's identity by content: a hash of its folder's configuration and weight files, 20 hexadecimal digits.
 
     A hub id is looked up in the local cache (downloaded first if need be), so that moving a branch changes the answer.
     """
@@ -53,9 +62,9 @@ def identity(spec: str) -> str:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(spec, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+            folder = Path(snapshot_download(str(spec), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
         except Exception as error:
-            raise BadModel(f"cannot fetch model {spec!r}: {_first_line(error)}") from error
+            raise BadModel(f"cannot fetch model {str(spec)!r}: {_first_line(error)}") from error
     if not (folder / "model_index.json").is_file():
         raise BadModel(f"{folder} holds no weights; make them with: python -m saeuron.canvas train, then export.")
     digest = hashlib.sha256()
@@ -70,7 +79,7 @@ def identity(spec: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No bars and no chatter from the libraries while a model is loaded; their settings are put back after."""
+    """Silence the libraries while a model is loaded; their settings are put back after."""
     from diffusers.utils import logging as diffusers_log
     from transformers.utils import logging as transformers_log
 
@@ -87,80 +96,112 @@ def _quiet() -> Iterator[None]:
 
 
 def load_pipeline(
-    spec: str = "canvas", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    spec: str | Path = "canvas",
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    scheduler: str | None = None,
 ) -> Any:
-    """A diffusers pipeline with a DDIM scheduler, ready to sample.
+    """A diffusers pipeline, ready to sample.
 
     Args:
         spec: `canvas` (the model that ships with the project), a local folder, or a hub id. Safetensors only.
         device: where it runs.
         dtype: precision of its weights.
+        scheduler: class name of a diffusers scheduler, such as `DDIMScheduler`; None: the model's own.
 
     Raises:
-        BadModel: it is not there, or it cannot be loaded.
+        BadModel: it is not there, its family is not supported, or it cannot be loaded.
+        UnknownName: diffusers has no such scheduler.
+        ConfigError: the scheduler is for other families.
     """
-    folder = _folder(spec)
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
+    family = _family(spec)
+    sampler = None if scheduler is None else _scheduler(scheduler)
     try:
         with _quiet():
-            # The model_index.json of any canvas names this module; diffusers finds it once it is imported.
-            import saeuron.canvas.vae  # noqa: F401
-
-            pipe = StableDiffusionPipeline.from_pretrained(
-                folder or spec,
-                dtype=dtype,
-                use_safetensors=True,
-                safety_checker=None,
-                requires_safety_checker=False,
-            )
+            pipe = family.load(_folder(spec) or str(spec), dtype)
+            if sampler is not None and type(pipe.scheduler) is not sampler:
+                pipe.scheduler = sampler.from_config(pipe.scheduler.config)
     except Exception as error:
-        raise BadModel(f"cannot load model {spec!r}: {_first_line(error)}") from error
-    if not isinstance(pipe.scheduler, DDIMScheduler):
-        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        raise BadModel(f"cannot load model {str(spec)!r}: {_first_line(error)}") from error
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
-    if torch.device(device).type == "cpu":
-        pipe.unet.to(memory_format=torch.channels_last)
-        if pipe.unet.config.sample_size <= _SMALL:
-            from diffusers.models.attention_processor import AttnProcessor
-
-            # Measured: at canvas's sizes the plain processor is faster than scaled_dot_product_attention on CPU.
-            pipe.unet.set_attn_processor(AttnProcessor())
+    family.prepare(pipe, torch.device(device))
     return pipe
 
 
-def check_hookpoints(spec: str, paths: Iterable[str]) -> dict[str, int | None]:
-    """The width D of each hookpoint, None where its module does not tell; the weights are not loaded.
+def _scheduler(name: str) -> Any:
+    """The class of a diffusers scheduler."""
+    import diffusers
 
-    Raises:
-        UnknownName: the model has no such hookpoint.
-    """
-    from diffusers import UNet2DConditionModel
-
-    from saeuron.hooks import resolve, width
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(_unet_config(spec))
-    pipe = SimpleNamespace(unet=unet)
-    for path in paths:
-        resolve(pipe, path)
-    return {path: width(pipe, path) for path in paths}
+    known = [n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")]
+    if name not in known:
+        raise UnknownName("scheduler", name, known, "(model.scheduler)")
+    found: Any = getattr(diffusers, name)
+    if not hasattr(found, "scale_model_input"):
+        raise ConfigError(f"model.scheduler: {name} is for other kinds of models; take DDIMScheduler, or none.")
+    return found
 
 
-def _unet_config(spec: str) -> dict[str, Any]:
+def _family(spec: str | Path) -> Family:
+    """The family of a model, by its model_index.json."""
+    return family_named(str(_read(spec, "model_index.json").get("_class_name")), spec)
+
+
+def _read(spec: str | Path, name: str) -> dict[str, Any]:
+    """One JSON file of a model, from its folder or from the hub."""
+    path = _path(spec, name)
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise BadModel(f"{spec} has no {name}; expected the whole folder of a diffusers pipeline.") from None
+    except ValueError as error:
+        raise BadModel(f"{path} cannot be read ({_first_line(error)}); fetch the model again.") from None
+
+
+def _path(spec: str | Path, name: str) -> Path:
+    """A file of a model, in its folder or fetched from the hub."""
     folder = _folder(spec)
     if folder is not None:
-        path = folder / "unet" / "config.json"
-        if not path.is_file():
-            raise BadModel(f"{spec} has no unet/config.json; expected a Stable Diffusion pipeline's folder.")
-        return json.loads(path.read_text())
+        return folder / name
     from huggingface_hub import hf_hub_download
 
     try:
-        return json.loads(Path(hf_hub_download(spec, "unet/config.json")).read_text())
+        return Path(hf_hub_download(str(spec), name))
     except Exception as error:
-        raise BadModel(f"cannot fetch model {spec!r}: {_first_line(error)}") from error
+        raise BadModel(f"cannot fetch model {str(spec)!r}: {_first_line(error)}") from error
+
+
+def check_hookpoints(spec: str | Path, paths: Iterable[str]) -> dict[str, int | None]:
+    """The width D of each hookpoint, None where its module does not tell; the weights are not loaded.
+
+    Raises:
+        BadModel: the model is not there, or its family is not supported.
+        UnknownName: the model has no such hookpoint.
+    """
+    from saeuron.hooks import width
+
+    paths = list(paths)
+    family, index = _family(spec), _read(spec, "model_index.json")
+    known = [root for root in (family.root, *family.text_roots) if index.get(root, [None])[0]]
+    asked = {path.split(".")[0] for path in paths}
+    # Only what is asked for is built, but all of it where a name is wrong: the nearest may be anywhere.
+    roots = [root for root in known if root == family.root or root in asked or asked - {*known}]
+    networks = {root: _without_weights(index[root], _read(spec, f"{root}/config.json")) for root in roots}
+    pipe = SimpleNamespace(family=family.name, **networks)
+    return {path: width(pipe, path) for path in paths}
+
+
+def _without_weights(entry: list[str], config: dict[str, Any]) -> Any:
+    """A network on the meta device; `entry` is [diffusers or transformers, its class], as in model_index.json."""
+    library, name = entry
+    if library not in ("diffusers", "transformers"):
+        raise BadModel(f"the network {library}.{name} cannot be listed; expected one of diffusers or transformers.")
+    kind: Any = getattr(importlib.import_module(library), name)
+    with torch.device("meta"):
+        if hasattr(kind, "config_class"):
+            return kind(kind.config_class.from_dict(config))
+        return kind.from_config(config)
 
 
 def check_device(device: str) -> None:

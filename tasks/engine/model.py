@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(spec: str, dtype: str, device: str) -> Any:
+def _load(spec: str, dtype: str, device: str, scheduler: str | None) -> Any:
     log.info("loading %s on %s", spec, device)
-    return load_pipeline(spec, device=device, dtype=getattr(torch, dtype))
+    return load_pipeline(spec, device=device, dtype=getattr(torch, dtype), scheduler=scheduler)
 
 
 def pipeline(config: ModelConfig, device: str) -> Any:
     """The pipeline of a configuration, on a device."""
-    return _load(config.spec, config.dtype, device)
+    return _load(config.spec, config.dtype, device, config.scheduler)
 
 
 def set_threads(threads: int) -> None:

@@ -16,7 +16,7 @@ WANTED = requests([Prompt("A cat.", "train"), Prompt("A star in neon style.", "t
 
 def captured(pipe, *, hookpoints=(FINE,), wanted=WANTED, model=MODEL, **config):
     return {
-        r.key: (t, arrays, image)
+        r.key: (t[hookpoints[0]], arrays, image)
         for r, t, arrays, image in capture(pipe, wanted, hookpoints, model, CaptureConfig(**config))
     }
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from saeuron.errors import SaeuronError, UnknownName
-from saeuron.hooks import Step, attached, denoiser, from_rows, hookpoints, resolve, to_rows, width
+from saeuron.errors import BadModel, SaeuronError, UnknownName
+from saeuron.hooks import Step, attached, from_rows, hookpoints, resolve, to_rows, width
 
 PATH = "unet.up_blocks.1.attentions.1"
 
@@ -51,7 +51,9 @@ class Net(nn.Module):
 
 def net_pipe(kind="tensor", guided=False):
     scheduler = SimpleNamespace(timesteps=torch.tensor([900, 500, 37]))
-    return SimpleNamespace(unet=Net(kind), scheduler=scheduler, do_classifier_free_guidance=guided)
+    return SimpleNamespace(
+        family="StableDiffusionPipeline", unet=Net(kind), scheduler=scheduler, do_classifier_free_guidance=guided
+    )
 
 
 def hooks_of(module):
@@ -86,15 +88,18 @@ def test_resolve_finds_modules_and_names_the_nearest(tiny_pipe):
 
 def test_hookpoints_are_dotted_paths_from_the_pipeline(tiny_pipe):
     found = hookpoints(tiny_pipe)
-    assert all(tiny_pipe.unet.get_submodule(path.removeprefix("unet.")) is m for path, m in found.items())
-    assert "unet" not in found
-    transformer = SimpleNamespace(unet=None, transformer=Net())
-    assert list(hookpoints(transformer)) == ["transformer.block"]
+    roots = {"unet": tiny_pipe.unet, "text_encoder": tiny_pipe.text_encoder}
+    for path, module in found.items():
+        root, _, name = path.partition(".")
+        assert name and roots[root].get_submodule(name) is module
+    assert len(found) == sum(len(list(net.modules())) - 1 for net in roots.values())
 
 
-def test_a_pipeline_without_a_denoiser():
-    with pytest.raises(SaeuronError, match=r"SimpleNamespace has neither of unet, transformer"):
-        denoiser(SimpleNamespace(vae=nn.Identity()))
+def test_a_pipeline_that_is_not_supported_or_lacks_its_denoiser():
+    with pytest.raises(BadModel, match=r"SimpleNamespace, which is not supported; expected StableDiffusionPipeline or"):
+        hookpoints(SimpleNamespace(unet=Net()))
+    with pytest.raises(SaeuronError, match=r"SimpleNamespace has no unet; expected a loaded StableDiffusionPipeline"):
+        hookpoints(SimpleNamespace(family="StableDiffusionPipeline", vae=nn.Identity()))
 
 
 def test_nothing_is_left_attached(tiny_pipe):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from saeuron.config import ModelConfig
-from saeuron.errors import SaeuronError
 from saeuron.generation import Request, generate
-from saeuron.hooks import Step, attached, denoiser, from_rows, to_rows
+from saeuron.hooks import Step, attached, from_rows, to_rows
 from saeuron.noise import generator
+from saeuron.pipelines import family_of
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.diagnosis import DiagnosisConfig
 
@@ -47,13 +47,15 @@ def denoising_losses(
     pipe: Any, sae: SAE, images: Sequence[Request], model: ModelConfig, config: DiagnosisConfig
 ) -> list[Loss]:
     """The losses at each timestep and half, noisiest first; the images are generated first."""
+    family, in_text = family_of(pipe), sae.info.hookpoint.split(".")[0] in family_of(pipe).text_roots
     sums: dict[tuple[int, str, Kind], float] = {}
     for batch, pictures in generate(pipe, images, model, config.seed):
-        clean = _latents(pipe, torch.from_numpy(pictures))
-        halves = ("unconditional", "conditional") if pipe.do_classifier_free_guidance else ("conditional",)
-        positive, negative = pipe.encode_prompt([r.prompt.text for r in batch], clean.device, 1, len(halves) == 2)
-        words = torch.cat([negative, positive]) if len(halves) == 2 else positive
-        for timestep in _evenly(pipe.scheduler.timesteps.tolist(), config.loss_steps):
+        clean, texts = family.encode_images(pipe, torch.from_numpy(pictures)), [r.prompt.text for r in batch]
+        halves = ("unconditional", "conditional") if family.guided(pipe) else ("conditional",)
+        prompts = family.encode_prompt(pipe, texts)
+        # Some schedulers name a timestep twice, or one between two of training.
+        timesteps = sorted({int(t) for t in pipe.scheduler.timesteps.tolist()}, reverse=True)
+        for timestep in _evenly(timesteps, config.loss_steps):
             noise = torch.stack(
                 [
                     torch.randn(
@@ -62,14 +64,11 @@ def denoising_losses(
                     for r in batch
                 ]
             ).to(clean)
-            noised = pipe.scheduler.add_noise(clean, noise, torch.tensor(timestep))
+            noised = family.add_noise(pipe, clean, noise, timestep)
             for kind in KINDS:
-                replacement = Replacement(sae, config.read, kind)
-                with replacement.attached(pipe):
-                    out = denoiser(pipe)(
-                        torch.cat([noised] * len(halves)), timestep, encoder_hidden_states=words, return_dict=False
-                    )[0]
-                found = predicted_noise(out, torch.cat([noised] * len(halves)), pipe.scheduler, timestep)
+                with Replacement(sae, config.read, kind).attached(pipe):
+                    words = family.encode_prompt(pipe, texts) if in_text else prompts
+                    found = family.predict_noise(pipe, noised, timestep, words)
                 for half, part in zip(halves, found.chunk(len(halves)), strict=True):
                     square = (part.double() - noise.double()).square().flatten(1).mean(1).sum()
                     sums[timestep, half, kind] = sums.get((timestep, half, kind), 0.0) + float(square)
@@ -102,36 +101,6 @@ class Replacement:
             return base
         rows = to_rows(output - base)
         return from_rows(self.sae(rows.float()).to(output.dtype), output) + base
-
-
-def predicted_noise(prediction: Tensor, noised: Tensor, scheduler: Any, timestep: int) -> Tensor:
-    """Eps of a denoiser's output [B, C, H, W] at z_t, whatever it was trained to predict.
-
-    With a = the scheduler's cumulative alpha: eps itself; from v (2202.00512) sqrt(a) v + sqrt(1 - a) z_t; from the
-    clean image z, (z_t - sqrt(a) z) / sqrt(1 - a).
-
-    Raises:
-        SaeuronError: the scheduler names another kind of prediction.
-    """
-    a = float(scheduler.alphas_cumprod[timestep])
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return prediction
-        case "v_prediction":
-            return a**0.5 * prediction + (1 - a) ** 0.5 * noised
-        case "sample":
-            return (noised - a**0.5 * prediction) / (1 - a) ** 0.5
-    raise SaeuronError(
-        f"the scheduler's prediction_type is {scheduler.config.prediction_type!r}; expected epsilon, v_prediction or "
-        "sample: the denoising loss of another kind is not known."
-    )
-
-
-def _latents(pipe: Any, pictures: Tensor) -> Tensor:
-    """Clean latents z, [B, C, h, w] in the denoiser's dtype, of uint8 pictures [B, H, W, 3]."""
-    module: Any = denoiser(pipe)
-    pixels = (pictures.permute(0, 3, 1, 2).float() / 127.5 - 1).to(device=module.device, dtype=module.dtype)
-    return pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
 
 
 def _evenly(values: list[int], count: int) -> list[int]:

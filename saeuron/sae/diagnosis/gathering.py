@@ -138,11 +138,11 @@ class Reader:
             if source is None or source.shape != output.shape:
                 raise ConfigError("an SAE of updates needs a hookpoint whose input has the shape of its output.")
             output = output - source
-        self.grid = _grid(output, self._latents)
+        self.grid = (1, to_rows(output).shape[1]) if step.in_text else _grid(output, self._latents)
         for half in HALVES:
             x = to_rows(step.half(output, half, len(self._batch))).float()
             if not len(x):
-                if half == self.config.half:
+                if half == self.config.half and not step.in_text:
                     raise ConfigError("the model runs without guidance and has no unconditional half.")
                 continue
             check_width(self.sae.info.width, x.shape[2], f"the SAE for {self.sae.info.hookpoint}")
@@ -153,7 +153,7 @@ class Reader:
             if half == self.config.half:
                 self._count(step.timestep, f)
                 self._compare(step.timestep, f)
-                self._sample(step.index, x)
+                self._sample(max(step.index, 0), x)
 
     def _count(self, timestep: int, f: Tensor) -> None:
         active = f != 0

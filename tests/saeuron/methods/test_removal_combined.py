@@ -6,6 +6,8 @@ from torch import nn
 
 from saeuron.hooks import Step
 from saeuron.methods.saeuron import Edit, Removal, build_edit, combine, removed
+from saeuron.pipelines import FAMILIES
+from saeuron.pipelines.stable_diffusion import StableDiffusion
 from saeuron.profiles import Profile
 from saeuron.scoring import select
 from tests.saeuron.methods.removals import (
@@ -114,7 +116,7 @@ class Net(nn.Module):
 
 def test_edits_of_different_saes_add_up_in_any_order():
     scheduler = SimpleNamespace(timesteps=torch.tensor([900]))
-    pipe = SimpleNamespace(unet=Net(), scheduler=scheduler, do_classifier_free_guidance=False)
+    pipe = SimpleNamespace(family="StableDiffusionPipeline", unet=Net(), scheduler=scheduler)
     x = rows().reshape(5, 10, D)
     edits = [build_edit(random_sae(seed=s, hookpoint="unet.block"), random_profile(s), 9, -3.0) for s in (0, 1)]
     expected = x + edits[0].delta(x, 999) + edits[1].delta(x, 999)
@@ -126,7 +128,12 @@ def test_edits_of_different_saes_add_up_in_any_order():
 
 
 def test_edits_move_to_the_denoisers_device_in_a_pipeline_with_a_transformer(monkeypatch):
-    pipe = SimpleNamespace(transformer=Net().to("meta"), scheduler=SimpleNamespace(timesteps=torch.tensor([900])))
+    class Transformer(StableDiffusion):
+        name = "TransformerPipeline"
+        root = "transformer"
+
+    monkeypatch.setitem(FAMILIES, "TransformerPipeline", Transformer())
+    pipe = SimpleNamespace(family="TransformerPipeline", transformer=Net().to("meta"))
     edit = build_edit(random_sae(hookpoint="transformer.block"), random_profile(), 9, -3.0)
     moved = []
     monkeypatch.setattr(Edit, "to", lambda self, device: moved.append(torch.device(device)) or self)

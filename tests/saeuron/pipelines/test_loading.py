@@ -1,4 +1,6 @@
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,14 +54,43 @@ def test_a_loaded_pipeline_gives_the_images_of_the_one_saved(tiny_model_folder, 
     assert np.abs(one.astype(int) - two).max() <= 1
 
 
-def test_any_scheduler_becomes_ddim_with_the_same_noise_schedule(copy):
+def test_a_model_keeps_its_scheduler_unless_another_is_named(copy):
     pipe = StableDiffusionPipeline.from_pretrained(copy, local_files_only=True)
     pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
     pipe.save_pretrained(copy)
-    loaded = load_pipeline(str(copy))
+    assert type(load_pipeline(str(copy)).scheduler) is PNDMScheduler
+    loaded = load_pipeline(copy, scheduler="DDIMScheduler")
     assert type(loaded.scheduler) is DDIMScheduler
     assert loaded.scheduler.config.beta_schedule == "squaredcos_cap_v2"
     assert loaded.scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("function", [check, load_pipeline])
+def test_a_scheduler_that_is_not_there_or_for_other_models(copy, function):
+    (copy / UNET).unlink()
+    with pytest.raises(UnknownName, match=r"unknown scheduler 'DDIMSheduler': did you mean 'DDIMScheduler'"):
+        function(copy, scheduler="DDIMSheduler")
+    with pytest.raises(ConfigError, match=r"model\.scheduler: FlowMatchEulerDiscreteScheduler is for other kinds"):
+        function(copy, scheduler="FlowMatchEulerDiscreteScheduler")
+    check(copy, "EulerDiscreteScheduler")
+
+
+@pytest.mark.parametrize("function", [check, load_pipeline, lambda spec: check_hookpoints(spec, [])])
+def test_another_familys_folder_is_refused_by_name(copy, function):
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+    supported = "expected StableDiffusionPipeline or StableDiffusionXLPipeline"
+    with pytest.raises(BadModel, match=rf"is a FluxPipeline, which is not supported; {supported}") as caught:
+        function(copy)
+    assert str(copy) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_path_is_a_folder(copy, monkeypatch):
+    assert load_pipeline(copy).unet.config.block_out_channels == [16, 32]
+    assert identity(copy) == identity(str(copy))
+    monkeypatch.chdir(copy)
+    with pytest.raises(BadModel, match="no such model: 'canvas'"):
+        load_pipeline(Path("canvas"))
 
 
 def test_the_precision_asked_for(tiny_model_folder):
@@ -115,11 +146,18 @@ def test_an_identity_changes_with_one_byte(copy, file):
     assert identity(str(copy)) != before
 
 
-def test_hookpoints_are_checked_without_loading_weights(copy):
+def test_hookpoints_are_checked_without_loading_weights(copy, tiny_pipe):
     (copy / UNET).unlink()
     check_hookpoints(str(copy), ["unet.up_blocks.1.attentions.1", "unet.mid_block.attentions.0"])
     with pytest.raises(UnknownName, match=r"unknown hookpoint 'unet\.up_blocks\.9\.attentions\.1': did you mean"):
         check_hookpoints(str(copy), ["unet.up_blocks.9.attentions.1"])
+    layer = next(n for n, m in tiny_pipe.text_encoder.named_modules() if n.endswith("layers.0.mlp"))
+    found = check_hookpoints(str(copy), [f"text_encoder.{layer}", f"text_encoder.{layer}.fc1:input"])
+    assert found == {f"text_encoder.{layer}": None, f"text_encoder.{layer}.fc1:input": 32}
+    with pytest.raises(UnknownName, match=rf"did you mean .*'text_encoder\.{layer[:-4]}"):
+        check_hookpoints(str(copy), [f"text_encoder.{layer[:-6]}.7"])
+    with pytest.raises(UnknownName, match=r"unknown hookpoint 'text_encoder_2\.x'"):
+        check_hookpoints(str(copy), ["text_encoder_2.x"])
     (copy / "unet/config.json").unlink()
     with pytest.raises(BadModel, match=r"has no unet/config\.json"):
         check_hookpoints(str(copy), [])

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saeuron.config import ModelConfig
-from saeuron.errors import SaeuronError
 from saeuron.generation import Request, generate
 from saeuron.hooks import attached, to_rows
 from saeuron.noise import generator
@@ -15,7 +14,7 @@ from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.sae.diagnosis import DiagnosisConfig
 from saeuron.sae.diagnosis.dark_matter import dark_matter, errors, predict
-from saeuron.sae.diagnosis.denoising import Loss, denoising_losses, predicted_noise, recovered
+from saeuron.sae.diagnosis.denoising import Loss, denoising_losses, recovered
 from saeuron.sae.diagnosis.dictionary import chance, nearest, neighbours
 from saeuron.sae.moments import Moments, fvu, pooled
 from saeuron.sae.pursuit import gradient_pursuit
@@ -186,31 +185,6 @@ class TestDarkMatter:
         found = dark_matter(random_sae(), self.rows(10), self.fit(10))
         assert found.encoder.linear is found.encoder.norm is found.encoder.fvu_linear is None
         assert found.encoder.fvu > 0
-
-
-class TestPredictedNoise:
-    @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-    def test_is_found_from_each_kind_of_prediction(self, tiny_pipe, kind):
-        from diffusers import DDIMScheduler
-
-        scheduler = DDIMScheduler.from_config(tiny_pipe.scheduler.config, prediction_type=kind)
-        z, noise = torch.randn(2, 3, 4, 4, generator=generator(9)), torch.randn(2, 3, 4, 4, generator=generator(10))
-        for timestep in (100, 600):
-            at = torch.tensor([timestep] * 2)
-            noised = scheduler.add_noise(z, noise, at)
-            perfect = {"epsilon": noise, "v_prediction": scheduler.get_velocity(z, noise, at), "sample": z}[kind]
-            torch.testing.assert_close(
-                predicted_noise(perfect, noised, scheduler, timestep), noise, rtol=1e-4, atol=1e-4
-            )
-
-    def test_another_kind_is_refused(self, tiny_pipe):
-        from types import SimpleNamespace
-
-        other = SimpleNamespace(
-            alphas_cumprod=tiny_pipe.scheduler.alphas_cumprod, config=SimpleNamespace(prediction_type="flow")
-        )
-        with pytest.raises(SaeuronError, match="prediction_type is 'flow'; expected epsilon"):
-            predicted_noise(torch.zeros(1), torch.zeros(1), other, 3)
 
 
 def slow_losses(pipe, sae, config):

@@ -1,0 +1,141 @@
+"""What a family of pipelines has to say.
+
+The defaults hold for a pipeline with one denoiser, one text encoder and classifier-free guidance by a doubled batch,
+[unconditional rows, conditional rows]. A family overrides what differs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from saeuron.errors import SaeuronError
+
+Rows = Literal["conditional", "unconditional"]
+
+
+class Family(ABC):
+    """One family of diffusers pipelines. It holds no state: the pipeline is an argument."""
+
+    name: ClassVar[str]
+    """The class name in model_index.json, such as `StableDiffusionPipeline`."""
+    root: ClassVar[str] = "unet"
+    """The denoiser's attribute, the first word of its hookpoints."""
+    text_roots: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    """The text encoders' attributes. A pipeline may lack some of them."""
+    per_prompt: ClassVar[frozenset[str]] = frozenset({"negative_prompt"})
+    """Arguments of the pipeline's call that hold one text per prompt."""
+
+    @abstractmethod
+    def load(self, source: Path | str, dtype: torch.dtype) -> Any:
+        """The pipeline of a folder or hub id, on the CPU, from safetensors. Any exception means it cannot be loaded."""
+
+    def prepare(self, pipe: Any, device: torch.device) -> None:
+        """Set a loaded pipeline up for its device, after it was moved there; nothing by default."""
+        return
+
+    def denoiser(self, pipe: Any) -> nn.Module:
+        """The denoising network.
+
+        Raises:
+            SaeuronError: the pipeline has none.
+        """
+        module = getattr(pipe, self.root, None)
+        if not isinstance(module, nn.Module):
+            raise SaeuronError(f"{type(pipe).__name__} has no {self.root}; expected a loaded {self.name}.")
+        return module
+
+    def device(self, pipe: Any) -> torch.device:
+        """The device of the denoiser's weights; the CPU where it has none."""
+        return next(self.denoiser(pipe).parameters(), torch.empty(0, device="cpu")).device
+
+    def roots(self, pipe: Any) -> dict[str, nn.Module]:
+        """The networks whose modules are hookpoints, by their attribute; the denoiser comes first."""
+        text = {name: getattr(pipe, name, None) for name in self.text_roots}
+        return {self.root: self.denoiser(pipe)} | {n: m for n, m in text.items() if isinstance(m, nn.Module)}
+
+    def worth_naming(self, path: str) -> bool:
+        """Whether a hookpoint is one that people choose: messages suggest these first."""
+        del path
+        return True
+
+    def timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+        """The scheduler's timestep of a call of the denoiser, from the call's own arguments."""
+        return float(torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1]).flatten()[0])
+
+    def index(self, pipe: Any, timestep: float) -> int:
+        """Which step of the generation a timestep is, from 0; -1 if it is not in the scheduler's list.
+
+        Some schedulers call the denoiser twice at one timestep (PNDM, Heun): then their own counter decides.
+        """
+        found = (pipe.scheduler.timesteps == timestep).nonzero().flatten().tolist()
+        if len(found) > 1:
+            for name in ("step_index", "counter"):
+                count = getattr(pipe.scheduler, name, None)
+                if count is not None and int(count) in found:
+                    return int(count)
+        return int(found[0]) if found else -1
+
+    def guided(self, pipe: Any) -> bool:
+        """Whether the denoiser's batch is [unconditional rows, conditional rows]; otherwise all are conditional.
+
+        A pipeline that has not been called yet is not guided.
+        """
+        return bool(getattr(pipe, "do_classifier_free_guidance", False))
+
+    def text_rows(self, arguments: Mapping[str, Any]) -> tuple[Rows, ...]:
+        """What each text encoder is called for in one `encode_prompt`, in order.
+
+        Args:
+            arguments: of `encode_prompt`, by name.
+        """
+        given = arguments.get("prompt_embeds") is not None
+        return ("unconditional",) if given else ("conditional", "unconditional")
+
+    def stream(self, module: nn.Module, output: Any) -> Tensor:
+        """The image stream of a module's output: itself, or the first of a tuple or of a diffusers output record."""
+        del module
+        tensor = output if isinstance(output, Tensor) else output[0]
+        if not isinstance(tensor, Tensor):
+            raise SaeuronError(f"a hooked module returned {type(tensor).__name__}; expected a tensor first.")
+        return tensor
+
+    def with_stream(self, module: nn.Module, output: Any, tensor: Tensor) -> Any:
+        """The output with another image stream."""
+        del module
+        if isinstance(output, Tensor):
+            return tensor
+        if isinstance(output, tuple):
+            return (tensor, *output[1:])
+        return type(output)(**{**output, next(iter(output)): tensor})
+
+    @abstractmethod
+    def latent_shape(self, pipe: Any) -> tuple[int, int, int]:
+        """(C, H, W) of one image's latents at the pipeline's own size."""
+
+    @abstractmethod
+    def start(self, pipe: Any, noise: Tensor) -> dict[str, Any]:
+        """Arguments of the pipeline's call that start it from this noise, float32 [b, C, H, W], at its size."""
+
+    @abstractmethod
+    def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
+        """Keyword arguments of the denoiser that carry the prompts, for the rows of a guided batch if it is guided."""
+
+    @abstractmethod
+    def encode_images(self, pipe: Any, pictures: Tensor) -> Tensor:
+        """Clean latents z [b, C, H, W], in the denoiser's dtype and on its device, of uint8 images [b, H, W, 3]."""
+
+    @abstractmethod
+    def add_noise(self, pipe: Any, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """Latents z_t as the denoiser takes them, of clean latents and noise, all [b, C, H, W]."""
+
+    @abstractmethod
+    def predict_noise(self, pipe: Any, noised: Tensor, timestep: int, prompts: Mapping[str, Any]) -> Tensor:
+        """Predicted noise [rows, C, H, W] of latents z_t [b, C, H, W]; rows is 2b in a guided batch.
+
+        Args:
+            prompts: what `encode_prompt` gave.
+        """

@@ -1,0 +1,51 @@
+"""SDXL: a UNet that also takes pooled text and image sizes, two text encoders. Turbo runs without guidance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from saeuron.pipelines.stable_diffusion import StableDiffusion
+
+
+class StableDiffusionXL(StableDiffusion):
+    """`StableDiffusionXLPipeline`."""
+
+    name = "StableDiffusionXLPipeline"
+    text_roots = ("text_encoder", "text_encoder_2")
+    per_prompt = frozenset({"negative_prompt", "negative_prompt_2", "prompt_2"})
+    # Whether there is a watermark would depend on an optional package.
+    options: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
+
+    def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
+        guided, device = self.guided(pipe), self.device(pipe)
+        positive, negative, pooled, negative_pooled = pipe.encode_prompt(
+            list(texts), device=device, do_classifier_free_guidance=guided
+        )
+        size = tuple(side * pipe.vae_scale_factor for side in self.latent_shape(pipe)[1:])
+        # Original size, top left corner of the crop, target size: what the pipeline's call takes by default.
+        sizes = torch.tensor([[*size, 0, 0, *size]], dtype=positive.dtype, device=device)
+        words = torch.cat([negative, positive]) if guided else positive
+        pooled = torch.cat([negative_pooled, pooled]) if guided else pooled
+        added = {"text_embeds": pooled, "time_ids": sizes.repeat(len(pooled), 1)}
+        return {"encoder_hidden_states": words, "added_cond_kwargs": added}
+
+    def encode_images(self, pipe: Any, pictures: Tensor) -> Tensor:
+        z, config = super().encode_images(pipe, pictures), pipe.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if mean is None or std is None:
+            return z
+        shift, scale = (torch.tensor(v, dtype=z.dtype, device=z.device).view(1, -1, 1, 1) for v in (mean, std))
+        return (z - shift * config.scaling_factor) / scale
+
+    def _encode(self, pipe: Any, pixels: Tensor) -> Tensor:
+        """Float32 where the VAE overflows in float16; the pipeline decodes so too."""
+        if not (pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast):
+            return super()._encode(pipe, pixels)
+        pipe.vae.to(torch.float32)
+        try:
+            z = pipe.vae.encode(pixels.to(self.device(pipe))).latent_dist.mode()
+        finally:
+            pipe.vae.to(torch.float16)
+        return z.to(pipe.unet.dtype)
