@@ -1,6 +1,8 @@
 """Bytes: shards, manifests, Parquet, the catalog and its SQL. Knows no model, no tensor library, no orchestrator.
 
-    workspace.py    the folder that holds everything: artifacts, records, runs, locks
+    workspace.py    the folder that holds everything: open it, commit and read artifacts, hold locks
+    layout.py       the names of its files and folders
+    backend.py      where it keeps them: a folder of this machine, or (remote/) an object store
     manifests.py    the manifest of an artifact; written last, it is the commit point
     identity.py     artifact ids: a hash of what an artifact is made from
     files.py        files that are whole or absent

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage import shards
-from storage.errors import ArtifactMissing
+from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.identity import digest
-
-MANIFEST = "manifest.json"
-"""What a manifest is called. Written last: an artifact without it does not exist."""
+from storage.layout import MANIFEST
 
 
 class _Record(BaseModel):
@@ -55,7 +53,7 @@ class Manifest(_Record):
 
 
 def listed(folder: Path, exclude: Sequence[str] = ()) -> list[str]:
-    """The names of a folder's files that belong to an artifact: no manifest, nothing hidden, no temporary."""
+    """The names of a folder's files that belong to an artifact: not its manifest, hidden files or temporaries."""
     names = []
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
@@ -67,15 +65,55 @@ def listed(folder: Path, exclude: Sequence[str] = ()) -> list[str]:
 
 
 def within(file: str, *names: str) -> bool:
-    """Whether a file of an artifact is one of those that are named, or in a folder that is; all are if none is."""
+    """Whether a file of an artifact is in `names`, or in a folder that is; without `names`, every file is."""
     return not names or any(file == name or file.startswith(f"{name}/") for name in names)
 
 
 def described(folder: Path, name: str) -> ManifestFile:
-    """One file of a folder, hashed. Raises ArtifactMissing if it is not there, ArtifactDamaged as its sidecar says."""
+    """One file of a folder with its size and hash.
+
+    Raises ArtifactMissing if the file is not there, ArtifactDamaged if a shard differs from its sidecar.
+    """
     path = folder / name
     if not path.is_file():
         raise ArtifactMissing(path, "a file to commit")
-    # A shard was hashed as it was written; to read terabytes again would double the cost of a capture.
+    # A shard was hashed while it was written. Reading terabytes again would double the cost of a capture.
     sha = shards.read_manifest(path).sha256 if path.suffix == ".tar" and shards.sidecar(path).exists() else digest(path)
     return ManifestFile(name=name, bytes=path.stat().st_size, sha256=sha)
+
+
+def valid(fields: dict[str, Any], path: Path, artifact_id: str) -> Manifest:
+    """The manifest of `artifact_id` from its JSON; `path` is what an error calls it. Raises ArtifactDamaged."""
+    try:
+        manifest = Manifest.model_validate(fields)
+    except ValidationError as error:
+        raise ArtifactDamaged(path, "a manifest", f"{error.error_count()} fields that do not fit") from None
+    if manifest.id != artifact_id:
+        raise ArtifactDamaged(path, f"the manifest of {artifact_id}", f"that of {manifest.id}")
+    for file in manifest.files:
+        # Others may have written into the bucket. A manifest names files within the artifact's folder, or nothing.
+        if file.name in ("", ".") or file.name.startswith("/") or ".." in file.name.split("/"):
+            raise ArtifactDamaged(path, "names of files in its folder", repr(file.name))
+    return manifest
+
+
+def same(path: Path, file: ManifestFile, deep: bool = True) -> bool:
+    """Whether the file at `path` has the size, and with `deep` the bytes, that a manifest says."""
+    return path.is_file() and path.stat().st_size == file.bytes and (not deep or digest(path) == file.sha256)
+
+
+def differences(
+    folder: Path, files: Iterable[ManifestFile], hashed: Callable[[str], bool] = lambda name: False
+) -> Iterator[ArtifactDamaged]:
+    """What differs between the files in a folder and what a manifest says of them.
+
+    Sizes are compared; the SHA-256 as well of the files whose name `hashed` says yes to.
+    """
+    for file in files:
+        path = folder / file.name
+        if not path.is_file():
+            yield ArtifactDamaged(path, f"{file.bytes} bytes", "no file")
+        elif (size := path.stat().st_size) != file.bytes:
+            yield ArtifactDamaged(path, f"{file.bytes} bytes", f"{size} bytes")
+        elif hashed(file.name) and (sha := digest(path)) != file.sha256:
+            yield ArtifactDamaged(path, f"SHA-256 {file.sha256[:12]}…", f"{sha[:12]}…")

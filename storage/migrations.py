@@ -15,12 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from storage.backend import Backend
 from storage.errors import StorageError, WorkspaceBusy
 from storage.files import json_text, read_json, write_atomic
 from storage.identity import digest
-from storage.locks import held
+from storage.layout import MANIFEST, MARK
+from storage.locks import held, lock
 from storage.seals import read_sealed, write_sealed
-from storage.workspace import MANIFEST, MARK, Workspace
 
 
 def seal_and_count(root: Path) -> None:
@@ -66,16 +67,16 @@ MIGRATIONS: dict[int, Callable[[Path], None]] = {1: seal_and_count}
 """{format: what makes of a workspace of this format one of the next}."""
 
 
-def migrate(workspace: Workspace, wanted: int) -> None:
+def migrate(backend: Backend, wanted: int) -> None:
     """Bring a workspace to the format `wanted`. Whoever comes second waits, and finds it done.
 
     Raises WorkspaceBusy if a process, or of an object store a run on any machine, is at work in it; DiskFull.
     """
-    with workspace.lock("format"):
-        found = json.loads((workspace.root / MARK).read_bytes())["format"]
-        locks = (p for p in workspace.locks.glob("*.lock") if p.name != "format.lock")
-        if found < wanted and (held(*locks) or (workspace.remote and workspace.remote.alive())):
-            raise WorkspaceBusy(workspace.address, found, wanted)
+    with lock(backend.locks, "format"):
+        found = json.loads((backend.root / MARK).read_bytes())["format"]
+        locks = (p for p in backend.locks.glob("*.lock") if p.name != "format.lock")
+        if found < wanted and (held(*locks) or backend.leases()):
+            raise WorkspaceBusy(backend.address, found, wanted)
         for version in range(found, wanted):
-            MIGRATIONS[version](workspace.root)
-            workspace.write(workspace.root / MARK, json_text({"format": version + 1}))
+            MIGRATIONS[version](backend.root)
+            backend.write(backend.root / MARK, json_text({"format": version + 1}))

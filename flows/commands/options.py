@@ -9,7 +9,7 @@ from rich.console import Console
 
 def _folder(workspace: str | Path) -> Path:
     """The folder of a workspace, also of one that was named by a URL: it is resolved once, here."""
-    from storage.remote.mirror import locate
+    from storage.workspace import locate
 
     return locate(workspace)
 

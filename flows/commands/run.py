@@ -64,7 +64,7 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
 
     from flows.environment import prepare
     from storage import Workspace
-    from storage.workspace import MARK
+    from storage.layout import MARK
 
     with tempfile.TemporaryDirectory() as elsewhere:
         # Prefect makes its folder when it is imported.

@@ -7,7 +7,7 @@ other commands made of them.
 """
 
 import time
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +20,11 @@ from flows.summary import text_table
 from saeuron.config import RunConfig
 from saeuron.errors import SaeuronError
 from storage import Workspace
+from storage.backend import size
 from storage.files import read_json
-from storage.identity import split_id
-from storage.manifests import Manifest
-from storage.verify import copies, header, ids_in, same
-from storage.workspace import MANIFEST, is_id
+from storage.identity import is_id, split_id
+from storage.manifests import Manifest, same
+from storage.verify import copies, header, ids_in
 from tasks.registry import runs, saes
 from tasks.registry.concepts import Roster
 
@@ -57,7 +57,7 @@ def survey(workspace: Workspace) -> list[Garbage]:
     manifests = {m.id: m for m in workspace.artifacts()}
     kept = _referred(workspace, config, manifests)
     concepts = {m.id: m.summary.get("concept", "") for m in manifests.values() if m.stage == "removal"}
-    found = [_artifact(workspace, i, _label(manifests.get(i), concepts)) for i in workspace.folders() if i not in kept]
+    found = [_artifact(workspace, i, manifests.get(i), concepts) for i in workspace.folders() if i not in kept]
     removed = Roster.of(workspace, config).removed
     for name in sorted(removed):
         public = [workspace.removals / f"{name}.safetensors"]
@@ -68,9 +68,10 @@ def survey(workspace: Workspace) -> list[Garbage]:
     ]
     locks = sorted(workspace.locks.glob("*T*-*.lock"))
     found += [_thing("lock", "of a dead run", path) for path in locks if not workspace.busy(path.stem)]
-    found += _stored(workspace)
-    aside = [*workspace.damaged.glob("*"), *(workspace.root / "artifacts").rglob(".*.damaged")]
-    found += [_thing("damaged", "set aside", path) for path in sorted(aside)]
+    found += _unfinished(workspace)
+    aside = {workspace.damaged / stamp: count for stamp, count in workspace.backend.aside().items()}
+    aside |= {path: size(path) for path in (workspace.root / "artifacts").rglob(".*.damaged")}
+    found += [Garbage("damaged", "set aside", path, aside[path]) for path in sorted(aside)]
     return found
 
 
@@ -81,9 +82,8 @@ def collect(workspace: Workspace) -> list[Garbage]:
     there is whole, and the next collection finishes.
     """
     with workspace.lock(runs.GATE):
-        if workspace.remote:
-            workspace.remote.pull()
-        known = {*workspace.remote.alive()} if workspace.remote else set()
+        workspace.backend.refresh()
+        known = workspace.backend.leases()
         done = [_delete(workspace, each, known) for each in survey(workspace)]
         workspace.sweep()
     return done
@@ -93,7 +93,7 @@ def _delete(workspace: Workspace, each: Garbage, known: Set[str]) -> Garbage:
     """Delete it, unless a run has begun on another machine since the survey: nobody asked what that one refers to."""
     if each.left:
         return each
-    if workspace.remote and {*workspace.remote.alive()} - known:
+    if workspace.backend.leases() - known:
         return replace(each, left="a run has begun on another machine")
     if each.artifact:
         with workspace.claim(each.artifact) as free:
@@ -116,9 +116,7 @@ def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Mani
         if text is None:
             raise SaeuronError(f"{path} is damaged; before anything is deleted: saeuron verify --repair")
         todo |= ids_in(text)
-    at_work = [
-        RunConfig.model_validate(read_json(workspace.runs / "configs" / f"{i}.json")) for i in runs.alive(workspace)
-    ]
+    at_work = [RunConfig.model_validate(read_json(workspace.runs / "configs" / f"{i}.json")) for i in workspace.alive()]
     for each in (config, *at_work):
         todo |= {*saes.given(workspace, each.saes).values()}
     for kind in sorted({"cpu", *(str(m.config["device"]) for m in manifests.values() if "device" in m.config)}):
@@ -166,38 +164,26 @@ def _walked(plan: Plan, more: Iterable[str]) -> set[str]:
     return set(plan.planned)
 
 
-def _artifact(workspace: Workspace, artifact_id: str, label: str) -> Garbage:
+def _artifact(workspace: Workspace, artifact_id: str, manifest: Manifest | None, concepts: dict[str, str]) -> Garbage:
     folder = workspace.folder(artifact_id)
     files = [p for p in folder.rglob("*") if p.is_file()]
-    size = _stored_size(workspace, artifact_id) or sum(p.stat().st_size for p in files)
+    # On an object store the folder may hold some of the files only.
+    count = max(size(folder), sum(file.bytes for file in manifest.files) if manifest else 0)
     left = ""
     if workspace.busy(artifact_id):
         left = "a process is at work on it"
-    elif files and not (folder / MANIFEST).exists() and not workspace.removing(artifact_id):
+    elif files and not workspace.manifest_path(artifact_id).exists() and not workspace.half_deleted(artifact_id):
         age = time.time() - max(p.stat().st_mtime for p in files)
         left = "half made, less than a day ago" if age < YOUNG else ""
-    return Garbage(split_id(artifact_id)[0], label, folder, size, artifact_id, left)
+    return Garbage(split_id(artifact_id)[0], _label(manifest, concepts), folder, count, artifact_id, left)
 
 
-def _stored_size(workspace: Workspace, artifact_id: str) -> int:
-    """What an artifact takes on the object store; 0 if it is not committed there."""
-    committed = workspace.remote and workspace.has(artifact_id)
-    return sum(file.bytes for file in workspace.read(artifact_id).files) if committed else 0
-
-
-def _stored(workspace: Workspace) -> list[Garbage]:
-    """What lies on the object store alone: objects that no manifest lists, and what other machines set aside."""
-    if workspace.remote is None:
-        return []
-    found = []
-    for each in workspace.remote.artifacts.unfinished():
+def _unfinished(workspace: Workspace) -> Iterator[Garbage]:
+    """Objects on an object store that no manifest lists."""
+    for each in workspace.backend.unfinished():
         young = (datetime.now(UTC) - each.modified).total_seconds() < YOUNG
         left = "no manifest lists it, and it is less than a day old" if young else ""
-        found.append(Garbage("objects", "of no artifact", workspace.root / each.key, each.bytes, left=left))
-    for stamp, size in workspace.remote.aside().items():
-        if not (path := workspace.damaged / stamp).exists():
-            found.append(Garbage("damaged", "set aside", path, size))
-    return found
+        yield Garbage("objects", "of no artifact", workspace.root / each.key, each.bytes, left=left)
 
 
 def _label(manifest: Manifest | None, concepts: dict[str, str]) -> str:
@@ -210,8 +196,7 @@ def _label(manifest: Manifest | None, concepts: dict[str, str]) -> str:
 
 
 def _thing(kind: str, label: str, path: Path) -> Garbage:
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return Garbage(kind, label, path, sum(p.stat().st_size for p in files))
+    return Garbage(kind, label, path, size(path))
 
 
 def _lone(workspace: Workspace, record: Path) -> bool:

@@ -15,11 +15,12 @@ from saeuron.errors import ConfigError, SaeuronError
 from storage import Workspace
 from storage.errors import ArtifactDamaged, NotAWorkspace, StorageError
 from storage.files import read_json
-from storage.identity import digest, split_id
-from storage.manifests import Manifest, ManifestFile
+from storage.identity import digest, is_id, split_id
+from storage.layout import LINK, MARK
+from storage.manifests import Manifest, ManifestFile, same
 from storage.seals import check_page, read_sealed
-from storage.verify import copies, damage, forget, header, ids_in, mend, mendable, same, set_aside, strays, unlike
-from storage.workspace import FORMAT, LINK, MARK, is_id
+from storage.verify import copies, damage, forget, header, ids_in, strays
+from storage.workspace import FORMAT
 from tasks.registry import concepts, runs
 
 PLACES = {
@@ -59,10 +60,10 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
     found = [*_config(workspace), *_concepts(workspace), *_runs(workspace)]
     whole: list[Manifest] = []
     for artifact_id in workspace.folders():
-        if workspace.removing(artifact_id):
+        if workspace.half_deleted(artifact_id):
             continue
         errors = damage(workspace, artifact_id, deep)
-        todo = UPLOAD if errors and mendable(workspace, artifact_id, errors) else makes(artifact_id)
+        todo = UPLOAD if errors and workspace.backend.mendable(artifact_id, errors) else makes(artifact_id)
         found += [_said(error, todo, artifact=artifact_id) for error in errors]
         try:
             manifest = workspace.read(artifact_id)
@@ -73,7 +74,7 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
             continue
         whole.append(manifest)
         found += [Damage("unknown", path, "nothing", "a file", ASIDE) for path in strays(workspace, manifest)]
-        bad = unlike(workspace, manifest, deep)
+        bad = workspace.backend.stale(manifest, deep)
         found += [Damage("cache", path, "its object", "other bytes", AGAIN) for path in bad]
     known = {manifest.id: manifest for manifest in whole}
     found += [*_records(workspace, known), *_copies(workspace, whole, deep, makes)]
@@ -319,7 +320,7 @@ def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list
     Returns what was found, and the folder where it lies now. Raises ConfigError while a run is at work.
     """
     with workspace.lock(runs.GATE):
-        if busy := runs.alive(workspace):
+        if busy := workspace.alive():
             place = workspace.address
             raise ConfigError(f"run {busy[0]} is at work in {place}; expected none: repair when it has ended.")
         found = find()
@@ -329,7 +330,7 @@ def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list
         # Copies last: what they are copied from is what has stayed.
         for each in sorted(found, key=lambda d: d.kind == "copy"):
             if each.todo == UPLOAD:
-                mend(workspace, each.artifact, each.path, stamp)
+                workspace.backend.mend(each.artifact, each.path, stamp)
                 continue
             if each.artifact:
                 forget(workspace, each.artifact, stamp)
@@ -337,7 +338,7 @@ def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list
             data = each.source.read_bytes() if isinstance(each.source, Path) else each.source
             for path in (each.path, *each.beside):
                 if path.exists():
-                    set_aside(workspace, path, stamp)
+                    workspace.backend.set_aside(path, stamp)
             if data is not None:
                 workspace.write(each.path, data)
     return found, workspace.damaged / stamp

@@ -45,12 +45,6 @@ def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int
     return connection
 
 
-def bring(workspace: Workspace) -> None:
-    """Have the tables that `connect` reads here, if the workspace is on an object store."""
-    if workspace.remote:
-        _sources(workspace)
-
-
 def _sources(workspace: Workspace) -> list[Source]:
     found = [*sources(workspace), *diagnosis_sources(workspace)]
     workspace.bring(path for source in found for path in source.files)

@@ -22,7 +22,9 @@ import pyarrow as pa
 from pyarrow import types
 
 from storage import text
+from storage.catalog.diagnosis import diagnosis_sources
 from storage.catalog.guard import READY, REFUSED
+from storage.catalog.tables import sources
 from storage.errors import BadQuery
 from storage.files import write_atomic
 from storage.parquet import write_parquet
@@ -34,6 +36,12 @@ TEXT_CELLS = 10_000_000
 """Most cells (rows x columns) of a result as text: each is an object of Python's on the way, 100 bytes and more."""
 TEXT_BYTES = 1 << 28
 """Largest result as text, in bytes of the table."""
+
+
+def _table_files(workspace: Workspace) -> Iterator[Path]:
+    """The files behind the views. A generator, because a local workspace never asks for them."""
+    for source in (*sources(workspace), *diagnosis_sources(workspace)):
+        yield from source.files
 
 
 def run_query(
@@ -48,11 +56,8 @@ def run_query(
     """
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)
-    if workspace.remote:
-        # The query's process knows no credentials, and what it reads lies in the folder.
-        from storage.catalog.connection import bring
-
-        bring(workspace)
+    # The query's process has no credentials, so the tables of an object store are fetched here.
+    workspace.bring(_table_files(workspace))
     with tempfile.TemporaryDirectory(prefix="storage-sql-") as name:
         folder = Path(name)
         limits = {"memory": memory, "threads": threads, "seconds": seconds, "bytes": RESULT_BYTES}

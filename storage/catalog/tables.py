@@ -13,9 +13,10 @@ from storage.catalog.scores import score_rows, score_sources
 from storage.catalog.source import Row, Source, table
 from storage.errors import StorageError
 from storage.manifests import Manifest
+from storage.seals import read_sealed
 from storage.tables import IMAGES, METRICS, PROMPTS
 from storage.verify import in_force
-from storage.workspace import Workspace, read_sealed
+from storage.workspace import Workspace
 
 _FILES = pa.schema([("file_index", pa.uint64()), ("id", pa.string())])
 _CAPTURES = pa.schema(

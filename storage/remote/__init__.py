@@ -1,6 +1,7 @@
 """A workspace on an object store.
 
+client.py     the S3 client: URLs, credentials, errors
 store.py      the objects under one URL
-artifacts.py  artifacts as objects: upload, commit, fetch
-mirror.py     the local folder that caches a remote workspace
+artifacts.py  artifacts as objects: upload, commit, fetch, mend
+backend.py    the backend: small files and leases of runs in the store, and the folder that caches it
 """

@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -105,12 +105,11 @@ def _worth_retrying(task_: Any, run: Any, state: Any) -> bool:
 
 
 def _fetch(workspace: Workspace, job: Job) -> None:
-    """Have what the step reads here, if the workspace is on an object store."""
-    if workspace.remote:
-        for artifact, names in job.reads.items():
-            # Of what is not there the step says it better.
-            if workspace.has(artifact):
-                workspace.fetch(artifact, *names)
+    """Fetch the step's inputs from the object store; a local workspace has them."""
+    for artifact, names in job.reads.items():
+        # The step itself reports better what is missing.
+        with suppress(ArtifactMissing):
+            workspace.fetch(artifact, *names)
 
 
 @contextmanager

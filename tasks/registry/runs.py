@@ -1,7 +1,6 @@
 """What a workspace remembers of its runs, and the configuration that later commands go by."""
 
 import secrets
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -25,8 +24,6 @@ CONFIG_SEAL = "remembered.sha256"
 """In the folder of runs: the SHA-256 of run.json, which people may read and run, and so holds no seal itself."""
 GATE = "gate"
 """The lock under which runs begin, artifacts are deleted and damage is set aside."""
-SIGN = 60.0
-"""Seconds between two signs of life of a run on an object store; see `storage.remote.mirror.LEASE`."""
 
 
 class Record(BaseModel):
@@ -97,52 +94,12 @@ def finish(
 
 @contextmanager
 def living(workspace: Workspace, flow: str, config: RunConfig) -> Iterator[str]:
-    """Begin a run, and hold the lock of its id for the block: a dead process holds none."""
+    """Begin a run, and show for the block that it is alive; a dead process cannot."""
     with ExitStack() as held:
         with workspace.lock(GATE):
             run_id = start(workspace, flow, config)
-            held.enter_context(workspace.lock(run_id))
-            held.enter_context(_signs(workspace, run_id))
-        try:
-            yield run_id
-        finally:
-            # No other run has this name, so nobody can come to wait for a file that is gone.
-            (workspace.locks / f"{run_id}.lock").unlink(missing_ok=True)
-
-
-@contextmanager
-def _signs(workspace: Workspace, run_id: str) -> Iterator[None]:
-    """For the block, tell other machines now and then that the run is alive; on this one its lock says so."""
-    if (remote := workspace.remote) is None:
-        yield
-        return
-    ended = threading.Event()
-
-    def tell() -> None:
-        while not ended.wait(SIGN):
-            # A store that is away for a while is the business of who needs it.
-            with suppress(StorageError):
-                remote.hold(run_id)
-
-    remote.hold(run_id)
-    teller = threading.Thread(target=tell, name=f"signs of {run_id}", daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        with suppress(StorageError):
-            remote.release(run_id)
-
-
-def alive(workspace: Workspace) -> list[str]:
-    """The runs that living processes are at. One that says 'running' and holds no lock was killed."""
-    here = [path.stem for path in sorted(workspace.runs.glob("*.json")) if workspace.busy(path.stem)]
-    if workspace.remote is None:
-        return here
-    # Of a run of this machine its lock knows better.
-    elsewhere = (i for i in workspace.remote.alive() if not (workspace.locks / f"{i}.lock").exists())
-    return sorted({*here, *elsewhere})
+            held.enter_context(workspace.living(run_id))
+        yield run_id
 
 
 def remember(workspace: Workspace, config: RunConfig) -> None:

@@ -11,6 +11,7 @@ import pytest
 from flows.upkeep import gc
 from storage import Workspace
 from storage.remote.artifacts import PENDING, prefix
+from storage.remote.backend import ObjectStoreBackend
 from storage.remote.store import Store
 from tests.end_to_end.process import LARGE, TINY, Cli, Done, payload, run_here
 from tests.s3_server import Server
@@ -130,18 +131,18 @@ def test_damage_is_found_and_mended(finished: Done, caches: Path) -> None:
     assert well.code == 0 and "damaged: none" in well.out, well.out
     # A run that begins on another machine after the survey may refer to anything.
     with pytest.MonkeyPatch.context() as patch:
-        assert here.remote
+        assert isinstance(here.backend, ObjectStoreBackend)
         survey, run = gc.survey, "20260101T000000-abcdef"
 
         def surveyed(workspace: Workspace) -> list[gc.Garbage]:
             found = survey(workspace)
-            here.remote.hold(run)
+            here.backend.hold(run)
             return found
 
         patch.setattr(gc, "survey", surveyed)
         kept = gc.collect(Workspace.open(URL))
         assert kept and {each.left for each in kept} == {"a run has begun on another machine"}
-        here.remote.release(run)
+        here.backend.release(run)
     dropped = run_here("gc", "-w", URL, "--json")
     assert dropped.code == 0, dropped.err
     assert {g["kind"] for g in json.loads(dropped.out)} == {"damaged", "lock"}

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from storage import shards, verify
+from storage.backend import Backend
 from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.files import read_json, write_json
 from storage.identity import artifact_id
-from storage.workspace import MANIFEST, Workspace, read_sealed, write_sealed
+from storage.layout import MANIFEST
+from storage.manifests import same
+from storage.seals import read_sealed, write_sealed
+from storage.workspace import Workspace
 
 CONFIG = {"steps": 3, "of": artifact_id("prompts", 1, {})}
 NAME = artifact_id("images", 1, CONFIG)
@@ -128,7 +132,7 @@ def test_what_is_forgotten_is_moved_and_the_whole_stays(
     before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     DAMAGES[how](folder / name)
     planted = (folder / name).read_bytes() if how != "delete" else None
-    moved = verify.forget(workspace, NAME, "now")
+    verify.forget(workspace, NAME, "now")
     aside = workspace.damaged / "now" / "artifacts" / "images" / NAME
     gone = {MANIFEST, name} | ({f"{name}.json"} if name.endswith(".tar") else set())
     left = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
@@ -137,8 +141,17 @@ def test_what_is_forgotten_is_moved_and_the_whole_stays(
     assert (aside / name).exists() == (planted is not None)
     assert planted is None or (aside / name).read_bytes() == planted
     assert not list(workspace.records.iterdir()) and len(list((workspace.damaged / "now" / "records").iterdir())) == 2
-    assert moved[0] == aside / MANIFEST and all(p.exists() for p in moved)
+    assert (aside / MANIFEST).read_bytes() == before[Path(MANIFEST)]
     assert not workspace.has(NAME) and found(workspace) == []
+
+
+def test_the_manifest_is_set_aside_first(workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[Path] = []
+    flip(folder / "table.parquet")
+    monkeypatch.setattr(Backend, "set_aside", lambda self, path, stamp: moved.append(path))
+    verify.forget(workspace, NAME, "now")
+    records = [workspace.records / name for name in (NAME, f"{NAME}_0")]
+    assert moved == [folder / MANIFEST, folder / "table.parquet", *records]
 
 
 @pytest.mark.parametrize("how", ["flip", "delete"])
@@ -173,7 +186,7 @@ def test_copies_and_which_removal_is_in_force(workspace: Workspace) -> None:
         assert verify.in_force(workspace, made) == {"cat": manifest.id}
     file = made[1].files[0]
     flip(place)
-    assert verify.same(place, file, deep=False) and not verify.same(place, file)
+    assert same(place, file, deep=False) and not same(place, file)
     assert verify.in_force(workspace, made) == {}
 
 
@@ -227,15 +240,15 @@ class TestRemove:
                 workspace.remove(NAME)
             rounds += 1
             assert not workspace.has(NAME) and workspace.artifacts() == [] and workspace.problems() == []
-            assert not folder.exists() or workspace.removing(NAME) or not any(folder.iterdir())
+            assert not folder.exists() or workspace.half_deleted(NAME) or not any(folder.iterdir())
         # Two records, the files, a folder in the folder, the mark and the folder itself: each in a round of its own.
         assert rounds == 2 + len(FILES) + 3
 
     def test_made_again_it_is_not_being_removed(self, workspace: Workspace, folder: Path) -> None:
         (folder / MANIFEST).rename(folder / ".removed")
-        assert workspace.removing(NAME)
+        assert workspace.half_deleted(NAME)
         workspace.commit(NAME, config=CONFIG, inputs={}, summary={}, seconds=0)
-        assert not workspace.removing(NAME) and found(workspace) == []
+        assert not workspace.half_deleted(NAME) and found(workspace) == []
 
 
 class TestClaim:

@@ -115,7 +115,7 @@ def test_damage_is_seen(workspace: Workspace) -> None:
     with pytest.raises(ArtifactDamaged, match="expected 5 bytes, found 3"):
         workspace.manifest(NAME)
     file.unlink()
-    assert len(workspace.problems()) == 1 and "found none" in workspace.problems()[0]
+    assert len(workspace.problems()) == 1 and "found no file" in workspace.problems()[0]
 
 
 def test_a_damaged_manifest_is_seen(workspace: Workspace) -> None:

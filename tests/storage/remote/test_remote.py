@@ -28,9 +28,10 @@ from storage.files import write_atomic
 from storage.identity import artifact_id, digest
 from storage.manifests import Manifest
 from storage.remote.artifacts import PENDING, manifest_key, prefix
-from storage.remote.mirror import locate, place
+from storage.remote.backend import ObjectStoreBackend, cache_folder
 from storage.remote.store import Store
-from storage.verify import damage, forget, mend, mendable
+from storage.verify import damage, forget
+from storage.workspace import locate
 from tests.s3_server import Server
 
 URL = "s3://tests/a/place"
@@ -73,9 +74,13 @@ def make(workspace: Workspace, what: str, files: dict[str, bytes] = FILES) -> Ma
     return workspace.commit(name, config={}, inputs={}, summary={"what": what}, seconds=1.0)
 
 
+def remote(workspace: Workspace) -> ObjectStoreBackend:
+    assert isinstance(workspace.backend, ObjectStoreBackend)
+    return workspace.backend
+
+
 def store_of(workspace: Workspace) -> Store:
-    assert workspace.remote is not None
-    return workspace.remote.store
+    return remote(workspace).store
 
 
 def object_of(manifest: Manifest, file: str) -> str:
@@ -132,7 +137,7 @@ def test_two_writers_of_other_bytes_do_not_mix(machine: Callable[[str], Workspac
     folder = there.fetch(first.id)
     assert (folder / "one").read_bytes() == b"1" and (folder / "two").read_bytes() == b"2"
     assert there.verify(first.id, deep=True) == []
-    [lost] = there.remote.artifacts.unfinished()  # type: ignore[union-attr]
+    [lost] = there.backend.unfinished()
     assert lost.bytes == 2 and lost.key != prefix(first)
 
 
@@ -230,9 +235,9 @@ def test_a_damaged_object(
     [found] = damage(there, made.id, deep=True)
     assert Path(found.args[0]) == there.folder(made.id) / "table.bin"
     # The first machine has the bytes still.
-    assert mendable(here, made.id, damage(here, made.id, deep=True))
-    assert not mendable(there, made.id, [found])
-    mend(here, made.id, here.folder(made.id) / "table.bin", "now")
+    assert here.backend.mendable(made.id, damage(here, made.id, deep=True))
+    assert not there.backend.mendable(made.id, [found])
+    here.backend.mend(made.id, here.folder(made.id) / "table.bin", "now")
     assert there.verify(made.id, deep=True) == []
     assert (there.fetch(made.id) / "table.bin").read_bytes() == FILES["table.bin"]
     assert list(store.listing("damaged")) == ([f"damaged/now/{key}"] if hurt else [])
@@ -352,11 +357,9 @@ def test_two_machines_add_at_once_and_nothing_is_lost(machine: Callable[[str], W
 
 def test_a_run_elsewhere_is_known_to_be_alive(machine: Callable[[str], Workspace]) -> None:
     here, there = machine("here"), machine("there")
-    assert here.remote and there.remote
-    here.remote.hold("20260101T000000-abcdef")
-    assert there.remote.alive() == ["20260101T000000-abcdef"]
-    here.remote.release("20260101T000000-abcdef")
-    assert there.remote.alive() == []
+    with here.living("20260101T000000-abcdef"):
+        assert there.alive() == ["20260101T000000-abcdef"]
+    assert there.alive() == [] and here.backend.leases() == set()
 
 
 def test_an_emptied_cache_loses_nothing(machine: Callable[[str], Workspace]) -> None:
@@ -384,12 +387,11 @@ def test_an_older_format_on_the_store(
     with pytest.raises(WorkspaceTooOld, match=f"workspace {url} has format 1.*saeuron verify --repair -w {url}"):
         Workspace.open(url, create=False)
     assert stored_format() == 1
-    assert here.remote
-    here.remote.hold("20260101T000000-abcdef")
+    remote(here).hold("20260101T000000-abcdef")
     with pytest.raises(WorkspaceBusy, match=url):
         machine("there")
     assert stored_format() == 1
-    here.remote.release("20260101T000000-abcdef")
+    remote(here).release("20260101T000000-abcdef")
     there = machine("there")
     assert stored_format() == 2
     assert there.artifacts() == [made] and there.problems() == []
@@ -437,21 +439,21 @@ def test_a_store_that_is_not_there_is_said_in_seconds(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(StoreAway, match=f"{url} does not answer"):
-        place(url)
+        cache_folder(url)
     assert time.monotonic() - start < 15
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_bucket_that_is_not_there(url: str) -> None:
     with pytest.raises(BadStore, match=r"there is no bucket nobody at http://127.0.0.1:\d+; expected one that exists"):
-        place("s3://nobody/x")
+        cache_folder("s3://nobody/x")
 
 
 def test_no_credentials_no_waiting(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     start = time.monotonic()
     with pytest.raises(BadStore, match="there are no credentials; expected AWS_ACCESS_KEY_ID"):
-        place(f"{url}/other")
+        cache_folder(f"{url}/other")
     assert time.monotonic() - start < 5
 
 
@@ -464,7 +466,7 @@ def test_other_urls(text: str, said: str) -> None:
 def test_without_the_client(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
     with pytest.raises(BadStore, match=r"pip install 'saeuron\[s3\]'"):
-        place(f"{url}/other")
+        cache_folder(f"{url}/other")
 
 
 def test_a_bucket_that_holds_other_things(machine: Callable[[str], Workspace], url: str) -> None:
