@@ -145,8 +145,6 @@ def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
 
 def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
     """Artifacts by stage, their sizes, outdated removals, damage."""
-    from storage.catalog.query import run_query
-
     manifests = workspace.artifacts()
     rows = []
     for stage in sorted({m.stage for m in manifests}):
@@ -163,9 +161,11 @@ def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
     problems = workspace.problems()
     if deep:
         problems += [p for m in manifests for p in workspace.verify(m.id, deep=True)]
-    outdated = (
-        run_query(workspace, "select concept from removals where outdated order by concept").column(0).to_pylist()
-    )
+    from storage import connect
+
+    with connect(workspace) as views:
+        found = views.execute("select concept from removals where outdated order by concept").fetchall()
+    outdated = [concept for (concept,) in found]
     lines = [f"workspace: {workspace.address}", text_table(["stage", "artifacts", "files", "MB"], rows)]
     lines.append(f"outdated removals: {', '.join(outdated) if outdated else 'none'}")
     lines += [f"damaged: {p}" for p in problems] or [

@@ -1,10 +1,12 @@
 """What the commands share: their options, and how they speak."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def _folder(workspace: str | Path) -> Path:
@@ -31,8 +33,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, an
 WORKSPACE = Path("workspace")
 
 
-def console_for(as_json: bool = False) -> Console:
+def console_for(as_json: bool = False) -> "Console":
     """Progress goes to standard error, so that standard output holds the result alone."""
+    from rich.console import Console
+
     return Console(stderr=True, quiet=as_json)
 
 

@@ -7,7 +7,6 @@ from flows.summary import text_table
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from storage import Workspace
-from storage.catalog.query import run_query
 from storage.manifests import Manifest
 from storage.verify import in_force
 from tasks.registry.concepts import Roster
@@ -30,8 +29,10 @@ class State:
 
 def outdated(workspace: Workspace) -> dict[str, bool]:
     """Of each concept with a removal in use: whether other concepts are scored now than it was computed against."""
-    answer = run_query(workspace, "select removal_id, outdated from removals").to_pylist()
-    known = {row["removal_id"]: row["outdated"] for row in answer}
+    from storage import connect
+
+    with connect(workspace) as views:
+        known = dict(views.execute("select removal_id, outdated from removals").fetchall())
     return {concept: known[i] for concept, i in in_force(workspace, workspace.artifacts("removal")).items()}
 
 

@@ -8,5 +8,6 @@ tables.py      relations from manifests and small Parquet tables
 scores.py      relations of statistics, totals and packs
 diagnosis.py   relations of `sae report`
 query.py       SQL from users: one SELECT, limited in time, memory and reach
+answer.py      what both of these agree on
 guard.py       which SQL is let through, and the process that runs it
 """

@@ -25,14 +25,10 @@ from typing import Any, BinaryIO, NoReturn
 import duckdb
 import pyarrow as pa
 
+from storage.catalog.answer import READY, REFUSED
 from storage.catalog.columns import COLUMNS
 from storage.catalog.connection import connect
 from storage.errors import BadQuery
-
-READY = b"\n"
-"""First byte of the answer: connected, the query begins."""
-REFUSED = 3
-"""Exit code that says: read the file `refused`."""
 
 _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 _TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree"})

@@ -22,12 +22,9 @@ import pyarrow as pa
 from pyarrow import types
 
 from storage import text
-from storage.catalog.diagnosis import diagnosis_sources
-from storage.catalog.guard import READY, REFUSED
-from storage.catalog.tables import sources
+from storage.catalog.answer import READY, REFUSED
 from storage.errors import BadQuery
 from storage.files import write_atomic
-from storage.parquet import write_parquet
 from storage.workspace import Workspace
 
 RESULT_BYTES = 1 << 30
@@ -40,6 +37,9 @@ TEXT_BYTES = 1 << 28
 
 def _table_files(workspace: Workspace) -> Iterator[Path]:
     """The files behind the views. A generator, because a local workspace never asks for them."""
+    from storage.catalog.diagnosis import diagnosis_sources
+    from storage.catalog.tables import sources
+
     for source in (*sources(workspace), *diagnosis_sources(workspace)):
         yield from source.files
 
@@ -166,6 +166,8 @@ def format_table(table: pa.Table, fmt: Literal["table", "csv", "json", "parquet"
     if fmt == "parquet":
         if out is None:
             raise BadQuery("the format parquet is not text: name a file for it with --out FILE")
+        from storage.parquet import write_parquet  # Its import takes as long as all the others.
+
         write_parquet(out, table)
     else:
         if fmt not in _TEXT:
