@@ -12,7 +12,9 @@ from flows.summary import text_table
 from flows.upkeep.diff import flat, short
 from saeuron.config import RunConfig
 from storage import Workspace
+from storage.identity import split_id
 from storage.manifests import Manifest
+from storage.verify import ids_in
 from tasks.engine.job import Job, Made
 from tasks.engine.step import spent
 
@@ -83,7 +85,10 @@ def plan(config: RunConfig, root: Path, concepts: list[str] | None = None, devic
 
 
 def _why(job: Job, others: list[Manifest]) -> str:
-    """The inputs in which a job differs from the artifact of its stage that it differs from least."""
+    """The inputs in which a job differs from the artifact of its stage that it differs from least.
+
+    Settings with both values; of artifacts only the stage: they are in the plan themselves.
+    """
     wanted = flat(job.identity)
     subject = {key: wanted[key] for key in ("concept", "hookpoint") if key in wanted}
     nearest: dict[str, Any] | None = None
@@ -101,7 +106,11 @@ def _why(job: Job, others: list[Manifest]) -> str:
     # That other images are made follows from a setting, which says it better, or else from the prompts.
     if nearest.pop("images_id", None) is not None and not nearest:
         return "its prompts"
-    return ", ".join(f"{k}: {short(nearest[k])} -> {short(wanted.get(k))}" for k in sorted(nearest))
+    reasons = []
+    for key in sorted(nearest):
+        stages = sorted({split_id(i)[0] for i in ids_in([nearest[key], wanted.get(key)])})
+        reasons += [f"its {stage}" for stage in stages] or [f"{key}: {short(nearest[key])} -> {short(wanted.get(key))}"]
+    return ", ".join(dict.fromkeys(reasons))
 
 
 def page(planned: list[Planned]) -> list[str]:
@@ -118,7 +127,7 @@ def page(planned: list[Planned]) -> list[str]:
         for p in todo
     ]
     lines = (
-        [text_table(["stage", "what", "about s", "MB", "because"], rows, paths=["what"], wrapped=["because"]), ""]
+        [text_table(["stage", "what", "about s", "MB", "because"], rows, wrapped=["what", "because"]), ""]
         if rows
         else []
     )

@@ -15,14 +15,13 @@ def text_table(
     header: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     *,
-    paths: Collection[str] = (),
     wrapped: Collection[str] = (),
     optional: Sequence[str] = (),
 ) -> str:
     """A table that fits the terminal, text to the left and numbers to the right; see `storage.text.table`."""
     cells = [[_cell(row.get(name)) for name in header] for row in rows]
     right = [i for i, name in enumerate(header) if all(_is_number(row.get(name)) for row in rows)]
-    return text.table(header, cells, right=right, paths=paths, wrapped=wrapped, optional=optional)
+    return text.table(header, cells, right=right, wrapped=wrapped, optional=optional)
 
 
 def _is_number(value: Any) -> bool:

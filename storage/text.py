@@ -4,8 +4,8 @@ Columns are aligned where they fit. Where they do not, each row becomes a block 
 `\x` prints it. Names are never cut, and nothing is lost but what the caller allows.
 """
 
+import re
 import shutil
-import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
 
@@ -19,7 +19,6 @@ def table(
     rows: Sequence[Sequence[str]],
     *,
     right: Collection[int] = (),
-    paths: Collection[str] = (),
     wrapped: Collection[str] = (),
     optional: Sequence[str] = (),
     width: int | None = None,
@@ -30,15 +29,15 @@ def table(
         names: of the columns; two may be equal.
         rows: cells as text, as many as there are names; unprintable characters become spaces.
         right: positions of the columns that are aligned to the right.
-        paths: columns whose cells may be cut from the left: `…attentions.1.attn2`.
-        wrapped: columns whose cells may continue on the next line.
+        wrapped: columns whose cells may continue on the next line. Paths too: cut short, those of two hookpoints can
+            look the same.
         optional: columns that may be left out, the least important first; a last line names those that were.
         width: the terminal's if None; 80 where there is no terminal. The environment variable COLUMNS wins.
     """
     width = width or shutil.get_terminal_size((80, 24)).columns
     head, cells = [printable(name) for name in names], [[printable(cell) for cell in row] for row in rows]
     full = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    flexible = [i for i, name in enumerate(names) if name in paths or name in wrapped]
+    flexible = [i for i, name in enumerate(names) if name in wrapped]
     shown, left_out = list(range(len(names))), list[str]()
     for name in (None, *(name for name in optional if name in names)):
         if name is not None:
@@ -51,12 +50,7 @@ def table(
 
     def line(row: Sequence[str]) -> Iterator[str]:
         """The printed lines of one row."""
-        parts = [
-            textwrap.wrap(row[i], widths[i], break_on_hyphens=False) or [""]
-            if names[i] in wrapped
-            else [_tail(row[i], widths[i])]
-            for i in shown
-        ]
+        parts = [_wrapped(row[i], widths[i]) for i in shown]
         for pieces in zip_longest(*parts, fillvalue=""):
             aligned = (
                 piece.rjust(widths[i]) if i in right else piece.ljust(widths[i])
@@ -88,17 +82,15 @@ def _narrowed(
 def _blocks(head: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
     """One block a row; long values continue on the next line. Without rows, the names alone."""
     if not cells:
-        return "\n".join(textwrap.wrap(f"columns: {', '.join(head)}", width, break_long_words=False))
+        return "\n".join(_wrapped(f"columns: {', '.join(head)}", width))
     margin = max(map(len, head))
     room = max(width - margin - 3, _NARROWEST)
     lines = []
     for number, row in enumerate(cells, 1):
         lines.append(f"-[ {number} ]".ljust(margin + 3, "-"))
         for name, value in zip(head, row, strict=True):
-            pieces = textwrap.wrap(value, room, break_on_hyphens=False) if len(value) > room else [value]
-            lines += [
-                f"{label:{margin}} | {piece}".rstrip() for label, piece in zip_longest([name], pieces, fillvalue="")
-            ]
+            pairs = zip_longest([name], _wrapped(value, room), fillvalue="")
+            lines += [f"{label:{margin}} | {piece}".rstrip() for label, piece in pairs]
     return "\n".join(lines)
 
 
@@ -107,5 +99,16 @@ def printable(cell: str) -> str:
     return cell if cell.isprintable() else "".join(letter if letter.isprintable() else " " for letter in cell)
 
 
-def _tail(cell: str, width: int) -> str:
-    return cell if len(cell) <= width else "…" + cell[len(cell) - width + 1 :]
+def _wrapped(cell: str, width: int) -> list[str]:
+    """Lines of at most `width` letters, broken at spaces or between the names of a path where that is possible."""
+    if len(cell) <= width:
+        return [cell]
+    lines = [""]
+    for word in re.split(r"(?<=[ /])|(?<=\.)(?=[^\W\d])", cell):
+        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+            lines.append("")
+        while len(word.rstrip()) > width:
+            lines[-1:] = [word[:width], ""]
+            word = word[width:]
+        lines[-1] += word
+    return [line.rstrip() for line in lines]

@@ -226,7 +226,7 @@ def page(found: Difference) -> str:
             {"table": c.table, "of": c.name, "column": c.column, "A": short(c.a, 12), "B": short(c.b, 12)}
             for c in found.cells[:ROWS]
         ]
-        lines.append(text_table(["table", "of", "column", "A", "B"], cells, paths=["of"]))
+        lines.append(text_table(["table", "of", "column", "A", "B"], cells, wrapped=["of"]))
     more = max(len(found.cells) - ROWS, 0)
     lines += [f"and {more} more; --json lists them all"] if more else []
     beyond = [f for f in found.figures if f.beyond]

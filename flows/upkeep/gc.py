@@ -211,7 +211,7 @@ def page(workspace: Workspace, found: list[Garbage], dry: bool) -> str:
         {"what": g.kind, "of": g.label, "MB": f"{g.bytes / 1e6:.2f}".rjust(7), "path": _place(workspace, g)}
         for g in gone
     ]
-    lines = [text_table(["what", "of", "MB", "path"], rows, paths=["of"]), ""] if rows else []
+    lines = [text_table(["what", "of", "MB", "path"], rows, wrapped=["of"]), ""] if rows else []
     total = sum(g.bytes for g in gone) / 1e6
     lines.append(f"{len(gone)} {'would be' if dry else 'were'} deleted, {total:.2f} MB")
     lines += [f"left: {_place(workspace, g)}: {g.left}" for g in left]

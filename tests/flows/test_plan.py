@@ -90,8 +90,8 @@ def test_a_change_says_what_follows_and_which_input_it_was(whole: Workspace) -> 
     }  # fmt: skip
     assert {p.why for p in todo if p.stage == "sae"} == {"config.k: 8 -> 9"}
     cat = next(p for p in todo if p.stage == "score" and p.label == "cat")
-    assert cat.why.startswith("saes.unet.up_blocks.0.attentions.1: sae_v")
-    assert " -> sae_v" in cat.why
+    assert cat.why == "its sae"
+    assert {p.why for p in todo if p.stage == "totals"} == {"its sae, its score"}
 
 
 def test_another_hookpoint_costs_what_depends_on_it(whole: Workspace) -> None:

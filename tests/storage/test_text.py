@@ -23,8 +23,8 @@ def test_one_letter_too_wide_becomes_a_block_a_row() -> None:
     assert table(HEAD, ROWS, right=[2], width=46).splitlines() == [
         "-[ 1 ]------",
         "domain    | style",
-        "hookpoint | unet.up_blocks.0.attentions.1.attn",
-        "          | 2",
+        "hookpoint | unet.up_blocks.0.attentions.1.",
+        "          | attn2",
         "n         | 4",
         "-[ 2 ]------",
         "domain    | object",
@@ -33,14 +33,16 @@ def test_one_letter_too_wide_becomes_a_block_a_row() -> None:
     ]
 
 
-def test_a_path_is_cut_from_the_left() -> None:
-    assert table(HEAD, ROWS, right=[2], paths=["hookpoint"], width=33).splitlines() == [
+def test_a_path_goes_on_in_the_next_line_where_a_name_begins() -> None:
+    assert table(HEAD, ROWS, right=[2], wrapped=["hookpoint"], width=33).splitlines() == [
         "domain  hookpoint               n",
         "------  ---------------------  --",
-        "style   …0.attentions.1.attn2   4",
+        "style   unet.up_blocks.0.       4",
+        "        attentions.1.attn2",
         "object  unet.mid               16",
     ]
-    assert table(HEAD, ROWS, paths=["hookpoint"], width=31).startswith("-[ 1 ]-")
+    # Columns keep 20 letters; below that, blocks are easier to read.
+    assert table(HEAD, ROWS, wrapped=["hookpoint"], width=31).startswith("-[ 1 ]-")
 
 
 def test_a_sentence_goes_on_in_the_next_line() -> None:
