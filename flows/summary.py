@@ -72,9 +72,7 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
     lines.append(f"steps: {counts['made']} made, {counts['cached']} found in place, {counts['failed']} failed")
     lines.append(f"workspace: {workspace.address}")
     for concept in result["evaluations"]:
-        lines.append(
-            f"  {concept}: removals/{concept}.safetensors  pictures/{concept}_sheet.png  pictures/{concept}_scores.png"
-        )
+        lines.append(f"  {concept}: removals/{concept}.safetensors, pictures/{concept}_{{sheet,scores}}.png")
     if result["failures"]:
         lines.append("next: mend the cause and run the same command again; only what failed is done")
     elif result["evaluations"]:

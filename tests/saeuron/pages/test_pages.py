@@ -209,6 +209,8 @@ class TestPage:
         text = page(report())
         assert "color-scheme: light" in text and 'name="viewport"' in text and "overflow-x: auto" in text
         assert text.count("<table>") == text.count('<div class="scroll"><table>')
+        # Or a long name would make the page wider than the phone.
+        assert re.search(r"^body \{[^}]*overflow-wrap: anywhere;", text, re.M)
 
 
 class TestPlots:
