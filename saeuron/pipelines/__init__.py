@@ -39,7 +39,9 @@ def family_named(name: str, spec: object = "the model") -> Family:
         BadModel: the class is not supported.
     """
     if name not in FAMILIES:
-        raise BadModel(f"{spec} is a {name}, which is not supported; expected {' or '.join(sorted(FAMILIES))}.")
+        raise BadModel(
+            f"{spec} is of the class {name}, which is not supported; expected {' or '.join(sorted(FAMILIES))}."
+        )
     return FAMILIES[name]
 
 

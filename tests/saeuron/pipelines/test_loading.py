@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 
+import saeuron
 from saeuron.config import ModelConfig
 from saeuron.errors import BadModel, ConfigError, UnknownName
 from saeuron.generation import generate, requests
@@ -80,7 +82,7 @@ def test_another_familys_folder_is_refused_by_name(copy, function):
     index = json.loads((copy / "model_index.json").read_text())
     (copy / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
     supported = "expected StableDiffusionPipeline or StableDiffusionXLPipeline"
-    with pytest.raises(BadModel, match=rf"is a FluxPipeline, which is not supported; {supported}") as caught:
+    with pytest.raises(BadModel, match=rf"is of the class FluxPipeline, which is not supported; {supported}") as caught:
         function(copy)
     assert str(copy) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -169,3 +171,19 @@ def test_a_device_that_is_not_here(device):
     with pytest.raises(ConfigError, match=f"device '{device}' cannot be used here") as caught:
         check_device(device)
     assert "\n" not in str(caught.value)
+
+
+def test_only_families_name_a_denoiser():
+    root = Path(saeuron.__file__).parents[1]
+    mine = [root / "saeuron" / room for room in ("pipelines", "canvas")]
+    found = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for package in ("saeuron", "tasks", "flows", "storage", "benchmarks")
+        for path in (root / package).rglob("*.py")
+        if not any(path.is_relative_to(room) for room in mine)
+        for line in path.read_text().splitlines()
+        if re.search(r"\bpipe(line)?\.(unet|transformer)\b", line)
+    ]
+    assert found == []
+    # The search finds what it looks for.
+    assert re.search(r"\bpipe(line)?\.(unet|transformer)\b", (mine[0] / "stable_diffusion.py").read_text())
