@@ -121,10 +121,10 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
             reference={**reference, CONCEPT: mine.id}, totals=sums,
         )  # fmt: skip
         tune.tune.fn(job)  # type: ignore[attr-defined]
-        workspace.remove(job.id)
-        workspace.remove(own.id)
+        workspace.delete(job.id)
+        workspace.delete(own.id)
         for each in sums.values():
-            workspace.remove(each)
+            workspace.delete(each)
 
     def bare() -> None:
         readers = {h: Accumulator(SAE.load(workspace.folder(i)), config.score.half) for h, i in saes.items()}

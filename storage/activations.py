@@ -24,16 +24,16 @@ from storage.shards import Member, check, read_manifest, read_member
 
 Rows = NDArray[Any]
 POOL_ROWS = 131072
-"""Rows that are shuffled together, unless a caller says otherwise."""
+"""Default number of rows that are shuffled together."""
 RUN_BYTES = 4 << 20
-"""Bytes of neighbouring blocks that are drawn and read together: a disk gives more of one large piece than of many."""
+"""Bytes of neighbouring blocks that are drawn and read together: a disk reads one large piece faster than many."""
 RUNS_FROM = 16 << 30
-"""Bytes of shards from which on that is done: of less than these, a pool would have few neighbourhoods."""
+"""Bytes of shards from which neighbouring blocks are read together. With fewer, a pool would mix too few runs."""
 _GAP = 1 << 16
 _PIECES = 256
-"""Blocks of a run: a system call fills at most 1,024 places."""
+"""Most blocks of a run: a system call fills at most 1,024 places."""
 _HEADER = 128
-"""Bytes before the numbers in what `encode` writes: numpy's header of any three numbers, at a multiple of 64."""
+"""Bytes of the header that `encode` writes before the numbers: numpy's for any 3-dimensional shape."""
 _STORED = {"float16": "float16", "float32": "float32", "uint16": "bfloat16"}
 
 
@@ -53,14 +53,14 @@ def encode(array: Rows) -> bytes:
 
 
 def decode(data: bytes) -> Rows:
-    """The array that `encode` wrote; a pickle is refused with ValueError."""
+    """The array that `encode` wrote. Raises ValueError for a pickle."""
     array: Rows = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     return array
 
 
 @dataclass(frozen=True)
 class _Block:
-    """One member: `rows` rows that lie together."""
+    """One member of a shard: `rows` consecutive rows."""
 
     shard: int
     member: Member
@@ -69,33 +69,34 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Pool:
-    """The blocks of one pool, where they lie in memory, and which of its rows come out, in order.
+    """The blocks of one pool, their places in memory, and the order of its rows.
 
-    Memory is rows of D numbers after a first header. A block is there as in its file, header first, and begins at a row
-    that is a multiple of ALIGNMENT bytes from the start; so between two blocks there is a gap of a row or more.
+    Memory is rows of D numbers after a first header. A block lies in memory as in its file, header first, and begins at
+    a row whose offset in bytes is a multiple of ALIGNMENT; so between two blocks there is a gap of a row or more.
     """
 
     runs: list[range]
-    """The blocks, by their numbers: those of a run lie side by side in a shard, and are read at once."""
+    """Indices of the blocks. The blocks of a run are neighbours in a shard, and are read at once."""
     starts: NDArray[np.int64]
-    """The row at which each block begins, and at last the one after all."""
+    """The row at which each block begins, and the row after the last block."""
     order: NDArray[np.int64]
+    """Indices of the rows to give, in order."""
 
 
 class ActivationRows:
     """The rows of one hookpoint over many shards: every (step, position) of every image is a row of D numbers.
 
-    Raises ArtifactMissing or ArtifactDamaged if a shard is not whole, ValueError if the shards do not go together.
+    Raises ArtifactMissing or ArtifactDamaged if a shard is not whole, ValueError if shards differ in width or dtype.
     """
 
     rows: int
-    """How many rows there are."""
+    """Number of rows."""
     width: int
     """D, the numbers in a row."""
     largest: int
-    """The most rows that one block, an image's, has."""
+    """Rows of the largest block; a block is an image's."""
     dtype: str
-    """"float16", "float32" or "bfloat16"; arrays of the last are uint16 here."""
+    """"float16", "float32" or "bfloat16"; bfloat16 comes as uint16 arrays."""
 
     def __init__(
         self,
@@ -107,10 +108,9 @@ class ActivationRows:
     ) -> None:
         """Read the sidecars. `verify` checks each shard's SHA-256 before its first use.
 
-        `readers` threads read: a disk is fast only where much is asked of it at once.
-
-        Batches are read past the page cache if `direct`; unless it says, if the shards outgrow that cache. With `runs`,
-        neighbouring blocks are drawn together, up to RUN_BYTES; unless it says, if the shards hold RUNS_FROM or more.
+        `readers` threads read, because a disk is fast only with many requests at once. `direct` bypasses the page cache
+        (by default, if the shards outgrow it). `runs` draws neighbouring blocks together, up to RUN_BYTES (by default,
+        if the shards hold RUNS_FROM or more).
         """
         self.shards = tuple(shards)
         self._manifests = [read_manifest(path) for path in self.shards]
@@ -119,7 +119,7 @@ class ActivationRows:
         self._direct = larger_than_cache(size) if direct is None else direct
         self._unverified = set(range(len(self.shards))) if verify else set()
         self._verifying = [threading.Lock() for _ in self.shards]
-        # To parse one takes as long as to read 50 kB, and all blocks of a shape begin alike.
+        # Parsing one takes as long as reading 50 kB, and all blocks of a shape have the same header.
         self._headers: set[tuple[bytes, tuple[int, ...] | None, int]] = set()
         found = [
             (shard, member, _STORED.get(member.dtype or "", f"{member.dtype}"))
@@ -152,8 +152,8 @@ class ActivationRows:
         """Endless batches [batch, D], from batch number `start` on; every row comes once an epoch.
 
         An epoch takes the blocks of all shards, or runs of them, in random order, cuts them into even pools of at most
-        `pool_rows` rows (plus one block or run), and shuffles the rows of each pool. Batch k is a function of (seed, k,
-        shards, batch, pool_rows) alone, so a resumed training sees the same bytes; what precedes `start` is not read.
+        `pool_rows` rows (plus one block or run), and shuffles the rows of each pool. Batch k depends on (seed, k,
+        shards, batch, pool_rows) alone, so a resumed training sees the same bytes; rows before `start` are not read.
         A batch may straddle pools and epochs. The next pool is read while this one is used, so memory holds two pools.
         Raises ValueError for a number out of range; while reading, ArtifactDamaged.
         """
@@ -162,7 +162,7 @@ class ActivationRows:
         return self._batches(batch, self._filled(start * batch, seed, pool_rows))
 
     def sample(self, n: int, seed: int) -> Rows:
-        """The first n rows [n, D] of a shuffled order, without repeats; all rows if there are fewer than n."""
+        """The first n rows [n, D] in a shuffled order, without repeats; all rows if there are fewer than n."""
         batches = self.batches(min(n, self.rows), seed)
         try:
             return next(batches)
@@ -183,7 +183,7 @@ class ActivationRows:
                 at = 0
                 while at < len(order):
                     some = order[at : at + batch - have]
-                    # The shuffling and the caller's own copy in one. To be able to fail, numpy would copy once more.
+                    # Shuffles and copies for the caller at once. In mode "raise" numpy would copy once more.
                     np.take(rows, some, axis=0, out=out[have : have + len(some)], mode="clip")
                     at, have = at + len(some), have + len(some)
                     if have == batch:
@@ -193,16 +193,16 @@ class ActivationRows:
             pools.close()
 
     def _filled(self, row: int, seed: int, pool_rows: int) -> Generator[tuple[Rows, NDArray[np.int64]], None, None]:
-        """Each pool's rows as they lie in memory, and the order to take them in; the next but one overwrites it."""
+        """Each pool's rows in memory, and the order to take them in. The pool after the next overwrites the memory."""
         pools = self._pools(row, seed, pool_rows)
-        # Two, filled in turn: to have them anew for each pool costs as much as to read.
+        # Two buffers, filled in turn: allocating one for each pool costs as much as reading it.
         spare = np.empty(0, np.uint8)
         executor = ThreadPoolExecutor(self._readers, thread_name_prefix="activations")
         try:
             pool = next(pools)
             memory, parts = self._start(executor, pool, spare)
             while True:
-                # Before this one is waited for: between two pools the disk would have nothing to do.
+                # Before waiting for this pool, or the disk would be idle between two pools.
                 following = next(pools)
                 into, begun = self._start(executor, following, spare)
                 for part in parts:
@@ -214,7 +214,7 @@ class ActivationRows:
 
     def _rows_in(self, memory: NDArray[np.uint8], pool: _Pool) -> Rows:
         """The pool's memory as rows [rows and gaps, D]."""
-        count = int(pool.starts[-1]) - 1  # The last row of all is at least in part a gap: a header precedes the first.
+        count = int(pool.starts[-1]) - 1  # A header precedes the first row, so the last row is a gap at least in part.
         return memory[_HEADER : _HEADER + count * self._row_bytes].view(self._stored).reshape(count, self.width)
 
     def _pools(self, row: int, seed: int, pool_rows: int) -> Iterator[_Pool]:
@@ -244,11 +244,11 @@ class ActivationRows:
     def _start(
         self, executor: ThreadPoolExecutor, pool: _Pool, memory: NDArray[np.uint8]
     ) -> tuple[NDArray[np.uint8], list[Future[None]]]:
-        """Begin to read the pool into `memory`, or into more of it where that is too small."""
+        """Begin to read the pool into `memory`, or into a larger buffer if that is too small."""
         if memory.nbytes < (size := int(pool.starts[-1]) * self._row_bytes):
-            memory = huge_memory(size + size // 16)  # Pools differ by some blocks.
+            memory = huge_memory(size + size // 16)  # Pools differ by a few blocks.
         starts = iter(pool.starts.tolist())
-        # One iterator for all, which hands out each once: a future for each would cost as much as to read it.
+        # One iterator shared by all readers: a future for each block would cost as much as reading it.
         todo = iter([([self._blocks[i] for i in run], [*islice(starts, len(run))]) for run in pool.runs])
 
         def read() -> None:
@@ -259,7 +259,7 @@ class ActivationRows:
         return memory, [executor.submit(read) for _ in range(self._readers)]
 
     def _read_run(self, blocks: Sequence[_Block], out: Sequence[NDArray[np.uint8]]) -> None:
-        """Blocks, from the file to their places: any copy between would cost as much as the disk."""
+        """Read blocks from the file straight to their places: a copy in between would cost as much as the disk."""
         path, first, last = self._checked(blocks[0]), blocks[0].member, blocks[-1].member
         pieces = [out[0]]
         for (before, block), place in zip(pairwise(blocks), out[1:], strict=True):
@@ -297,7 +297,7 @@ class ActivationRows:
         return array
 
     def _checked(self, block: _Block) -> Path:
-        """The block's shard, its hash verified before it is first read."""
+        """The path of the block's shard; its hash is checked before the first read."""
         path = self.shards[block.shard]
         if block.shard in self._unverified:
             with self._verifying[block.shard]:
@@ -308,12 +308,12 @@ class ActivationRows:
 
 
 def _gap(before: _Block, block: _Block) -> int:
-    """Bytes between two blocks of a shard: the header of a tar's member, and what other members there are."""
+    """Bytes between two blocks of a shard: the tar header of the second, and other members."""
     return block.member.offset - before.member.offset - aligned(before.member.bytes)
 
 
 def _runs(blocks: Sequence[_Block], most: int) -> list[range]:
-    """Blocks that lie side by side, at most `most` bytes of them together; alone where that is less than two."""
+    """Runs of neighbouring blocks, as indices, of at most `most` bytes; a block without near neighbours is alone."""
     runs, first = [], 0
     for i in range(1, len(blocks) + 1):
         if i < len(blocks):
@@ -328,6 +328,6 @@ def _runs(blocks: Sequence[_Block], most: int) -> list[range]:
 
 
 def _shuffled(n: int, *key: int) -> NDArray[np.int64]:
-    # numpy promises the same raw bits for ever, but not the same `permutation`.
+    # numpy promises the same raw bits in every version, but not the same `permutation`.
     bits = np.random.PCG64(np.random.SeedSequence(key)).random_raw(n)
     return np.argsort(bits, kind="stable")

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from storage.errors import ArtifactDamaged, ArtifactMissing, NotAWorkspace, StorageError
 from storage.files import sync, write_atomic
+from storage.identity import is_id, split_id
 from storage.layout import DELETING, MARK, Layout
 from storage.manifests import Manifest, differences, valid, within
 from storage.seals import read_sealed, write_sealed
@@ -102,6 +103,11 @@ class Backend(Layout):
             except StorageError as error:
                 lines.append(str(error))
         return lines
+
+    def folders(self) -> list[str]:
+        """The ids of all artifacts that have a folder, committed or not, sorted."""
+        found = (path for path in (self.root / "artifacts").glob("*/*") if path.is_dir() and is_id(path.name))
+        return sorted(path.name for path in found if split_id(path.name)[0] == path.parent.name)
 
     def delete(self, artifact_id: str) -> None:
         """Delete an artifact and its records, the manifest first: killed at any point, the artifact is gone.

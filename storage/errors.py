@@ -1,7 +1,7 @@
-"""What can go wrong with stored things.
+"""The errors of storage.
 
     StorageError
-    ├── UserError             a mistake the user can mend; never retried
+    ├── UserError             a mistake that the user can correct; never retried
     │   ├── NotAWorkspace
     │   ├── OtherFormat
     │   │   ├── WorkspaceTooNew
@@ -29,15 +29,15 @@ from pathlib import Path
 
 
 class StorageError(Exception):
-    """Anything that `storage` raises on purpose."""
+    """The base of all errors that `storage` raises."""
 
 
 class UserError(StorageError):
-    """A mistake that the user can mend. Trying again changes nothing."""
+    """A mistake that the user can correct. Retrying changes nothing."""
 
 
 class NotAWorkspace(UserError):
-    """The folder is not a workspace. `reason` says what was found in its place."""
+    """The folder is not a workspace. `reason` says what was found instead."""
 
     def __init__(self, root: Path | str, reason: str) -> None:
         super().__init__(str(root), reason)
@@ -51,7 +51,7 @@ class NotAWorkspace(UserError):
 
 
 class OtherFormat(UserError):
-    """The workspace's format is not the one that this version writes."""
+    """The workspace has another format than this version writes."""
 
     def __init__(self, root: Path | str, found: int, known: int) -> None:
         super().__init__(str(root), found, known)
@@ -92,7 +92,7 @@ class BadQuery(UserError):
 
 
 class BadStore(UserError):
-    """The URL, the credentials or the installation cannot give a workspace on an object store."""
+    """The URL, the credentials or the installation do not allow a workspace on an object store."""
 
     def __init__(self, url: str, found: str, expected: str) -> None:
         super().__init__(url, found, expected)
@@ -123,7 +123,7 @@ class ArtifactMissing(StorageError):
 
     def __str__(self) -> str:
         what, expected = self.args
-        return f"{what} is not there: expected {expected}; run it again: it is made anew"
+        return f"{what} is missing: expected {expected}; run again to make it"
 
 
 class Damaged(StorageError):
@@ -142,7 +142,7 @@ class ArtifactDamaged(Damaged):
 
 
 class ObjectDamaged(ArtifactDamaged):
-    """`file`, an object of the workspace at `url`, is not as its manifest says. Running again does not make it anew."""
+    """`file`, an object of the workspace at `url`, is not as its manifest says. Running again does not replace it."""
 
     def __init__(self, file: Path | str, expected: str, found: str, url: str) -> None:
         super(ArtifactDamaged, self).__init__(str(file), expected, found, url)
@@ -156,14 +156,14 @@ class ObjectDamaged(ArtifactDamaged):
 
 
 class StoreAway(StorageError):
-    """The object store at `url` does not answer, or not as one should."""
+    """The object store at `url` does not answer, or answers with an error."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(url, reason)
 
     def __str__(self) -> str:
         url, reason = self.args
-        return f"{url} does not answer ({reason}); what is finished is kept: run again when it does"
+        return f"{url} does not answer ({reason}); finished work is kept: run again when it does"
 
 
 class Conflict(StorageError):
@@ -178,7 +178,7 @@ class Conflict(StorageError):
 
 
 class DiskFull(StorageError):
-    """No room to write `path`; `needed` is the number of bytes known to be needed for it, if any."""
+    """No room to write `path`. `needed` is the least number of bytes that it takes; 0 if unknown."""
 
     def __init__(self, path: Path | str, needed: int) -> None:
         super().__init__(str(path), needed)
@@ -186,4 +186,4 @@ class DiskFull(StorageError):
     def __str__(self) -> str:
         path, needed = self.args
         size = f": it needs at least {needed} bytes" if needed else ""
-        return f"no room to write {path}{size}; free some space and run again: the next run goes on from here"
+        return f"no room to write {path}{size}; free some space and run again: the next run continues from here"

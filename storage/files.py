@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write to a temporary neighbour, fsync, rename, fsync the folder."""
+"""Files that are whole or absent: write to a temporary file beside them, fsync, rename, fsync the folder."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 _TEMPORARY = re.compile(r"\..+\.(?:([0-9a-f]{6})-)?(\d+)\.\d+\.tmp")
 ABANDONED = 86400.0
-"""Seconds for which nothing was written to another machine's temporary, after which its process counts as dead."""
-# EFBIG is what a file-size limit (`ulimit -f`) says; to the user it is the same lack of room.
+"""A process of another machine counts as dead when its temporary was not written to for this many seconds."""
+# EFBIG comes from a file-size limit (`ulimit -f`); to the user it is the same lack of room.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
 def atomic_path(path: Path, needed: int = 0) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it becomes `path` when the block ends well, and vanishes if not.
+    """Give a temporary path beside `path` to write to. It replaces `path` if the block succeeds, and is deleted if not.
 
-    `needed` is the number of bytes to come, when that is known; it only makes the DiskFull message better. Raises
-    DiskFull in place of ENOSPC, EDQUOT and EFBIG. The name is `.{name}.{machine}-{pid}.{thread}.tmp`: hidden, never
-    listed as part of an artifact, and apart for any two that write the same file.
+    `needed` is the number of bytes to come, if known; it only improves the DiskFull message. Raises DiskFull in place
+    of ENOSPC, EDQUOT and EFBIG. The name is `.{name}.{machine}-{pid}.{thread}.tmp`: hidden, never listed as part of an
+    artifact, and different for any two writers of the same file.
     """
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{threading.get_native_id()}.tmp")
     try:
@@ -50,9 +50,9 @@ def atomic_path(path: Path, needed: int = 0) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> int:
-    """Remove the temporaries in and below `folder` whose process is dead, such as a killed one's; how many.
+    """Delete the temporaries of dead processes in and below `folder`; returns how many.
 
-    Of a process of another machine, which shares the folder, nobody here knows: it counts as dead after `ABANDONED`.
+    Whether a process of another machine that shares the folder lives is unknown: it counts as dead after ABANDONED.
     """
     found = [(path, _TEMPORARY.fullmatch(path.name)) for path in folder.rglob(".*.tmp")]
     dead = [path for path, match in found if match and _is_dead(path, match[1], int(match[2]))]
@@ -81,7 +81,7 @@ def _alive(pid: int) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Force a file, or a folder's list of names, to the disk."""
+    """Flush a file, or a folder's list of names, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -90,7 +90,7 @@ def sync(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, all or nothing. Raises DiskFull if there is no room."""
+    """Replace the file at `path`, all or nothing. Raises DiskFull if there is no room."""
     with atomic_path(path, needed=len(data)) as temporary:
         temporary.write_bytes(data)
 
@@ -115,7 +115,7 @@ def read_json(path: Path) -> Any:
 
 
 def parsed_json(data: bytes, path: Path) -> Any:
-    """The value in JSON's bytes, which lie at `path`. Raises ArtifactDamaged if they are not JSON."""
+    """The value in the JSON text `data`; `path` is what an error calls it. Raises ArtifactDamaged if it is not JSON."""
     try:
         return json.loads(data)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Locks between processes and threads, which a dead process cannot hold."""
+"""Locks between processes and threads. A dead process holds none."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _LONGEST_NAME = 200
 
 @contextmanager
 def lock(folder: Path, name: str) -> Iterator[None]:
-    """Hold the lock `name`, waiting for it as long as it takes. Not re-entrant.
+    """Hold the lock `name` for the length of a `with` block; wait for it as long as it takes. Not re-entrant.
 
-    The lock is the kernel's (flock on a file in `folder`): it goes when its holder dies, however that happens. Each
-    call opens the file anew, so threads of one process exclude each other too. The file stays, for removing it
-    would let two holders lock two different files of one name. Raises DiskFull if there is no room for a new file.
+    The kernel holds the lock (flock on a file in `folder`) and releases it when its holder dies in any way. Each call
+    opens the file anew, so threads of one process exclude each other too. The file stays: if it were deleted, two
+    holders could lock two different files of one name. Raises DiskFull if there is no room for a new file.
     """
     encoded = quote(name, safe="")
     if len(encoded) > _LONGEST_NAME:
         encoded = digest(name.encode())
-    # The ending keeps "." and ".." from being the folder itself or the one above.
+    # With the suffix, the names "." and ".." are not the folder itself or its parent.
     descriptor = _opened(folder / f"{encoded}.lock")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            # Said aloud, because a forked child may still hold a copy of the descriptor.
+            # Explicitly, because a forked child may still hold a copy of the descriptor.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 
 
 def held(*paths: Path) -> bool:
-    """Whether a living process holds the lock of any of these files; those that are not there nobody holds."""
+    """Whether a living process holds the lock of any of these files. Missing files are not locked."""
     try:
         for path in paths:
             if path.exists():
@@ -54,7 +54,7 @@ def held(*paths: Path) -> bool:
 
 @contextmanager
 def at_once(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, or raise BlockingIOError if somebody does; DiskFull as `lock`."""
+    """Hold the lock of a file, without waiting. Raises BlockingIOError if another holds it, DiskFull as `lock`."""
     descriptor = _opened(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

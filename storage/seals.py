@@ -1,4 +1,4 @@
-"""JSON, and HTML, that says of itself whether it is as it was written."""
+"""JSON and HTML that carry their own hash, so that any change to them is found."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _MARK = b"<!-- sha256 %s -->\n"
 
 
 def sealed(fields: Mapping[str, Any]) -> bytes:
-    """A JSON object with a seal, the SHA-256 of the rest: one changed letter would still be JSON."""
+    """A JSON object with a seal, the SHA-256 of its other fields: with one changed letter it might still be JSON."""
     return json_text({**fields, "seal": _seal(fields)})
 
 
 def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write `sealed`, all or nothing."""
+    """Write a `sealed` JSON object, all or nothing."""
     write_atomic(path, sealed(fields))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote.
+    """The fields of a sealed JSON file, without the seal.
 
     Raises ArtifactMissing if there is no file, ArtifactDamaged if it is not as it was written.
     """
@@ -39,7 +39,7 @@ def sealed_page(html: str) -> bytes:
 
 
 def check_page(path: Path) -> None:
-    """Raises ArtifactDamaged if the page at `path` is not as `sealed_page` gave it."""
+    """Raise ArtifactDamaged if the page at `path` is not as `sealed_page` made it."""
     data = path.read_bytes()
     length = len(_MARK % bytes(64))
     if data[-length:] != _MARK % digest(data[:-length]).encode():
@@ -47,7 +47,7 @@ def check_page(path: Path) -> None:
 
 
 def unsealed(data: bytes, path: Path) -> dict[str, Any]:
-    """The same of bytes; `path` is only what an error calls them."""
+    """As `read_sealed`, from the bytes of the file; `path` is what an error calls them."""
     return _unsealed(parsed_json(data, path), path)
 
 

@@ -1,8 +1,8 @@
-"""Shards: WebDataset tars of dense samples, with a sidecar that says where each member lies.
+"""Shards: WebDataset tars of dense samples, each with a sidecar that lists its members and their offsets.
 
-A tar cut at a member boundary reads as a shorter tar, without any error. So the sidecar `<shard>.tar.json` is the
-commit point: written after the tar, it knows the tar's size, members and SHA-256; a shard without it does not exist.
-Members are found by offset and read with `pread`; `webdataset` reads the same files from end to end.
+A tar that is cut at a member boundary reads as a shorter tar, without any error. So the sidecar `<shard>.tar.json` is
+the commit point: it is written after the tar and holds its size, members and SHA-256; a shard without it does not
+exist. Members are found by offset and read with `pread`; `webdataset` reads the same files from end to end.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Member(BaseModel):
     offset: int
     """Where its bytes begin in the shard, in bytes."""
     bytes: int
-    """How many they are."""
+    """Its size in bytes."""
     shape: tuple[int, ...] | None = None
     """Shape of the array, for `.npy` members."""
     dtype: str | None = None
@@ -52,22 +52,22 @@ class ShardManifest(BaseModel):
     sha256: str
     """64 hex digits, of the tar."""
     meta: dict[str, Any]
-    """What the writer says of the whole shard."""
+    """The writer's description of the whole shard."""
     members: tuple[Member, ...]
     """In the order of the tar."""
 
 
 def sidecar(path: Path) -> Path:
-    """Where the manifest of the shard at `path` lies."""
+    """The path of a shard's sidecar."""
     return path.with_name(f"{path.name}.json")
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]], meta: dict[str, Any]) -> ShardManifest:
-    """Write samples (key, {extension: bytes}) as an uncompressed tar, then its sidecar. Equal samples, equal bytes.
+    """Write samples (key, {extension: bytes}) as an uncompressed tar, then its sidecar. Equal samples give equal bytes.
 
     `samples` may be a generator; one sample is in memory at a time. Raises ValueError for a key that is empty, repeated
-    or holds a dot or a slash (webdataset splits names at the first dot), and DiskFull. On any error nothing is left,
-    the shard that was there before included.
+    or holds a dot or a slash (webdataset splits names at the first dot), and DiskFull. After an error there is no
+    shard, not even one that was there before: its sidecar is deleted first.
     """
     sidecar(path).unlink(missing_ok=True)
     members: list[Member] = []
@@ -99,9 +99,9 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]], 
 
 
 def read_manifest(path: Path) -> ShardManifest:
-    """The sidecar of a shard, the tar's size checked.
+    """Read a shard's sidecar and check the tar's size.
 
-    Raises ArtifactMissing if there is no sidecar, ArtifactDamaged if it does not fit the tar, or is of a later format.
+    Raises ArtifactMissing if there is no sidecar, ArtifactDamaged if it does not fit the tar or has a later format.
     """
     beside = sidecar(path)
     if not beside.exists():
@@ -145,7 +145,7 @@ def iterate(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def verify(path: Path, deep: bool = False) -> list[str]:
-    """What is wrong with a shard, one line each; none if it is well. `deep` reads every byte and its hash."""
+    """What is wrong with a shard, one line each. `deep` reads every byte and compares its hash."""
     try:
         manifest = read_manifest(path)
         if deep:
@@ -156,7 +156,7 @@ def verify(path: Path, deep: bool = False) -> list[str]:
 
 
 def check(path: Path, manifest: ShardManifest, direct: bool = False) -> None:
-    """Read the whole shard, past the page cache if `direct`.
+    """Hash the whole shard, bypassing the page cache if `direct`.
 
     Raises ArtifactDamaged if its SHA-256 is not the manifest's.
     """
@@ -167,7 +167,7 @@ def check(path: Path, manifest: ShardManifest, direct: bool = False) -> None:
 def _header(key: str, extension: str, size: int) -> bytes:
     if not key or "." in key or "/" in key or not extension or "/" in extension:
         raise ValueError(f"member {key!r} . {extension!r}: expected a key without dots or slashes, neither empty")
-    # A fresh TarInfo has time 0 and owner 0: nothing of the moment or the machine gets into the bytes.
+    # A fresh TarInfo has time 0 and owner 0, so the bytes do not depend on the time or the machine.
     info = tarfile.TarInfo(f"{key}.{extension}")
     info.size = size
     return info.tobuf(tarfile.GNU_FORMAT)

@@ -15,7 +15,7 @@ are read. `Workspace.backend` hides the difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -228,10 +228,6 @@ class Workspace(Layout):
         self.backend.whole(manifest, names)
         return self.folder(artifact_id)
 
-    def bring(self, paths: Iterable[Path]) -> None:
-        """Fetch these files of committed artifacts, as `fetch`. A local workspace never iterates over `paths`."""
-        self.backend.bring(paths)
-
     def artifacts(self, stage: str | None = None) -> list[Manifest]:
         """The committed artifacts, of one stage or all, sorted by id. Damaged ones are left out: see `problems`."""
         found = []
@@ -255,7 +251,7 @@ class Workspace(Layout):
         """One line for each damaged artifact. Only sizes are compared; `verify` with `deep` reads the bytes."""
         return self.backend.problems()
 
-    def remove(self, artifact_id: str) -> None:
+    def delete(self, artifact_id: str) -> None:
         """Delete an artifact and its records. Killed at any point, the artifact does not exist any more."""
         self.backend.delete(artifact_id)
 

@@ -99,7 +99,7 @@ def _delete(workspace: Workspace, each: Garbage, known: Set[str]) -> Garbage:
         with workspace.claim(each.artifact) as free:
             if not free:
                 return replace(each, left="a process is at work on it")
-            workspace.remove(each.artifact)
+            workspace.delete(each.artifact)
     else:
         workspace.unlink(each.path)
     return each

@@ -47,7 +47,7 @@ def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int
 
 def _sources(workspace: Workspace) -> list[Source]:
     found = [*sources(workspace), *diagnosis_sources(workspace)]
-    workspace.bring(path for source in found for path in source.files)
+    workspace.backend.bring(path for source in found for path in source.files)
     return found
 
 

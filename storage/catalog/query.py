@@ -57,7 +57,7 @@ def run_query(
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)
     # The query's process has no credentials, so the tables of an object store are fetched here.
-    workspace.bring(_table_files(workspace))
+    workspace.backend.bring(_table_files(workspace))
     with tempfile.TemporaryDirectory(prefix="storage-sql-") as name:
         folder = Path(name)
         limits = {"memory": memory, "threads": threads, "seconds": seconds, "bytes": RESULT_BYTES}

@@ -100,7 +100,7 @@ def score_sources(workspace: Workspace, rows: list[Row], stages: Mapping[str, li
     own_rows = [{"file_index": index, "score_index": score} for index, score in enumerate(own)]
     places = [workspace.folder(m.id) for m in totals]
     alone = [folders[row["score_index"]] for row in loose]
-    workspace.bring(folder / CELLS_FILE for folder in (*places, *alone))
+    workspace.backend.bring(folder / CELLS_FILE for folder in (*places, *alone))
     return [
         Source("score_files", _SCORE_FILES, table(rows, _SCORE_FILES)),
         Source("statistics_rows", STATISTICS_SCHEMA, files=tuple(folder / STATISTICS_FILE for folder in folders)),

@@ -112,7 +112,6 @@ class RemoteArtifacts(Backend):
         return super().read(artifact_id)
 
     def stored(self, artifact_id: str) -> Manifest:
-        """The manifest in the store. Raises ArtifactMissing, ArtifactDamaged."""
         got = self.store.read(manifest_key(artifact_id))
         if got is None:
             raise ArtifactMissing(artifact_id, f"a manifest in {self.address}")
@@ -137,7 +136,6 @@ class RemoteArtifacts(Backend):
             pass
 
     def bring(self, paths: Iterable[Path]) -> None:
-        """Fetch these files of artifacts, an artifact at a time."""
         lacking: dict[str, list[str]] = {}
         for path in paths:
             if not path.exists():
@@ -217,7 +215,6 @@ class RemoteArtifacts(Backend):
             self.store.move(key, f"damaged/{stamp}/{key}")
 
     def mendable(self, artifact_id: str, errors: Sequence[ArtifactDamaged]) -> bool:
-        """Whether the folder holds whole copies of all damaged objects of an artifact."""
         paths = {Path(error.args[0]) for error in errors}
         if any(path.name == MANIFEST for path in paths):
             return False
@@ -225,13 +222,11 @@ class RemoteArtifacts(Backend):
         return all(same(path, known[path]) for path in paths)
 
     def mend(self, artifact_id: str, path: Path, stamp: str) -> None:
-        """Set a damaged object aside and upload it again from its whole copy at `path`."""
         key = f"{prefix(self.stored(artifact_id))}/{path.relative_to(self.folder(artifact_id)).as_posix()}"
         self.store.move(key, f"damaged/{stamp}/{key}")
         self.store.write(key, path)
 
     def stale(self, manifest: Manifest, deep: bool) -> list[Path]:
-        """Copies here that differ from their objects."""
         there = [(self.folder(manifest.id) / file.name, file) for file in manifest.files]
         return [path for path, file in there if path.exists() and not same(path, file, deep)]
 

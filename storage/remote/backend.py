@@ -134,7 +134,6 @@ class ObjectStoreBackend(RemoteArtifacts):
             write_json(self.root / _ETAGS, {**self._etags(), key: ""})
 
     def agreed(self, change: Callable[[], Result]) -> Result:
-        """Do `change`, which reads and `write`s small files; refresh and do it again if another machine was quicker."""
         for _ in range(ATTEMPTS - 1):
             try:
                 return change()
@@ -143,18 +142,15 @@ class ObjectStoreBackend(RemoteArtifacts):
         return change()
 
     def share(self, path: Path) -> None:
-        """Upload a file. The last one counts."""
         self.store.write(self._key(path), path)
 
     def unlink(self, path: Path) -> None:
-        """Delete a file or folder, and what the store holds under its name."""
         key = self._key(path)
         if key.split("/")[0] in (*SMALL, "artifacts", "damaged"):
             self.store.delete([*self.store.listing(key), key])
         super().unlink(path)
 
     def set_aside(self, path: Path, stamp: str) -> None:
-        """Move a file or folder, and the object of its name, below `damaged/<stamp>/`."""
         key = self._key(path)
         self.store.move(key, f"damaged/{stamp}/{key}")
         super().set_aside(path, stamp)

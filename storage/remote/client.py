@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from storage.errors import BadStore, StoreAway
 
@@ -100,12 +100,13 @@ def client(url: str, patience: float, at: str, process: int) -> S3Store:
 
 
 @contextmanager
-def translate_errors(url: str) -> Iterator[None]:
-    """Re-raise the client's errors as BadStore (the store refuses) or StoreAway (it does not answer)."""
+def requests(url: str) -> Iterator[Any]:
+    """The module obstore. Its errors become BadStore (the store refuses) or StoreAway (it does not answer)."""
+    import obstore
     from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     try:
-        yield
+        yield obstore
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise BadStore(url, f"the store refuses ({_reason(error)})", "credentials that may use it") from error
     except BaseError as error:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from storage.errors import ArtifactMissing, ObjectDamaged
 from storage.files import atomic_path
-from storage.remote.client import PATIENCE, client, endpoint, raise_for_bucket, translate_errors
+from storage.remote.client import PATIENCE, client, endpoint, raise_for_bucket, requests
 
 _PART = 16 << 20
 """Bytes of one part of a multipart upload."""
@@ -41,9 +41,7 @@ class Store:
 
     def listing(self, prefix: str = "") -> dict[str, Stat]:
         """Every object below the folder `prefix`, such as `artifacts/sae`, by its key."""
-        import obstore
-
-        with translate_errors(self.url):
+        with requests(self.url) as obstore:
             return {
                 meta["path"]: Stat(meta["size"], meta["e_tag"] or "", meta["last_modified"])
                 for batch in obstore.list(self._client, prefix or None)
@@ -52,9 +50,7 @@ class Store:
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         """(bytes, etag) of a small object, or None."""
-        import obstore
-
-        with translate_errors(self.url):
+        with requests(self.url) as obstore:
             try:
                 got = obstore.get(self._client, key)
                 return bytes(got.bytes()), got.meta["e_tag"] or ""
@@ -64,9 +60,7 @@ class Store:
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a small object if there is none; returns whether the store now holds `data`, whoever wrote it."""
-        import obstore
-
-        with translate_errors(self.url):
+        with requests(self.url) as obstore:
             try:
                 obstore.put(self._client, key, data, mode="create")
             except obstore.exceptions.AlreadyExistsError:
@@ -76,9 +70,7 @@ class Store:
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
         """Write a small object if it still has this etag; returns whether the store now holds `data`."""
-        import obstore
-
-        with translate_errors(self.url):
+        with requests(self.url) as obstore:
             try:
                 obstore.put(self._client, key, data, mode={"e_tag": etag})
             except obstore.exceptions.PreconditionError:
@@ -91,16 +83,12 @@ class Store:
 
     def write(self, key: str, source: bytes | Path) -> None:
         """Write or overwrite an object. A file is uploaded in parts, and appears whole."""
-        import obstore
-
-        with translate_errors(self.url):
+        with requests(self.url) as obstore:
             obstore.put(self._client, key, source, chunk_size=_PART, max_concurrency=4)
 
     def pieces(self, key: str) -> Iterator[bytes]:
         """The bytes of an object, piece by piece. Raises ArtifactMissing if there is none."""
-        import obstore
-
-        with translate_errors(self.url):
+        with requests(self.url) as obstore:
             try:
                 for piece in obstore.get(self._client, key).stream(min_chunk_size=1 << 20):
                     yield bytes(piece)
@@ -136,9 +124,7 @@ class Store:
 
     def move(self, key: str, to: str) -> bool:
         """Give an object another key; returns whether there was one. The store copies the bytes itself."""
-        import obstore
-
-        with translate_errors(self.url):
+        with requests(self.url) as obstore:
             try:
                 obstore.copy(self._client, key, to)
             except FileNotFoundError as error:
@@ -149,8 +135,6 @@ class Store:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects. Missing ones are skipped."""
-        import obstore
-
         if todo := list(keys):
-            with translate_errors(self.url):
+            with requests(self.url) as obstore:
                 obstore.delete(self._client, todo)

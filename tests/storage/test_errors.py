@@ -32,4 +32,4 @@ def test_what_the_user_can_mend() -> None:
     for other in (errors.ArtifactMissing, errors.ArtifactDamaged, errors.DiskFull):
         assert not issubclass(other, errors.UserError)
     assert "mend it with: saeuron verify --deep --repair" in str(errors.ArtifactDamaged("f", "a", "b"))
-    assert "the next run goes on from here" in str(errors.DiskFull("f", 1))
+    assert "the next run continues from here" in str(errors.DiskFull("f", 1))

@@ -212,7 +212,7 @@ def test_ids_in_what_a_manifest_holds() -> None:
 
 class TestRemove:
     def test_everything_goes(self, workspace: Workspace, folder: Path) -> None:
-        workspace.remove(NAME)
+        workspace.delete(NAME)
         assert not folder.exists() and not list(workspace.records.iterdir())
 
     def test_killed_at_any_point_it_is_no_more_and_can_be_finished(
@@ -237,7 +237,7 @@ class TestRemove:
         while folder.exists():
             removed.clear()
             with contextlib.suppress(Killed):
-                workspace.remove(NAME)
+                workspace.delete(NAME)
             rounds += 1
             assert not workspace.has(NAME) and workspace.artifacts() == [] and workspace.problems() == []
             assert not folder.exists() or workspace.half_deleted(NAME) or not any(folder.iterdir())

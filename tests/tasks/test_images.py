@@ -65,7 +65,7 @@ def test_only_the_difference_is_generated(
     keys = [[r.key for r in images(each)] for each in (first, grown)]
     assert sorted(generated) == sorted({*keys[1]} - {*keys[0]})
     incremental = files(made, grown.id)
-    made.remove(grown.id)
+    made.delete(grown.id)
     generated.clear()
     make(grown.model_copy(update={"bases": ()}))
     assert files(made, grown.id) == incremental and generated == keys[1]
@@ -117,4 +117,4 @@ def test_a_damaged_set_is_passed_over(
     generated.clear()
     make(grown)
     assert len(generated) == len(images(grown)) and "are not used again" in caplog.text
-    made.remove(base.id)
+    made.delete(base.id)

@@ -50,7 +50,7 @@ def files(workspace: Workspace, artifact_id: str) -> dict[str, bytes]:
 
 def from_nothing(workspace: Workspace, grown: ScoreJob) -> dict[str, bytes]:
     """What the same job makes where no base is known."""
-    workspace.remove(grown.id)
+    workspace.delete(grown.id)
     again = score.fn(grown.model_copy(update={"bases": ()}))
     assert not again.cached and again.id == grown.id
     return files(workspace, grown.id)
@@ -117,7 +117,7 @@ def test_what_is_no_part_is_not_taken(made: Workspace, generated: list[str], oth
     wanted = job(made, BOTH, **(base | ({"every": 3} if "every" in other else {})))
     wanted = wanted.model_copy(update={"bases": tuple(b for b in wanted.bases if b == known.id)})
     if made.has(wanted.id):  # of another case
-        made.remove(wanted.id)
+        made.delete(wanted.id)
     score.fn(wanted)
     assert len(generated) == 5
 
@@ -130,7 +130,7 @@ def test_a_damaged_base_is_passed_over(made: Workspace, generated: list[str]) ->
     generated.clear()
     score.fn(grown)
     assert len(generated) == 5
-    made.remove(base.id)
+    made.delete(base.id)
 
 
 def test_what_is_left() -> None:

@@ -66,7 +66,7 @@ def test_from_a_base_and_from_nothing_are_the_same_bytes(
     grown = totals.fn(wanted)  # type: ignore[attr-defined]
     assert sorted(seen) == sorted([*wanted.joined, *wanted.left])
     incremental = files(workspace, grown.id)
-    workspace.remove(grown.id)
+    workspace.delete(grown.id)
     again = totals.fn(wanted.model_copy(update={"base": "", "joined": (), "left": ()}))  # type: ignore[attr-defined]
     assert again.id == grown.id and not again.cached
     assert files(workspace, again.id) == incremental
@@ -81,7 +81,7 @@ def test_the_nearest_base_is_taken_and_none_that_needs_what_is_gone(workspace: W
     assert job(workspace, names).base == many
     assert job(workspace, names[1:4]).base == few
     assert job(workspace, names[5:]).base == "", "to read one is less than to take out five"
-    workspace.remove(names[4])
+    workspace.delete(names[4])
     assert job(workspace, names[:4]).base == few
 
 
@@ -95,7 +95,7 @@ def test_a_damaged_base_is_passed_over_and_damaged_statistics_are_not(workspace:
     slow = DomainTotals.of(read_score(workspace, name, HOOKPOINT) for name in names)
     assert np.array_equal(read(workspace, made.id).sum_fixed, slow.sum_fixed)
     flip(workspace.folder(names[0]) / HOOKPOINT / "statistics.parquet")
-    workspace.remove(made.id)
+    workspace.delete(made.id)
     with pytest.raises(ArtifactDamaged, match=names[0]):
         totals.fn(wanted)  # type: ignore[attr-defined]
 
@@ -149,7 +149,7 @@ def test_features_are_statistics_in_another_order(workspace: Workspace, score: S
     for name in names[:3]:
         (workspace.folder(name) / HOOKPOINT / "features.parquet").write_bytes(b"")
     assert len(ask(workspace, sql)) == 2, "a damaged concept is left out, in a pack as well"
-    workspace.remove(made.id)
+    workspace.delete(made.id)
     assert len(ask(workspace, sql)) == 2
 
 

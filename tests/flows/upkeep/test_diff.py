@@ -159,7 +159,7 @@ class TestCompare:
 
     def test_what_is_gone_or_was_never_noted(self, workspace: Workspace, run: Callable[..., str]) -> None:
         gone = evaluation(workspace, 1, "cat", UA=(0.2, 0.1, 0.3))
-        workspace.remove(gone)
+        workspace.delete(gone)
         run(1)
         run(2, artifacts={gone: False})
         run(3, end=False)

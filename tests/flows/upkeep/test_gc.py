@@ -107,13 +107,13 @@ class TestReferred:
         publish(both, "cat", removal_id=removal.id)
         assert not artifacts(gc.survey(both)) & mine and lone.id in artifacts(gc.survey(both))
         # Its artifact may be gone: what it names is still what it was made of.
-        both.remove(removal.id)
+        both.delete(removal.id)
         publish(both, "cat", removal_id=removal.id, reference=score.id)
         assert not artifacts(gc.survey(both)) & mine
 
     def test_what_people_are_shown_of_it(self, both: Workspace) -> None:
         removal = made(both, "removal", {"of": "elsewhere"}, concept="cat")
-        both.remove(removal.id)
+        both.delete(removal.id)
         both.folder(removal.id).mkdir()
         publish(both, "cat", removal_id=removal.id)
         shutil.copy(both.removals / "cat.safetensors", both.folder(removal.id) / "removal.safetensors")
@@ -147,7 +147,7 @@ class TestReferred:
             diagnoses.append(name)
         found = artifacts(gc.survey(both))
         assert diagnoses[1] in found and not {diagnoses[0], prompts.id} & found
-        both.remove(diagnoses[0])
+        both.delete(diagnoses[0])
         assert prompts.id in artifacts(gc.survey(both))
 
     def test_what_seems_older_than_what_it_was_made_of(self, both: Workspace) -> None:
@@ -190,7 +190,7 @@ class TestReferred:
         with pytest.raises(SaeuronError, match=r"1 artifacts are damaged.*saeuron verify --repair"):
             gc.collect(both)
         assert both.folders() == before
-        both.remove(name)
+        both.delete(name)
         publish(both, "cat", removal_id=name).write_bytes(b"x")
         with pytest.raises(SaeuronError, match=r"cat\.safetensors is damaged.*saeuron verify --repair"):
             gc.collect(both)
@@ -271,7 +271,7 @@ class TestLeft:
 
     def test_nothing_is_begun_while_it_deletes(self, both: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         held = []
-        monkeypatch.setattr(Workspace, "remove", lambda self, name: held.append(self.busy(runs.GATE)))
+        monkeypatch.setattr(Workspace, "delete", lambda self, name: held.append(self.busy(runs.GATE)))
         gc.collect(both)
         assert held and all(held) and not both.busy(runs.GATE)
 

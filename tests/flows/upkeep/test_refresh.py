@@ -73,9 +73,9 @@ class TestRemove:
         score = planned(whole, "score")["neon"].id
         removal = planned(whole, "removal")["stripes"].id
         concepts.remove(whole, CONFIG, "neon")
-        whole.remove(score)
+        whole.delete(score)
         assert {stage for stage, _ in todo(whole)} == {"totals"}
-        whole.remove(removal)
+        whole.delete(removal)
         again = {p.id for p in plan(CONFIG, whole.root) if not p.cached}
         assert {score, removal} <= again
 

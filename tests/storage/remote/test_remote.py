@@ -306,7 +306,7 @@ def test_removed_on_one_machine_it_is_gone_on_the_other(machine: Callable[[str],
     here = machine("here")
     made, kept = make(here, "a"), make(here, "b")
     machine("there")
-    here.remove(made.id)
+    here.delete(made.id)
     assert store_of(here).listing().keys() == {
         "workspace.json",
         manifest_key(kept.id),
