@@ -8,6 +8,7 @@ work.py         what is to be run: shared by commands and deployments
 pipeline.py     the whole method in order, as one Prefect flow
 run.py          state of one run: configuration, what was made, what failed
 runners.py      where tasks run: this process, Dask or Ray
+walk.py         whether a run finds everything in place, and so needs no Prefect
 plan.py         `run --plan`: what a run would make, why, and at what cost
 server.py       the Prefect server that a run starts for itself
 display.py      progress on a terminal: bars, or one line per finished job

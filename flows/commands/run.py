@@ -90,35 +90,48 @@ def run_pipeline(
     as_json: bool,
     keep_config: bool = True,
 ) -> None:
-    """Check, run the flow, and say what came of it."""
+    """Check, run the flow, and say what came of it.
+
+    Where nothing has to be made, no Prefect server is started. One that the user named hears of every run.
+    """
     from flows import server
-    from flows.environment import check_server, prepare
+    from flows.environment import check_server, prepare, server_address
     from flows.work import check_all
     from storage import Workspace
+    from tasks.registry import runs
 
     console = console_for(as_json)
     opened = Workspace.open(workspace)
     prepare(opened.root, verbose)
     check_server()
     console.print("checking the configuration", style="dim")
-    server.start()
+    new = not (opened.root / runs.CONFIG).exists()
+    if new:
+        # It starts while the configuration is checked; here there is work to do in any case.
+        server.start()
     check_all(config, device, opened)
-    console.print("starting Prefect", style="dim")
     from flows.display import Display
-    from flows.pipeline import launch
+    from flows.pipeline import launch, pipeline
+    from flows.walk import finds_everything
     from tasks.engine import page, progress
-    from tasks.registry import runs
 
     if keep_config:
         runs.remember(opened, config)
-    page.hear_libraries()
-    with (
-        Display(console) as display,
-        progress.listening(display, page.Bars()),
-        server.answering(),
-        server.reachable(),
-    ):
-        result = launch(config, str(opened.root), concepts, device, threads)
+    arguments = (config, str(opened.root), concepts, device, threads)
+    if not new and not server_address() and finds_everything(config, opened, concepts, device):
+        with Display(console) as display, progress.listening(display):
+            result = pipeline.fn(*arguments)
+    else:
+        console.print("starting Prefect", style="dim")
+        server.start()
+        page.hear_libraries()
+        with (
+            Display(console) as display,
+            progress.listening(display, page.Bars()),
+            server.answering(),
+            server.reachable(),
+        ):
+            result = launch(*arguments)
     if as_json:
         say(json.dumps(result, indent=2, default=str))
     else:

@@ -149,7 +149,13 @@ def test_one_of_a_runs_own_has_no_room(tmp_path: Path, undisturbed: Path, limit:
 
 def test_the_database_of_a_runs_own_is_damaged(copy: Path, tmp_path: Path, undisturbed: Path) -> None:
     cli, home = Cli(tmp_path, MODULE), copy / ".prefect"
-    assert cli.run(copy).code == 0
+
+    def run() -> Done:
+        # A run that has nothing to make starts no server.
+        shutil.rmtree(copy / "artifacts" / "pictures", ignore_errors=True)
+        return cli.run(copy)
+
+    assert run().code == 0
     whole = (home / "prefect.db").read_bytes()
     # In the header of its first page, and without its last one, which SQLite may never look at. Pages that were written
     # last lie in another file, and count for more.
@@ -158,10 +164,10 @@ def test_the_database_of_a_runs_own_is_damaged(copy: Path, tmp_path: Path, undis
             beside.unlink()
         (home / "prefect.db").write_bytes(data)
         TALLY.faults["own server's database damaged"] += 1
-        done = cli.run(copy)
+        done = run()
         if data[5] != whole[5] or done.code:
             assert done.code == 1 and f"delete {home}," in done.complaint, done.err
         shutil.rmtree(home)
         home.mkdir()
-    assert cli.run(copy).code == 0
+    assert run().code == 0
     assert differing(copy, undisturbed) == []

@@ -26,7 +26,7 @@ def planned(root: Path, *settings: str) -> list[Planned]:
     return plan(load(str(TINY), list(settings)), root)
 
 
-def made_up(root: Path, config: RunConfig) -> Workspace:
+def made_up(root: Path, config: RunConfig, files: tuple[str, ...] = ("file",)) -> Workspace:
     """A workspace in which everything that a run of `config` makes is there, contents aside."""
     workspace, jobs = Workspace.open(root), {}
     step = Plan.step
@@ -43,7 +43,8 @@ def made_up(root: Path, config: RunConfig) -> Workspace:
                 if not p.cached:
                     job = jobs[p.id]
                     job.folder.mkdir(parents=True)
-                    (job.folder / "file").write_bytes(bytes(1000))
+                    for name in files:
+                        (job.folder / name).write_bytes(bytes(1000))
                     about = {"removal": {"n": 4, "gamma": -1.0}, "sae": {"hookpoint": job.label}, "score": {"saes": []}}
                     if job.stage == "capture":
                         about["capture"] = {"hookpoint": job.label, "model_id": job.model_id, "width": 128}  # type: ignore[attr-defined]
