@@ -17,7 +17,7 @@ from saeuron.canvas.vocabulary import OBJECTS, STYLES, sentences
 from saeuron.config import ModelConfig
 from saeuron.generation import latent_shape, sample
 from saeuron.hooks import Step, attached, hookpoints
-from saeuron.judges import judge, judges
+from saeuron.judges import create
 from saeuron.noise import initial_noise
 from saeuron.pipelines.loading import load_pipeline
 
@@ -41,7 +41,7 @@ def main() -> None:
     ]
     texts = [sentences("validation", asked["object"], asked["style"])[0] for asked in first + second]
     noise = initial_noise(0, [(str(i % n), 0) for i in range(2 * n)], latent_shape(pipe))
-    chosen = judges({"style": "canvas", "object": "canvas"})
+    judges = {name: create("canvas", name) for name in (domain, other)}
 
     def swap(step: Step, output: Tensor) -> Tensor:
         # Only the conditional half knows the prompt.
@@ -53,9 +53,9 @@ def main() -> None:
     def shares(*paths: str) -> tuple[float, float]:
         with attached(pipe, editors={path: [swap] for path in paths}):
             images = sample(pipe, texts, noise, model)[:n]
-        seen = judge(chosen, ("style", "object"), images)
-        moved = sum(s[domain] == asked[domain] for s, asked in zip(seen, second, strict=True)) / n
-        kept = sum(s[other] == asked[other] for s, asked in zip(seen, first, strict=True)) / n
+        seen = {name: judge(images, judge.labels or ()) for name, judge in judges.items()}
+        moved = sum(s.label == asked[domain] for s, asked in zip(seen[domain], second, strict=True)) / n
+        kept = sum(s.label == asked[other] for s, asked in zip(seen[other], first, strict=True)) / n
         return moved, kept
 
     base = shares()

@@ -54,6 +54,7 @@ def main() -> None:
 
 
 def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int | None) -> list[Figure]:
+    from saeuron import judges
     from saeuron.generation import generate
     from saeuron.hooks import attached, width
     from saeuron.pipelines.loading import identity
@@ -61,6 +62,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     from saeuron.scoring import Accumulator
     from tasks import features, prompts, score, totals, tune
     from tasks.engine import model
+    from tasks.engine.judge import DomainJudge
 
     config = load("canvas", [f"tune.concepts=[{CONCEPT}]", f"domains.{DOMAIN}.concepts=[neon, dots, {CONCEPT}]"])
     domain = config.domains[DOMAIN]
@@ -99,6 +101,8 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
         prompts_id=made.id, images_id=prompts.images_id(wanted), saes=saes,
     )  # fmt: skip
     grid = config.tune.model_copy(update={"n": domain.n or config.tune.n, "gamma": domain.gamma or config.tune.gamma})
+    chosen = judges.create("canvas", DOMAIN)
+    judge = DomainJudge(spec="canvas", id=chosen.identity, labels=judges.choices(chosen, ()))
     tried = tune.images(found, grid, DOMAIN, CONCEPT, reference.keys())
 
     def add_up(scores: Any) -> dict[str, str]:
@@ -117,7 +121,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
         sums = add_up([*reference.values(), mine.id])
         job = tune.TuneJob(
             **where, **same, config=grid, domain=DOMAIN, concept=CONCEPT, prompts_ids=(made.id,),
-            images_id=prompts.images_id(tried), saes=saes, judge_id="canvas", judges={DOMAIN: "canvas"},
+            images_id=prompts.images_id(tried), saes=saes, domains=(DOMAIN,), judges={DOMAIN: judge},
             reference={**reference, CONCEPT: mine.id}, totals=sums,
         )  # fmt: skip
         tune.tune.fn(job)  # type: ignore[attr-defined]

@@ -36,12 +36,13 @@ with best as (
 )
 select
     r.domain, r.concept as removed, n.relative, n.shared,
-    round(100 * avg((i.judged[r.domain] = n.relative)::int) filter (len(i.removals) > 0), 1) as still_seen,
-    round(100 * avg((i.judged[r.domain] = n.relative)::int) filter (len(i.removals) = 0), 1) as unedited,
+    round(100 * avg((j.label = n.relative)::int) filter (len(i.removals) > 0), 1) as still_seen,
+    round(100 * avg((j.label = n.relative)::int) filter (len(i.removals) = 0), 1) as unedited,
     count(*) filter (len(i.removals) > 0) as images
 from removals r
 join relatives n using (domain, concept)
-join images i on i.asked[r.domain] = n.relative and i.removals in ([], [r.removal_id])
+join judgements j on j.domain = r.domain and j.asked = n.relative
+join images i on i.image_set_id = j.image_set_id and i.key = j.key and i.removals in ([], [r.removal_id])
 group by all order by still_seen - unedited, removed, relative;
 
 -- How many latents of each SAE does no concept wake at any step, and what did it cost to train?
@@ -82,9 +83,9 @@ from scored s join added a using (sae_id, protocol, domain)
 order by abs(s.score - s.before) desc, s.concept, s.timestep, s.feature limit 20;
 
 -- Which images of the unedited model are judged wrongly: what was asked, what was seen, how often?
-select d.domain, asked[d.domain] as asked, judged[d.domain] as seen, count(*) as images, min(key) as one_of_them
-from images, (select distinct domain from scores) d
-where len(removals) = 0 and asked[d.domain] <> judged[d.domain] group by all order by images desc, domain, asked limit 20;
+select domain, j.asked, label as seen, count(*) as images, round(avg(score), 3) as score, min(key) as one_of_them
+from judgements j join images i using (image_set_id, key)
+where len(removals) = 0 and j.asked <> label group by all order by images desc, domain, j.asked, seen limit 20;
 
 -- Which removals are outdated, and which concepts are scored beside theirs today?
 select r.domain, r.concept, r.outdated, r.n, r.gamma, list(distinct s.concept order by s.concept) as scored_today

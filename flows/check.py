@@ -1,7 +1,5 @@
 """Find a user's mistakes before anything heavy is loaded."""
 
-from collections.abc import Sequence
-
 from saeuron import judges
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
@@ -18,7 +16,7 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     """
     models.check(config.model.spec, config.model.scheduler)
     for name, domain in config.domains.items():
-        _check_judge(name, domain.judge, domain.concepts)
+        judges.check(domain.judge, name, domain.concepts, domain.judge_templates)
     known = [c for d in config.domains.values() for c in d.concepts]
     for concept in config.tune.concepts or ():
         if concept not in known:
@@ -44,14 +42,6 @@ def _captured(config: RunConfig, workspace: Workspace) -> dict[str, int | None]:
     return {h: known[h] for h in config.hookpoints} if known.keys() >= {*config.hookpoints} else {}
 
 
-def _check_judge(domain: str, judge: str, concepts: Sequence[str]) -> None:
-    """A judge that has no label for a concept would count every image as its removal's success."""
-    labels = judges.labels(judge, domain)
-    for concept in concepts:
-        if labels is not None and concept not in labels:
-            raise UnknownName(f"label of the judge {judge!r}", concept, labels, "Use judge: none, or another concept.")
-
-
 def check_device(device: str) -> None:
     """Raise if the device cannot be used here."""
     models.check_device(device)
@@ -73,9 +63,10 @@ def check_added(concept: ConceptConfig, config: RunConfig) -> None:
         raise ConfigError(
             f"concept {concept.name!r} is part of the configuration already (in {domain}); nothing to add."
         )
-    _check_judge(concept.domain, config.domains[concept.domain].judge, (concept.name,))
+    domain_config = config.domains[concept.domain]
+    judges.check(domain_config.judge, concept.domain, (concept.name,), domain_config.judge_templates)
     templates = concept.templates or config.prompts.templates
-    crossed = config.domains[concept.domain].score_on == "crossed"
+    crossed = domain_config.score_on == "crossed"
     for split in ("train", "validation", "test"):
         found = [
             names for t in templates.get(split, ()) if concept.domain in (names := placeholders(t, config.domains))

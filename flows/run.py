@@ -20,6 +20,7 @@ from storage import Workspace
 from storage.manifests import Manifest
 from tasks.engine import progress
 from tasks.engine.job import Job, Made
+from tasks.engine.judge import DomainJudge
 from tasks.engine.step import FINAL_ERRORS, in_place, submit
 from tasks.engine.worker import Worker
 from tasks.registry.concepts import Added, Roster
@@ -207,14 +208,35 @@ class Run:
         return record.domain if record else self.config.domain_of(concept)
 
     @property
-    def judges(self) -> dict[str, str]:
-        """{domain: judge}."""
-        return {domain: d.judge for domain, d in self.config.domains.items()}
+    def unjudged(self) -> tuple[str, ...]:
+        """The domains that have no judge."""
+        return tuple(domain for domain, d in self.config.domains.items() if d.judge == judges.NONE)
+
+    def judges(self, domain: str, reference: Iterable[str]) -> dict[str, DomainJudge]:
+        """{domain: who judges it} for a removal, of the domains that have a judge.
+
+        A judge that has no labels of its own chooses among the reference set of the removal in its `domain`, and among
+        the concepts of the configuration elsewhere. So a concept that joins changes no judgement of another removal.
+        """
+        concepts = {d: config.concepts for d, config in self.config.domains.items()} | {domain: tuple(reference)}
+        return {
+            d: DomainJudge(
+                spec=config.judge,
+                templates=config.judge_templates,
+                id=self._judge_ids[d],
+                labels=judges.choices(judges.create(config.judge, d, config.judge_templates), concepts[d]),
+            )
+            for d, config in self.config.domains.items()
+            if d not in self.unjudged
+        }
 
     @functools.cached_property
-    def judge_id(self) -> str:
-        """What the judges are, by content."""
-        return judges.identity(self.judges)
+    def _judge_ids(self) -> dict[str, str]:
+        """{domain: its judge by content}: a hash of weights, which takes a while for large ones."""
+        return {
+            d: judges.create(config.judge, d, config.judge_templates).identity
+            for d, config in self.config.domains.items()
+        }
 
     def added_as(self, concept: str) -> Added | None:
         """The record of an added concept; None for one of the configuration's own."""

@@ -22,6 +22,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     checkpoint.py  tensors and numbers in one safetensors file
     threads.py     how torch's threads wait, set before torch is imported
     files.py       files that are whole or absent
+    quiet.py       silence for the libraries that load models
     pipelines/     load diffusion pipelines
     sae/           sparse autoencoders
     methods/       ways to remove a concept

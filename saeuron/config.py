@@ -48,7 +48,11 @@ class DomainConfig(Config):
     """Multipliers to try for this family, in place of `tune.gamma`: gamma scales with the latents' means, which differ
     from hookpoint to hookpoint."""
     judge: str = "canvas"
-    """Who recognises this family in images: `canvas`, or `none` (metrics are then null)."""
+    """Who recognises this family in images: `canvas`, `clip:MODEL` with a folder or hub id of a CLIP or SigLIP, or
+    `none` (metrics are then null, and settings are not searched)."""
+    judge_templates: tuple[str, ...] = ()
+    """Sentences with the placeholder {label} that `clip` compares images with, such as `a picture in {label} style`;
+    none: `a photo of a {label}`."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

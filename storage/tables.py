@@ -1,4 +1,4 @@
-"""The small tables, as Parquet: prompts, images, metrics and the training curve."""
+"""The small tables, as Parquet: prompts, images, judgements, metrics and the training curve."""
 
 from __future__ import annotations
 
@@ -27,8 +27,20 @@ IMAGES = pa.schema(
         ("image_index", pa.int32()),
         ("split", pa.string()),
         ("asked", pa.map_(pa.string(), pa.string())),  # domain -> concept that the prompt asks for
-        ("judged", pa.map_(pa.string(), pa.string())),  # domain -> concept that the judge sees, or null
         ("removals", pa.list_(pa.string())),
+    ]
+)
+JUDGEMENTS = pa.schema(
+    [
+        ("image_set_id", pa.string()),
+        ("key", pa.string()),
+        ("prompt_id", pa.string()),
+        ("image_index", pa.int32()),
+        ("domain", pa.string()),
+        ("asked", pa.string()),  # concept of the domain that the prompt asks for, or null
+        ("judge", pa.string()),
+        ("label", pa.string()),
+        ("score", pa.float64()),
     ]
 )
 METRICS = pa.schema(

@@ -9,6 +9,7 @@ totals.py      sums of a domain
 features.py    packs of statistics, ordered by latent
 tune.py        the removal of a concept
 images.py      test images
+judge.py       what judges see on them
 evaluate.py    metrics of a removal
 report.py      contact sheet and score plot of a removal
 sae_report.py  measure an SAE on held-out images

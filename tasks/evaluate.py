@@ -6,7 +6,7 @@ from typing import ClassVar
 from saeuron.metrics import evaluate as figures
 from saeuron.metrics import summary
 from storage.tables import METRICS, table, write_table
-from tasks import images
+from tasks import images, judge
 from tasks.engine.job import Clock, Job, Made, commit
 from tasks.engine.step import step
 
@@ -17,7 +17,7 @@ class EvaluateJob(Job):
     """One removal's metrics."""
 
     stage: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     domain: str
     concept: str
@@ -27,6 +27,8 @@ class EvaluateJob(Job):
     """Image sets generated with the removal."""
     unedited: tuple[str, ...]
     """Image sets with the same requests, without it; they may hold more."""
+    judgements: dict[str, tuple[str, ...]]
+    """{image set: what the judges saw on it, one artifact a domain that has a judge}."""
     seeds: int
     n: int
     gamma: float
@@ -37,7 +39,8 @@ class EvaluateJob(Job):
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        return dict.fromkeys((*self.edited, *self.unedited), ("images.parquet",))
+        judgements = (name for names in self.judgements.values() for name in names)
+        return dict.fromkeys((*self.edited, *self.unedited), (images.INDEX,)) | dict.fromkeys(judgements, ())
 
 
 @step("evaluate")
@@ -45,9 +48,11 @@ def evaluate(job: EvaluateJob) -> Made:
     """Compare and count; write `metrics.parquet`."""
     clock = Clock()
     workspace = job.open
-    edited = [j for i in job.edited for j in images.read(workspace, i)]
+    edited, plain = (
+        judge.read(workspace, {i: job.judgements[i] for i in image_sets}) for image_sets in (job.edited, job.unedited)
+    )
     wanted = {(j.prompt_id, j.index) for j in edited}
-    unedited = [j for i in job.unedited for j in images.read(workspace, i) if (j.prompt_id, j.index) in wanted]
+    unedited = [j for j in plain if (j.prompt_id, j.index) in wanted]
     metrics = figures(job.domain, job.concept, job.domains, edited, unedited)
     common = {
         "evaluation_id": job.id,
@@ -70,5 +75,10 @@ def evaluate(job: EvaluateJob) -> Made:
         },
         "images": len(edited),
     }
-    inputs = {"removal": job.removal_id, "edited": list(job.edited), "unedited": list(job.unedited)}
+    inputs = {
+        "removal": job.removal_id,
+        "edited": list(job.edited),
+        "unedited": list(job.unedited),
+        "judgements": sorted({name for names in job.judgements.values() for name in names}),
+    }
     return commit(job, inputs, shown, clock)

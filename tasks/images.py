@@ -1,10 +1,11 @@
-"""Generate and judge the test images of a prompt set, with or without removals; shard by shard."""
+"""Generate the test images of a prompt set, with or without removals, shard by shard; read them back."""
 
 import io
+import itertools
 import logging
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,9 @@ from PIL import Image
 from saeuron import evaluation
 from saeuron.config import EvaluateConfig, ModelConfig
 from saeuron.generation import Request, generate
-from saeuron.judges import judge, judges
 from saeuron.methods.saeuron import removed
-from saeuron.metrics import Judged
 from storage import Workspace, shards
-from storage.errors import ArtifactMissing, Damaged, StorageError
-from storage.files import read_json, write_json
+from storage.errors import ArtifactMissing, Damaged
 from storage.manifests import Manifest
 from storage.tables import IMAGES, read_table, table, write_table
 from tasks import prompts as prompt_sets
@@ -36,7 +34,7 @@ class ImagesJob(Job):
     """The test images of one prompt set under the same removals."""
 
     stage: ClassVar[str] = "images"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     excluded_from_id: ClassVar[frozenset[str]] = frozenset({"bases"})
 
     model: ModelConfig
@@ -44,9 +42,6 @@ class ImagesJob(Job):
     config: EvaluateConfig
     prompts_id: str
     removal_ids: tuple[str, ...] = ()
-    judge_id: str
-    """What the judges are, by content."""
-    judges: dict[str, str]
     sampled_for: tuple[str, str] | None = None
     """With `config.retained_cells`: the (domain, concept) whose own cells are all kept."""
     bases: tuple[str, ...] = ()
@@ -71,10 +66,10 @@ _SIZE = frozenset({"seeds", "retained_cells", "shard_images"})
 
 
 def bases(job: ImagesJob, known: Iterable[Manifest], prompts: Iterable[Manifest]) -> tuple[str, ...]:
-    """Of the committed sets those whose images are made and judged as the job's are, and some may be the same.
+    """Committed image sets with the same model and removals that may share images with the job.
 
-    Those are sets of prompts with concepts in common in every domain: the prompts of two concepts that were added have
-    none, and of hundreds none is looked into.
+    Their prompts have concepts in common with the job's in every domain: the prompts of two concepts that were added
+    have none, so that of hundreds of sets few are read.
     """
     asked = {m.id: m.config["domains"] for m in prompts}
     mine, wanted = asked.get(job.prompts_id, {}), _kind(job.identity)
@@ -92,29 +87,16 @@ def _kind(identity: dict[str, Any]) -> dict[str, Any]:
     return fields | {"config": {k: v for k, v in identity["config"].items() if k not in _SIZE}}
 
 
-class Known(NamedTuple):
-    """An image that an earlier set holds."""
-
-    png: bytes
-    judged: dict[str, str | None]
-
-
-def known_images(workspace: Workspace, base_ids: Iterable[str], keys: Set[str]) -> dict[str, Known]:
-    """Those of the images `keys` that earlier sets hold, by key. A set that is damaged holds none."""
-    found: dict[str, Known] = {}
+def known_images(workspace: Workspace, base_ids: Iterable[str], keys: Set[str]) -> dict[str, bytes]:
+    """{key: PNG} of those of the images `keys` that earlier sets hold. A set that is damaged holds none."""
+    found: dict[str, bytes] = {}
     for base in base_ids:
         lacking = keys - found.keys()
         if not lacking:
             break
         try:
-            rows = _index(workspace, base)
-            mine = {row["key"]: row for row in rows if row["key"] in lacking}
-            for shard in sorted({row["shard"] for row in mine.values()}):
-                path = workspace.whole(base, shard, shards.sidecar(Path(shard)).name) / shard
-                for member in shards.read_manifest(path).members:
-                    if member.extension == "png" and member.key in mine:
-                        png, judged = shards.read_member(path, member), dict(mine[member.key]["judged"])
-                        found[member.key] = Known(png, judged)
+            wanted = [row for row in index(workspace, base) if row["key"] in lacking]
+            found |= dict(_members(workspace, base, wanted))
         except (ArtifactMissing, Damaged) as error:
             log.warning("the images of %s are not used again: %s", base, error)
     return found
@@ -133,88 +115,96 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
 
 @step("images shard")
 def images_shard(job: ImagesJob, index: int) -> Made:
-    """Generate, judge and store one shard."""
+    """Generate and store one shard."""
     clock = Clock()
     path = job.folder / f"{index:05d}.tar"
-    labels = job.folder / "judged" / f"{index:05d}.json"
-    if not shards.verify(path) and _readable(labels):
+    if not shards.verify(path):
         return Made(id=job.id, cached=True)
     everything = images(job)
     start = index * job.config.shard_images
     mine = everything[start : start + job.config.shard_images]
-    there = known_images(job.open, job.bases, {request.key for request in mine})
-    lacking = [request for request in mine if request.key not in there]
+    pngs = known_images(job.open, job.bases, {request.key for request in mine})
+    lacking = [request for request in mine if request.key not in pngs]
 
     if lacking:
         pipe = model.pipeline(job.model, job.device)
         removals = [tune.load(job.open.whole(i)) for i in job.removal_ids]
-        chosen, domains = judges(job.judges), list(job.judges)
         done = start + len(mine) - len(lacking)
         what = "unedited" if not removals else "without " + ", ".join(r.concept for r in removals)
         with removed(pipe, removals):
             for batch, pictures in generate(pipe, lacking, job.model, job.config.seed):
-                for request, picture, answer in zip(batch, pictures, judge(chosen, domains, pictures), strict=True):
-                    there[request.key] = Known(_png(picture), answer)
+                pngs |= {request.key: _png(picture) for request, picture in zip(batch, pictures, strict=True)}
                 done += len(batch)
                 progress.tell(f"images {what}", done, len(everything), "images")
-    write_json(labels, {request.key: there[request.key].judged for request in mine})
-    samples = [(r.key, {"png": there[r.key].png, "txt": r.prompt.text.encode()}) for r in mine]
+    samples = [(r.key, {"png": pngs[r.key], "txt": r.prompt.text.encode()}) for r in mine]
     shards.write_shard(path, samples, {"model_id": job.model_id, "seed": job.config.seed})
     return Made(id=job.id, seconds=clock.seconds)
-
-
-def _readable(labels: Path) -> bool:
-    try:
-        read_json(labels)
-    except StorageError:
-        return False
-    return True
 
 
 @step("images")
 def image_set(job: ImagesJob) -> Made:
     """Commit the shards as one image set, with their index."""
     clock = Clock()
-    rows = []
-    seen: dict[str, dict[str, str | None]] = {}
-    for i, request in enumerate(images(job)):
-        index = i // job.config.shard_images
-        if i % job.config.shard_images == 0:
-            seen = read_json(job.folder / "judged" / f"{index:05d}.json")
-        rows.append(
-            {
-                "image_set": job.id,
-                "key": request.key,
-                "shard": f"{index:05d}.tar",
-                "prompt_id": request.prompt.id,
-                "image_index": request.index,
-                "split": request.prompt.split,
-                "asked": dict(request.prompt.concepts),
-                "judged": seen[request.key],
-                "removals": list(job.removal_ids),
-            }
-        )
+    rows = [
+        {
+            "image_set": job.id,
+            "key": request.key,
+            "shard": f"{i // job.config.shard_images:05d}.tar",
+            "prompt_id": request.prompt.id,
+            "image_index": request.index,
+            "split": request.prompt.split,
+            "asked": dict(request.prompt.concepts),
+            "removals": list(job.removal_ids),
+        }
+        for i, request in enumerate(images(job))
+    ]
     write_table(job.folder / INDEX, table(rows, IMAGES))
     return commit(job, {"prompts": job.prompts_id, "removals": list(job.removal_ids)}, {"images": len(rows)}, clock)
 
 
-def _index(workspace: Workspace, image_set_id: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_table(workspace.whole(image_set_id, INDEX) / INDEX).to_pylist()
+Row = dict[str, Any]
+"""One image in the index of a set, by the columns of `storage.tables.IMAGES`."""
+
+
+def index(workspace: Workspace, image_set_id: str) -> list[Row]:
+    """The images of a set, in its order."""
+    rows: list[Row] = read_table(workspace.whole(image_set_id, INDEX) / INDEX).to_pylist()
     return rows
 
 
-def read(workspace: Workspace, image_set_id: str) -> list[Judged]:
-    """What the judges saw on an image set."""
-    rows = _index(workspace, image_set_id)
-    return [Judged(r["prompt_id"], r["image_index"], dict(r["asked"]), dict(r["judged"])) for r in rows]
+def batches(
+    workspace: Workspace, image_set_id: str, rows: Iterable[Row], size: int = 32
+) -> Iterator[tuple[list[Row], NDArray[np.uint8]]]:
+    """Images of a set in order, at most `size` at once: (rows, uint8 [b, H, W, 3]).
+
+    Raises:
+        ArtifactDamaged: a shard is not as it was written.
+    """
+    for _, group in itertools.groupby(rows, key=lambda row: row["shard"]):
+        in_shard = list(group)
+        pngs = dict(_members(workspace, image_set_id, in_shard))
+        for start in range(0, len(in_shard), size):
+            batch = in_shard[start : start + size]
+            yield batch, np.stack([_picture(pngs[row["key"]]) for row in batch])
 
 
-def pictures(workspace: Workspace, image_set_id: str, keys: set[str]) -> dict[str, NDArray[np.uint8]]:
-    """Some images of a set by key, uint8 [H, W, 3]."""
-    found = {}
-    for path in sorted(workspace.folder(image_set_id).glob("*.tar")):
+def pictures(workspace: Workspace, image_set_id: str, keys: Set[str]) -> dict[str, NDArray[np.uint8]]:
+    """Some images of a set by key, uint8 [H, W, 3]; those of `keys` that it does not hold are left out."""
+    rows = [row for row in index(workspace, image_set_id) if row["key"] in keys]
+    return {key: _picture(png) for key, png in _members(workspace, image_set_id, rows)}
+
+
+def _members(workspace: Workspace, image_set_id: str, rows: Iterable[Row]) -> Iterator[tuple[str, bytes]]:
+    """(key, PNG) of the images that rows name, shard by shard; each shard is compared with its hash first."""
+    keys: dict[str, set[str]] = {}
+    for row in rows:
+        keys.setdefault(row["shard"], set()).add(row["key"])
+    for shard, wanted in sorted(keys.items()):
+        path = workspace.whole(image_set_id, shard, shards.sidecar(Path(shard)).name) / shard
         for member in shards.read_manifest(path).members:
-            if member.key in keys and member.extension == "png":
-                image = Image.open(io.BytesIO(shards.read_member(path, member))).convert("RGB")
-                found[member.key] = np.asarray(image)
-    return found
+            if member.extension == "png" and member.key in wanted:
+                yield member.key, shards.read_member(path, member)
+
+
+def _picture(png: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

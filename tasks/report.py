@@ -59,21 +59,18 @@ def report(job: ReportJob) -> Made:
 def _sheet(job: ReportJob) -> None:
     workspace = job.open
     prompts = {p.id: p for i in job.prompts_ids for p in prompt_sets.read(workspace, i)}
-    judged = [j for i in job.edited for j in images.read(workspace, i) if j.index == 0]
-    mine = [j for j in judged if j.asked.get(job.domain) == job.concept]
-    others = [j for j in judged if job.domain in j.asked and j.asked[job.domain] != job.concept]
+    rows = [row for i in job.edited for row in images.index(workspace, i) if row["image_index"] == 0]
+    asked = {row["key"]: dict(row["asked"]).get(job.domain) for row in rows}
+    mine = [row for row in rows if asked[row["key"]] == job.concept]
+    others = [row for row in rows if asked[row["key"]] not in (job.concept, None)]
     # Evenly spaced over the set in the order of its ids, which is as good as random and the same every time: over
     # the set as it stands, a stride may meet the same partner again and again.
-    mine, others = (sorted(group, key=lambda j: j.prompt_id) for group in (mine, others))
+    mine, others = (sorted(group, key=lambda row: row["prompt_id"]) for group in (mine, others))
     shown = _evenly(mine, COLUMNS // 2) + _evenly(others, COLUMNS // 2)
-    keys = {f"{j.prompt_id}_{j.index:04d}" for j in shown}
+    keys = {row["key"] for row in shown}
     edited = {k: v for i in job.edited for k, v in images.pictures(workspace, i, keys).items()}
     unedited = {k: v for i in job.unedited for k, v in images.pictures(workspace, i, keys).items()}
-    columns = [
-        (_caption(prompts[j.prompt_id]), unedited[k], edited[k])
-        for j in shown
-        for k in [f"{j.prompt_id}_{j.index:04d}"]
-    ]
+    columns = [(_caption(prompts[row["prompt_id"]]), unedited[row["key"]], edited[row["key"]]) for row in shown]
     title = f"{job.domain} {job.concept} removed: first row asks for it, second row for others"
     draw.contact_sheet(columns, title, job.folder / "sheet.png", across=COLUMNS // 2)
 

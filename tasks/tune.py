@@ -1,6 +1,6 @@
 """Find the removal of one concept: (n, gamma) on validation prompts and seeds that evaluation never uses."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,7 +9,6 @@ from pydantic import Field
 from saeuron.config import ModelConfig, TuneConfig
 from saeuron.errors import BadPrompts
 from saeuron.generation import Request, generate, spread
-from saeuron.judges import Judge, judge, judges
 from saeuron.methods.saeuron import Removal, build_edit, removed
 from saeuron.metrics import Judged, evaluate, summary
 from saeuron.profiles import profile
@@ -21,6 +20,7 @@ from tasks import prompts as prompt_sets
 from tasks import score, totals
 from tasks.engine import model, progress
 from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.judge import DomainJudge
 from tasks.engine.step import setting_aside, step
 
 FILE = "removal.safetensors"
@@ -30,7 +30,7 @@ class TuneJob(Job):
     """The removal of one concept, against a fixed reference set."""
 
     stage: ClassVar[str] = "removal"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_ids", "totals"})
 
     model: ModelConfig
@@ -41,15 +41,15 @@ class TuneJob(Job):
     prompts_ids: tuple[str, ...]
     """The prompt set, and the one of a concept that was added later; what counts is which images they give."""
     images_id: str
-    """Which images the grid is tried on; empty where there is no judge to look at them."""
+    """Which images the grid is tried on; empty where a domain has no judge."""
     saes: dict[str, str]
     """{hookpoint: SAE id}."""
     reference: dict[str, str]
     """{concept: score id} of the domain as this removal knows it, the concept itself included."""
-    judge_id: str
-    """What the judges are, by content."""
-    judges: dict[str, str]
-    """{domain: judge}."""
+    domains: tuple[str, ...]
+    """Every domain of the run."""
+    judges: dict[str, DomainJudge]
+    """{domain: who judges it}; settings are searched only where every domain has a judge."""
     totals: dict[str, str] = Field(default_factory=dict)
     """{hookpoint: the totals of the reference set}."""
 
@@ -67,7 +67,11 @@ class TuneJob(Job):
     def identity(self) -> dict[str, Any]:
         # Which other concepts are tuned in the same run changes nothing for this one.
         fields = super().identity
-        return {**fields, "config": {k: v for k, v in fields["config"].items() if k != "concepts"}}
+        return {
+            **fields,
+            "config": {k: v for k, v in fields["config"].items() if k != "concepts"},
+            "judges": {domain: judge.identity for domain, judge in self.judges.items()},
+        }
 
 
 def images(
@@ -110,20 +114,25 @@ def look(
     requests: Sequence[Request],
     model_config: ModelConfig,
     seed: int,
-    chosen: dict[str, Judge],
-    names: Sequence[str],
+    judges: Mapping[str, DomainJudge],
+    device: str,
 ) -> list[Judged]:
     """Generate and judge, in the pipeline as it is."""
     seen = []
     for batch, pictures in generate(pipe, requests, model_config, seed):
-        for request, labels in zip(batch, judge(chosen, names, pictures), strict=True):
+        found = {domain: judge.look(domain, pictures, device) for domain, judge in judges.items()}
+        for i, request in enumerate(batch):
+            labels = {domain: judgements[i].label for domain, judgements in found.items()}
             seen.append(Judged(request.prompt.id, request.index, request.prompt.concepts, labels))
     return seen
 
 
 @step("tune")
 def tune(job: TuneJob) -> Made:
-    """Try every (n, gamma), keep the best by (UA + IRA + CRA) / 3; the milder of two equal ones."""
+    """Try every (n, gamma), keep the best by (UA + IRA + CRA) / 3; the milder of two equal ones.
+
+    Where a domain has no judge, nothing is tried: the mildest is taken, the smallest n and the gamma nearest to 0.
+    """
     clock = Clock()
     workspace = job.open
     pipe = model.pipeline(job.model, job.device)
@@ -144,21 +153,20 @@ def tune(job: TuneJob) -> Made:
         }
         return Removal(job.concept, job.domain, tuple(edits), provenance)
 
-    chosen = judges(job.judges)
     grid: list[dict[str, Any]] = []
     best, best_value = build(min(job.config.n), max(job.config.gamma)), float("-inf")
     figures: dict[str, float | None] = {}
     # Mild before strong: of two equal results the first stays.
     pairs = [(n, g) for n in sorted(job.config.n) for g in sorted(job.config.gamma, reverse=True)]
-    if set(chosen) >= set(job.judges):
+    if job.judges.keys() >= {*job.domains}:
         prompts = [p for i in job.prompts_ids for p in prompt_sets.read(workspace, i)]
         requests = images(prompts, job.config, job.domain, job.concept, job.reference)
-        unedited = look(pipe, requests, job.model, job.config.seed, chosen, list(job.judges))
+        unedited = look(pipe, requests, job.model, job.config.seed, job.judges, job.device)
         for done, (n, gamma) in enumerate(pairs, start=1):
             removal = build(n, gamma)
             with removed(pipe, [removal]):
-                edited = look(pipe, requests, job.model, job.config.seed, chosen, list(job.judges))
-            metrics = evaluate(job.domain, job.concept, list(job.judges), edited, unedited)
+                edited = look(pipe, requests, job.model, job.config.seed, job.judges, job.device)
+            metrics = evaluate(job.domain, job.concept, job.domains, edited, unedited)
             value = summary(metrics)
             row = {m.metric: m.value for m in metrics}
             grid.append({"n": n, "gamma": gamma, "value": value, **row})

@@ -70,6 +70,7 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
         # Prefect makes its folder when it is imported.
         prepare(Path(elsewhere), verbose=False)
         from flows.plan import page, plan
+        from flows.stages.tune import unsearched
         from flows.work import check_all
 
         root = workspace.expanduser().absolute()
@@ -77,6 +78,8 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
             Workspace.open(root, create=False)
         check_all(config, device, Workspace(root))
         planned = plan(config, root, device=device)
+    if note := unsearched(config):
+        typer.echo(note, err=True)
     say(json.dumps([asdict(p) for p in planned], indent=2) if as_json else "\n".join(page(planned)))
 
 

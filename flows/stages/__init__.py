@@ -6,5 +6,6 @@ train.py     one SAE per hookpoint
 score.py     statistics of every concept
 totals.py    sums per domain, and packs by latent
 tune.py      the removal of every wanted concept
+judge.py     what judges see on a set of images
 evaluate.py  test images, metrics and pictures
 """

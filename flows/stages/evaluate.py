@@ -1,10 +1,13 @@
-"""Generate the test images without and with each removal, count, and draw."""
+"""Generate the test images without and with each removal, have them judged, count, and draw."""
 
+import functools
 from collections.abc import Callable
 
 from flows.run import Run
+from flows.stages.judge import judge
 from flows.stages.totals import totals
 from tasks.engine.job import Made
+from tasks.engine.judge import DomainJudge
 from tasks.evaluate import EvaluateJob
 from tasks.evaluate import evaluate as task
 from tasks.images import ImagesJob, bases, image_set, images_shard, shard_count
@@ -21,10 +24,17 @@ def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, M
     wanted = sorted({p for job, _ in removals.values() for p in job.prompts_ids})
     unedited = dict(zip(wanted, run.every("unedited", wanted, lambda p: images(run, p, based)), strict=True))
 
+    @functools.cache
+    def look(image_set_id: str, judges: tuple[tuple[str, DomainJudge], ...]) -> tuple[str, ...]:
+        # Once for all removals that have the same judges and labels.
+        return judge(run, image_set_id, dict(judges))
+
     def do(concept: str) -> Made:
         job, removal = removals[concept]
         edited = tuple(images(run, p, based, removal.id, (job.domain, concept)) for p in job.prompts_ids)
         plain = tuple(unedited[p] for p in job.prompts_ids)
+        judges = run.judges(job.domain, job.reference)
+        seen = {i: judge(run, i, judges) for i in edited} | {i: look(i, tuple(judges.items())) for i in plain}
         made = run.step(
             task,
             EvaluateJob(
@@ -35,6 +45,7 @@ def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, M
                 removal_id=removal.id,
                 edited=edited,
                 unedited=plain,
+                judgements=seen,
                 seeds=run.config.evaluate.seeds,
                 n=removal.summary["n"],
                 gamma=removal.summary["gamma"],
@@ -77,8 +88,6 @@ def images(
         config=run.config.evaluate,
         prompts_id=prompts_id,
         removal_ids=(removal_id,) if removal_id else (),
-        judge_id=run.judge_id,
-        judges=run.judges,
         sampled_for=sampled_for if run.config.evaluate.retained_cells else None,
     )
     run.shards(images_shard, job, shard_count, prepare=based)

@@ -4,7 +4,9 @@ from flows.run import Run
 from flows.stages.prompts import PromptSet, of_added
 from flows.stages.score import score_job
 from flows.stages.totals import totals
-from saeuron.config import TuneConfig
+from saeuron.config import RunConfig, TuneConfig
+from saeuron.judges import NONE
+from tasks.engine import progress
 from tasks.engine.job import Made
 from tasks.prompts import images_id
 from tasks.score import score as score_task
@@ -16,6 +18,8 @@ def tune(
     run: Run, concepts: list[str], sets: dict[str, PromptSet], saes: dict[str, str], scores: dict[str, str]
 ) -> dict[str, tuple[TuneJob, Made]]:
     """{concept: (job, removal)}; a concept that failed is missing."""
+    if concepts and (note := unsearched(run.config)):
+        progress.line(note)
     # A removal is still computed against a concept that has left, until it is refreshed.
     left = {c: score_job(run, c, sets, saes) for c in sorted(run.removed) if run.domain_of(c)}
     known = scores | {c: job.id for c, job in left.items()}
@@ -45,6 +49,17 @@ def tune(
     return {concept: (jobs[concept], removal) for concept, removal in made.items()}
 
 
+def unsearched(config: RunConfig) -> str:
+    """What to tell a person where settings cannot be searched, for want of a judge; empty where they are."""
+    without = [domain for domain, d in config.domains.items() if d.judge == NONE]
+    if not without:
+        return ""
+    return (
+        f"no judge for {', '.join(without)}: settings are not searched; every removal takes the mildest, "
+        "the smallest n and the gamma nearest to 0"
+    )
+
+
 def grid(run: Run, domain: str) -> TuneConfig:
     """The tuning of one family: its own n and gamma where it has them."""
     family, common = run.config.domains[domain], run.config.tune
@@ -60,7 +75,6 @@ def tune_job(
     config = grid(run, domain)
     mine = [sets[s] for s in ("", concept) if s == "" or run.added_as(concept)]
     reference = {c: scores[c] for c in run.roster.reference(run.config, concept) if c in scores}
-    judged = all(judge != "none" for judge in run.judges.values())
     return TuneJob(
         workspace=run.workspace,
         device=run.device,
@@ -71,10 +85,10 @@ def tune_job(
         concept=concept,
         prompts_ids=tuple(s.id for s in mine),
         images_id=images_id(images([p for s in mine for p in s.prompts], config, domain, concept, reference))
-        if judged
+        if not run.unjudged
         else "",
         saes={h: saes[h] for h in run.config.domains[domain].hookpoints},
         reference=reference,
-        judge_id=run.judge_id,
-        judges=run.judges,
+        domains=tuple(run.config.domains),
+        judges=run.judges(domain, reference),
     )

@@ -192,7 +192,7 @@ def _label(manifest: Manifest | None, concepts: dict[str, str]) -> str:
     if manifest.stage == "images":
         return " + ".join(concepts.get(i, i) for i in manifest.config["removal_ids"]) or "unedited"
     about: dict[str, Any] = manifest.summary
-    return str(about.get("concept") or about.get("hookpoint") or "")
+    return str(about.get("concept") or about.get("hookpoint") or about.get("domain") or "")
 
 
 def _thing(kind: str, label: str, path: Path) -> Garbage:

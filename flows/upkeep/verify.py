@@ -110,7 +110,9 @@ class _Makes:
 
     def _concept(self, artifact_id: str) -> str | None:
         stage, _ = split_id(artifact_id)
-        manifest = _quietly(self.workspace.read, artifact_id) if stage == "images" else None
+        manifest = _quietly(self.workspace.read, artifact_id) if stage in ("images", "judgements") else None
+        if manifest and stage == "judgements":
+            manifest = _quietly(self.workspace.read, manifest.inputs["images"])
         if manifest and (removals := manifest.inputs.get("removals")):
             return self.of_removal.get(removals[0])
         return self._summary(artifact_id).get("concept") if stage in ("removal", "evaluation", "pictures") else None

@@ -7,7 +7,7 @@ from typing import Any
 from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES, UNSTYLED, Split, sentences
 from saeuron.config import ModelConfig
 from saeuron.generation import Request, generate
-from saeuron.judges import judge, judges
+from saeuron.judges import create
 from saeuron.metrics import wilson
 from saeuron.prompts import Prompt, choose
 
@@ -52,16 +52,17 @@ def recognised(
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Share]:
     """Generate and judge; one `Share` per object and per style class, and one named `all` per domain."""
-    chosen = judges({"object": "canvas", "style": "canvas"})
+    judges = {domain: create("canvas", domain) for domain in ("object", "style")}
     counts: dict[tuple[str, str], list[int]] = {}
     images = requests(split, seeds)
     done = 0
     for batch, pictures in generate(pipe, images, model, seed):
-        for request, seen in zip(batch, judge(chosen, ("object", "style"), pictures), strict=True):
+        seen = {domain: judge(pictures, judge.labels or ()) for domain, judge in judges.items()}
+        for i, request in enumerate(batch):
             for domain, asked in request.prompt.concepts.items():
                 for name in (asked, "all"):
                     cell = counts.setdefault((domain, name), [0, 0])
-                    cell[0] += seen[domain] == asked
+                    cell[0] += seen[domain][i].label == asked
                     cell[1] += 1
         done += len(batch)
         report(done, len(images))

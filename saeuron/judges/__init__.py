@@ -1,78 +1,75 @@
-"""Judges: who says what an image shows. A domain without a judge has null metrics, never a guess."""
+"""Judges: who says what an image shows. One file a judge, and one line in the table `JUDGES`.
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+judge.py   what a judge is, and what it says of an image
+canvas.py  the classifier that ships with the canvas model
+clip.py    zero-shot: any CLIP or SigLIP, the labels in sentences
+none.py    no judge: figures are null, never a guess
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+A judge is named by a specification, `NAME` or `NAME:ARGUMENT`: `canvas`, `clip:openai/clip-vit-large-patch14`.
+"""
 
-from saeuron.errors import UnknownName
+from collections.abc import Callable, Iterable, Sequence
 
-Judge = Callable[[NDArray[np.uint8]], list[str | None]]
-"""uint8 [B, H, W, 3] -> one label per image."""
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.judges.canvas import CanvasJudge
+from saeuron.judges.clip import ClipJudge
+from saeuron.judges.judge import Judge, Judgement
+from saeuron.judges.none import NoJudge
 
-KNOWN = ("canvas", "none")
+__all__ = ["JUDGES", "NONE", "Judge", "Judgement", "check", "choices", "create", "register"]
+
+Factory = Callable[[str, str, Sequence[str], str], Judge]
+"""(argument, domain, templates, device) -> judge. It loads no weights, and raises a `UserError` for what it refuses."""
+
+NONE = "none"
+JUDGES: dict[str, Factory] = {"canvas": CanvasJudge, "clip": ClipJudge, NONE: NoJudge}
+"""Every judge by its name."""
 
 
-def check(name: str) -> None:
-    """Raise `UnknownName` unless there is such a judge; loads nothing."""
-    if name not in KNOWN:
-        raise UnknownName("judge", name, KNOWN)
+def register(name: str, judge: Factory) -> None:
+    """Add a judge from outside the package, for this process.
+
+    Raises:
+        ConfigError: the name is taken, or holds a colon.
+    """
+    if ":" in name or not name:
+        raise ConfigError(f"a judge cannot be named {name!r}; expected a name without a colon.")
+    if name in JUDGES:
+        raise ConfigError(f"a judge named {name!r} is there already; choose another name.")
+    JUDGES[name] = judge
 
 
-def labels(name: str, domain: str) -> tuple[str, ...] | None:
-    """What a judge can say of a domain; None: anything, or nothing. Loads nothing.
+def create(spec: str, domain: str, templates: Sequence[str] = (), device: str = "cpu") -> Judge:
+    """The judge that a specification names; its weights are loaded when it is first called.
+
+    Args:
+        spec: `NAME` or `NAME:ARGUMENT`.
+        domain: what it is to recognise: 'style', 'object', ...
+        templates: sentences with the placeholder {label}, for judges that read; none: the judge's own.
+        device: where it runs.
 
     Raises:
         UnknownName: there is no such judge, or it does not know the domain.
+        ConfigError, BadModel: the judge refuses the argument or the templates.
     """
-    check(name)
-    if name == "none":
-        return None
-    from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
-
-    known = {"object": OBJECTS, "style": STYLE_CLASSES}
-    if domain not in known:
-        raise UnknownName("domain of the canvas judge", domain, known, "Use judge: none for other domains.")
-    return known[domain]
+    name, _, argument = spec.partition(":")
+    if name not in JUDGES:
+        raise UnknownName("judge", name, JUDGES)
+    return JUDGES[name](argument, domain, templates, device)
 
 
-class CanvasJudge:
-    """The canvas classifier's head for `object` or `style`."""
-
-    def __init__(self, domain: str) -> None:
-        from saeuron.canvas.classifier import load_classifier
-
-        self.labels = labels("canvas", domain) or ()
-        self.head = ("object", "style").index(domain)
-        self.model = load_classifier()
-
-    @torch.no_grad()
-    def __call__(self, images: NDArray[np.uint8]) -> list[str | None]:
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return [self.labels[i] for i in self.model(x)[self.head].argmax(1).tolist()]
+def choices(judge: Judge, concepts: Iterable[str]) -> tuple[str, ...]:
+    """The labels to judge a domain by: all that the judge knows, or else the concepts, sorted."""
+    return judge.labels if judge.labels is not None else tuple(sorted(set(concepts)))
 
 
-def identity(names: Mapping[str, str]) -> str:
-    """What the judges of {domain: name} are, by content: other weights are another judge, under the same name."""
-    if "canvas" not in names.values():
-        return "none"
-    from saeuron.canvas.classifier import FILE
+def check(spec: str, domain: str, concepts: Iterable[str], templates: Sequence[str] = ()) -> None:
+    """Raise a `UserError` unless the judge knows the domain and a label for each of its concepts; loads nothing.
 
-    return f"canvas-{hashlib.sha256(FILE.read_bytes()).hexdigest()[:16]}"
-
-
-def judges(names: Mapping[str, str]) -> dict[str, Judge]:
-    """{domain: judge} for {domain: name of a judge}; domains whose judge is `none` are left out."""
-    for name in names.values():
-        check(name)
-    return {domain: CanvasJudge(domain) for domain, name in names.items() if name != "none"}
-
-
-def judge(
-    chosen: Mapping[str, Judge], domains: Sequence[str], images: NDArray[np.uint8]
-) -> list[dict[str, str | None]]:
-    """What each image shows, {domain: label}; None where the domain has no judge."""
-    seen = {domain: chosen[domain](images) if domain in chosen else [None] * len(images) for domain in domains}
-    return [{domain: seen[domain][i] for domain in domains} for i in range(len(images))]
+    A judge that has no label for a concept would count every image as a success of its removal.
+    """
+    labels = create(spec, domain, templates).labels
+    for concept in concepts:
+        if labels is not None and concept not in labels:
+            hint = "Use judge: clip:MODEL or none, or another concept."
+            raise UnknownName(f"label of the judge {spec!r}", concept, labels, hint)

@@ -3,8 +3,7 @@
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from saeuron.canvas import WEIGHTS
 from saeuron.errors import BadModel, ConfigError, UnknownName
 from saeuron.pipelines import Family, family_named
+from saeuron.quiet import quiet
 
 
 def _folder(spec: str | Path) -> Path | None:
@@ -77,24 +77,6 @@ def identity(spec: str | Path) -> str:
     return digest.hexdigest()[:20]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the libraries while a model is loaded; their settings are put back after."""
-    from diffusers.utils import logging as diffusers_log
-    from transformers.utils import logging as transformers_log
-
-    kept = diffusers_log.get_verbosity(), transformers_log.get_verbosity()
-    for log in (diffusers_log, transformers_log):
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, verbosity in zip((diffusers_log, transformers_log), kept, strict=True):
-            log.set_verbosity(verbosity)
-            log.enable_progress_bar()
-
-
 def load_pipeline(
     spec: str | Path = "canvas",
     *,
@@ -118,7 +100,7 @@ def load_pipeline(
     family = _family(spec)
     sampler = None if scheduler is None else _scheduler(scheduler)
     try:
-        with _quiet():
+        with quiet():
             pipe = family.load(_folder(spec) or str(spec), dtype)
             if sampler is not None and type(pipe.scheduler) is not sampler:
                 pipe.scheduler = sampler.from_config(pipe.scheduler.config)

@@ -14,7 +14,7 @@ from storage.catalog.source import Row, Source, table
 from storage.errors import StorageError
 from storage.manifests import Manifest
 from storage.seals import read_sealed
-from storage.tables import IMAGES, METRICS, PROMPTS
+from storage.tables import IMAGES, JUDGEMENTS, METRICS, PROMPTS
 from storage.verify import in_force
 from storage.workspace import Workspace
 
@@ -70,6 +70,7 @@ def sources(workspace: Workspace) -> list[Source]:
         *score_sources(workspace, scores, stages),
         *_parquet(workspace, stages.get("prompts", []), "prompt", "prompts.parquet", PROMPTS),
         *_parquet(workspace, stages.get("images", []), "image", "images.parquet", IMAGES),
+        *_parquet(workspace, stages.get("judgements", []), "judgement", "judgements.parquet", JUDGEMENTS),
         *_parquet(workspace, stages.get("evaluation", []), "metric", "metrics.parquet", METRICS),
         Source("captures", _CAPTURES, table(_capture_rows(stages.get("capture", [])), _CAPTURES)),
         Source("saes", _SAES, table((_sae_row(m) for m in stages.get("sae", [])), _SAES)),

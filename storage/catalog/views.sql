@@ -131,8 +131,15 @@ CREATE VIEW removals AS SELECT * FROM source.removals;
 
 CREATE VIEW images AS
 SELECT
-    f.id AS image_set_id, i.image_set, i.key, i.shard, i.prompt_id, i.image_index, i.split, i.asked, i.judged, i.removals
+    f.id AS image_set_id, i.image_set, i.key, i.shard, i.prompt_id, i.image_index, i.split, i.asked, i.removals
 FROM source.image_rows i JOIN source.image_files f USING (file_index);
+
+-- An image may have been judged more than once: by several judges, or among other labels.
+CREATE VIEW judgements AS
+SELECT
+    f.id AS judgements_id, j.image_set_id, j.key, j.prompt_id, j.image_index, j.domain, j.asked, j.judge, j.label,
+    j.score
+FROM source.judgement_rows j JOIN source.judgement_files f USING (file_index);
 
 CREATE VIEW metrics AS
 SELECT

@@ -148,8 +148,8 @@ class TestConcepts:
         # The removal of stripes before it was refreshed, with its images and figures; those of checker. Not the
         # statistics of checker, which the removal of stripes was computed against; those of neon, for nobody is now.
         assert sorted(i.split("_v")[0] for i in gone) == [
-            "evaluation", "evaluation", "images", "images", "images", "images", "pictures", "pictures",
-            "removal", "removal", "score", *6 * ["totals"],
+            "evaluation", "evaluation", "images", "images", "images", "images", *8 * ["judgements"],
+            "pictures", "pictures", "removal", "removal", "score", *6 * ["totals"],
         ]  # fmt: skip
         assert changed_in(published, public(living)) == {
             "checker.safetensors", "checker_scores.png", "checker_sheet.png",
@@ -182,7 +182,7 @@ def test_what_is_damaged_is_made_again_with_the_same_bytes(workspace: Path, work
         "artifacts/removal/*/removal.safetensors": flip,
         "artifacts/removal/*/manifest.json": flip,
         "artifacts/images/*/00000.tar": flip,
-        "artifacts/images/*/judged/*.json": truncate,
+        "artifacts/judgements/*/judgements.parquet": truncate,
         "artifacts/evaluation/*/metrics.parquet": flip,
         "artifacts/pictures/*/sheet.png": truncate,
         "records/prompts_*": truncate,

@@ -54,6 +54,7 @@ class TestRun:
             "totals": 3,
             "removal": 2,
             "images": 3,
+            "judgements": 6,
             "evaluation": 2,
             "pictures": 2,
         }
@@ -70,6 +71,7 @@ class TestRun:
             "top_features",
             "removals",
             "images",
+            "judgements",
             "metrics",
             "runs",
         ],
@@ -129,7 +131,17 @@ class TestConceptAdd:
         assert done.code == 0, done.err
         new = sorted(artifact.rsplit("_v", 1)[0] for artifact in ids(changed) - before)
         # Unedited and edited images of the new prompts, and edited ones of the old.
-        assert new == ["evaluation", *["images"] * 3, "pictures", "prompts", "removal", "score", "totals", "totals"]
+        assert new == [
+            "evaluation",
+            *["images"] * 3,
+            *["judgements"] * 6,
+            "pictures",
+            "prompts",
+            "removal",
+            "score",
+            "totals",
+            "totals",
+        ]
         assert before <= ids(changed)
         assert {name: data for name, data in payload(changed).items() if name in files} == files
 
@@ -178,7 +190,7 @@ class TestEvaluate:
         answer = json.loads(done.out)
         assert list(answer["evaluations"]) == ["neon"] and answer["failures"] == []
         new = sorted(artifact.rsplit("_v", 1)[0] for artifact in ids(changed) - before)
-        assert new == ["evaluation", "images", "pictures", "removal"]
+        assert new == ["evaluation", "images", "judgements", "judgements", "pictures", "removal"]
         assert (changed / "removals" / "neon.safetensors").is_file()
         # It did not change what later commands go by.
         assert json.loads((changed / "run.json").read_text())["tune"]["concepts"] == ["stripes", "cat"]

@@ -103,8 +103,8 @@ def test_lost_and_damaged_files_are_made_again_with_the_same_bytes(
         file.truncate(10_240)
     (next(iter(sorted(artifacts.glob("score/*/*/statistics.parquet"))))).unlink()
     [unedited] = (m.id for m in Workspace.open(broken).artifacts("images") if not m.inputs["removals"])
-    labels = artifacts / "images" / unedited / "judged" / "00000.json"
-    labels.write_text(labels.read_text()[:20])
+    with (artifacts / "images" / unedited / "00000.tar").open("r+b") as file:
+        file.truncate(10_240)
     next(iter(sorted(artifacts.glob("removal/*/manifest.json")))).write_text("{")
     # And one removal cannot be put in its place: the others must not mind.
     (broken / "removals" / "stripes.safetensors").unlink()

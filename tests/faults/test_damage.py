@@ -74,7 +74,8 @@ READ = {
     "score": ["*/statistics.parquet", "*/cells.parquet", "*/features.parquet"],
     "totals": ["totals.parquet", "cells.parquet"],
     "removal": ["removal.safetensors"],
-    "images": ["00000.tar", "00000.tar.json", "images.parquet", "judged/00000.json"],
+    "images": ["00000.tar", "00000.tar.json", "images.parquet"],
+    "judgements": ["judgements.parquet"],
     "evaluation": ["metrics.parquet"],
 }
 """What later stages read of what each stage makes."""

@@ -67,27 +67,28 @@ def whole(template: Path, tmp_path: Path) -> Workspace:
 def test_of_a_new_workspace_everything_is_new_and_nothing_is_written(tmp_path: Path) -> None:
     found = planned(tmp_path / "w")
     assert Counter(p.stage for p in found) == {
-        "prompts": 1, "capture": 3, "sae": 3, "score": 6, "totals": 3, "removal": 2, "images": 3, "evaluation": 2,
-        "pictures": 2,
+        "prompts": 1, "capture": 3, "sae": 3, "score": 6, "totals": 3, "removal": 2, "images": 3, "judgements": 6,
+        "evaluation": 2, "pictures": 2,
     }  # fmt: skip
     assert not any(p.cached for p in found) and {p.why for p in found} == {"new"}
     assert {p.seconds for p in found} == {None}
-    assert page(found)[-1] == "25 would be made, 0 are in place"
+    assert page(found)[-1] == "31 would be made, 0 are in place"
     assert not (tmp_path / "w").exists()
 
 
 def test_of_a_whole_workspace_nothing(whole: Workspace) -> None:
     found = planned(whole.root)
     assert all(p.cached for p in found)
-    assert page(found) == ["0 would be made, 25 are in place"]
+    assert page(found) == ["0 would be made, 31 are in place"]
 
 
 def test_a_change_says_what_follows_and_which_input_it_was(whole: Workspace) -> None:
     found = planned(whole.root, "train.k=9")
     todo = [p for p in found if not p.cached]
-    assert {p.stage for p in found if p.cached} == {"prompts", "capture", "images"}
+    assert {p.stage for p in found if p.cached} == {"prompts", "capture", "images", "judgements"}
     assert Counter(p.stage for p in todo) == {
-        "sae": 3, "score": 6, "totals": 3, "removal": 2, "images": 2, "evaluation": 2, "pictures": 2
+        "sae": 3, "score": 6, "totals": 3, "removal": 2, "images": 2, "judgements": 4, "evaluation": 2,
+        "pictures": 2,
     }  # fmt: skip
     assert {p.why for p in todo if p.stage == "sae"} == {"config.k: 8 -> 9"}
     cat = next(p for p in todo if p.stage == "score" and p.label == "cat")
@@ -158,7 +159,7 @@ def test_the_cost_is_what_the_stage_took_before(whole: Workspace) -> None:
     todo = [p for p in planned(whole.root, "train.k=9") if not p.cached]
     assert {(p.stage, p.seconds) for p in todo} >= {("sae", 1.0), ("score", 3.0), ("images", 7.0)}
     assert {p.megabytes for p in todo} == {0.001}
-    seconds = 3 * 1 + 6 * 3 + 3 * 1 + 2 * 1 + 2 * 7 + 2 * 1 + 2 * 1
+    seconds = 3 * 1 + 6 * 3 + 3 * 1 + 2 * 1 + 2 * 7 + 4 * 1 + 2 * 1 + 2 * 1
     assert page(todo)[-1] == f"about {seconds} s and 0.0 MB, by what the same stages took before"
 
 
@@ -205,10 +206,15 @@ def test_the_command(whole: Workspace) -> None:
     lines = done.out.splitlines()
     assert lines[0].split() == ["stage", "what", "about", "s", "MB", "because"]
     assert lines[2].split() == ["score", "stripes", "3.0", "0.0", "config.images:", "4", "->", "5"]
-    assert lines[-2] == "17 would be made, 8 are in place"
+    assert lines[-2] == "21 would be made, 10 are in place"
+    assert "no judge" not in done.err
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--json")
     assert all(p["cached"] for p in json.loads(done.out))
     assert sorted(whole.root.rglob("*")) == before
+    without = run_here("run", TINY, "-w", whole.root, "--plan", "--json", "--set", "domains.style.judge=none")
+    said = "no judge for style: settings are not searched; every removal takes the mildest, the smallest n"
+    labels = {p["label"] for p in json.loads(without.out) if p["stage"] == "judgements"}
+    assert said in without.err and labels == {"object by canvas"}
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "train.k=9999")
     assert done.code == 2 and "train.k is 9999" in done.complaint
     few = ("--set", "train.variant=feature_choice", "--set", "train.k=1", "--set", "train.batch=64")

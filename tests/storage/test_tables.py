@@ -23,10 +23,10 @@ def test_equal_rows_are_equal_bytes(tmp_path: Path) -> None:
     assert read_table(tmp_path / "a").to_pylist(maps_as_pydicts="strict")[0] == PROMPT
 
 
-def test_a_judge_may_be_silent(tmp_path: Path) -> None:
-    row = dict.fromkeys(IMAGES.names) | {"judged": {"style": None}, "asked": {}, "removals": []}
+def test_what_is_asked_may_be_nothing(tmp_path: Path) -> None:
+    row = dict.fromkeys(IMAGES.names) | {"asked": {}, "removals": []}
     write_table(tmp_path / "t", table([row], IMAGES))
-    assert read_table(tmp_path / "t").to_pylist() == [row | {"judged": [("style", None)], "asked": []}]
+    assert read_table(tmp_path / "t").to_pylist() == [row | {"asked": []}]
 
 
 def test_columns_must_fit() -> None:

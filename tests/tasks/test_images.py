@@ -7,7 +7,7 @@ import pytest
 from saeuron.config import EvaluateConfig
 from saeuron.pipelines.loading import identity
 from storage import Workspace
-from tasks.images import ImagesJob, bases, image_set, images, images_shard, read, shard_count
+from tasks.images import ImagesJob, bases, image_set, images, images_shard, index, shard_count
 from tasks.registry import runs
 from tests.sae_workspace import build
 
@@ -25,8 +25,6 @@ def job(workspace: Workspace, **config: Any) -> ImagesJob:
         model_id=identity(run.model.spec),
         config=EvaluateConfig(**config),
         prompts_id=workspace.artifacts("prompts")[0].id,
-        judge_id="none",
-        judges={"style": "none"},
     )
     return found.model_copy(
         update={"bases": bases(found, workspace.artifacts("images"), workspace.artifacts("prompts"))}
@@ -34,8 +32,8 @@ def job(workspace: Workspace, **config: Any) -> ImagesJob:
 
 
 def make(wanted: ImagesJob) -> str:
-    for index in range(shard_count(wanted)):
-        images_shard.fn(wanted, index)
+    for shard in range(shard_count(wanted)):
+        images_shard.fn(wanted, shard)
     return image_set.fn(wanted).id
 
 
@@ -69,7 +67,8 @@ def test_only_the_difference_is_generated(
     generated.clear()
     make(grown.model_copy(update={"bases": ()}))
     assert files(made, grown.id) == incremental and generated == keys[1]
-    assert [(j.prompt_id, j.index) for j in read(made, grown.id)] == [(r.prompt.id, r.index) for r in images(grown)]
+    rows = index(made, grown.id)
+    assert [(r["prompt_id"], r["image_index"]) for r in rows] == [(r.prompt.id, r.index) for r in images(grown)]
 
 
 def test_images_of_another_kind_are_not_taken(made: Workspace) -> None:
@@ -82,7 +81,6 @@ def test_images_of_another_kind_are_not_taken(made: Workspace) -> None:
         "config": EvaluateConfig(seeds=2, seed=91),
         "model": wanted.model.model_copy(update={"steps": wanted.model.steps + 1}),
         "removal_ids": ("removal_v4_00000000000000000000",),
-        "judge_id": "another",
         "device": "cuda",
     }
     for name, value in others.items():

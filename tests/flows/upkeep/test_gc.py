@@ -25,7 +25,7 @@ from tests.end_to_end.process import TINY, run_here
 from tests.flows.test_plan import made_up
 
 OTHER = "train.k=9"
-"""A configuration that shares prompts, activations and unedited images with the remembered one."""
+"""A configuration that shares prompts, activations and judged unedited images with the remembered one."""
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,20 @@ def publish(workspace: Workspace, concept: str, **provenance: str) -> Path:
 
 def test_what_only_the_other_configuration_needs(both: Workspace) -> None:
     mine, other = of(both), of(both, OTHER)
-    assert len(mine & other) == 5
+    assert len(mine & other) == 7
     before = sorted(both.root.rglob("*"))
     found = gc.survey(both)
     assert other - mine <= artifacts(found) == set(both.folders()) - mine and not any(g.left for g in found)
-    assert {g.kind for g in found} == {"sae", "score", "totals", "removal", "images", "evaluation", "pictures"}
+    assert {g.kind for g in found} == {
+        "sae",
+        "score",
+        "totals",
+        "removal",
+        "images",
+        "judgements",
+        "evaluation",
+        "pictures",
+    }
     assert sum(g.bytes for g in found) == sum(
         p.stat().st_size for i in artifacts(found) for p in both.folder(i).rglob("*")
     )
@@ -224,7 +233,7 @@ class TestRemovedConcepts:
         stages = [i.split("_v")[0] for i in artifacts(found)]
         # Both removals, and all that follows of them. The removal of neon is still to be computed against stripes, and
         # none against cat. The same holds of the totals with them.
-        gone = [*2 * ["evaluation", "images", "pictures", "removal"], "score", "totals"]
+        gone = [*2 * ["evaluation", "images", "judgements", "judgements", "pictures", "removal"], "score", "totals"]
         assert sorted(stages) == sorted(gone)
         assert [both.manifest(i).config["concept"] for i in artifacts(found) if i.startswith("score")] == ["cat"]
         gc.collect(both)
@@ -238,7 +247,7 @@ class TestRemovedConcepts:
         concepts.refresh(both, config, "stripes")
         found = artifacts(gc.survey(both))
         stages = sorted(i.split("_v")[0] for i in found)
-        gone = ["evaluation", "images", "pictures", "removal", "score", "totals", "totals"]
+        gone = ["evaluation", "images", "judgements", "judgements", "pictures", "removal", "score", "totals", "totals"]
         assert stages == gone and found < before
 
 

@@ -45,7 +45,13 @@ def planned(workspace: Workspace, stage: str) -> dict[str, Planned]:
 
 
 def todo(workspace: Workspace) -> list[tuple[str, str]]:
-    return sorted({(p.stage, p.label) for p in plan(CONFIG, workspace.root) if not p.cached and p.stage != "images"})
+    return sorted(
+        {
+            (p.stage, p.label)
+            for p in plan(CONFIG, workspace.root)
+            if not p.cached and p.stage not in ("images", "judgements")
+        }
+    )
 
 
 def reference(workspace: Workspace, concept: str) -> tuple[str, ...]:

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from saeuron import judges as module
+from saeuron import judges
 from saeuron.canvas import classifier
 from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
-from saeuron.errors import UnknownName
-from saeuron.judges import CanvasJudge, check, judge, judges
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.judges import JUDGES, Judgement, check, choices, create
 
 
 class Fake(torch.nn.Module):
-    """Sees object round(mean of red) and style round(mean of green), as indices; checks its input's range."""
+    """Logit 1 for object round(mean of red) and style round(mean of green), as indices; checks its input's range."""
 
     def forward(self, x):
         assert x.dtype == torch.float32
@@ -26,43 +26,109 @@ def fake(monkeypatch):
     monkeypatch.setattr(classifier, "load_classifier", Fake)
 
 
-def pictures(*levels):
-    images = np.zeros((len(levels), 32, 32, 3), np.uint8)
+def pictures(*levels, side=32):
+    images = np.zeros((len(levels), side, side, 3), np.uint8)
     for image, (red, green) in zip(images, levels, strict=True):
         image[..., 0], image[..., 1] = red, green
     return images
 
 
+def sure(labels):
+    """The softmax of one logit of 1 among zeros."""
+    return pytest.approx(np.e / (np.e + labels - 1))
+
+
 def test_an_unknown_judge_names_the_nearest():
     with pytest.raises(UnknownName, match="unknown judge 'canvass': did you mean 'canvas'"):
-        check("canvass")
-    with pytest.raises(UnknownName, match="unknown judge 'clip'"):
-        judges({"object": "none", "style": "clip"})
-    check("canvas")
-    check("none")
+        create("canvass", "style")
+    with pytest.raises(UnknownName, match="unknown judge 'oracle': known: canvas, clip, none"):
+        create("oracle:delphi", "style")
+
+
+@pytest.mark.parametrize("name", ["canvas", "none"])
+def test_what_a_judge_does_not_take_is_refused(name):
+    with pytest.raises(ConfigError, match=f"the judge '{name}' takes no argument, got 'x'; expected judge: {name}"):
+        create(f"{name}:x", "style")
+    with pytest.raises(ConfigError, match="reads no sentences; leave judge_templates out"):
+        create(name, "style", ("a {label}",))
 
 
 def test_the_canvas_judge_reads_its_domains_head(fake):
     images = pictures((0, 12), (19, 0))
-    assert CanvasJudge("object")(images) == [OBJECTS[0], OBJECTS[19]]
-    assert CanvasJudge("style")(images) == [STYLE_CLASSES[12], STYLE_CLASSES[0]]
+    judge = create("canvas", "object")
+    assert judge(images, OBJECTS) == [(OBJECTS[0], sure(20)), (OBJECTS[19], sure(20))]
+    judge = create("canvas", "style")
+    assert judge(images, STYLE_CLASSES) == [(STYLE_CLASSES[12], sure(13)), (STYLE_CLASSES[0], sure(13))]
 
 
-def test_the_canvas_judge_knows_two_domains(fake):
+def test_the_canvas_judge_chooses_among_the_labels_it_is_given(fake):
+    judge = create("canvas", "object")
+    labels = (OBJECTS[7], OBJECTS[3], OBJECTS[5])
+    found = judge(pictures((3, 0), (7, 0), (4, 0)), labels)
+    assert found[:2] == [(OBJECTS[3], sure(3)), (OBJECTS[7], sure(3))]
+    # None of them stands out: the score says so.
+    assert found[2].label in labels and found[2].score == pytest.approx(1 / 3)
+    with pytest.raises(UnknownName, match="label of the judge 'canvas' 'boats': did you mean 'boat'"):
+        judge(pictures((3, 0)), ("boats",))
+
+
+def test_the_canvas_judge_refuses_images_of_another_size(fake):
+    with pytest.raises(ConfigError, match=r"32 x 32 pixels, these have 64 x 64; use judge: clip:MODEL or none"):
+        create("canvas", "object")(pictures((3, 0), side=64), OBJECTS)
+
+
+def test_the_canvas_judge_knows_two_domains():
     with pytest.raises(UnknownName, match=r"domain of the canvas judge 'styles'.*'style'.*judge: none"):
-        CanvasJudge("styles")
+        create("canvas", "styles")
 
 
-def test_a_domain_without_a_judge_sees_nothing(fake):
-    chosen = judges({"object": "canvas", "style": "none", "place": "none"})
-    assert list(chosen) == ["object"]
-    assert judge(chosen, ["object", "style"], pictures((3, 0), (4, 0))) == [
-        {"object": OBJECTS[3], "style": None},
-        {"object": OBJECTS[4], "style": None},
-    ]
+def test_the_canvas_judge_is_its_weights(monkeypatch, tmp_path):
+    known = create("canvas", "object").identity
+    assert known == create("canvas", "style").identity and known.startswith("canvas-")
+    other = tmp_path / "other"
+    other.write_bytes(classifier.FILE.read_bytes() + b" ")
+    monkeypatch.setattr(classifier, "FILE", other)
+    assert create("canvas", "object").identity != known
 
 
-def test_checking_loads_nothing(monkeypatch):
+def test_without_a_judge_nothing_is_said():
+    judge = create("none", "place")
+    assert judge(pictures((3, 0), (4, 0)), ("here", "there")) == [Judgement(None, None)] * 2
+    assert judge.identity == "none" and judge.labels is None
+
+
+def test_a_concept_without_a_label_is_refused_and_nothing_is_loaded(monkeypatch):
     monkeypatch.setattr(classifier, "load_classifier", lambda: pytest.fail("loaded"))
-    module.check("canvas")
-    assert judges({"style": "none"}) == {}
+    check("canvas", "object", ("cat", "boat"))
+    with pytest.raises(UnknownName, match=r"label of the judge 'canvas' 'cats': did you mean 'cat'.*clip:MODEL"):
+        check("canvas", "object", ("boat", "cats"))
+    check("none", "object", ("cats",))
+
+
+def test_labels_are_all_that_a_judge_knows_or_else_the_concepts_sorted():
+    assert choices(create("canvas", "style"), ("neon",)) == STYLE_CLASSES
+    assert choices(create("none", "style"), ("neon", "dots", "neon")) == ("dots", "neon")
+
+
+def test_a_judge_from_outside_is_registered_by_name(monkeypatch):
+    monkeypatch.setattr(judges, "JUDGES", dict(JUDGES))
+
+    class Loud:
+        labels = ("loud", "quiet")
+
+        def __init__(self, argument, domain, templates, device):
+            self.identity = f"loud-{argument}-{domain}-{'+'.join(templates)}-{device}"
+
+        def __call__(self, images, labels):
+            return [Judgement(labels[0], 1.0) for _ in images]
+
+    judges.register("loud", Loud)
+    judge = create("loud:very:much", "noise", ("{label}",), "cpu")
+    assert judge.identity == "loud-very:much-noise-{label}-cpu"
+    assert judge(pictures((1, 1)), judge.labels) == [("loud", 1.0)]
+    with pytest.raises(UnknownName, match="label of the judge 'loud' 'louder'"):
+        check("loud", "noise", ("louder",))
+    with pytest.raises(ConfigError, match="a judge named 'loud' is there already"):
+        judges.register("loud", Loud)
+    with pytest.raises(ConfigError, match="cannot be named 'a:b'"):
+        judges.register("a:b", Loud)

@@ -15,7 +15,7 @@ from storage.errors import ArtifactDamaged, BadQuery, NotAWorkspace
 from storage.identity import artifact_id
 from storage.seals import write_sealed
 from storage.statistics.sums import FIXED_POINT, Sums
-from storage.tables import IMAGES, METRICS, PROMPTS, table, write_table
+from storage.tables import IMAGES, JUDGEMENTS, METRICS, PROMPTS, table, write_table
 from storage.workspace import Workspace
 from tests.storage.conftest import Score, random_sums
 
@@ -62,7 +62,11 @@ def test_views_are_as_described(workspace: Workspace, score: Score) -> None:
                 assert found == [(column.name, column.type) for column in columns], view
         # And again with files behind them, which must give the same types.
         score("ink", {"sae_a": random_sums(1)})
-        for stage, name, schema in (("prompts", "prompts", PROMPTS), ("images", "images", IMAGES)):
+        for stage, name, schema in (
+            ("prompts", "prompts", PROMPTS),
+            ("images", "images", IMAGES),
+            ("judgements", "judgements", JUDGEMENTS),
+        ):
             _with_table(workspace, stage, name, table([], schema))
         _with_table(workspace, "evaluation", "metrics", table([], METRICS))
 
@@ -195,6 +199,9 @@ def test_tables(workspace: Workspace) -> None:
     evaluation = _with_table(workspace, "evaluation", "metrics", table([metric], METRICS))
     image = dict.fromkeys(IMAGES.names) | {"key": "k", "asked": {"style": "ink"}, "removals": ["r"]}
     images = _with_table(workspace, "images", "images", table([image], IMAGES))
+    judgement = {"image_set_id": "images_1", "key": "k", "prompt_id": "a", "image_index": 2, "domain": "style"}
+    judgement |= {"asked": "ink", "judge": "canvas", "label": "oil", "score": 0.75}
+    judged = _with_table(workspace, "judgements", "judgements", table([judgement], JUDGEMENTS))
     with connect(workspace) as connection:
         assert connection.execute("SELECT * FROM prompts").fetchall() == [
             (made, "a", "a cat", "train", {"style": "ink"})
@@ -202,8 +209,11 @@ def test_tables(workspace: Workspace) -> None:
         assert connection.execute("SELECT evaluation_id, metric, value, n FROM metrics").fetchall() == [
             (evaluation, "UA", 0.9, None)
         ]
-        found = connection.execute("SELECT image_set_id, key, asked['style'], judged, removals FROM images").fetchall()
-        assert found == [(images, "k", "ink", None, ["r"])]
+        found = connection.execute("SELECT image_set_id, key, asked['style'], removals FROM images").fetchall()
+        assert found == [(images, "k", "ink", ["r"])]
+        assert connection.execute("SELECT * FROM judgements").fetchall() == [
+            (judged, "images_1", "k", "a", 2, "style", "ink", "canvas", "oil", 0.75)
+        ]
 
 
 def test_a_removal_is_outdated_when_concepts_change(workspace: Workspace, score: Score, add: Add) -> None:

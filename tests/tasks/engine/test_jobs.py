@@ -19,9 +19,11 @@ from saeuron.sae.diagnosis import DiagnosisConfig
 from storage.identity import split_id
 from tasks.capture import CaptureJob
 from tasks.engine.job import Job
+from tasks.engine.judge import DomainJudge
 from tasks.engine.step import ByArtifact
 from tasks.evaluate import EvaluateJob
 from tasks.images import ImagesJob
+from tasks.judge import JudgeJob
 from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
 from tasks.sae_report import DiagnosisJob, StabilityJob
@@ -31,6 +33,7 @@ from tasks.tune import TuneJob
 
 HERE = Path("/here")
 MODEL = {"model": ModelConfig(), "model_id": "m1"}
+JUDGE = DomainJudge(spec="clip:/here", id="j1", labels=("dots", "neon"))
 STYLE = DomainConfig(concepts=("neon", "dots"), hookpoints=("unet.a",))
 JOBS: dict[str, Job] = {
     "prompts": PromptsJob(
@@ -49,14 +52,16 @@ JOBS: dict[str, Job] = {
     "removal": TuneJob(
         workspace=HERE, **MODEL, config=TuneConfig(), domain="style", concept="neon", prompts_ids=("p1",),
         images_id="i1",
-        saes={"unet.a": "s1"}, reference={"neon": "n1", "dots": "d1"}, judge_id="j1", judges={"style": "canvas"},
+        saes={"unet.a": "s1"}, reference={"neon": "n1", "dots": "d1"}, domains=("style",),
+        judges={"style": JUDGE},
     ),
     "images": ImagesJob(
-        workspace=HERE, **MODEL, config=EvaluateConfig(), prompts_id="p1", judge_id="j1", judges={"style": "canvas"},
+        workspace=HERE, **MODEL, config=EvaluateConfig(), prompts_id="p1",
     ),
+    "judgements": JudgeJob(workspace=HERE, image_set_id="e1", domain="style", judge=JUDGE),
     "evaluation": EvaluateJob(
         workspace=HERE, domain="style", concept="neon", domains=("style",), removal_id="r1", edited=("e1",),
-        unedited=("u1",), seeds=1, n=4, gamma=-1.0,
+        unedited=("u1",), judgements={"e1": ("y1",), "u1": ("y2",)}, seeds=1, n=4, gamma=-1.0,
     ),
     "pictures": ReportJob(
         workspace=HERE, domain="style", concept="neon", prompts_ids=("p1",), edited=("e1",), unedited=("u1",),
@@ -118,9 +123,14 @@ def test_ids_are_all_different() -> None:
         ("removal", {"images_id": "i2"}),
         ("removal", {"config": TuneConfig(n=(4,))}),
         ("removal", {"reference": {"neon": "n1"}}),
-        ("removal", {"judges": {"style": "none"}}),
-        ("removal", {"judge_id": "j2"}),
-        ("images", {"judge_id": "j2"}),
+        ("removal", {"judges": {}}),
+        ("removal", {"judges": {"style": JUDGE.model_copy(update={"id": "j2"})}}),
+        ("removal", {"judges": {"style": JUDGE.model_copy(update={"labels": ("neon",)})}}),
+        ("judgements", {"judge": JUDGE.model_copy(update={"id": "j2"})}),
+        ("judgements", {"judge": JUDGE.model_copy(update={"labels": ("neon",)})}),
+        ("judgements", {"image_set_id": "e2"}),
+        ("judgements", {"domain": "object"}),
+        ("evaluation", {"judgements": {"e1": ("y1",), "u1": ("y3",)}}),
         ("images", {"config": EvaluateConfig(seeds=1)}),
         ("images", {"removal_ids": ("r1",)}),
         ("images", {"sampled_for": ("style", "neon")}),
@@ -148,6 +158,8 @@ def test_id_changes_with_what_it_depends_on(stage: str, fields: dict[str, object
         ("capture", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
         ("removal", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
         ("images", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
+        ("judgements", {"judge": JUDGE.model_copy(update={"spec": "clip:/elsewhere", "templates": ("{label}",)})}),
+        ("removal", {"judges": {"style": JUDGE.model_copy(update={"spec": "clip:/elsewhere"})}}),
     ],
 )
 def test_id_does_not_change_with_what_changes_no_result(stage: str, fields: dict[str, object]) -> None:
@@ -186,12 +198,14 @@ def test_the_cache_key_is_the_id_and_the_shard() -> None:
 
 def test_what_a_step_reads_is_what_it_was_made_from_unless_it_knows_better() -> None:
     """On an object store that is fetched before the step begins; locally nobody asks."""
-    a, b, c = (f"{stage}_v1_{'0' * 19}{i}" for i, stage in enumerate(("prompts", "sae", "images")))
+    a, b, c, d = (f"{stage}_v1_{'0' * 19}{i}" for i, stage in enumerate(("prompts", "sae", "images", "judgements")))
     score = JOBS["score"].model_copy(update={"prompts_id": a, "saes": {"unet.a": b}})
     assert score.reads == {a: (), b: ()}
     train = JOBS["sae"].model_copy(update={"capture_id": a})
     assert train.reads == {a: ("unet.a",)}
-    assert JOBS["evaluation"].model_copy(update={"edited": (c,), "unedited": (b,)}).reads == {
+    update = {"edited": (c,), "unedited": (b,), "judgements": {c: (d,), b: ()}}
+    assert JOBS["evaluation"].model_copy(update=update).reads == {
         c: ("images.parquet",),
         b: ("images.parquet",),
+        d: (),
     }

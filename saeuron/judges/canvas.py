@@ -1,0 +1,70 @@
+"""The classifier that ships with the canvas model: one head for objects, one for styles."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.judges.judge import Judgement, refuse_options
+
+_HEADS = {"object": OBJECTS, "style": STYLE_CLASSES}
+
+
+class CanvasJudge:
+    """The head for the domain `object` or `style`; the score is its softmax over the labels that are asked for.
+
+    Raises:
+        UnknownName: the classifier has no head for the domain.
+    """
+
+    def __init__(self, argument: str, domain: str, templates: Sequence[str], device: str) -> None:
+        refuse_options("canvas", argument, templates)
+        if domain not in _HEADS:
+            raise UnknownName("domain of the canvas judge", domain, _HEADS, "Use judge: none or clip:MODEL for others.")
+        self.labels = _HEADS[domain]
+        self._head = list(_HEADS).index(domain)
+        self._device = device
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of the classifier's weights."""
+        from saeuron.canvas.classifier import FILE
+
+        return f"canvas-{hashlib.sha256(FILE.read_bytes()).hexdigest()[:16]}"
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        from saeuron.canvas.classifier import load_classifier
+
+        return load_classifier().to(self._device)
+
+    def __call__(self, images: NDArray[np.uint8], labels: Sequence[str]) -> list[Judgement]:
+        """Judge images of canvas's size.
+
+        Raises:
+            ConfigError: the images are of another size.
+            UnknownName: the classifier does not know a label.
+        """
+        import torch
+
+        from saeuron.canvas.renderer import SIZE
+
+        if images.shape[1:3] != (SIZE, SIZE):
+            height, width = images.shape[1:3]
+            raise ConfigError(
+                f"the canvas judge reads images of {SIZE} x {SIZE} pixels, these have {height} x {width}; "
+                "use judge: clip:MODEL or none."
+            )
+        for label in labels:
+            if label not in self.labels:
+                raise UnknownName("label of the judge 'canvas'", label, self.labels)
+        columns = [self.labels.index(label) for label in labels]
+        with torch.inference_mode():
+            x = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            scores, best = self._model(x)[self._head][:, columns].softmax(1).max(1)
+        return [Judgement(labels[i], score) for i, score in zip(best.tolist(), scores.tolist(), strict=True)]
