@@ -310,4 +310,4 @@ class TestLook:
         assert done.code == 0
         assert "removal removal_v" in done.out and "UA" in done.out and "stripes_sheet.png" in done.out
         page = json.loads(run_here("concept", "show", "neon", "-w", workspace, "--json").out)
-        assert page["removals"] == [] and page["lines"][-1] == "next: saeuron evaluate neon"
+        assert page["removals"] == [] and page["lines"][-1] == f"next: saeuron evaluate neon -w {workspace}"
