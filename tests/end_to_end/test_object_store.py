@@ -121,7 +121,7 @@ def test_damage_is_found_and_mended(finished: Done, caches: Path) -> None:
     os.environ["SAEURON_CACHE"] = str(caches / "fourth")
     found = run_here("verify", "-w", URL, "--deep")
     assert found.code == 1 and "sae.safetensors" in found.out and "saeuron run" in found.out
-    assert f"next: saeuron verify --deep --repair -w {URL}" in found.out
+    assert f"next: saeuron verify --deep --repair -w '{URL}'" in found.out
     # The one that made it has.
     os.environ["SAEURON_CACHE"] = str(caches / "first")
     mended = run_here("verify", "-w", URL, "--deep", "--repair")
