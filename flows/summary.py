@@ -6,6 +6,7 @@ from typing import Any
 from flows.hints import command
 from saeuron.config import RunConfig
 from storage import Workspace, text
+from storage.verify import damage
 from tasks.registry import concepts, runs
 
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
@@ -157,7 +158,7 @@ def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
         )
     problems = workspace.problems()
     if deep:
-        problems += [p for m in manifests for p in workspace.verify(m.id, deep=True)]
+        problems += [str(problem) for m in manifests for problem in damage(workspace, m.id, deep=True)]
     from storage import connect
 
     with connect(workspace) as views:

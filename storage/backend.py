@@ -17,8 +17,8 @@ from storage.errors import ArtifactDamaged, ArtifactMissing, NotAWorkspace, Stor
 from storage.files import sync, write_atomic
 from storage.identity import is_id, split_id
 from storage.layout import DELETING, MARK, Layout
-from storage.manifests import Manifest, differences, valid, within
-from storage.seals import read_sealed, write_sealed
+from storage.manifests import Manifest, differences, parse, within
+from storage.seals import write_sealed
 
 Result = TypeVar("Result")
 
@@ -59,7 +59,7 @@ class Backend(Layout):
         path = self.manifest_path(artifact_id)
         if not path.exists():
             raise ArtifactMissing(artifact_id, f"a manifest in {path.parent}")
-        return valid(read_sealed(path), path, artifact_id)
+        return parse(path.read_bytes(), path, artifact_id)
 
     def stored(self, artifact_id: str) -> Manifest:
         """As `read`, but from the place that counts and not from a cache."""

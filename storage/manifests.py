@@ -12,6 +12,7 @@ from storage import shards
 from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.identity import digest
 from storage.layout import MANIFEST
+from storage.seals import unsealed
 
 
 class _Record(BaseModel):
@@ -82,10 +83,10 @@ def described(folder: Path, name: str) -> ManifestFile:
     return ManifestFile(name=name, bytes=path.stat().st_size, sha256=sha)
 
 
-def valid(fields: dict[str, Any], path: Path, artifact_id: str) -> Manifest:
-    """The manifest of `artifact_id` from its JSON; `path` is what an error calls it. Raises ArtifactDamaged."""
+def parse(data: bytes, path: Path, artifact_id: str) -> Manifest:
+    """The manifest of `artifact_id` from its sealed JSON; `path` is what an error calls it. Raises ArtifactDamaged."""
     try:
-        manifest = Manifest.model_validate(fields)
+        manifest = Manifest.model_validate(unsealed(data, path))
     except ValidationError as error:
         raise ArtifactDamaged(path, "a manifest", f"{error.error_count()} fields that do not fit") from None
     if manifest.id != artifact_id:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.errors import ArtifactDamaged
-from storage.files import json_text, parsed_json, read_json, write_atomic
+from storage.errors import ArtifactDamaged, ArtifactMissing
+from storage.files import json_text, parsed_json, write_atomic
 from storage.identity import digest
 
 _MARK = b"<!-- sha256 %s -->\n"
@@ -29,7 +29,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
     Raises ArtifactMissing if there is no file, ArtifactDamaged if it is not as it was written.
     """
-    return _unsealed(read_json(path), path)
+    try:
+        return unsealed(path.read_bytes(), path)
+    except FileNotFoundError:
+        raise ArtifactMissing(path, "a JSON file") from None
 
 
 def sealed_page(html: str) -> bytes:
@@ -48,10 +51,7 @@ def check_page(path: Path) -> None:
 
 def unsealed(data: bytes, path: Path) -> dict[str, Any]:
     """As `read_sealed`, from the bytes of the file; `path` is what an error calls them."""
-    return _unsealed(parsed_json(data, path), path)
-
-
-def _unsealed(fields: Any, path: Path) -> dict[str, Any]:
+    fields = parsed_json(data, path)
     if not isinstance(fields, dict):
         raise ArtifactDamaged(path, "a JSON object", type(fields).__name__)
     seal = fields.pop("seal", None)

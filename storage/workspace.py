@@ -240,15 +240,8 @@ class Workspace(Layout):
         """The ids of all artifacts that have a folder, committed or not, or a manifest in the object store, sorted."""
         return self.backend.folders()
 
-    def verify(self, artifact_id: str, deep: bool = False) -> list[str]:
-        """What is wrong with an artifact, one line each. `deep` reads every byte and compares its hash."""
-        try:
-            return [str(problem) for problem in self.backend.damage(self.backend.stored(artifact_id), deep)]
-        except (ArtifactMissing, Damaged) as error:
-            return [str(error)]
-
     def problems(self) -> list[str]:
-        """One line for each damaged artifact. Only sizes are compared; `verify` with `deep` reads the bytes."""
+        """One line for each damaged artifact. Only sizes are compared; see `storage.verify.damage`."""
         return self.backend.problems()
 
     def delete(self, artifact_id: str) -> None:

@@ -18,9 +18,9 @@ from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.files import json_text, write_atomic
 from storage.identity import digest, is_id
 from storage.layout import MANIFEST
-from storage.manifests import Manifest, ManifestFile, differences, same, valid, within
+from storage.manifests import Manifest, ManifestFile, differences, parse, same, within
 from storage.remote.store import Stat, Store
-from storage.seals import read_sealed, sealed, unsealed
+from storage.seals import sealed
 
 PENDING = ".manifest.json"
 """In an artifact's folder: the manifest of finished work that may not be uploaded yet."""
@@ -61,7 +61,7 @@ class RemoteArtifacts(Backend):
         if not path.exists() or self.manifest_path(artifact_id).exists():
             return
         try:
-            manifest = valid(read_sealed(path), path, artifact_id)
+            manifest = parse(path.read_bytes(), path, artifact_id)
             intact = not any(differences(path.parent, manifest.files, lambda name: True))
         except ArtifactDamaged:
             intact = False
@@ -78,7 +78,7 @@ class RemoteArtifacts(Backend):
                 continue
             try:
                 other = parse(got[0], Path(key), manifest.id)
-                if complete(other, self.store.listing(prefix(other))):
+                if not any(self.size_problems(other, self.store.listing(prefix(other)))):
                     return other, got[0]
             except ArtifactDamaged:
                 pass
@@ -94,9 +94,8 @@ class RemoteArtifacts(Backend):
         for key, file in todo:
             self.store.write(key, folder / file.name)
         there = self.store.listing(prefix(manifest)) if todo else there
-        for key, file in _objects(manifest).items():
-            if (size := _size(there, key)) != file.bytes:
-                raise ArtifactDamaged(f"{self.address}/{key}", f"{file.bytes} bytes", f"{size} after the upload")
+        for problem in self.size_problems(manifest, there):
+            raise problem
 
     def read(self, artifact_id: str) -> Manifest:
         """The manifest of a committed artifact; if it is not here yet, ask the store and keep it.
@@ -106,7 +105,7 @@ class RemoteArtifacts(Backend):
         path = self.manifest_path(artifact_id)
         if not path.exists() and (got := self.store.read(manifest_key(artifact_id))) is not None:
             manifest = parse(got[0], path, artifact_id)
-            for problem in self._size_problems(manifest, self.store.listing(prefix(manifest))):
+            for problem in self.size_problems(manifest, self.store.listing(prefix(manifest))):
                 raise problem
             write_atomic(path, got[0])
         return super().read(artifact_id)
@@ -160,7 +159,7 @@ class RemoteArtifacts(Backend):
     def damage(self, manifest: Manifest, deep: bool) -> Iterator[ArtifactDamaged]:
         """What is damaged of an artifact's objects. Each error names the file's place in the folder."""
         there = self.store.listing(prefix(manifest))
-        yield from self._size_problems(manifest, there)
+        yield from self.size_problems(manifest, there)
         for key, file in _objects(manifest).items() if deep else ():
             if _size(there, key) == file.bytes and (sha := self.store.digest(key)) != file.sha256:
                 at = self.folder(manifest.id) / file.name
@@ -173,12 +172,13 @@ class RemoteArtifacts(Backend):
             path = self.manifest_path(artifact_id)
             try:
                 manifest = parse(path.read_bytes(), path, artifact_id) if path.exists() else self.stored(artifact_id)
-                lines += [str(problem) for problem in self._size_problems(manifest, found)]
+                lines += [str(problem) for problem in self.size_problems(manifest, found)]
             except (ArtifactMissing, ArtifactDamaged) as error:
                 lines.append(str(error))
         return lines
 
-    def _size_problems(self, manifest: Manifest, found: dict[str, Stat]) -> Iterator[ArtifactDamaged]:
+    def size_problems(self, manifest: Manifest, found: dict[str, Stat]) -> Iterator[ArtifactDamaged]:
+        """The files of a manifest that a listing lacks, or has with another size."""
         for key, file in _objects(manifest).items():
             if (size := _size(found, key)) != file.bytes:
                 there = "no file" if size is None else f"{size} bytes"
@@ -246,16 +246,6 @@ class RemoteArtifacts(Backend):
             for key, stats in sorted(payloads.items())
             if key not in listed
         ]
-
-
-def parse(data: bytes, path: Path, artifact_id: str) -> Manifest:
-    """The manifest of an artifact from its bytes; `path` is what an error calls it. Raises ArtifactDamaged."""
-    return valid(unsealed(data, path), path, artifact_id)
-
-
-def complete(manifest: Manifest, found: dict[str, Stat]) -> bool:
-    """Whether a listing has every file of a manifest with its size."""
-    return all(_size(found, key) == file.bytes for key, file in _objects(manifest).items())
 
 
 def _objects(manifest: Manifest) -> dict[str, ManifestFile]:

@@ -27,7 +27,8 @@ from storage.files import read_json, write_atomic, write_json
 from storage.identity import digest
 from storage.layout import LINK, MARK
 from storage.locks import lock
-from storage.remote.artifacts import RemoteArtifacts, artifact_of, complete, concurrently, parse
+from storage.manifests import parse
+from storage.remote.artifacts import RemoteArtifacts, artifact_of, concurrently
 from storage.remote.client import PROBE, endpoint, normal_url
 from storage.remote.store import Stat, Store
 
@@ -102,7 +103,7 @@ class ObjectStoreBackend(RemoteArtifacts):
             for at in {self.manifest_path(artifact_id) for artifact_id in self.known()} - set(targets.values()):
                 at.unlink(missing_ok=True)
             for key, at in targets.items():
-                if (artifact_id := artifact_of(key)) and not _is_complete(artifact_id, at, found):
+                if (artifact_id := artifact_of(key)) and not self._complete(artifact_id, at, found):
                     at.unlink(missing_ok=True)
                     now.pop(key, None)
             write_json(self.root / _ETAGS, now)
@@ -116,6 +117,12 @@ class ObjectStoreBackend(RemoteArtifacts):
             return self.root / key
         artifact_id = artifact_of(key)
         return self.manifest_path(artifact_id) if artifact_id else None
+
+    def _complete(self, artifact_id: str, path: Path, found: dict[str, Stat]) -> bool:
+        try:
+            return not any(self.size_problems(parse(path.read_bytes(), path, artifact_id), found))
+        except (OSError, ArtifactDamaged):
+            return False
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a small file, to the store first. Raises Conflict if the store's differs from the one here."""
@@ -166,30 +173,22 @@ class ObjectStoreBackend(RemoteArtifacts):
     @contextmanager
     def lease(self, run_id: str) -> Iterator[None]:
         """Hold a lease for the length of a `with` block, renewed by a thread."""
-        ended = threading.Event()
+        key, ended = f"leases/{run_id}", threading.Event()
 
         def renew() -> None:
             while not ended.wait(RENEWAL):
                 # If the store is away for a while, those who need it report it.
                 with suppress(StorageError):
-                    self.hold(run_id)
+                    self.store.write(key, b"")
 
-        self.hold(run_id)
+        self.store.write(key, b"")
         threading.Thread(target=renew, name=f"lease of {run_id}", daemon=True).start()
         try:
             yield
         finally:
             ended.set()
             with suppress(StorageError):
-                self.release(run_id)
-
-    def hold(self, run_id: str) -> None:
-        """Write or renew a run's lease."""
-        self.store.write(f"leases/{run_id}", b"")
-
-    def release(self, run_id: str) -> None:
-        """End a run's lease."""
-        self.store.delete([f"leases/{run_id}"])
+                self.store.delete([key])
 
     def leases(self) -> set[str]:
         """The runs, here or elsewhere, whose lease was renewed within LEASE by the store's clock."""
@@ -214,10 +213,3 @@ class ObjectStoreBackend(RemoteArtifacts):
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
-
-
-def _is_complete(artifact_id: str, path: Path, found: dict[str, Stat]) -> bool:
-    try:
-        return complete(parse(path.read_bytes(), path, artifact_id), found)
-    except (OSError, ArtifactDamaged):
-        return False

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from flows.upkeep import gc
 from storage import Workspace
 from storage.remote.artifacts import PENDING, prefix
-from storage.remote.backend import ObjectStoreBackend
 from storage.remote.store import Store
+from storage.verify import damage
 from tests.end_to_end.process import LARGE, TINY, Cli, Done, payload, run_here
 from tests.s3_server import Server
 
@@ -130,23 +131,21 @@ def test_damage_is_found_and_mended(finished: Done, caches: Path) -> None:
     well = run_here("verify", "-w", URL, "--deep")
     assert well.code == 0 and "damaged: none" in well.out, well.out
     # A run that begins on another machine after the survey may refer to anything.
-    with pytest.MonkeyPatch.context() as patch:
-        assert isinstance(here.backend, ObjectStoreBackend)
-        survey, run = gc.survey, "20260101T000000-abcdef"
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as elsewhere:
+        survey, lease = gc.survey, here.backend.lease("20260101T000000-abcdef")
 
         def surveyed(workspace: Workspace) -> list[gc.Garbage]:
             found = survey(workspace)
-            here.backend.hold(run)
+            elsewhere.enter_context(lease)
             return found
 
         patch.setattr(gc, "survey", surveyed)
         kept = gc.collect(Workspace.open(URL))
         assert kept and {each.left for each in kept} == {"a run has begun on another machine"}
-        here.backend.release(run)
     dropped = run_here("gc", "-w", URL, "--json")
     assert dropped.code == 0, dropped.err
     assert {g["kind"] for g in json.loads(dropped.out)} == {"damaged", "lock"}
-    assert not store.listing("damaged") and here.verify(sae.id, deep=True) == []
+    assert not store.listing("damaged") and damage(here, sae.id, deep=True) == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from storage import workspace as module
 from storage.errors import ArtifactDamaged, ArtifactMissing, NotAWorkspace, UnknownArtifact, WorkspaceTooNew
 from storage.identity import artifact_id
 from storage.shards import write_shard
+from storage.verify import damage
 from storage.workspace import FORMAT, Workspace
 
 NAME = artifact_id("sae", 2, {"a": 1})
@@ -19,7 +20,7 @@ def _commit(workspace: Workspace, exclude: tuple[str, ...] = ()) -> Path:
     for name in ("b.bin", "sub/a.bin", "x.tmp", ".hidden", "checkpoints/c.bin"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(name.encode())
-    workspace.commit(NAME, config={"lr": 1.0}, inputs={}, summary={"fvu": 0.1}, exclude=exclude, seconds=2.0)
+    workspace.commit(NAME, config={"a": 1}, inputs={}, summary={"fvu": 0.1}, exclude=exclude, seconds=2.0)
     return folder
 
 
@@ -72,7 +73,7 @@ def test_commit_lists_what_belongs(workspace: Workspace) -> None:
     assert [file.name for file in manifest.files] == ["b.bin", "sub/a.bin"]
     assert (manifest.stage, manifest.version, manifest.summary, manifest.seconds) == ("sae", 2, {"fvu": 0.1}, 2.0)
     assert manifest.created.endswith("+00:00")
-    assert workspace.has(NAME) and workspace.verify(NAME, deep=True) == []
+    assert workspace.has(NAME) and damage(workspace, NAME, deep=True) == []
     assert workspace.artifacts() == workspace.artifacts("sae") == [manifest] and workspace.artifacts("score") == []
 
 
@@ -92,7 +93,7 @@ def test_a_shard_is_not_hashed_twice(workspace: Workspace) -> None:
     made = write_shard(shard, [("k", {"txt": b"hello"})], {})
     manifest = workspace.commit(NAME, config={}, inputs={}, summary={}, seconds=0)
     assert {file.name: file.sha256 for file in manifest.files}["0.tar"] == made.sha256
-    assert workspace.verify(NAME, deep=True) == []
+    assert damage(workspace, NAME, deep=True) == []
 
 
 def test_not_committed(workspace: Workspace) -> None:
@@ -107,8 +108,8 @@ def test_not_committed(workspace: Workspace) -> None:
 def test_damage_is_seen(workspace: Workspace) -> None:
     file = _commit(workspace) / "b.bin"
     file.write_bytes(b"B.bin")
-    assert workspace.has(NAME) and workspace.verify(NAME) == []
-    assert "SHA-256" in workspace.verify(NAME, deep=True)[0]
+    assert workspace.has(NAME) and damage(workspace, NAME) == []
+    assert "SHA-256" in str(damage(workspace, NAME, deep=True)[0])
     file.write_bytes(b"short")
     file.write_bytes(b"cut")
     assert not workspace.has(NAME) and workspace.artifacts() == []
@@ -123,7 +124,7 @@ def test_a_damaged_manifest_is_seen(workspace: Workspace) -> None:
     text = path.read_text()
     for bad in (text[:-9], text.replace('"stage"', '"stages"'), text.replace(NAME, "sae_v2_" + "0" * 20)):
         path.write_text(bad)
-        assert not workspace.has(NAME) and len(workspace.problems()) == 1 and workspace.verify(NAME)
+        assert not workspace.has(NAME) and len(workspace.problems()) == 1 and damage(workspace, NAME)
         with pytest.raises(ArtifactDamaged):
             workspace.manifest(NAME)
 

@@ -18,6 +18,7 @@ from storage import Workspace, shards
 from storage.files import read_json
 from storage.identity import artifact_id
 from storage.tables import read_table
+from storage.verify import damage
 from tasks import score as scoring
 from tasks.engine import model as models
 from tasks.prompts import PromptsJob, prompts
@@ -109,7 +110,7 @@ class TestDiagnosis:
         assert again.cached and again.summary["sae_id"] == sae_at(looked)
         assert again.summary["hookpoint"] == HOOKPOINTS[0]
         [file] = [f for f in looked.manifest(again.id).files if f.name == "images.tar"]
-        assert file.bytes > 0 and not looked.verify(again.id, deep=True)
+        assert file.bytes > 0 and not damage(looked, again.id, deep=True)
 
     def test_figures_are_those_of_the_activations(self, looked: Workspace) -> None:
         """Everything that the hookpoint gave is kept here, and counted in float64."""

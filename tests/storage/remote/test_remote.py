@@ -136,7 +136,7 @@ def test_two_writers_of_other_bytes_do_not_mix(machine: Callable[[str], Workspac
     assert second == first
     folder = there.fetch(first.id)
     assert (folder / "one").read_bytes() == b"1" and (folder / "two").read_bytes() == b"2"
-    assert there.verify(first.id, deep=True) == []
+    assert damage(there, first.id, deep=True) == []
     [lost] = there.backend.unfinished()
     assert lost.bytes == 2 and lost.key != prefix(first)
 
@@ -156,7 +156,7 @@ def test_writers_at_once_agree(machine: Callable[[str], Workspace]) -> None:
         thread.join()
     assert len(results) == 4 and len({m.model_dump_json() for m in results}) == 1
     bytes_ = {(m.fetch(results[0].id) / "f").read_bytes() for m in machines}
-    assert len(bytes_) == 1 and machines[0].verify(results[0].id, deep=True) == []
+    assert len(bytes_) == 1 and damage(machines[0], results[0].id, deep=True) == []
 
 
 def test_a_commit_that_is_cut_short_goes_on_where_it_was(
@@ -183,7 +183,7 @@ def test_a_commit_that_is_cut_short_goes_on_where_it_was(
         counted.setattr(Store, "write", lambda self, key, source: (sent.append(key), write(self, key, source)))
         here.resume(name)
     assert len(sent) == len(set(sent)) == len(FILES), "nothing is uploaded twice"
-    assert there.has(name) and there.verify(name, deep=True) == []
+    assert there.has(name) and damage(there, name, deep=True) == []
     assert not (here.folder(name) / PENDING).exists()
 
 
@@ -238,7 +238,7 @@ def test_a_damaged_object(
     assert here.backend.mendable(made.id, damage(here, made.id, deep=True))
     assert not there.backend.mendable(made.id, [found])
     here.backend.mend(made.id, here.folder(made.id) / "table.bin", "now")
-    assert there.verify(made.id, deep=True) == []
+    assert damage(there, made.id, deep=True) == []
     assert (there.fetch(made.id) / "table.bin").read_bytes() == FILES["table.bin"]
     assert list(store.listing("damaged")) == ([f"damaged/now/{key}"] if hurt else [])
 
@@ -263,7 +263,7 @@ def test_what_no_machine_has_is_set_aside_and_made_again(machine: Callable[[str]
     assert set(store.listing("damaged")) == {f"damaged/now/{key}", f"damaged/now/{manifest_key(made.id)}"}
     assert not there.has(made.id) and not machine("late").has(made.id)
     assert make(there, "a").files == made.files
-    assert machine("late").verify(made.id, deep=True) == []
+    assert damage(machine("late"), made.id, deep=True) == []
 
 
 def test_an_artifact_that_lost_an_object_is_made_again_by_a_run(machine: Callable[[str], Workspace]) -> None:
@@ -387,11 +387,10 @@ def test_an_older_format_on_the_store(
     with pytest.raises(WorkspaceTooOld, match=f"workspace {url} has format 1.*saeuron verify --repair -w {url}"):
         Workspace.open(url, create=False)
     assert stored_format() == 1
-    remote(here).hold("20260101T000000-abcdef")
-    with pytest.raises(WorkspaceBusy, match=url):
-        machine("there")
-    assert stored_format() == 1
-    remote(here).release("20260101T000000-abcdef")
+    with remote(here).lease("20260101T000000-abcdef"):
+        with pytest.raises(WorkspaceBusy, match=url):
+            machine("there")
+        assert stored_format() == 1
     there = machine("there")
     assert stored_format() == 2
     assert there.artifacts() == [made] and there.problems() == []
