@@ -100,11 +100,14 @@ def printable(cell: str) -> str:
 
 
 def _wrapped(cell: str, width: int) -> list[str]:
-    """Lines of at most `width` letters, broken at spaces or between the names of a path where that is possible."""
+    """Lines of at most `width` letters, broken at spaces and slashes, else before the names of a path."""
     if len(cell) <= width:
         return [cell]
     lines = [""]
-    for word in re.split(r"(?<=[ /])|(?<=\.)(?=[^\W\d])", cell):
+    # A file's name stays whole where it fits: a dot is a place to break only in what is too long for a line.
+    dots = re.compile(r"(?<=\.)(?=[^\W\d])")
+    words = re.split(r"(?<=[ /])", cell)
+    for word in (part for word in words for part in (dots.split(word) if len(word) > width else [word])):
         if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
             lines.append("")
         while len(word.rstrip()) > width:

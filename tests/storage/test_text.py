@@ -89,6 +89,14 @@ def test_a_long_value_of_a_block_is_wrapped_and_names_are_whole() -> None:
     ]
 
 
+def test_the_name_of_a_file_stays_whole() -> None:
+    assert table(["path"], [["artifacts/sae/sae_v2_0123/sae.safetensors"]], width=40).splitlines() == [
+        "-[ 1 ]-",
+        "path | artifacts/sae/sae_v2_0123/",
+        "     | sae.safetensors",
+    ]
+
+
 def test_without_rows_the_names_are_told() -> None:
     assert table(["a", "bcd"], [], width=80).splitlines() == ["a  bcd", "-  ---"]
     assert table(["alpha", "beta", "gamma"], [], width=16).splitlines() == ["columns: alpha,", "beta, gamma"]
