@@ -7,7 +7,7 @@ Columns are aligned where they fit. Where they do not, each row becomes a block 
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 _GAP = "  "
 _NARROWEST = 20
@@ -107,7 +107,7 @@ def _wrapped(cell: str, width: int) -> list[str]:
     # A file's name stays whole where it fits: a dot is a place to break only in what is too long for a line.
     dots = re.compile(r"(?<=\.)(?=[^\W\d])")
     words = re.split(r"(?<=[ /])", cell)
-    for word in (part for word in words for part in (dots.split(word) if len(word) > width else [word])):
+    for word in chain.from_iterable(dots.split(each) if len(each) > width else [each] for each in words):
         if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
             lines.append("")
         while len(word.rstrip()) > width:
