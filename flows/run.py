@@ -212,13 +212,15 @@ class Run:
         """The domains that have no judge."""
         return tuple(domain for domain, d in self.config.domains.items() if d.judge == judges.NONE)
 
-    def judges(self, domain: str, reference: Iterable[str]) -> dict[str, DomainJudge]:
-        """{domain: who judges it} for a removal, of the domains that have a judge.
+    def judges(self, concept: str) -> dict[str, DomainJudge]:
+        """{domain: who judges it} for the removal of a concept, of the domains that have a judge.
 
-        A judge that has no labels of its own chooses among the reference set of the removal in its `domain`, and among
-        the concepts of the configuration elsewhere. So a concept that joins changes no judgement of another removal.
+        A judge that has no labels of its own chooses among the reference set of the removal in the concept's domain,
+        and among the concepts of the configuration in the others. So a concept that joins changes no judgement of
+        another removal.
         """
-        concepts = {d: config.concepts for d, config in self.config.domains.items()} | {domain: tuple(reference)}
+        concepts = {d: config.concepts for d, config in self.config.domains.items()}
+        concepts |= {str(self.domain_of(concept)): self.roster.reference(self.config, concept)}
         return {
             d: DomainJudge(
                 spec=config.judge,

@@ -33,7 +33,7 @@ def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, M
         job, removal = removals[concept]
         edited = tuple(images(run, p, based, removal.id, (job.domain, concept)) for p in job.prompts_ids)
         plain = tuple(unedited[p] for p in job.prompts_ids)
-        judges = run.judges(job.domain, job.reference)
+        judges = run.judges(concept)
         seen = {i: judge(run, i, judges) for i in edited} | {i: look(i, tuple(judges.items())) for i in plain}
         made = run.step(
             task,

@@ -90,5 +90,5 @@ def tune_job(
         saes={h: saes[h] for h in run.config.domains[domain].hookpoints},
         reference=reference,
         domains=tuple(run.config.domains),
-        judges=run.judges(domain, reference),
+        judges={} if run.unjudged else run.judges(concept),
     )

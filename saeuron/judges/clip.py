@@ -72,29 +72,27 @@ class ClipJudge:
         return folder
 
     @functools.cached_property
-    def identity(self) -> str:
-        """Hash of the model's files and of the templates. A hub id is downloaded first, if need be."""
-        digest = hashlib.sha256(json.dumps(self._templates).encode())
+    def _content(self) -> str:
+        """Hash of the model's files. A hub id is downloaded first, if need be."""
+        digest = hashlib.sha256()
         for path in sorted({p for pattern in _FILES for p in self._folder.glob(pattern)}):
             with path.open("rb") as file:
                 digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
-        return f"clip-{digest.hexdigest()[:16]}"
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of the model's files and of the templates."""
+        both = json.dumps([self._content, self._templates]).encode()
+        return f"clip-{hashlib.sha256(both).hexdigest()[:16]}"
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any, Any]:
         """(tokenizer, image processor, model)."""
-        import torch
-        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
         try:
-            with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(self._folder)
-                # Pillow's resampling, whether torchvision is installed or not: the two differ.
-                processor = AutoImageProcessor.from_pretrained(self._folder, backend="pil")
-                model = AutoModel.from_pretrained(self._folder, use_safetensors=True, dtype=torch.float32)
+            return _load(self._folder, self._content, self._device)
         except Exception as error:
             raise BadModel(f"cannot load the judge's model {self._spec!r}: {_first_line(error)}") from error
-        return tokenizer, processor, model.eval().requires_grad_(False).to(self._device)
 
     def _directions(self, labels: tuple[str, ...]) -> "torch.Tensor":
         """The unit direction of each label, float32 [L, D]; those of the last labels are kept."""
@@ -139,6 +137,21 @@ class ClipJudge:
                 best, place = scores.max(1)
                 found += [Judgement(labels[i], s) for i, s in zip(place.tolist(), best.tolist(), strict=True)]
         return found
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: Path, content: str, device: str) -> tuple[Any, Any, Any]:
+    """(tokenizer, image processor, model), which the judges of several domains share."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    del content  # Another model may lie where this one was found.
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # Pillow's resampling, whether torchvision is installed or not: the two differ.
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+    return tokenizer, processor, model.eval().requires_grad_(False).to(device)
 
 
 def _first_line(error: Exception) -> str:

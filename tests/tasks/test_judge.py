@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import saeuron.generation
 from flows.run import Run
 from flows.stages.evaluate import evaluate
+from flows.stages.tune import tune as tune_stage
 from saeuron import judges
 from saeuron.canvas.vocabulary import STYLE_CLASSES
 from saeuron.config import RunConfig, TuneConfig
@@ -20,12 +21,14 @@ from saeuron.judges import Judgement
 from storage import Workspace
 from storage.catalog.query import run_query
 from storage.errors import ArtifactDamaged
+from tasks.engine import progress
 from tasks.engine.job import Job, Made
 from tasks.engine.judge import DomainJudge
 from tasks.engine.step import in_place
 from tasks.images import batches, index, pictures
 from tasks.judge import JudgeJob, judge, read
 from tasks.registry import runs
+from tasks.registry.concepts import Roster
 from tasks.totals import TotalsJob, totals
 from tasks.tune import TuneJob, tune
 from tests.sae_workspace import HOOKPOINTS, build
@@ -244,13 +247,47 @@ def test_labels_of_a_removal_are_its_reference_set_and_the_configurations_concep
     )
     run = Run.of(made, config, "cpu")
     assert run.unjudged == ()
-    found = run.judges("style", ("neon", "sepia"))
+    run.roster = Roster(references={"neon": ("sepia", "neon")})
+    found = run.judges("neon")
     assert {d: j.labels for d, j in found.items()} == {"style": ("neon", "sepia"), "object": ("cat", "moon")}
+    assert run.judges("dots")["style"].labels == ("dots", "neon")
     assert {j.id for j in found.values()} == {"bright-1"}
     partly = Run.of(made, configured(made, "bright:1"), "cpu")
-    assert partly.unjudged == ("object",) and list(partly.judges("style", ("neon",))) == ["style"]
+    assert partly.unjudged == ("object",) and list(partly.judges("neon")) == ["style"]
 
 
 def test_templates_reach_the_judge(made: Workspace) -> None:
     with pytest.raises(ConfigError, match="reads no sentences"):
-        Run.of(made, configured(made, "canvas", judge_templates=("{label}",)), "cpu").judges("style", ("neon",))
+        Run.of(made, configured(made, "canvas", judge_templates=("{label}",)), "cpu").judges("neon")
+
+
+@pytest.mark.parametrize(
+    ("judges_of", "said"),
+    [
+        ({"style": "none", "object": "none"}, ["no judge for style, object: settings are not searched"]),
+        ({"style": "canvas", "object": "none"}, ["no judge for object: settings are not searched"]),
+        ({"style": "canvas", "object": "canvas"}, []),
+    ],
+)
+def test_tuning_says_in_one_line_that_it_does_not_search(
+    made: Workspace, judges_of: dict[str, str], said: list[str]
+) -> None:
+    config = runs.remembered(made)
+    domains = {d: c.model_copy(update={"judge": judges_of[d]}) for d, c in config.domains.items()}
+    heard: list[str] = []
+
+    class Ear:
+        def stage(self, name: str, done: int, total: int) -> None: ...
+
+        def within(self, what: str, done: int, total: int, note: str) -> None: ...
+
+        def line(self, text: str) -> None:
+            heard.append(text)
+
+    run = Run.of(made, config.model_copy(update={"domains": domains}), "cpu")
+    with progress.listening(Ear()):
+        # Their statistics are missing, so that nothing is tuned.
+        tune_stage(run, ["neon", "cat"], {}, {}, {})
+    assert [line.split(";")[0] for line in heard] == said
+    if said:
+        assert heard[0].endswith("every removal takes the mildest, the smallest n and the gamma nearest to 0")
