@@ -23,7 +23,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     threads.py     how torch's threads wait, set before torch is imported
     files.py       files that are whole or absent
     quiet.py       silence for the libraries that load models
-    pipelines/     load diffusion pipelines
+    pipelines/     a file a family of diffusion pipelines: all that differs between them
     sae/           sparse autoencoders
     methods/       ways to remove a concept
     judges/        who says what an image shows

@@ -86,19 +86,19 @@ def _caption(prompt: Prompt) -> str:
 
 
 def _plot(job: ReportJob) -> None:
-    panels, timesteps = [], []
+    panels = []
     for hookpoint in job.hookpoints:
         own = score.read(job.open, job.reference[job.concept], hookpoint)
         found = profile(own, totals.read(job.open, job.totals[hookpoint]))
         best = found.score.amax(0).argsort(descending=True, stable=True)[:CURVES].tolist()
-        panels.append((_hookpoint(hookpoint), [(str(i), found.score[:, i].tolist()) for i in best]))
-        timesteps = found.timesteps.tolist()
+        curves = [(str(i), found.score[:, i].tolist()) for i in best]
+        panels.append((_hookpoint(hookpoint), found.timesteps.tolist(), curves))
     title = f"{job.domain} {job.concept}: the best latents of each hookpoint"
-    draw.score_plot(timesteps, panels, title, job.folder / "scores.png")
+    draw.score_plot(panels, title, job.folder / "scores.png")
 
 
 def _hookpoint(path: str) -> str:
-    """A hookpoint's path without what all of a Stable Diffusion's have in common."""
+    """A hookpoint's path without the parts that most of them share."""
     return path.removeprefix("unet.").replace(".transformer_blocks.0", "")
 
 

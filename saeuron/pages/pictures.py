@@ -86,11 +86,11 @@ Curves = Sequence[tuple[str, Sequence[float]]]
 """(label, [T] scores) of each latent shown."""
 
 
-def score_plot(timesteps: Sequence[int], panels: Sequence[tuple[str, Curves]], title: str, path: Path) -> Path:
+def score_plot(panels: Sequence[tuple[str, Sequence[int], Curves]], title: str, path: Path) -> Path:
     """The score of a concept's best latents at each step, from noise (left) to image (right).
 
     Args:
-        timesteps: [T], descending. panels: (name, curves) of each hookpoint, side by side on one scale.
+        panels: (name, timesteps [T] descending, curves) of each hookpoint, side by side on one scale.
     """
     import matplotlib
 
@@ -101,7 +101,7 @@ def score_plot(timesteps: Sequence[int], panels: Sequence[tuple[str, Curves]], t
     figure, found = pyplot.subplots(
         1, len(panels), figsize=size, dpi=110, layout="constrained", sharey=True, squeeze=False
     )
-    for axes, (name, curves) in zip(found[0], panels, strict=True):
+    for axes, (name, timesteps, curves) in zip(found[0], panels, strict=True):
         for label, values in curves:
             axes.plot(timesteps, values, marker="o", markersize=3, linewidth=1.4, label=label)
         axes.invert_xaxis()

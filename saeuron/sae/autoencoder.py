@@ -18,7 +18,7 @@ from saeuron.errors import BadWeights, WidthMismatch
 from saeuron.noise import generator
 from saeuron.sae.selection import Activation, activate
 
-_MODULE = re.compile(r"[\w-]+(\.[\w-]+)*")
+_HOOKPOINT = re.compile(r"[\w-]+(\.[\w-]+)*(:input)?")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SAEInfo:
             raise ValueError(f"k {k} of {self.n_latents} latents; expected at most as many, and of topk at least 1")
         if not self.variant.isprintable():
             raise ValueError(f"variant {reprlib.repr(self.variant)}; expected a name")
-        if self.hookpoint and not _MODULE.fullmatch(self.hookpoint):
+        if self.hookpoint and not _HOOKPOINT.fullmatch(self.hookpoint):
             raise ValueError(
                 f"hookpoint {reprlib.repr(self.hookpoint)}; expected a module's dotted name, such as unet.mid_block: "
                 "give it with --hookpoint"

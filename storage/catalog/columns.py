@@ -19,7 +19,7 @@ class Column(NamedTuple):
 _MAP = "MAP(VARCHAR, VARCHAR)"
 
 _SAE = Column("sae_id", "VARCHAR", "", "the SAE, see saes")
-_HOOKPOINT = Column("hookpoint", "VARCHAR", "", "dotted path of the module whose output is read")
+_HOOKPOINT = Column("hookpoint", "VARCHAR", "", "dotted path of the module whose output is read, or PATH:input")
 _DOMAIN = Column("domain", "VARCHAR", "", "kind of concept, such as style or object")
 _CONCEPT = Column("concept", "VARCHAR", "", "the concept, by its name in the domain")
 _SCORE = [

@@ -12,8 +12,10 @@ from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.errors import ConfigError, SaeuronError
 from saeuron.generation import generate, requests, sample
 from saeuron.hooks import Step, attached, hookpoints, to_rows, width
-from saeuron.noise import initial_noise
+from saeuron.noise import generator, initial_noise
 from saeuron.prompts import Prompt
+from saeuron.sae.diagnosis import DiagnosisConfig
+from saeuron.sae.diagnosis.denoising import denoising_losses
 from saeuron.scoring import Accumulator
 from tests.saeuron.methods.removals import random_sae
 
@@ -206,3 +208,27 @@ def test_a_modules_input_is_the_first_argument_in_a_pipeline(tiny_pipe):
     positive, negative = tiny_pipe.encode_prompt(["A cat."], "cpu", 1, True)
     assert torch.equal(values["words"][0][0], torch.cat([negative, positive]))
     assert width(tiny_pipe, f"{to_k}:input") == to_rows(positive).shape[2] == 32
+
+
+def test_the_denoising_loss_of_a_text_encoders_sae_is_that_of_the_texts_it_gives(make_pipe):
+    pipe = make_pipe()
+    layer = next(path for path in hookpoints(pipe) if path.endswith("layers.0"))
+    [loss, *_] = denoising_losses(pipe, random_sae(width=32, n=40, hookpoint=layer), WANTED, MODEL, DiagnosisConfig())
+    [(batch, pictures)] = generate(pipe, WANTED, MODEL, DiagnosisConfig().seed)
+    z = pipe.vae.encode(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
+    noise = torch.stack(
+        [torch.randn(z.shape[1:], generator=generator(DiagnosisConfig().seed, "loss", r.key, 999)) for r in batch]
+    )
+    a = float(pipe.scheduler.alphas_cumprod[999])
+    noised = a**0.5 * z + (1 - a) ** 0.5 * noise
+    module = pipe.text_encoder.get_submodule(layer.removeprefix("text_encoder."))
+    forward, expected = module.forward, []
+    for patched in (forward, lambda x, *args, **kwargs: torch.zeros_like(x)):
+        module.forward = patched
+        with torch.no_grad():
+            words, _ = pipe.encode_prompt([r.prompt.text for r in batch], "cpu", 1, False)
+            v = pipe.unet(noised, 999, encoder_hidden_states=words).sample
+        expected.append(float((a**0.5 * v + (1 - a) ** 0.5 * noised - noise).square().mean()))
+    assert (loss.timestep, loss.half) == (999, "conditional")
+    assert [loss.clean, loss.zero] == pytest.approx(expected, rel=1e-5)
+    assert loss.zero != pytest.approx(loss.clean, rel=1e-4)

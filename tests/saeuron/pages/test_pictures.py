@@ -47,16 +47,18 @@ def test_enlarging_keeps_hard_pixels_and_the_shape():
 
 
 def test_plots_of_the_same_scores_are_the_same_bytes(tmp_path):
-    panels = [("a", [("12", [0.1, 0.2])]), ("b", [("7", [0.1, 0.2]), ("8", [0.3, 0.2])])]
-    one, two = (score_plot([999, 499], panels, "t", tmp_path / f"{i}.png") for i in range(2))
-    other = score_plot([999, 499], [panels[0], ("b", [("7", [0.1, 0.2]), ("8", [0.3, 0.9])])], "t", tmp_path / "o.png")
+    steps = [999, 499]
+    panels = [("a", [-1], [("12", [0.1])]), ("b", steps, [("7", [0.1, 0.2]), ("8", [0.3, 0.2])])]
+    one, two = (score_plot(panels, "t", tmp_path / f"{i}.png") for i in range(2))
+    changed = [panels[0], ("b", steps, [("7", [0.1, 0.2]), ("8", [0.3, 0.9])])]
+    other = score_plot(changed, "t", tmp_path / "o.png")
     assert one.read_bytes() == two.read_bytes() != other.read_bytes()
 
 
 def test_a_plot_has_a_panel_for_each_hookpoint(tmp_path):
     widths = []
     for count in (1, 3):
-        path = score_plot([999, 499], [("a", [("12", [0.1, 0.2])])] * count, "t", tmp_path / f"{count}.png")
+        path = score_plot([("a", [999, 499], [("12", [0.1, 0.2])])] * count, "t", tmp_path / f"{count}.png")
         with Image.open(path) as image:
             widths.append(image.width)
     assert widths[1] > 1.5 * widths[0]

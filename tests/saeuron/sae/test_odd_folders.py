@@ -144,6 +144,7 @@ class TestHookpoints:
         "layers.5.mlp",
         HOOK,
         f"{HOOK}.my-adapter",
+        f"{HOOK}:input",
     )
     SAID = (
         *(("saelens", field) for field in ("metadata.hook_name", "hook_name", "hook_point")),

@@ -253,6 +253,7 @@ def test_weights_that_do_not_fit_their_configuration(tmp_path, change):
         "", "unet.up_blocks.1.attentions.1", "unet.up_blocks.0.attentions.1.transformer_blocks.0.attn2.to_out.0",
         "blocks.5.hook_resid_post", "blocks.8.attn.hook_z", "hook_embed", "layers.5.mlp", "transformer.h.0",
         "unet.mid_block.lora_A.my-adapter",
+        "unet.mid_block:input",
     ],
 )  # fmt: skip
 def test_every_module_is_a_hookpoint(hookpoint):
@@ -267,6 +268,9 @@ def test_every_module_is_a_hookpoint(hookpoint):
         "/outside",
         "..",
         ".",
+        "a:output",
+        ":input",
+        "a/b:input",
         "a/b",
         "a\\b",
         "a..b",
