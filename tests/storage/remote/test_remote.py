@@ -27,6 +27,7 @@ from storage.errors import (
 from storage.files import write_atomic
 from storage.identity import artifact_id, digest
 from storage.manifests import Manifest
+from storage.remote import backend
 from storage.remote.artifacts import PENDING, manifest_key, prefix
 from storage.remote.backend import ObjectStoreBackend, cache_folder
 from storage.remote.store import Store
@@ -360,6 +361,29 @@ def test_a_run_elsewhere_is_known_to_be_alive(machine: Callable[[str], Workspace
     with here.living("20260101T000000-abcdef"):
         assert there.alive() == ["20260101T000000-abcdef"]
     assert there.alive() == [] and here.backend.leases() == set()
+
+
+def test_a_lease_is_renewed_until_the_run_ends_though_the_store_is_away_for_a_while(
+    machine: Callable[[str], Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, renewed = remote(machine("here")), threading.Semaphore(0)
+    monkeypatch.setattr(backend, "RENEWAL", 0.01)
+
+    def write(self: Store, key: str, data: bytes) -> None:
+        renewed.release()
+        if threading.current_thread() is not threading.main_thread():
+            raise StoreAway(self.url, "for a while")
+
+    with monkeypatch.context() as counted:
+        counted.setattr(Store, "write", write)
+        with here.lease("20260101T000000-abcdef"):
+            # The first by the run itself, the others by the thread that goes on after each error.
+            assert all(renewed.acquire(timeout=20) for _ in range(4))
+    for thread in threading.enumerate():
+        if thread.name.startswith("lease of"):
+            thread.join(20)
+            assert not thread.is_alive()
+    assert here.leases() == set()
 
 
 def test_an_emptied_cache_loses_nothing(machine: Callable[[str], Workspace]) -> None:
