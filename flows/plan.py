@@ -16,7 +16,6 @@ from storage.identity import split_id
 from storage.manifests import Manifest
 from storage.verify import ids_in
 from tasks.engine.job import Job, Made
-from tasks.engine.step import spent
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Plan(Run):
     def _missing(self, workspace: Workspace, job: Job) -> Planned:
         others = self.before[job.stage]
         if others and job.stage not in self.costs:
-            seconds = statistics.median(spent(workspace, m.id) for m in others)
+            seconds = statistics.median(m.seconds for m in others)
             self.costs[job.stage] = seconds, statistics.median(sum(f.bytes for f in m.files) / 1e6 for m in others)
         cost = self.costs.get(job.stage, (None, None))
         return Planned(job.stage, job.label, job.id, False, _why(job, others), *cost)

@@ -110,7 +110,7 @@ class Backend(Layout):
         return sorted(path.name for path in found if split_id(path.name)[0] == path.parent.name)
 
     def delete(self, artifact_id: str) -> None:
-        """Delete an artifact and its records, the manifest first: killed at any point, the artifact is gone.
+        """Delete an artifact, the manifest first: killed at any point, the artifact is gone.
 
         The manifest is renamed until the rest is gone; `half_deleted` recognizes by it what a killed process left.
         """
@@ -120,8 +120,6 @@ class Backend(Layout):
         if manifest.exists():
             manifest.replace(mark)
             sync(folder)
-        for path in self.records_of(artifact_id):
-            path.unlink()
         for path in sorted(folder.rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
                 path.rmdir()

@@ -21,8 +21,6 @@ class Layout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.records = root / "records"
-        """Small records that tasks leave for one another."""
         self.runs = root / "runs"
         """One JSON file per run; the view `runs` reads them."""
         self.pictures = root / "pictures"
@@ -55,7 +53,3 @@ class Layout:
     def known(self, stage: str | None = None) -> list[str]:
         """The ids of all artifacts, or of one stage's, with a manifest in this folder, sorted."""
         return sorted(path.parent.name for path in (self.root / "artifacts").glob(f"{stage or '*'}/*/{MANIFEST}"))
-
-    def records_of(self, artifact_id: str) -> list[Path]:
-        """The records of an artifact and of its parts."""
-        return sorted([*self.records.glob(artifact_id), *self.records.glob(f"{artifact_id}_*")])

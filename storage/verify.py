@@ -64,7 +64,7 @@ def strays(workspace: Workspace, manifest: Manifest) -> list[Path]:
 
 
 def forget(workspace: Workspace, artifact_id: str, stamp: str) -> None:
-    """Set aside an artifact's manifest, its records and its damaged files, so that it is made again.
+    """Set aside an artifact's manifest and its damaged files, so that it is made again.
 
     Every byte is read: without the manifest nothing would find a damage later. Whole files stay, because a stage
     continues from its shards; if the manifest itself is damaged, only whole shards stay.
@@ -80,8 +80,10 @@ def forget(workspace: Workspace, artifact_id: str, stamp: str) -> None:
         whole = {path for pair in pairs if not pair & torn and all(p.exists() for p in pair) for path in pair}
         bad = {folder / name for name in listed(folder)} - whole
     bad |= {shards.sidecar(path) for path in bad if path.suffix == ".tar"}
+    # There even if nothing is moved: it says that the manifest is missing on purpose.
+    (workspace.damaged / stamp / folder.relative_to(workspace.root)).mkdir(parents=True, exist_ok=True)
     # The manifest first: killed after that, the artifact does not exist any more.
-    for path in (folder / MANIFEST, *sorted(bad), *workspace.records_of(artifact_id)):
+    for path in (folder / MANIFEST, *sorted(bad)):
         if path.exists():
             workspace.backend.set_aside(path, stamp)
 

@@ -1,9 +1,9 @@
-"""The workspace: one folder that holds every artifact, record and report of a project.
+"""The workspace: one folder that holds every artifact, run and report of a project.
 
     workspace.json                     {"format": 2}; migrations.py upgrades older formats
     run.json  concepts/                state for later commands: the configuration, and which concepts joined or left it
     artifacts/<stage>/<id>/            the files of one artifact, and manifest.json, written last
-    records/ runs/ pictures/ removals/ reports/ locks/
+    runs/ pictures/ removals/ reports/ locks/
     damaged/<time>/                    what `saeuron verify --repair` set aside, until `saeuron gc`
 
 An artifact without its manifest does not exist. To forget an artifact, delete its folder.
@@ -245,7 +245,7 @@ class Workspace(Layout):
         return self.backend.problems()
 
     def delete(self, artifact_id: str) -> None:
-        """Delete an artifact and its records. Killed at any point, the artifact does not exist any more."""
+        """Delete an artifact. Killed at any point, the artifact does not exist any more."""
         self.backend.delete(artifact_id)
 
     # Small files

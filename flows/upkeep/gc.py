@@ -22,7 +22,7 @@ from saeuron.errors import SaeuronError
 from storage import Workspace
 from storage.backend import size
 from storage.files import read_json
-from storage.identity import is_id, split_id
+from storage.identity import split_id
 from storage.manifests import Manifest, same
 from storage.verify import copies, header, ids_in
 from tasks.registry import runs, saes
@@ -63,9 +63,6 @@ def survey(workspace: Workspace) -> list[Garbage]:
         public = [workspace.removals / f"{name}.safetensors"]
         public += [workspace.pictures / f"{name}_{kind}.png" for kind in ("sheet", "scores")]
         found += [_thing("copy", name, path) for path in public if path.exists()]
-    found += [
-        _thing("record", "of what is gone", p) for p in sorted(workspace.records.glob("*_v*")) if _lone(workspace, p)
-    ]
     locks = sorted(workspace.locks.glob("*T*-*.lock"))
     found += [_thing("lock", "of a dead run", path) for path in locks if not workspace.busy(path.stem)]
     found += _unfinished(workspace)
@@ -197,11 +194,6 @@ def _label(manifest: Manifest | None, concepts: dict[str, str]) -> str:
 
 def _thing(kind: str, label: str, path: Path) -> Garbage:
     return Garbage(kind, label, path, size(path))
-
-
-def _lone(workspace: Workspace, record: Path) -> bool:
-    name = record.name if is_id(record.name) else record.name.rpartition("_")[0]
-    return is_id(name) and not workspace.folder(name).exists()
 
 
 def page(workspace: Workspace, found: list[Garbage], dry: bool) -> str:

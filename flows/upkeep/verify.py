@@ -16,15 +16,15 @@ from storage import Workspace
 from storage.errors import ArtifactDamaged, NotAWorkspace, StorageError
 from storage.files import read_json
 from storage.identity import digest, is_id, split_id
-from storage.layout import LINK, MARK
+from storage.layout import LINK, MANIFEST, MARK
 from storage.manifests import Manifest, ManifestFile, same
-from storage.seals import check_page, read_sealed
+from storage.seals import check_page
 from storage.verify import copies, damage, forget, header, ids_in, strays
 from storage.workspace import FORMAT
 from tasks.registry import concepts, runs
 
 PLACES = {
-    *(MARK, LINK, runs.CONFIG, "concepts", "artifacts", "records", "runs"),
+    *(MARK, LINK, runs.CONFIG, "concepts", "artifacts", "runs"),
     *("pictures", "removals", "reports", "locks", "damaged"),
 }
 """What lies in a workspace. Hidden things are the business of whoever hid them."""
@@ -40,7 +40,7 @@ class Damage:
     """One thing that is not as it should be."""
 
     kind: str
-    """missing, size, bytes, unreadable; or stale (speaks of what is not there), copy, unknown, cache."""
+    """missing, size, bytes, unreadable; or copy, unknown, cache."""
     path: Path
     expected: str
     found: str
@@ -59,6 +59,8 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
     makes = _Makes(workspace)
     found = [*_config(workspace), *_concepts(workspace), *_runs(workspace)]
     whole: list[Manifest] = []
+    # What a run used was committed once: if it has no manifest now, the manifest was lost.
+    used = {i for record in runs.records(workspace) for i in record.artifacts or ()}
     for artifact_id in workspace.folders():
         if workspace.half_deleted(artifact_id):
             continue
@@ -68,17 +70,15 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
         try:
             manifest = workspace.read(artifact_id)
         except StorageError:
-            if not errors and (workspace.records / artifact_id).exists():
-                lost = ArtifactDamaged(workspace.folder(artifact_id) / "manifest.json", "a manifest", "no file")
+            if not errors and artifact_id in used and not _set_aside(workspace, artifact_id):
+                lost = ArtifactDamaged(workspace.folder(artifact_id) / MANIFEST, "a manifest", "no file")
                 found.append(_said(lost, makes(artifact_id), artifact=artifact_id))
             continue
         whole.append(manifest)
         found += [Damage("unknown", path, "nothing", "a file", ASIDE) for path in strays(workspace, manifest)]
         bad = workspace.backend.stale(manifest, deep)
         found += [Damage("cache", path, "its object", "other bytes", AGAIN) for path in bad]
-    known = {manifest.id: manifest for manifest in whole}
-    found += [*_records(workspace, known), *_copies(workspace, whole, deep, makes)]
-    return [*found, *_reports(workspace), *_unknown(workspace)]
+    return [*found, *_copies(workspace, whole, deep, makes), *_reports(workspace), *_unknown(workspace)]
 
 
 class _Makes:
@@ -105,8 +105,12 @@ class _Makes:
 
     def _summary(self, artifact_id: str) -> dict[str, Any]:
         manifest = _quietly(self.workspace.read, artifact_id)
-        found = manifest.summary if manifest else _result(self.workspace.records / artifact_id).get("summary")
-        return found if isinstance(found, dict) else {}
+        if manifest:
+            return dict(manifest.summary)
+        # A damaged manifest may still be JSON: here it only serves to name a command.
+        found = _quietly(read_json, self.workspace.folder(artifact_id) / MANIFEST)
+        summary = found.get("summary") if isinstance(found, dict) else None
+        return summary if isinstance(summary, dict) else {}
 
     def _concept(self, artifact_id: str) -> str | None:
         stage, _ = split_id(artifact_id)
@@ -193,37 +197,6 @@ def _readable(path: Path, read: Callable[[Path], Any], todo: str, **more: Any) -
         yield _said(error, todo, **more)
 
 
-def _records(workspace: Workspace, known: dict[str, Manifest]) -> Iterator[Damage]:
-    """Records of what is not there, and such that do not say what the manifest says."""
-    for path in sorted(workspace.records.glob("*_v*")):
-        artifact_id, part = path.name, ""
-        if not is_id(artifact_id):
-            artifact_id, _, part = path.name.rpartition("_")
-        if path.name.startswith(".") or not is_id(artifact_id):
-            continue
-        manifest, made = known.get(artifact_id), _result(path)
-        if made.get("id") != artifact_id:
-            yield Damage("unreadable", path, "a record of its name", "something else", ASIDE)
-        elif manifest and not part and made.get("summary") != manifest.summary:
-            yield Damage("bytes", path, "the manifest's summary", "another", ASIDE)
-        elif not manifest and not workspace.folder(artifact_id).exists():
-            yield Damage("stale", path, "its artifact", "none", ASIDE)
-
-
-def _result(path: Path) -> dict[str, Any]:
-    """What a record says was made; empty if it is not as Prefect and `tasks.engine.step` write it."""
-    try:
-        record = read_sealed(path)
-        about, made = record["metadata"], json.loads(record["result"])
-        # It says twice where it lies, or lay before the workspace was moved.
-        at = f"{about['serializer']['workspace']}/{path.parent.name}/{path.name}"
-        whole = about["storage_key"] == at and about["serializer"]["type"] == "saeuron-record"
-        whole = whole and set(made) == {"id", "summary", "cached", "seconds"} and set(record) == {"metadata", "result"}
-    except (StorageError, KeyError, TypeError, ValueError):
-        return {}
-    return made if whole else {}
-
-
 def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: _Makes) -> Iterator[Damage]:
     """What lies in removals/ and pictures/ that is no copy of the artifact it was copied from."""
     # What a run has made that did not come to its end is put where people look for it by the next one.
@@ -281,8 +254,12 @@ def _removal_named(path: Path) -> str | None:
 
 
 def _put_away(workspace: Workspace, artifact_id: str) -> bool:
-    place = workspace.folder(artifact_id).relative_to(workspace.root)
-    return (workspace.root / place).exists() or any(workspace.damaged.glob(f"*/{place}"))
+    return workspace.folder(artifact_id).exists() or _set_aside(workspace, artifact_id)
+
+
+def _set_aside(workspace: Workspace, artifact_id: str) -> bool:
+    """Whether --repair set the artifact aside, wholly or in part."""
+    return any(workspace.damaged.glob(f"*/{workspace.folder(artifact_id).relative_to(workspace.root)}"))
 
 
 def _reports(workspace: Workspace) -> Iterator[Damage]:

@@ -7,12 +7,15 @@ version, an integer that is raised by hand when the stage's meaning changes.
 import functools
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from storage import Workspace
+from storage.errors import StorageError
+from storage.files import read_json, write_json
 from storage.identity import artifact_id
 from storage.verify import ids_in
 from tasks.engine.worker import Worker
@@ -83,7 +86,7 @@ class Made(BaseModel):
     cached: bool = False
     """Whether it was there before."""
     seconds: float = 0.0
-    """What it took, when it was made."""
+    """What this step took, when it ran; of a cached artifact: what all its steps took."""
 
 
 class Clock:
@@ -97,9 +100,27 @@ class Clock:
         return round(time.monotonic() - self.start, 3)
 
 
+def note_seconds(job: Job, made: Made, *part: object) -> None:
+    """Keep what a part of an artifact took, until `commit`. In a hidden file: times are no part of the result."""
+    write_json(job.folder / f".{'_'.join(map(str, part))}.seconds", made.seconds)
+
+
+def _noted_seconds(folder: Path) -> float:
+    """The sum of what the parts took, as far as it was noted; the notes are deleted."""
+    total = 0.0
+    for path in sorted(folder.glob(".*.seconds")):
+        # An estimate: a note that cannot be read counts nothing.
+        with suppress(StorageError, TypeError, ValueError):
+            total += float(read_json(path))
+        path.unlink()
+    return round(total, 3)
+
+
 def commit(job: Job, inputs: Mapping[str, Any], summary: dict[str, Any], clock: Clock, **how: Any) -> Made:
-    """Write the manifest of what `job` made, last of all, and say so."""
+    """Write the manifest of what `job` made, last of all. Its seconds are those of the parts as well."""
+    own = clock.seconds
+    seconds = round(own + _noted_seconds(job.folder), 3)
     manifest = job.open.commit(
-        job.id, config=job.identity, inputs=dict(inputs), summary=summary, seconds=clock.seconds, **how
+        job.id, config=job.identity, inputs=dict(inputs), summary=summary, seconds=seconds, **how
     )
-    return Made(id=job.id, summary=manifest.summary, seconds=manifest.seconds)
+    return Made(id=job.id, summary=manifest.summary, seconds=own)

@@ -170,7 +170,7 @@ def stage_of(log: Path) -> str:
         return parts[1]
     if parts[0].endswith(".tmp"):
         return "configuration"
-    return f"record of {parts[1].split('_v')[0].lstrip('.')}" if parts[0] == "records" and len(parts) > 1 else parts[0]
+    return parts[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -66,7 +66,6 @@ NEEDED = {
     "locks": "",
     "removals": "removals/*",
     "pictures": "pictures/*",
-    "records": "artifacts/sae/*/*.*",
 }
 """Folders of a workspace, and what is deleted so that there is something to write; a run itself is written down."""
 

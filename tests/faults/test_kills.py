@@ -18,7 +18,7 @@ from tests.faults.outcome import damaged, differing
 
 EVENTS = 70
 """Most file events that a run lives through; an undisturbed one has some 700."""
-WORK = ("artifacts", "records", "removals", "pictures")
+WORK = ("artifacts", "removals", "pictures")
 """Where what a run makes goes. That it begins, with locks and a record of itself, is a few events of every run."""
 
 

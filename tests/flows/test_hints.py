@@ -60,7 +60,7 @@ def test_the_end_of_a_run(workspace: Workspace) -> None:
 
 
 def test_upkeep(workspace: Workspace) -> None:
-    stray = workspace.root / "records" / "stray"
+    stray = workspace.root / "runs" / "stray"
     assert status_page(workspace, deep=False)["lines"][-1].startswith("damaged: none")
     garbage = gc.Garbage("temporary", "", stray, 1)
     assert next_of([gc.page(workspace, [garbage], dry=True).splitlines()[-1]], workspace) == ["gc"]

@@ -45,8 +45,6 @@ def folder(workspace: Workspace) -> Path:
     write_json(folder / "judged" / "00000.json", {"k0": "cat"})
     (folder / "table.parquet").write_bytes(bytes(range(200)))
     workspace.commit(NAME, config=CONFIG, inputs={"of": CONFIG["of"]}, summary={"images": 2}, seconds=1.5)
-    for record in (NAME, f"{NAME}_0"):
-        write_json(workspace.records / record, {})
     return folder
 
 
@@ -140,7 +138,6 @@ def test_what_is_forgotten_is_moved_and_the_whole_stays(
     assert all((folder / n).read_bytes() == before[Path(n)] for n in left)
     assert (aside / name).exists() == (planted is not None)
     assert planted is None or (aside / name).read_bytes() == planted
-    assert not list(workspace.records.iterdir()) and len(list((workspace.damaged / "now" / "records").iterdir())) == 2
     assert (aside / MANIFEST).read_bytes() == before[Path(MANIFEST)]
     assert not workspace.has(NAME) and found(workspace) == []
 
@@ -150,8 +147,7 @@ def test_the_manifest_is_set_aside_first(workspace: Workspace, folder: Path, mon
     flip(folder / "table.parquet")
     monkeypatch.setattr(Backend, "set_aside", lambda self, path, stamp: moved.append(path))
     verify.forget(workspace, NAME, "now")
-    records = [workspace.records / name for name in (NAME, f"{NAME}_0")]
-    assert moved == [folder / MANIFEST, folder / "table.parquet", *records]
+    assert moved == [folder / MANIFEST, folder / "table.parquet"]
 
 
 @pytest.mark.parametrize("how", ["flip", "delete"])
@@ -213,7 +209,7 @@ def test_ids_in_what_a_manifest_holds() -> None:
 class TestRemove:
     def test_everything_goes(self, workspace: Workspace, folder: Path) -> None:
         workspace.delete(NAME)
-        assert not folder.exists() and not list(workspace.records.iterdir())
+        assert not folder.exists()
 
     def test_killed_at_any_point_it_is_no_more_and_can_be_finished(
         self, workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -241,8 +237,8 @@ class TestRemove:
             rounds += 1
             assert not workspace.has(NAME) and workspace.artifacts() == [] and workspace.problems() == []
             assert not folder.exists() or workspace.half_deleted(NAME) or not any(folder.iterdir())
-        # Two records, the files, a folder in the folder, the mark and the folder itself: each in a round of its own.
-        assert rounds == 2 + len(FILES) + 3
+        # The files, a folder in the folder, the mark and the folder itself: each in a round of its own.
+        assert rounds == len(FILES) + 3
 
     def test_made_again_it_is_not_being_removed(self, workspace: Workspace, folder: Path) -> None:
         (folder / MANIFEST).rename(folder / ".removed")

@@ -28,8 +28,8 @@ def test_open_makes_and_opens(tmp_path: Path) -> None:
     made = Workspace.open(tmp_path / "a" / "b")
     assert json.loads((made.root / "workspace.json").read_text()) == {"format": FORMAT}
     assert Workspace.open(made.root, create=False).root == made.root
-    assert [made.records, made.runs, made.pictures, made.removals, made.reports] == [
-        made.root / name for name in ("records", "runs", "pictures", "removals", "reports")
+    assert [made.runs, made.pictures, made.removals, made.reports] == [
+        made.root / name for name in ("runs", "pictures", "removals", "reports")
     ]
 
 

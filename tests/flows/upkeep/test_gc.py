@@ -17,7 +17,6 @@ from flows.config import load
 from flows.upkeep import gc
 from saeuron.errors import SaeuronError
 from storage import Workspace
-from storage.files import write_json
 from storage.identity import artifact_id
 from storage.manifests import Manifest
 from tasks.registry import concepts, runs
@@ -92,17 +91,6 @@ def test_what_only_the_other_configuration_needs(both: Workspace) -> None:
     gc.collect(both)
     assert of(both) == mine and set(both.folders()) == mine and of(both, OTHER) == mine & other
     assert gc.survey(both) == []
-
-
-def test_records_go_with_their_artifact(both: Workspace) -> None:
-    mine = of(both)
-    gone = next(i for i in both.folders() if i not in mine)
-    never = artifact_id("sae", 1, {"never": "made"})
-    for name in (gone, f"{gone}_0", f"{never}_3", next(iter(mine))):
-        write_json(both.records / name, {})
-    assert [g.path.name for g in gc.survey(both) if g.kind == "record"] == [f"{never}_3"]
-    gc.collect(both)
-    assert [p.name for p in both.records.iterdir()] == [next(iter(mine))]
 
 
 class TestReferred:

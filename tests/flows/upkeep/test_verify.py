@@ -47,17 +47,12 @@ def removal(path: Path, removal_id: str, gamma: float) -> None:
 
 
 def commit(workspace: Workspace, stage: str, write: Callable[[Path, str], None], **summary: Any) -> Manifest:
-    """An artifact with its record, as a run leaves it."""
+    """An artifact as a run leaves it."""
     config = {"stage": stage, **summary}
     name = artifact_id(stage, 1, config)
     write(workspace.folder(name), name)
     inputs = {"removals": summary.pop("removals")} if "removals" in summary else {}
-    manifest = workspace.commit(name, config=config, inputs=inputs, summary=summary, seconds=1.0)
-    result = json.dumps({"id": name, "summary": summary, "cached": False, "seconds": 1.0})
-    serializer = {"type": "saeuron-record", "workspace": str(workspace.root)}
-    about = {"storage_key": str(workspace.records / name), "serializer": serializer, "prefect_version": "3.8.8"}
-    write_sealed(workspace.records / name, {"metadata": about, "result": result})
-    return manifest
+    return workspace.commit(name, config=config, inputs=inputs, summary=summary, seconds=1.0)
 
 
 def files(**contents: bytes) -> Callable[[Path, str], None]:
@@ -104,7 +99,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commit(workspace, "images", tars, removals=[made.id], images=2)
         commit(workspace, "evaluation", files(metrics_parquet=bytes(200)), concept="cat")
         commit(workspace, "pictures", files(sheet_png=bytes(90), scores_png=bytes(80)), concept="cat")
-        runs.finish(workspace, run_id, "completed", {"made": 7}, artifacts={made.id: False})
+        used = {m.id: False for m in workspace.artifacts() if m.stage != "pictures"}
+        runs.finish(workspace, run_id, "completed", {"made": 7}, artifacts=used)
     concepts.add(workspace, config, ConceptConfig(name="grain", domain="style"))
     # The first of the two removals is the one in use, though it is not the newest.
     first = next(m for m in workspace.artifacts("removal") if m.summary["gamma"] == GAMMAS[0])
@@ -132,7 +128,6 @@ PLACES = {
     "picture": "artifacts/pictures/*/sheet.png",
     "removal": "removals/neon.safetensors",
     "contact sheet": "pictures/cat_sheet.png",
-    "record": "records/sae_v1_*",
     "run": "runs/*.json",
     "run's configuration": "runs/configs/*.json",
     "configuration": "run.json",
@@ -142,8 +137,8 @@ PLACES = {
 PAIRED = {"run": "run's configuration", "run's configuration": "run"}
 HASHED = {"shard", "weights", "statistics", "images", "metrics", "picture", "removal", "contact sheet"}
 """A flipped byte in these is seen by reading all of it."""
-HARMLESS = {("record", "delete"), ("concept", "delete")}
-"""A record is a memory of what is there; a concept whose record is gone was never added."""
+HARMLESS = {("concept", "delete")}
+"""A concept whose record is gone was never added."""
 
 
 def test_a_whole_workspace_is_clean(whole: Workspace) -> None:
@@ -188,7 +183,6 @@ def test_each_damage_is_found_and_put_away(whole: Workspace, place: str, how: st
         assert path.read_bytes() == (gone.read_bytes() if (place, how) == ("removal", "delete") else before[path])
     if path.is_relative_to(whole.root / "artifacts"):
         assert not whole.has(path.relative_to(whole.root).parts[2])
-        assert not (whole.records / path.relative_to(whole.root).parts[2]).exists()
 
 
 @pytest.mark.parametrize("place", ["run", "run's configuration", "configuration", "concept", "manifest"])
@@ -209,7 +203,7 @@ def test_a_flipped_byte_in_a_published_removal_is_found_wherever_it_is(whole: Wo
 
 
 def test_all_at_once(whole: Workspace) -> None:
-    names = ["shard", "weights", "statistics", "images", "metrics", "removal", "record", "run", "concept"]
+    names = ["shard", "weights", "statistics", "images", "metrics", "removal", "run", "concept"]
     for name in names:
         flip(next(whole.root.glob(PLACES[name])))
     done = run_here("verify", "-w", whole.root, "--deep", "--json")
@@ -222,7 +216,7 @@ def test_all_at_once(whole: Workspace) -> None:
 
 
 def test_the_page_says_what_to_do(whole: Workspace) -> None:
-    for name in ("weights", "images", "removal", "record"):
+    for name in ("weights", "images", "removal", "run"):
         flip(next(whole.root.glob(PLACES[name])))
     done = run_here("verify", "-w", whole.root, "--deep")
     lines = done.out.splitlines()
@@ -238,7 +232,7 @@ def test_the_page_says_what_to_do(whole: Workspace) -> None:
         todo[parts[1 if parts[0] == "artifacts" else 0]] = block[1].split("| ")[1]
     # Nothing but its own removal needs the images of a concept that a plain run does not remove.
     assert todo["images"] == "saeuron evaluate neon" and todo["sae"] == "saeuron run"
-    assert "--repair rewrites it" in todo["removals"] and "--repair moves it away" in todo["records"]
+    assert "--repair rewrites it" in todo["removals"] and "--repair moves it away" in todo["runs"]
     assert lines[-2:] == ["4 damaged", f"next: saeuron verify --deep --repair -w {whole.root}"]
     done = run_here("verify", "-w", whole.root, "--deep", "--repair")
     assert done.out.splitlines()[-2:] == [
@@ -254,42 +248,6 @@ def test_what_no_run_makes(whole: Workspace) -> None:
         flip(whole.folder(m.id) / m.files[0].name)
     found, _ = verify.repair(whole, lambda: verify.find(whole, deep=True))
     assert [d.todo for d in found] == ["what made it makes it"] * 2 and verify.commands(whole, found) == []
-
-
-def copied(path: Path, to: Path, old: str, new: str) -> None:
-    """A sealed record that says something else, and is whole."""
-    write_sealed(to, json.loads(json.dumps(read_sealed(path)).replace(old, new)))
-
-
-class TestRecords:
-    def test_one_of_an_artifact_that_is_gone(self, whole: Workspace) -> None:
-        [sae] = whole.artifacts("sae")
-        shutil.rmtree(whole.folder(sae.id))
-        part = whole.records / f"{sae.id}_0"
-        copied(whole.records / sae.id, part, f"records/{sae.id}", f"records/{sae.id}_0")
-        assert [(d.kind, d.path.name) for d in verify.find(whole)] == [("stale", sae.id), ("stale", f"{sae.id}_0")]
-        verify.repair(whole, lambda: verify.find(whole))
-        assert verify.find(whole) == []
-
-    def test_parts_of_what_is_being_made_are_no_damage(self, whole: Workspace) -> None:
-        [capture] = whole.artifacts("capture")
-        part = whole.records / f"{capture.id}_0"
-        copied(whole.records / capture.id, part, f"records/{capture.id}", f"records/{capture.id}_0")
-        (whole.records / capture.id).unlink()
-        (whole.folder(capture.id) / "manifest.json").unlink()
-        assert verify.find(whole, deep=True) == []
-
-    def test_a_flipped_byte_is_found_wherever_it_is(self, whole: Workspace) -> None:
-        [path] = whole.root.glob(PLACES["record"])
-        data = path.read_bytes()
-        for at in range(0, len(data), 11):
-            path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-            assert [d.path for d in verify.find(whole)] == [path], data[max(at - 30, 0) : at + 20]
-
-    def test_one_that_says_otherwise_than_the_manifest(self, whole: Workspace) -> None:
-        [path] = whole.root.glob("records/score_v1_*")
-        copied(path, path, "cat", "cot")
-        assert [(d.kind, d.path) for d in verify.find(whole)] == [("bytes", path)]
 
 
 class TestCopies:

@@ -20,7 +20,6 @@ from storage.identity import split_id
 from tasks.capture import CaptureJob
 from tasks.engine.job import Job
 from tasks.engine.judge import DomainJudge
-from tasks.engine.step import ByArtifact
 from tasks.evaluate import EvaluateJob
 from tasks.images import ImagesJob
 from tasks.judge import JudgeJob
@@ -183,17 +182,6 @@ def test_a_prompt_file_counts_by_its_bytes(tmp_path: Path) -> None:
     assert job("a.txt", "A cat.").id == job("b.txt", "A cat.").id != job("c.txt", "A dog.").id
     with pytest.raises(BadPrompts, match="no such prompt file"):
         _ = PromptsJob(workspace=HERE, config=PromptsConfig(files=("none.txt",)), domains={"style": STYLE}).id
-
-
-def key(**inputs: object) -> str | None:
-    return ByArtifact().compute_key(None, inputs, {})  # type: ignore[arg-type]
-
-
-def test_the_cache_key_is_the_id_and_the_shard() -> None:
-    job = JOBS["capture"]
-    assert key(job=job) == job.id
-    assert key(job=job, index=3) == f"{job.id}_3"
-    assert key(job=changed(job, workspace=Path("/elsewhere"), device="cpu"), index=3) == f"{job.id}_3"
 
 
 def test_what_a_step_reads_is_what_it_was_made_from_unless_it_knows_better() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from saeuron.errors import ConfigError
 from storage import Workspace
-from storage.errors import ArtifactDamaged, ArtifactMissing, BadQuery, DiskFull
+from storage.errors import ArtifactDamaged, BadQuery, DiskFull
 from storage.files import write_json
 from tasks.engine.job import Clock, Job, Made, commit
-from tasks.engine.step import Believed, step
+from tasks.engine.step import step
 
 CALLS: list[str] = []
 """What the step below was called with; flows and tasks run in this process."""
@@ -43,6 +43,12 @@ def probe(job: ProbeJob) -> Made:
     return commit(job, {}, {"word": job.word}, clock)
 
 
+@step("probe part")
+def part(job: ProbeJob, index: int) -> Made:
+    write_json(job.folder / f"{index}.json", index)
+    return Made(id=job.id, seconds=2.5, cached=index == 2)
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     CALLS.clear()
@@ -67,6 +73,22 @@ class TestOnce:
         probe.fn(job)
         again = probe.fn(job.model_copy(update={"note": "changes nothing"}))
         assert again.cached and again.summary == {"word": "neon"} and CALLS == ["neon"]
+
+    def test_the_manifest_counts_the_seconds_of_the_parts(self, job: ProbeJob, workspace: Workspace) -> None:
+        for index in (0, 1, 1, 2):
+            part.fn(job, index)
+        made = probe.fn(job)
+        manifest = workspace.manifest(job.id)
+        # Part 1 was made twice and counts once; part 2 was there before.
+        assert made.seconds < 2.5 and manifest.seconds == pytest.approx(5 + made.seconds)
+        assert sorted(file.name for file in manifest.files) == ["0.json", "1.json", "2.json", "word.json"]
+        assert not list(job.folder.glob(".*"))
+        assert probe.fn(job).seconds == manifest.seconds
+
+    def test_a_note_of_seconds_that_is_damaged_counts_nothing(self, job: ProbeJob, workspace: Workspace) -> None:
+        part.fn(job, 0)
+        (job.folder / ".0.seconds").write_text("{")
+        assert workspace.manifest(probe.fn(job).id).seconds < 2.5
 
     def test_what_is_damaged_is_made_again(self, job: ProbeJob) -> None:
         probe.fn(job)
@@ -102,86 +124,27 @@ class TestOnce:
         assert not probe.fn(job).cached and not probe.fn(other).cached
 
 
-class TestBelieved:
-    def test_a_record_is_believed_while_its_artifact_is_there(self, job: ProbeJob, workspace: Workspace) -> None:
-        serializer = Believed(workspace=str(workspace.root))
-        blob = serializer.dumps(probe.fn(job))
-        assert serializer.loads(blob) == Made(
-            id=job.id, summary={"word": "neon"}, cached=True, seconds=serializer.loads(blob).seconds
-        )
-        (job.folder / "word.json").unlink()
-        with pytest.raises(ArtifactMissing):
-            serializer.loads(blob)
-
-    @pytest.mark.parametrize("blob", [b"null", b"", b"{", b'{"id": "probe_v1_00000000000000000000", "more": 1}'])
-    def test_anything_else_is_not(self, workspace: Workspace, blob: bytes) -> None:
-        with pytest.raises(Exception, match=r".+"):
-            Believed(workspace=str(workspace.root)).loads(blob)
-
-    def test_only_what_a_step_made_is_written(self, workspace: Workspace) -> None:
-        assert Believed(workspace=str(workspace.root)).dumps({"a": 1}) == b"null"
-
-
 class TestInAFlow:
-    def test_a_record_is_left_and_found(self, in_flow: Any, job: ProbeJob, workspace: Workspace) -> None:
-        assert not in_flow(probe, job).cached
-        assert [p.name for p in workspace.records.iterdir()] == [job.id]
-        again = in_flow(probe, job)
-        assert again.cached and again.id == job.id and CALLS == ["neon"]
-
-    def test_a_record_is_whole_or_absent(
-        self, in_flow: Any, job: ProbeJob, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        seen = []
-        replace = Path.replace
-        monkeypatch.setattr(
-            Path, "replace", lambda path, to: seen.append((path.stat().st_size, to)) or replace(path, to)
-        )
-        in_flow(probe, job)
-        record = workspace.records / job.id
-        assert (record.stat().st_size, record) in seen
-
-    def test_one_that_cannot_be_written_stops_nothing(
-        self,
-        in_flow: Any,
-        job: ProbeJob,
-        workspace: Workspace,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        assert not in_flow(probe, job).cached
-        word = job.folder / "word.json"
-        word.unlink()
-
-        def full(path: Path, fields: dict[str, Any]) -> None:
-            raise DiskFull(path, len(fields))
-
-        monkeypatch.setattr("tasks.engine.step.write_sealed", full)
-        assert not in_flow(probe, job).cached
-        # Nor is there the one of before, which says how long that took.
-        assert word.exists() and not (workspace.records / job.id).exists()
-        assert f"the record {job.id} was not kept: no room to write" in caplog.text
-
     def test_a_copy_of_a_workspace_is_judged_by_itself(
         self, in_flow: Any, job: ProbeJob, workspace: Workspace, tmp_path: Path
     ) -> None:
-        in_flow(probe, job)
+        assert not in_flow(probe, job).cached
         copied = job.model_copy(update={"workspace": Path(shutil.copytree(workspace.root, tmp_path / "copy"))})
-        assert in_flow(probe, copied).cached
+        assert in_flow(probe, copied).cached and CALLS == ["neon"]
         (copied.folder / "word.json").unlink()
         assert not in_flow(probe, copied).cached and copied.open.has(job.id) and CALLS == ["neon", "neon"]
 
-    @pytest.mark.parametrize("harm", ["file", "record", "both"])
-    def test_what_is_gone_is_made_again(self, in_flow: Any, job: ProbeJob, workspace: Workspace, harm: str) -> None:
+    def test_what_is_gone_is_made_again(self, in_flow: Any, job: ProbeJob, workspace: Workspace) -> None:
         in_flow(probe, job)
-        if harm != "record":
-            (job.folder / "word.json").unlink()
-        if harm != "file":
-            (workspace.records / job.id).write_bytes(b'{"resu')
-        made = in_flow(probe, job)
-        # A lost record costs nothing: the artifact is there.
-        assert made.id == job.id and (["neon"] if harm == "record" else ["neon", "neon"]) == CALLS
-        assert workspace.has(job.id)
+        (job.folder / "word.json").unlink()
+        assert in_flow(probe, job).id == job.id and CALLS == ["neon", "neon"] and workspace.has(job.id)
+
+    def test_prefect_takes_no_step_for_another(self, in_flow: Any, job: ProbeJob, workspace: Workspace) -> None:
+        other = job.model_copy(update={"workspace": Workspace.open(workspace.root.parent / "other").root})
+
+        found = in_flow(lambda: [probe(job), probe(other), probe(job)])
+        assert [made.cached for made in found] == [False, False, True] and CALLS == ["neon", "neon"]
+        assert not (workspace.root / "records").exists()
 
     @pytest.mark.parametrize(
         "error",
