@@ -5,6 +5,7 @@
     │   ├── NotAWorkspace
     │   ├── OtherFormat
     │   │   ├── WorkspaceTooNew
+    │   │   ├── WorkspaceUnsupported
     │   │   ├── WorkspaceTooOld
     │   │   └── WorkspaceBusy
     │   ├── BadQuery
@@ -65,6 +66,17 @@ class WorkspaceTooNew(OtherFormat):
         return f"workspace {root} has format {found}, expected at most {known}: upgrade saeuron, or use another folder"
 
 
+class WorkspaceUnsupported(OtherFormat):
+    """The workspace was written in a format so old that nothing converts it."""
+
+    def __str__(self) -> str:
+        root, found, known = self.args
+        return (
+            f"workspace {root} has format {found}, expected {known}, and cannot be converted: use another "
+            "workspace, or delete this one"
+        )
+
+
 class WorkspaceTooOld(OtherFormat):
     """The workspace was written in an older format, and is only to be read."""
 
@@ -83,7 +95,7 @@ class WorkspaceBusy(OtherFormat):
         root, found, known = self.args
         return (
             f"workspace {root} has format {found}, expected {known}, and another process is at work in it: "
-            "run the same command again when that has ended"
+            "wait until that has ended, then run the same command again"
         )
 
 

@@ -1,6 +1,6 @@
 """The workspace: one folder that holds every artifact, run and report of a project.
 
-    workspace.json                     {"format": 2}; migrations.py upgrades older formats
+    workspace.json                     {"format": 3}; migrations.py upgrades older formats
     run.json  concepts/                state for later commands: the configuration, and which concepts joined or left it
     artifacts/<stage>/<id>/            the files of one artifact, and manifest.json, written last
     runs/ pictures/ removals/ reports/ locks/
@@ -22,18 +22,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from storage.backend import Backend
-from storage.errors import ArtifactMissing, Damaged, NotAWorkspace, StorageError, WorkspaceTooNew, WorkspaceTooOld
+from storage.errors import (
+    ArtifactMissing,
+    Damaged,
+    NotAWorkspace,
+    StorageError,
+    WorkspaceTooNew,
+    WorkspaceTooOld,
+    WorkspaceUnsupported,
+)
 from storage.files import json_text, read_json, sweep
 from storage.identity import split_id
 from storage.layout import LINK, MARK, Layout
 from storage.locks import at_once, held, lock
 from storage.manifests import Manifest, described, listed
+from storage.migrations import MIGRATIONS
 from storage.migrations import migrate as upgrade
 from storage.remote.backend import ObjectStoreBackend, cache_folder
 from storage.remote.client import is_url
 from storage.seals import read_sealed, write_sealed
 
-FORMAT = 2
+FORMAT = 3
 _REWRITTEN = "`saeuron verify --repair` rewrites it"
 
 Result = TypeVar("Result")
@@ -56,7 +65,8 @@ class Workspace(Layout):
         For a URL, refresh and open its cache. With `create` or `migrate`, upgrade a workspace of an older format.
 
         Raises NotAWorkspace (absent and not to be made, not a folder, or a folder of something else), WorkspaceTooNew
-        (written in a later format), WorkspaceTooOld (in an older one, and only to be read), what `migrations.migrate`
+        (written in a later format), WorkspaceUnsupported (in one that nothing converts), WorkspaceTooOld (in an older
+        one, and only to be read), what `migrations.migrate`
         raises, and BadStore and StoreAway for an object store.
         """
         opened = cls(cache_folder(root) if is_url(root) else Path(root).expanduser().absolute())
@@ -70,6 +80,8 @@ class Workspace(Layout):
         if not isinstance(found, int) or found > FORMAT:
             raise WorkspaceTooNew(root, found, FORMAT)
         if found < FORMAT:
+            if found not in MIGRATIONS:
+                raise WorkspaceUnsupported(opened.address, found, FORMAT)
             if not create and not migrate:
                 raise WorkspaceTooOld(opened.address, found, FORMAT)
             upgrade(opened.backend, FORMAT)

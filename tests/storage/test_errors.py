@@ -10,8 +10,9 @@ from storage import errors
     [
         errors.NotAWorkspace("/w", "there is no such folder"),
         errors.WorkspaceTooNew("/w", 9, 1),
-        errors.WorkspaceTooOld("/w", 1, 2),
-        errors.WorkspaceBusy("/w", 1, 2),
+        errors.WorkspaceUnsupported("/w", 1, 3),
+        errors.WorkspaceTooOld("/w", 3, 4),
+        errors.WorkspaceBusy("/w", 3, 4),
         errors.BadQuery("one line"),
         errors.UnknownArtifact("nonsense"),
         errors.ArtifactMissing("/w/a.tar"),
@@ -26,7 +27,7 @@ def test_messages_are_one_line_and_survive_a_process(error: errors.StorageError)
 
 
 def test_what_the_user_can_mend() -> None:
-    mistakes = (errors.WorkspaceTooNew, errors.WorkspaceTooOld, errors.WorkspaceBusy)
+    mistakes = (errors.WorkspaceTooNew, errors.WorkspaceUnsupported, errors.WorkspaceTooOld, errors.WorkspaceBusy)
     for kind in (*mistakes, errors.NotAWorkspace, errors.BadQuery, errors.UnknownArtifact):
         assert issubclass(kind, errors.UserError)
     for other in (errors.ArtifactMissing, errors.ArtifactDamaged, errors.DiskFull):

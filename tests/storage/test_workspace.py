@@ -63,7 +63,7 @@ def test_a_temporary_of_another_process_is_no_content(tmp_path: Path) -> None:
 
 def test_a_newer_workspace(tmp_path: Path) -> None:
     (tmp_path / "workspace.json").write_text('{"format": 9, "more": 1}')
-    with pytest.raises(WorkspaceTooNew, match="has format 9, expected at most 2"):
+    with pytest.raises(WorkspaceTooNew, match="has format 9, expected at most 3"):
         Workspace.open(tmp_path)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import Workspace
+from storage import Workspace, migrations
 from storage.catalog.query import run_query
 from storage.errors import (
     ArtifactDamaged,
@@ -32,7 +32,7 @@ from storage.remote.artifacts import PENDING, manifest_key, prefix
 from storage.remote.backend import ObjectStoreBackend, cache_folder
 from storage.remote.store import Store
 from storage.verify import damage, forget
-from storage.workspace import locate
+from storage.workspace import FORMAT, locate
 from tests.s3_server import Server
 
 URL = "s3://tests/a/place"
@@ -406,17 +406,20 @@ def test_an_older_format_on_the_store(
         assert found is not None
         return int(json.loads(found[0])["format"])
 
-    here.write(here.root / "workspace.json", b'{"format": 1}\n')
+    old = FORMAT - 1
+    monkeypatch.setitem(migrations.MIGRATIONS, old, lambda root: None)
+    monkeypatch.setattr(migrations, "PATIENCE", 0.1)
+    here.write(here.root / "workspace.json", json.dumps({"format": old}).encode())
     monkeypatch.setenv("SAEURON_CACHE", str(tmp_path / "reader"))
-    with pytest.raises(WorkspaceTooOld, match=f"workspace {url} has format 1.*saeuron verify --repair -w {url}"):
+    with pytest.raises(WorkspaceTooOld, match=f"workspace {url} has format {old}.*saeuron verify --repair -w {url}"):
         Workspace.open(url, create=False)
-    assert stored_format() == 1
+    assert stored_format() == old
     with remote(here).lease("20260101T000000-abcdef"):
         with pytest.raises(WorkspaceBusy, match=url):
             machine("there")
-        assert stored_format() == 1
+        assert stored_format() == old
     there = machine("there")
-    assert stored_format() == 2
+    assert stored_format() == FORMAT
     assert there.artifacts() == [made] and there.problems() == []
     # The machine that was there before, and an empty one that only reads.
     assert machine("here").artifacts() == [made]

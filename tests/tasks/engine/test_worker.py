@@ -31,7 +31,9 @@ for _name in ("saeuron.sae.interchange.folder", "tasks.registry.records"):
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "UnknownName": ("concept", "neom", ["neon", "dots"], "Look again."),
     "NotAWorkspace": ("/here", "it is a file"),
-    **dict.fromkeys(("OtherFormat", "WorkspaceTooNew", "WorkspaceTooOld", "WorkspaceBusy"), ("/here", 2, 1)),
+    **dict.fromkeys(
+        ("OtherFormat", "WorkspaceTooNew", "WorkspaceUnsupported", "WorkspaceTooOld", "WorkspaceBusy"), ("/here", 2, 1)
+    ),
     "NotFinite": ("An image of a cat.", "float16"),
     "ArtifactMissing": ("score_v1_0", "a manifest"),
     "ArtifactDamaged": ("/here/a.tar", "10 bytes", "9"),
