@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,20 +128,6 @@ def read_member(path: Path, member: Member) -> bytes:
     if len(data) != member.bytes:
         raise ArtifactDamaged(path, f"{member.bytes} bytes at {member.offset}", f"{len(data)}")
     return data
-
-
-def iterate(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The samples of a shard in order: (key, {extension: bytes})."""
-    parts: dict[str, bytes] = {}
-    key: str | None = None
-    for member in read_manifest(path).members:
-        if key is not None and member.key != key:
-            yield key, parts
-            parts = {}
-        key = member.key
-        parts[member.extension] = read_member(path, member)
-    if key is not None:
-        yield key, parts
 
 
 def verify(path: Path, deep: bool = False) -> list[str]:

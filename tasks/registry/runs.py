@@ -55,9 +55,9 @@ class Record(BaseModel):
     failed: int = 0
     message: str = ""
     artifacts: dict[str, bool] | None = None
-    """{artifact: whether it was there before}; None in a run that has not ended, or is from before this was kept."""
-    config: str | None = None
-    """SHA-256 of its configuration, the file of its name in `configs`; None in a run from before this was kept."""
+    """{artifact: whether it was there before}; None in a run that has not come to its end."""
+    config: str
+    """SHA-256 of its configuration, the file of its name in `configs`."""
 
 
 def record(path: Path) -> Record:

@@ -10,7 +10,7 @@ import webdataset
 
 from storage.activations import encode
 from storage.errors import ArtifactDamaged, ArtifactMissing
-from storage.shards import iterate, read_manifest, read_member, sidecar, verify, write_shard
+from storage.shards import read_manifest, read_member, sidecar, verify, write_shard
 
 SAMPLES = [(f"k{i}", {"npy": encode(np.full((2, 3, 4), i, np.float16)), "txt": f"text {i}".encode()}) for i in range(5)]
 
@@ -29,7 +29,10 @@ def test_round_trip(tmp_path: Path) -> None:
     manifest = write_shard(path, SAMPLES, {"hookpoint": "unet.up_blocks.1"})
     assert read_manifest(path) == manifest
     assert manifest.bytes == path.stat().st_size and manifest.meta == {"hookpoint": "unet.up_blocks.1"}
-    assert list(iterate(path)) == SAMPLES
+    found: dict[str, dict[str, bytes]] = {}
+    for member in read_manifest(path).members:
+        found.setdefault(member.key, {})[member.extension] = read_member(path, member)
+    assert list(found.items()) == SAMPLES
     assert manifest.members[0].shape == (2, 3, 4) and manifest.members[0].dtype == "float16"
     assert manifest.members[1].shape is None
     assert read_member(path, manifest.members[3]) == b"text 1"

@@ -13,7 +13,6 @@ from flows.upkeep import gc, refresh
 from saeuron.config import ConceptConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
-from storage.seals import read_sealed, write_sealed
 from tasks.registry import concepts, runs
 from tasks.registry.concepts import Roster
 from tests.end_to_end.process import TINY, run_here
@@ -215,13 +214,6 @@ class TestRefresh:
         other = CONFIG.model_copy(update={"domains": moved})
         assert Roster.of(whole, other).references == {}
         assert Roster.of(whole, other).reference(other, "neon") == ("neon", "dots")
-
-    def test_records_from_before(self, whole: Workspace) -> None:
-        [path] = (whole.root / "concepts").iterdir()
-        fields = read_sealed(path)
-        del fields["removed"]
-        write_sealed(path, fields)
-        assert reference(whole, "checker") == (*STYLES, "checker") and todo(whole) == []
 
 
 class TestPage:

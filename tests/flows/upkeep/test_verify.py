@@ -19,7 +19,7 @@ from storage import Workspace, shards
 from storage.files import write_atomic
 from storage.identity import artifact_id
 from storage.manifests import Manifest
-from storage.seals import read_sealed, sealed_page, write_sealed
+from storage.seals import sealed_page
 from tasks.registry import concepts, runs
 from tests.end_to_end.process import TINY, run_here
 
@@ -346,14 +346,6 @@ class TestRuns:
         run_id = runs.start(whole, "pipeline", runs.remembered(whole))
         (whole.runs / "configs" / f"{run_id}.json").unlink()
         assert verify.find(whole) == []
-
-    def test_records_from_before_they_said_as_much_are_read(self, whole: Workspace) -> None:
-        [path] = whole.runs.glob("*.json")
-        fields = read_sealed(path)
-        for name in ("artifacts", "config"):
-            del fields[name]
-        write_sealed(path, fields)
-        assert verify.find(whole, deep=True) == [] and runs.record(path).artifacts is None
 
     def test_two_repairs_in_one_second_keep_apart(self, whole: Workspace) -> None:
         folders = set()
