@@ -34,6 +34,14 @@ RUNS = {
         settings("domains.style.hookpoints=[unet.up_blocks.0.attention.1]"),
         "unknown hookpoint 'unet.up_blocks.0.attention.1': did you mean 'unet.up_blocks.0.attentions.1'",
     ),
+    "hookpoint in a text encoder": (
+        settings('domains.style.hookpoints=["text_encoder.encoder.layer.0:input"]'),
+        "unknown hookpoint 'text_encoder.encoder.layer.0:input': did you mean 'text_encoder.",
+    ),
+    "scheduler": (
+        settings("model.scheduler=DDIMSheduler"),
+        "unknown scheduler 'DDIMSheduler': did you mean 'DDIMScheduler'",
+    ),
     "key": (settings("trian.k=4"), "unknown key 'trian'; did you mean 'train'"),
     "nested key": (settings("train.expanson=4"), "unknown key 'train.expanson'; did you mean 'expansion'"),
     "value": (settings("train.k=four"), "train.k: Input should be a valid integer"),
