@@ -81,7 +81,7 @@ class Run:
 
         `prepare` is as that of `step`, and asked once.
         """
-        if job.open.has(job.id):
+        if self.opened.has(job.id):
             return
         if prepare:
             job = prepare(job)
@@ -144,7 +144,7 @@ class Run:
 
         Of what is in place Prefect hears nothing: of hundreds of concepts it would be a minute's worth of messages.
         """
-        if (there := in_place(job)) is not None:
+        if (there := in_place(job, self.opened)) is not None:
             return lambda: there
         if prepare:
             job = prepare(job)
@@ -175,6 +175,11 @@ class Run:
         finally:
             # After a final error, or an interrupt, nobody waits for the others.
             threads.shutdown(wait=False, cancel_futures=True)
+
+    @functools.cached_property
+    def opened(self) -> Workspace:
+        """The workspace, opened once: a run asks it for thousands of artifacts."""
+        return Workspace.open(self.workspace)
 
     @property
     def counts(self) -> dict[str, int]:

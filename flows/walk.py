@@ -20,14 +20,14 @@ class Walk(Run):
 
     def shards(self, task: Callable[..., Made], job: Sought, *unused: Any, **options: Any) -> None:
         """Shards belong to their artifact."""
-        if not job.open.has(job.id):
+        if not self.opened.has(job.id):
             raise _Missing
 
     def publish(self, do: Callable[[Any], object], job: Job) -> None:
         """The run itself does this, with or without Prefect."""
 
     def _begin(self, task: Callable[..., Made], job: Sought, *args: int, **options: Any) -> Callable[[], Made]:
-        there = in_place(job)
+        there = in_place(job, self.opened)
         if there is None:
             raise _Missing
         return lambda: there

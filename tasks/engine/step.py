@@ -106,10 +106,10 @@ def step(name: str) -> Callable[[Step], Step]:
     return wrap
 
 
-def in_place(job: Job) -> Made | None:
-    """What a step would return if what it makes is there and whole."""
+def in_place(job: Job, workspace: Workspace | None = None) -> Made | None:
+    """What a step would return if what it makes is there and whole; `workspace` is the job's, if it is open already."""
     try:
-        manifest = job.open.manifest(job.id)
+        manifest = (workspace or job.open).manifest(job.id)
     except (ArtifactMissing, Damaged):
         return None
     return Made(id=job.id, summary=manifest.summary, cached=True, seconds=manifest.seconds)
