@@ -1,5 +1,6 @@
 """The whole method, in order: prompts, capture, train, score, tune, evaluate."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,9 +18,13 @@ from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
 from storage.errors import StorageError
+from storage.identity import split_id
 from tasks.engine import model, progress
+from tasks.engine.job import Job, Made, Ran
+from tasks.engine.step import publish
 from tasks.engine.worker import Worker
 from tasks.registry import runs
+from tasks.stages import from_elsewhere
 
 
 @flow(name="pipeline", flow_run_name="pipeline in {workspace}", validate_parameters=True)
@@ -93,8 +98,27 @@ def wanted(run: Run) -> list[str]:
     return [c for c in named if c not in run.removed]
 
 
+def _added(run: Run, stage: type[Job]) -> None:
+    """The artifacts of a stage that does not ship."""
+    made: dict[str, tuple[str, ...]] = {}
+    for artifact in run.artifacts:
+        name, _ = split_id(artifact)
+        made[name] = (*made.get(name, ()), artifact)
+
+    def do(item: tuple[Callable[[Any], Made], Job]) -> Made:
+        task, job = item
+        done = run.step(task, job)
+        run.publish(publish, job)
+        return done
+
+    jobs = list(stage.jobs(Ran(run.config, run.workspace, run.model_id, run.device, made)))
+    if jobs:
+        run.each(stage.stage, jobs, do, lambda item: item[1].label)
+
+
 def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
     """Every stage in order; `concepts` as in `pipeline`."""
+    elsewhere = from_elsewhere()
     if concepts is None:
         concepts = wanted(run)
     sets = prompts(run)
@@ -102,6 +126,8 @@ def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
     scores = score(run, sets, saes)
     removals = tune(run, concepts, sets, saes, scores)
     evaluations = evaluate(run, removals)
+    for stage in elsewhere:
+        _added(run, stage)
     return {
         "evaluations": {c: {"id": made.id, **made.summary} for c, made in evaluations.items()},
         "removals": {c: {"id": made.id, **made.summary} for c, (_, made) in removals.items()},

@@ -61,6 +61,11 @@ class Plan(Run):
         self.planned[job.id] = Planned(job.stage, job.label, job.id, cached=True)
         return Made(id=job.id, summary=there.summary, cached=True)
 
+    @property
+    def artifacts(self) -> dict[str, bool]:
+        """{artifact: whether it is there} of what the run would use."""
+        return {each.id: each.cached for each in self.planned.values()}
+
     def shards(self, *unused: Any, **options: Any) -> None:
         """Shards belong to their artifact, which is noted when it is committed."""
 

@@ -14,8 +14,9 @@
     activations.py  activations in shards, read back as shuffled rows
     direct.py       large reads that bypass the page cache
     parquet.py      atomic Parquet with reproducible bytes
-    tables.py       schemas of the small tables
     text.py         tables as plain text that fits the terminal
+    declared.py     what a stage declares: views and columns
+    tables.py       the small tables: views, columns, schemas
     errors.py       what can go wrong
     statistics/     mergeable sums of concepts, totals of domains, packs by latent
     catalog/        `connect(workspace)` and SQL: the views, their columns, queries of users

@@ -103,6 +103,10 @@ class BadQuery(UserError):
     """The SQL was refused, failed, or asked for too much."""
 
 
+class BadTable(UserError):
+    """A stage's file does not have the columns that the stage declares for it, or its view has the name of another."""
+
+
 class BadStore(UserError):
     """The URL, the credentials or the installation do not allow a workspace on an object store."""
 

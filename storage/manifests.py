@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from storage import shards
+from storage.declared import View
 from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.identity import digest
 from storage.layout import MANIFEST
 from storage.seals import unsealed
+
+
+def _inside(place: str) -> str:
+    if not re.fullmatch(r"(?!artifacts/)[a-z]+(/(?!\.)[^/\0]+)+", place):
+        raise ValueError(f"{place!r} is no path in the workspace: expected one such as pictures/NAME.png")
+    return place
+
+
+Place = Annotated[str, AfterValidator(_inside)]
+"""A path below a folder of the workspace that is for people."""
 
 
 class _Record(BaseModel):
@@ -51,6 +63,10 @@ class Manifest(_Record):
     """ISO time in UTC."""
     seconds: float
     """How long it took to make, wall clock."""
+    publishes: dict[str, Place] = {}
+    """{file of the artifact: path in the workspace where people look for a copy of it}."""
+    views: tuple[View, ...] = ()
+    """What SQL shows of it, beyond the views that every workspace has."""
 
 
 def listed(folder: Path, exclude: Sequence[str] = ()) -> list[str]:

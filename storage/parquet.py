@@ -51,3 +51,13 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactDamaged(path, "a Parquet file", str(error).splitlines()[0]) from None
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The schema of a file. Raises as `read_parquet`."""
+    if not path.exists():
+        raise ArtifactMissing(path, "a Parquet file")
+    try:
+        return pq.read_schema(path).remove_metadata()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactDamaged(path, "a Parquet file", str(error).splitlines()[0]) from None

@@ -1,4 +1,4 @@
-"""The small tables, as Parquet: prompts, images, judgements, metrics and the training curve."""
+"""The small tables: the views of the stages that ship, as data, and Parquet of a given schema."""
 
 from __future__ import annotations
 
@@ -8,16 +8,79 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.parquet import read_parquet, write_parquet
+from storage.declared import Column, View
+from storage.errors import BadTable
+from storage.parquet import read_parquet, read_schema, write_parquet
 
-PROMPTS = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("text", pa.string()),
-        ("split", pa.string()),
-        ("concepts", pa.map_(pa.string(), pa.string())),  # domain -> concept
-    ]
+_TYPES: dict[str, pa.DataType] = {
+    "VARCHAR": pa.string(),
+    "BOOLEAN": pa.bool_(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "UINTEGER": pa.uint32(),
+    "UBIGINT": pa.uint64(),
+    "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "VARCHAR[]": pa.list_(pa.string()),
+    "MAP(VARCHAR, VARCHAR)": pa.map_(pa.string(), pa.string()),
+}
+HOOKPOINT = Column("hookpoint", "VARCHAR", "", "dotted path of the module whose output is read, or PATH:input")
+SPLIT = Column("split", "VARCHAR", "", "what the prompt is for: train, validation or test")
+HALF = Column("half", "VARCHAR", "", "half of the guidance batch that was read")
+
+PROMPTS = View(
+    name="prompts",
+    key="prompt_set_id",
+    file="prompts.parquet",
+    columns=(
+        Column("prompt_id", "VARCHAR", "", "the prompt, within its set"),
+        Column("text", "VARCHAR", "", "what the model is told"),
+        SPLIT,
+        Column("concepts", "MAP(VARCHAR, VARCHAR)", "", "concept that the prompt asks for, by domain"),
+    ),
 )
+CAPTURES = View(
+    name="captures",
+    key="capture_id",
+    key_meaning="the artifact, of one hookpoint",
+    columns=(
+        Column("model_id", "VARCHAR", "", "the diffusion model, by its content"),
+        HOOKPOINT,
+        Column("shards", "BIGINT", "files", "tars that hold the activations"),
+        Column("rows", "BIGINT", "rows", "activation vectors: images x steps x positions"),
+        Column("bytes", "BIGINT", "bytes", "size of the shards"),
+        Column("width", "BIGINT", "numbers", "numbers in a row, D"),
+        Column("images", "BIGINT", "images", "images that were generated"),
+        Column("steps", "BIGINT", "steps", "denoising steps kept of each image"),
+        HALF,
+    ),
+)
+SAES = View(
+    name="saes",
+    key="sae_id",
+    columns=(
+        Column(
+            "capture_id",
+            "VARCHAR",
+            "",
+            "the activations it was trained on; null for an imported one, as the figures are",
+        ),
+        HOOKPOINT,
+        Column("variant", "VARCHAR", "", "kind of SAE, such as batch_topk"),
+        Column("width", "BIGINT", "numbers", "numbers in a row, D"),
+        Column("n_latents", "BIGINT", "latents", "size of the dictionary, N"),
+        Column("k", "BIGINT", "latents", "latents kept of each row, exactly or about; null where nobody knows"),
+        Column("fvu", "DOUBLE", "1", "fraction of variance unexplained, 0 is perfect"),
+        Column("l0", "DOUBLE", "latents", "mean number of latents that fire on a row"),
+        Column("dead", "DOUBLE", "1", "fraction of latents that do not fire"),
+        Column("rows", "BIGINT", "rows", "rows seen in training"),
+        Column("seconds", "DOUBLE", "seconds", "duration of the training"),
+    ),
+)
+SHIPPED: dict[str, tuple[View, ...]] = {"prompts": (PROMPTS,), "capture": (CAPTURES,), "sae": (SAES,)}
+"""{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
+
 IMAGES = pa.schema(
     [
         ("image_set", pa.string()),
@@ -78,19 +141,41 @@ HISTORY = pa.schema(
 )
 
 
-def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of `schema`. Maps are sorted by key, so that equal rows are equal bytes.
+def schema(view: View) -> pa.Schema:
+    """The columns of a view's Parquet file: those after the key."""
+    return pa.schema([(column.name, _TYPES[column.type]) for column in view.columns])
+
+
+def check_file(folder: Path, view: View) -> None:
+    """Raise BadTable unless the file of a view in an artifact's folder has the columns that the view declares.
+
+    Raises ArtifactMissing or ArtifactDamaged if there is no such Parquet file.
+    """
+    if view.file and not (found := read_schema(folder / view.file)).equals(schema(view)):
+        raise BadTable(
+            f"{folder / view.file} has the columns {_shown(found)}; the view {view.name!r} declares "
+            f"{_shown(schema(view))}: write it with storage.tables.table(rows, view)."
+        )
+
+
+def _shown(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def table(rows: Iterable[Mapping[str, Any]], columns: pa.Schema | View) -> pa.Table:
+    """Rows as a table of a schema, or of the file of a view. Maps are sorted by key: equal rows, equal bytes.
 
     Raises ValueError for a row that lacks a column (write None where there is no value) or has one too many.
     """
-    maps = [field.name for field in schema if pa.types.is_map(field.type)]
+    wanted = schema(columns) if isinstance(columns, View) else columns
+    maps = [field.name for field in wanted if pa.types.is_map(field.type)]
     out = []
     for index, row in enumerate(rows):
-        if row.keys() != set(schema.names):
-            odd = sorted(row.keys() ^ set(schema.names))
-            raise ValueError(f"row {index} differs from the schema in {odd}: expected the columns {schema.names}")
+        if row.keys() != set(wanted.names):
+            odd = sorted(row.keys() ^ set(wanted.names))
+            raise ValueError(f"row {index} differs from the schema in {odd}: expected the columns {wanted.names}")
         out.append({**row, **{name: sorted(row[name].items()) for name in maps if row[name] is not None}})
-    return pa.Table.from_pylist(out, schema=schema)
+    return pa.Table.from_pylist(out, schema=wanted)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

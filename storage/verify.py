@@ -17,11 +17,6 @@ from storage.layout import MANIFEST
 from storage.manifests import Manifest, ManifestFile, differences, listed, same
 from storage.workspace import Workspace
 
-_COPIES = {
-    "removal": {"removal.safetensors": "removals/{}.safetensors"},
-    "pictures": {"sheet.png": "pictures/{}_sheet.png", "scores.png": "pictures/{}_scores.png"},
-}
-"""Which files of an artifact are copied to where people look for them, by concept."""
 _IDS = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+_[0-9a-f]{20}")
 
 
@@ -90,13 +85,8 @@ def forget(workspace: Workspace, artifact_id: str, stamp: str) -> None:
 
 def copies(workspace: Workspace, manifest: Manifest) -> dict[Path, ManifestFile]:
     """Where copies of an artifact's files lie for people, and what they are copies of."""
-    names = _COPIES.get(manifest.stage, {})
-    concept = manifest.summary.get("concept")
-    return {
-        workspace.root / names[file.name].format(concept): file
-        for file in manifest.files
-        if concept is not None and file.name in names
-    }
+    places = manifest.publishes
+    return {workspace.root / places[file.name]: file for file in manifest.files if file.name in places}
 
 
 def in_force(workspace: Workspace, removals: list[Manifest]) -> dict[str, str]:

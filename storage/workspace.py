@@ -15,13 +15,14 @@ are read. `Workspace.backend` hides the difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from storage.backend import Backend
+from storage.declared import View
 from storage.errors import (
     ArtifactMissing,
     Damaged,
@@ -160,11 +161,14 @@ class Workspace(Layout):
         files: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         seconds: float,
+        publishes: Mapping[str, str] | None = None,
+        views: Sequence[View] = (),
     ) -> Manifest:
         """Hash the files in the artifact's folder and publish its manifest, last; returns the one that counts.
 
         `files` are names inside the folder. By default they are all of its files except hidden ones, `*.tmp`, the
-        manifest itself and `exclude` (files, or folders with all below them). Raises ArtifactMissing if a named file
+        manifest itself and `exclude` (files, or folders with all below them). `publishes` and `views` are kept in the
+        manifest. Raises ArtifactMissing if a named file
         is not there, ArtifactDamaged if a shard differs from its sidecar, DiskFull.
         """
         stage, version = split_id(artifact_id)
@@ -180,6 +184,8 @@ class Workspace(Layout):
             files=tuple(described(folder, name) for name in names),
             created=self._monotonic_timestamp(),
             seconds=seconds,
+            publishes=dict(publishes or {}),
+            views=tuple(views),
         )
         return self.backend.publish(manifest)
 

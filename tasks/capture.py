@@ -10,10 +10,26 @@ from saeuron.errors import BadPrompts
 from saeuron.generation import Request, spread
 from saeuron.prompts import Prompt, cells, choose
 from storage import Workspace, activations, shards
+from storage.declared import View
+from storage.tables import CAPTURES
 from tasks import prompts as prompt_sets
 from tasks.engine import model, progress
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
+
+
+class CaptureSummary(Summary):
+    """What a capture holds; `storage.tables.CAPTURES` says what each field means."""
+
+    model_id: str
+    hookpoint: str
+    shards: int
+    rows: int
+    bytes: int
+    width: int
+    images: int
+    steps: int
+    half: str
 
 
 class CaptureJob(Job):
@@ -21,6 +37,10 @@ class CaptureJob(Job):
 
     stage: ClassVar[str] = "capture"
     version: ClassVar[int] = 2
+    summary_type: ClassVar[type[Summary]] = CaptureSummary
+    views: ClassVar[tuple[View, ...]] = (CAPTURES,)
+    command: ClassVar[str] = RUN
+    in_run: ClassVar[bool] = True
     excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_id", "beside"})
 
     model: ModelConfig
@@ -105,17 +125,17 @@ def capture(job: CaptureJob) -> Made:
     paths = shard_paths(job.open, job.id, job.hookpoint)
     rows = activations.ActivationRows(paths, verify=False)
     meta = shards.read_manifest(paths[0]).meta
-    summary = {
-        "model_id": job.model_id,
-        "hookpoint": job.hookpoint,
-        "shards": len(paths),
-        "rows": rows.rows,
-        "bytes": sum(p.stat().st_size for p in paths),
-        "width": rows.width,
-        "images": len(_images(job)),
-        "steps": len(meta["timesteps"]),
-        "half": job.config.half,
-    }
+    summary = CaptureSummary(
+        model_id=job.model_id,
+        hookpoint=job.hookpoint,
+        shards=len(paths),
+        rows=rows.rows,
+        bytes=sum(p.stat().st_size for p in paths),
+        width=rows.width,
+        images=len(_images(job)),
+        steps=len(meta["timesteps"]),
+        half=job.config.half,
+    )
     return commit(job, {"prompts": job.prompts_id}, summary, clock)
 
 

@@ -7,6 +7,7 @@ from saeuron.metrics import evaluate as figures
 from saeuron.metrics import summary
 from storage.tables import METRICS, table, write_table
 from tasks import images, judge
+from tasks.engine import page
 from tasks.engine.job import Clock, Job, Made, commit
 from tasks.engine.step import step
 
@@ -18,6 +19,8 @@ class EvaluateJob(Job):
 
     stage: ClassVar[str] = "evaluation"
     version: ClassVar[int] = 2
+    command: ClassVar[str] = "saeuron evaluate {concept}"
+    in_run: ClassVar[bool] = True
 
     domain: str
     concept: str
@@ -36,6 +39,9 @@ class EvaluateJob(Job):
     @property
     def label(self) -> str:
         return self.concept
+
+    def show(self, made: Made) -> None:
+        page.show_figures(self, made)
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:

@@ -4,8 +4,16 @@ from typing import ClassVar
 
 from storage.statistics.packs import write_pack
 from storage.statistics.sums import FEATURES_FILE
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
+
+
+class FeaturesSummary(Summary):
+    """Whose statistics a pack holds."""
+
+    hookpoint: str
+    sae_id: str
+    concepts: int
 
 
 class FeaturesJob(Job):
@@ -13,6 +21,9 @@ class FeaturesJob(Job):
 
     stage: ClassVar[str] = "features"
     version: ClassVar[int] = 1
+    summary_type: ClassVar[type[Summary]] = FeaturesSummary
+    command: ClassVar[str] = RUN
+    in_run: ClassVar[bool] = True
 
     hookpoint: str
     sae_id: str
@@ -33,5 +44,5 @@ def features(job: FeaturesJob) -> Made:
     """Merge."""
     clock, file = Clock(), f"{job.hookpoint}/{FEATURES_FILE}"
     write_pack(job.folder, {i: job.open.whole(i, file) / job.hookpoint for i in job.scores})
-    summary = {"hookpoint": job.hookpoint, "sae_id": job.sae_id, "concepts": len(job.scores)}
+    summary = FeaturesSummary(hookpoint=job.hookpoint, sae_id=job.sae_id, concepts=len(job.scores))
     return commit(job, {"scores": list(job.scores), "sae": job.sae_id}, summary, clock)

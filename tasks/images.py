@@ -35,6 +35,8 @@ class ImagesJob(Job):
 
     stage: ClassVar[str] = "images"
     version: ClassVar[int] = 3
+    command: ClassVar[str] = "saeuron evaluate {concept}"
+    in_run: ClassVar[bool] = True
     excluded_from_id: ClassVar[frozenset[str]] = frozenset({"bases"})
 
     model: ModelConfig

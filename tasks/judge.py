@@ -8,11 +8,19 @@ from storage import Workspace
 from storage.tables import JUDGEMENTS, read_table, table, write_table
 from tasks import images
 from tasks.engine import progress
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.judge import DomainJudge
 from tasks.engine.step import step
 
 FILE = "judgements.parquet"
+
+
+class JudgeSummary(Summary):
+    """Who judged how many images of what."""
+
+    domain: str
+    judge: str
+    images: int
 
 
 class JudgeJob(Job):
@@ -20,6 +28,9 @@ class JudgeJob(Job):
 
     stage: ClassVar[str] = "judgements"
     version: ClassVar[int] = 1
+    summary_type: ClassVar[type[Summary]] = JudgeSummary
+    command: ClassVar[str] = "saeuron evaluate {concept}"
+    in_run: ClassVar[bool] = True
 
     image_set_id: str
     domain: str
@@ -58,7 +69,7 @@ def judge(job: JudgeJob) -> Made:
             )
         progress.tell(f"judge {job.label}", len(rows), len(index), "images")
     write_table(job.folder / FILE, table(rows, JUDGEMENTS))
-    summary = {"domain": job.domain, "judge": job.judge.spec, "images": len(rows)}
+    summary = JudgeSummary(domain=job.domain, judge=job.judge.spec, images=len(rows))
     return commit(job, {"images": job.image_set_id}, summary, clock)
 
 

@@ -11,10 +11,20 @@ from saeuron.errors import BadPrompts
 from saeuron.generation import Request
 from saeuron.prompts import Prompt
 from storage import Workspace
+from storage.declared import View
 from storage.identity import digest
 from storage.tables import PROMPTS, read_table, table, write_table
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
+
+
+class PromptsSummary(Summary):
+    """How many prompts a set has, and how many of them in each split."""
+
+    prompts: int
+    train: int
+    validation: int
+    test: int
 
 
 class PromptsJob(Job):
@@ -22,6 +32,10 @@ class PromptsJob(Job):
 
     stage: ClassVar[str] = "prompts"
     version: ClassVar[int] = 1
+    summary_type: ClassVar[type[Summary]] = PromptsSummary
+    views: ClassVar[tuple[View, ...]] = (PROMPTS,)
+    command: ClassVar[str] = RUN
+    in_run: ClassVar[bool] = True
 
     config: PromptsConfig
     domains: dict[str, DomainConfig]
@@ -55,9 +69,9 @@ def prompts(job: PromptsJob) -> Made:
     clock = Clock()
     found = job.build()
     rows = [{"prompt_id": p.id, "text": p.text, "split": p.split, "concepts": dict(p.concepts)} for p in found]
-    write_table(job.folder / "prompts.parquet", table(rows, PROMPTS))
+    write_table(job.folder / PROMPTS.file, table(rows, PROMPTS))
     splits = {split: sum(p.split == split for p in found) for split in library.SPLITS}
-    return commit(job, {}, {"prompts": len(found), **splits}, clock)
+    return commit(job, {}, PromptsSummary(prompts=len(found), **splits), clock)
 
 
 def images_id(requests: Iterable[Request]) -> str:
@@ -71,5 +85,5 @@ def images_id(requests: Iterable[Request]) -> str:
 
 def read(workspace: Workspace, prompts_id: str) -> list[Prompt]:
     """The prompts of a set that `prompts` wrote, in its order."""
-    rows = read_table(workspace.whole(prompts_id) / "prompts.parquet").to_pylist()
+    rows = read_table(workspace.whole(prompts_id) / PROMPTS.file).to_pylist()
     return [Prompt(r["text"], r["split"], dict(r["concepts"])) for r in rows]

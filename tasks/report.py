@@ -1,7 +1,6 @@
 """Pictures of one removal: unedited beside edited images, and the scores of its latents over the steps."""
 
-import functools
-from pathlib import Path
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -11,8 +10,9 @@ from saeuron.profiles import profile
 from saeuron.prompts import Prompt
 from tasks import images, score, totals
 from tasks import prompts as prompt_sets
-from tasks.engine.job import Clock, Job, Made, commit
-from tasks.engine.step import setting_aside, step
+from tasks.engine import page
+from tasks.engine.job import Clock, Job, Made, Summary, commit
+from tasks.engine.step import step
 
 CURVES = 6
 """Latents in a plot."""
@@ -20,11 +20,25 @@ COLUMNS = 20
 """Images in a contact sheet: half ask for the concept, half for others."""
 
 
+class PicturesSummary(Summary):
+    """What was removed."""
+
+    domain: str
+    concept: str
+
+
 class ReportJob(Job):
     """The pictures of one removal."""
 
     stage: ClassVar[str] = "pictures"
     version: ClassVar[int] = 2
+    summary_type: ClassVar[type[Summary]] = PicturesSummary
+    publishes: ClassVar[Mapping[str, str]] = {
+        "sheet.png": "pictures/{concept}_sheet.png",
+        "scores.png": "pictures/{concept}_scores.png",
+    }
+    command: ClassVar[str] = "saeuron evaluate {concept}"
+    in_run: ClassVar[bool] = True
     excluded_from_id: ClassVar[frozenset[str]] = frozenset({"totals"})
 
     domain: str
@@ -41,6 +55,9 @@ class ReportJob(Job):
     def label(self) -> str:
         return self.concept
 
+    def show(self, made: Made) -> None:
+        page.show_pictures(self, made)
+
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
         read = dict.fromkeys((*self.prompts_ids, *self.edited, *self.unedited, *self.totals.values()), ())
@@ -53,7 +70,7 @@ def report(job: ReportJob) -> Made:
     clock = Clock()
     _sheet(job)
     _plot(job)
-    return commit(job, {"edited": list(job.edited)}, {"domain": job.domain, "concept": job.concept}, clock)
+    return commit(job, {"edited": list(job.edited)}, PicturesSummary(domain=job.domain, concept=job.concept), clock)
 
 
 def _sheet(job: ReportJob) -> None:
@@ -100,16 +117,3 @@ def _plot(job: ReportJob) -> None:
 def _hookpoint(path: str) -> str:
     """A hookpoint's path without the parts that most of them share."""
     return path.removeprefix("unet.").replace(".transformer_blocks.0", "")
-
-
-def publish(job: ReportJob) -> dict[str, Path]:
-    """Put the pictures where people look for them; nothing is written where they are already."""
-    workspace, paths = job.open, {}
-    names = {f"{name}.png": workspace.pictures / f"{job.concept}_{name}.png" for name in ("sheet", "scores")}
-    for file, path in names.items():
-        with setting_aside():
-            data = (workspace.whole(job.id, file) / file).read_bytes()
-        if not path.exists() or path.read_bytes() != data:
-            workspace.agreed(functools.partial(workspace.write, path, data))
-        paths[path.stem.rpartition("_")[2]] = path
-    return paths

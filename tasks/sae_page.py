@@ -199,7 +199,7 @@ def _config(workspace: Workspace, sae_id: str) -> Mapping[str, Any]:
         shown |= {k: v for k, v in training.items() if k not in names and k != "expansion" and v not in (None, {})}
     if "capture" in manifest.inputs:
         shown["trained on"] = manifest.inputs["capture"]
-    if "fvu" in manifest.summary:
+    if manifest.summary.get("fvu") is not None:
         shown["FVU on its training rows"] = manifest.summary["fvu"]
     return shown | {"made": manifest.created}
 

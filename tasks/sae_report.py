@@ -33,8 +33,8 @@ from storage import shards
 from storage.files import write_json
 from storage.tables import write_table
 from tasks import prompts as prompt_sets
-from tasks.engine import model, progress
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine import model, page, progress
+from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 
 FIGURES, STEPS, LATENTS, PROFILES, EXAMPLES, IMAGES = (
@@ -43,11 +43,31 @@ FIGURES, STEPS, LATENTS, PROFILES, EXAMPLES, IMAGES = (
 STABILITY = "stability.parquet"
 
 
+class DiagnosisSummary(Summary):
+    """The figures of an SAE on held-out images, of the half that it reads."""
+
+    sae_id: str
+    hookpoint: str
+    fvu: float
+    l0: float
+    dead: int
+    always_on: int
+    linear: float | None
+    """Share of the squared error that is linear in the activations."""
+    fvu_pursuit: float
+    """FVU where matching pursuit chooses the latents, as many of them."""
+    recovered: float | None
+    """Share of the denoising loss that the reconstruction keeps."""
+    images: int
+
+
 class DiagnosisJob(Job):
     """One SAE, on held-out images."""
 
     stage: ClassVar[str] = "diagnosis"
     version: ClassVar[int] = 1
+    summary_type: ClassVar[type[Summary]] = DiagnosisSummary
+    command: ClassVar[str] = "saeuron sae report {sae_id}"
 
     model: ModelConfig
     model_id: str
@@ -59,12 +79,30 @@ class DiagnosisJob(Job):
     def label(self) -> str:
         return self.sae_id
 
+    def show(self, made: Made) -> None:
+        page.show_diagnosis(self, made)
+
+
+class StabilitySummary(Summary):
+    """How like another SAE it is, as the mean over its latents."""
+
+    sae_id: str
+    against_id: str
+    stability: float
+    """Mean of the largest cosines."""
+    encoder: float
+    """Mean cosine of the encoder rows of the latents so paired."""
+    chance: float
+    """The mean of the largest cosines, if the directions were random."""
+
 
 class StabilityJob(Job):
     """One SAE compared with another."""
 
     stage: ClassVar[str] = "stability"
     version: ClassVar[int] = 2
+    summary_type: ClassVar[type[Summary]] = StabilitySummary
+    command: ClassVar[str] = "saeuron sae report {sae_id} --against {against_id}"
 
     sae_id: str
     against_id: str
@@ -121,18 +159,18 @@ def diagnose(job: DiagnosisJob) -> Made:
     write_table(job.folder / EXAMPLES, example_table(gathered, requests))
     write_json(job.folder / FIGURES, figures)
     own = figures["halves"][job.config.half]
-    summary = {
-        "sae_id": job.sae_id,
-        "hookpoint": sae.info.hookpoint,
-        "fvu": own["fvu"],
-        "l0": own["l0"],
-        "dead": figures["dead"],
-        "always_on": figures["always_on"],
-        "linear": dark.encoder.linear,
-        "fvu_pursuit": dark.pursuit.fvu,
-        "recovered": figures["loss"]["recovered"],
-        "images": len(requests),
-    }
+    summary = DiagnosisSummary(
+        sae_id=job.sae_id,
+        hookpoint=sae.info.hookpoint,
+        fvu=own["fvu"],
+        l0=own["l0"],
+        dead=figures["dead"],
+        always_on=figures["always_on"],
+        linear=dark.encoder.linear,
+        fvu_pursuit=dark.pursuit.fvu,
+        recovered=figures["loss"]["recovered"],
+        images=len(requests),
+    )
     return commit(job, {"sae": job.sae_id, "prompts": job.prompts_id}, summary, clock)
 
 
@@ -158,13 +196,13 @@ def stability(job: StabilityJob) -> Made:
     }
     write_table(job.folder / STABILITY, pa.table(columns))
     encoders = torch.nn.functional.cosine_similarity(mine.W_enc.float(), other.W_enc[found.latent].float(), dim=1)
-    summary = {
-        "sae_id": job.sae_id,
-        "against_id": job.against_id,
-        "stability": float(columns["stability"].mean()),
-        "encoder": float(encoders.double().mean()),
-        "chance": chance(mine.info.n_latents, other.info.n_latents, mine.info.width),
-    }
+    summary = StabilitySummary(
+        sae_id=job.sae_id,
+        against_id=job.against_id,
+        stability=float(columns["stability"].mean()),
+        encoder=float(encoders.double().mean()),
+        chance=chance(mine.info.n_latents, other.info.n_latents, mine.info.width),
+    )
     return commit(job, {"sae": job.sae_id, "against": job.against_id}, summary, clock)
 
 

@@ -33,7 +33,7 @@ from storage.statistics.sums import (
 )
 from tasks import prompts as prompt_sets
 from tasks.engine import model, progress
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 
 IMAGES = "images.json"
@@ -42,11 +42,36 @@ _SIZE = frozenset({"images", "images_per_prompt", "every"})
 """What of a configuration says how much is counted; the rest says how."""
 
 
+class ScoredSAE(Summary):
+    """The part of statistics that is of one SAE."""
+
+    sae_id: str
+    hookpoint: str
+    folder: str
+    """Where its files lie in the artifact."""
+    n_images: int
+
+
+class ScoreSummary(Summary):
+    """Whose statistics they are."""
+
+    domain: str
+    concept: str
+    protocol: str
+    """How the concept was shown; only one protocol's statistics compare."""
+    model_id: str
+    half: str
+    saes: tuple[ScoredSAE, ...]
+
+
 class ScoreJob(Job):
     """The statistics of one concept at every hookpoint of its domain."""
 
     stage: ClassVar[str] = "score"
     version: ClassVar[int] = 3
+    summary_type: ClassVar[type[Summary]] = ScoreSummary
+    command: ClassVar[str] = RUN
+    in_run: ClassVar[bool] = True
     excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_id", "bases"})
 
     model: ModelConfig
@@ -162,18 +187,17 @@ def score(job: ScoreJob) -> Made:
     for hookpoint, parts in sums.items():
         write_statistics(job.folder / hookpoint, merge(parts))
     write_json(job.folder / IMAGES, sorted(keys))
-    entries = [
-        {"sae_id": sae_id, "hookpoint": hookpoint, "folder": hookpoint, "n_images": len(wanted)}
-        for hookpoint, sae_id in job.saes.items()
-    ]
-    summary = {
-        "domain": job.domain,
-        "concept": job.concept,
-        "protocol": job.protocol,
-        "model_id": job.model_id,
-        "half": job.config.half,
-        "saes": entries,
-    }
+    summary = ScoreSummary(
+        domain=job.domain,
+        concept=job.concept,
+        protocol=job.protocol,
+        model_id=job.model_id,
+        half=job.config.half,
+        saes=tuple(
+            ScoredSAE(sae_id=sae_id, hookpoint=hookpoint, folder=hookpoint, n_images=len(wanted))
+            for hookpoint, sae_id in job.saes.items()
+        ),
+    )
     return commit(job, {"prompts": job.prompts_id, **job.saes}, summary, clock)
 
 

@@ -17,8 +17,17 @@ from storage.manifests import Manifest
 from storage.statistics.sums import Counts
 from storage.statistics.totals import Totals, member_cells, read_totals, write_totals
 from tasks import score
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
+
+
+class TotalsSummary(Summary):
+    """What was added up."""
+
+    domain: str
+    hookpoint: str
+    sae_id: str
+    concepts: int
 
 
 class TotalsJob(Job):
@@ -26,6 +35,9 @@ class TotalsJob(Job):
 
     stage: ClassVar[str] = "totals"
     version: ClassVar[int] = 1
+    summary_type: ClassVar[type[Summary]] = TotalsSummary
+    command: ClassVar[str] = RUN
+    in_run: ClassVar[bool] = True
     excluded_from_id: ClassVar[frozenset[str]] = frozenset({"base", "joined", "left"})
 
     domain: str
@@ -69,7 +81,7 @@ def totals(job: TotalsJob) -> Made:
     clock = Clock()
     found, cells = _from_base(job) or _from_nothing(job)
     write_totals(job.folder, Totals(found.timesteps, found.sum_fixed, found.mean_fixed, cells))
-    summary = {"domain": job.domain, "hookpoint": job.hookpoint, "sae_id": job.sae_id, "concepts": found.concepts}
+    summary = TotalsSummary(domain=job.domain, hookpoint=job.hookpoint, sae_id=job.sae_id, concepts=found.concepts)
     return commit(job, {"scores": list(job.scores), "sae": job.sae_id}, summary, clock)
 
 

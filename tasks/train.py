@@ -9,12 +9,36 @@ from saeuron.sae.config import SAEConfig
 from saeuron.sae.streams import tensor_of
 from saeuron.sae.training import quality
 from storage.activations import ActivationRows
-from storage.tables import HISTORY, table, write_table
+from storage.declared import View
+from storage.tables import HISTORY, SAES, table, write_table
 from tasks.capture import shard_paths
 from tasks.engine import progress
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
+
+
+class SAESummary(Summary):
+    """What an SAE is and how good it is; `storage.tables.SAES` says what each field means."""
+
+    hookpoint: str
+    variant: str
+    width: int
+    n_latents: int
+    k: int | None
+    fvu: float | None = None
+    """Figures are None where nobody has measured it: an SAE from elsewhere."""
+    l0: float | None = None
+    dead: float | None = None
+    rows: int | None = None
+    seconds: float | None = None
+    source: str | None = None
+    """Where an SAE from elsewhere was found; None for one that was trained here, as the fields below."""
+    revision: str | None = None
+    format: str | None = None
+    """Whose folder it was."""
+    notes: tuple[str, ...] = ()
+    """What was left out or changed as it was read."""
 
 
 class TrainJob(Job):
@@ -22,6 +46,10 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "sae"
     version: ClassVar[int] = 2
+    summary_type: ClassVar[type[Summary]] = SAESummary
+    views: ClassVar[tuple[View, ...]] = (SAES,)
+    command: ClassVar[str] = RUN
+    in_run: ClassVar[bool] = True
 
     config: SAEConfig
     hookpoint: str
@@ -59,18 +87,18 @@ def train(job: TrainJob) -> Made:
     members = (tensor_of(array.reshape(-1, rows.width)) for _, array in rows.everything())
     figures = quality(sae.to(job.device), _grouped(members))
     info = sae.info
-    summary = {
-        "hookpoint": job.hookpoint,
-        "variant": info.variant,
-        "width": info.width,
-        "n_latents": info.n_latents,
-        "k": info.k,
-        "fvu": figures.fvu,
-        "l0": figures.l0,
-        "dead": figures.never,
-        "rows": job.config.steps * job.config.batch,
-        "seconds": clock.seconds,
-    }
+    summary = SAESummary(
+        hookpoint=job.hookpoint,
+        variant=info.variant,
+        width=info.width,
+        n_latents=info.n_latents,
+        k=info.k,
+        fvu=figures.fvu,
+        l0=figures.l0,
+        dead=figures.never,
+        rows=job.config.steps * job.config.batch,
+        seconds=clock.seconds,
+    )
     made = commit(job, {"capture": job.capture_id}, summary, clock)
     # Not before: whatever stops the rest need not train again.
     checkpoint.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from tasks import score, totals
 from tasks.engine import model, progress
 from tasks.engine.job import Clock, Job, Made, commit
 from tasks.engine.judge import DomainJudge
-from tasks.engine.step import setting_aside, step
+from tasks.engine.step import step
 
 FILE = "removal.safetensors"
 
@@ -31,6 +31,9 @@ class TuneJob(Job):
 
     stage: ClassVar[str] = "removal"
     version: ClassVar[int] = 5
+    publishes: ClassVar[Mapping[str, str]] = {FILE: "removals/{concept}.safetensors"}
+    command: ClassVar[str] = "saeuron evaluate {concept}"
+    in_run: ClassVar[bool] = True
     excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_ids", "totals"})
 
     model: ModelConfig
@@ -198,16 +201,6 @@ def _cra(figures: dict[str, float | None]) -> float | None:
 def reference_set(job: TuneJob) -> str:
     """A short name for the concepts that 'other' and m were computed over."""
     return artifact_id("reference", 1, {"scores": sorted(job.reference.values())})
-
-
-def publish(job: TuneJob) -> None:
-    """Put the removal where people look for it, `removals/<concept>.safetensors`; nothing is written if it is there."""
-    workspace = job.open
-    with setting_aside():
-        data = (workspace.whole(job.id, FILE) / FILE).read_bytes()
-    path = workspace.removals / f"{job.concept}.safetensors"
-    if not path.exists() or path.read_bytes() != data:
-        workspace.agreed(lambda: workspace.write(path, data))
 
 
 def load(folder: Path) -> Removal:

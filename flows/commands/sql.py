@@ -19,8 +19,7 @@ def sql(
 ) -> None:
     """Ask the tables in SQL: one SELECT, which can neither read nor write files.
 
-    Tables: prompts, captures, saes, statistics, features, scores, top_features, latents, latent_steps, top_examples,
-    sae_steps, removals, images, metrics, runs.
+    The view `columns` lists every view, its columns, their units and meanings: select * from columns
 
     Example: saeuron sql "select concept, metric, value from metrics order by all"
     """

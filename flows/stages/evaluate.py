@@ -8,10 +8,11 @@ from flows.stages.judge import judge
 from flows.stages.totals import totals
 from tasks.engine.job import Made
 from tasks.engine.judge import DomainJudge
+from tasks.engine.step import publish
 from tasks.evaluate import EvaluateJob
 from tasks.evaluate import evaluate as task
 from tasks.images import ImagesJob, bases, image_set, images_shard, shard_count
-from tasks.report import ReportJob, publish, report
+from tasks.report import ReportJob, report
 from tasks.tune import TuneJob
 
 

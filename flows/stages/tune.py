@@ -8,9 +8,10 @@ from saeuron.config import RunConfig, TuneConfig
 from saeuron.judges import NONE
 from tasks.engine import progress
 from tasks.engine.job import Made
+from tasks.engine.step import publish
 from tasks.prompts import images_id
 from tasks.score import score as score_task
-from tasks.tune import TuneJob, images, publish
+from tasks.tune import TuneJob, images
 from tasks.tune import tune as task
 
 

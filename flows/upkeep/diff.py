@@ -1,7 +1,7 @@
-"""Compare two runs: what they were told and used, what SQL's tables say of that, which figures differ beyond chance."""
+"""Compare two runs: what they were told and used, what summaries say of that, which figures differ beyond chance."""
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,19 +17,21 @@ ROWS = 20
 """Artifacts that a page lists of each run."""
 
 
-TABLES = {"capture": "captures", "sae": "saes", "score": "statistics", "removal": "removals"}
-"""{stage: the table that tells of its artifacts}, of stages of which a run has one for each name."""
+EVALUATION = "evaluation"
+"""The stage whose summaries hold figures with intervals."""
 NAMES = ("domain", "concept", "hookpoint")
-"""What an artifact is called by, in its summary."""
-BESIDE = {"seconds", "protocol", "reference_set"}
-"""What a summary holds that is beside what it is about: hashes, and the hour's load."""
+"""Fields of a summary that name an artifact among those of its stage."""
+IGNORED = {"seconds", "protocol", "reference_set"}
+"""Fields of a summary that are not compared: hashes and timings."""
+FILES = ("bytes", "contents")
+"""What is said of an artifact's files."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table says of the artifact that has the same part in both runs, where it differs."""
+    """One field in which artifacts of one stage and name differ between the runs."""
 
-    table: str
+    stage: str
     name: str
     """Its domain, concept and hookpoint, as far as it has them."""
     column: str
@@ -67,7 +69,7 @@ class Difference:
     both: int
     """Artifacts that both used."""
     cells: list[Cell]
-    """Of artifacts that have the same part in both, and are not the same."""
+    """Of artifacts of the same stage and name that are not the same; fields of their summaries come first."""
     figures: list[Figure]
     """Of removals that were evaluated in both, by different evaluations."""
     same: int
@@ -116,7 +118,7 @@ def compare(workspace: Workspace, a: runs.Record, b: runs.Record) -> Difference:
     used = [r.artifacts or {} for r in (a, b)]
     both = used[0].keys() & used[1].keys()
     measured = [_measured(workspace, ids) for ids in used]
-    gone = sum(split_id(i)[0] == "evaluation" for ids in used for i in ids) - sum(len(m) for m in measured)
+    gone = sum(split_id(i)[0] == EVALUATION for ids in used for i in ids) - sum(len(m) for m in measured)
     if gone:
         notes.append(f"{gone} evaluations are not there any more, or damaged; their figures are left out")
     figures, same, unmatched = _figures(*measured)
@@ -136,36 +138,38 @@ def compare(workspace: Workspace, a: runs.Record, b: runs.Record) -> Difference:
 
 
 def _cells(workspace: Workspace, a: Mapping[str, bool], b: Mapping[str, bool]) -> list[Cell]:
-    left, right = ({_part(m): m for m in _there(workspace, ids, TABLES)} for ids in (a, b))
-    found = []
+    left, right = (_named_once(workspace, ids) for ids in (a, b))
+    found: list[Cell] = []
     for part in (part for part in left if part in right and left[part].id != right[part].id):
         told = [_told(manifest) for manifest in (left[part], right[part])]
         columns = [c for c in dict.fromkeys([*told[0], *told[1]]) if told[0].get(c) != told[1].get(c)]
-        table, *names = part
+        stage, *names = part
         name = " ".join(filter(None, names))
         # That the bytes are others says nothing that other columns do not say better.
         shown = [c for c in columns if c != "contents"] or columns
-        found += [Cell(table, name, c, told[0].get(c), told[1].get(c)) for c in shown]
-    return found
+        found += [Cell(stage, name, c, told[0].get(c), told[1].get(c)) for c in shown]
+    return sorted(found, key=lambda cell: cell.column in FILES)
 
 
 def _told(manifest: Manifest) -> dict[str, Any]:
     plain = {k: v for k, v in flat(manifest.summary).items() if isinstance(v, int | float | str | None)}
-    told = {k: v for k, v in plain.items() if k not in BESIDE and not k.endswith("_id")}
+    told = {k: v for k, v in plain.items() if k not in IGNORED and not k.endswith("_id")}
     contents = digest(canonical_json({file.name: file.sha256 for file in manifest.files}).encode())[:12]
     return {**told, "bytes": sum(file.bytes for file in manifest.files), "contents": contents}
 
 
-def _part(manifest: Manifest) -> tuple[str, ...]:
-    return (TABLES[manifest.stage], *(str(manifest.summary.get(name) or "") for name in NAMES))
-
-
-def _there(workspace: Workspace, ids: Mapping[str, bool], stages: Container[str]) -> list[Manifest]:
-    return [workspace.manifest(i) for i in sorted(ids) if split_id(i)[0] in stages and workspace.has(i)]
+def _named_once(workspace: Workspace, ids: Mapping[str, bool]) -> dict[tuple[str, ...], Manifest]:
+    """{(stage, names): artifact} of those that have a name, which no other of the run has. Evaluations are figures."""
+    found: dict[tuple[str, ...], list[Manifest]] = {}
+    for manifest in (workspace.manifest(i) for i in sorted(ids) if workspace.has(i)):
+        names = [str(manifest.summary.get(name) or "") for name in NAMES]
+        if any(names) and manifest.stage != EVALUATION:
+            found.setdefault((manifest.stage, *names), []).append(manifest)
+    return {part: manifests[0] for part, manifests in found.items() if len(manifests) == 1}
 
 
 def _measured(workspace: Workspace, ids: Mapping[str, bool]) -> list[Manifest]:
-    return _there(workspace, ids, ("evaluation",))
+    return [workspace.manifest(i) for i in sorted(ids) if split_id(i)[0] == EVALUATION and workspace.has(i)]
 
 
 def _figures(a: list[Manifest], b: list[Manifest]) -> tuple[list[Figure], int, int]:
@@ -220,13 +224,13 @@ def page(found: Difference) -> str:
         lines.append(text_table(["only in", "artifact"], listed))
     more = sum(max(len(ids) - ROWS, 0) for ids in (found.only_a, found.only_b))
     lines += [f"and {more} more; --json lists them all"] if more else []
-    lines += ["", f"tables: {len(found.cells) or 'no'} values differ, of artifacts that have the same part in both"]
+    lines += ["", f"summaries: {len(found.cells) or 'no'} values differ, of artifacts of the same stage and name"]
     if found.cells:
         cells = [
-            {"table": c.table, "of": c.name, "column": c.column, "A": short(c.a, 12), "B": short(c.b, 12)}
+            {"stage": c.stage, "of": c.name, "column": c.column, "A": short(c.a, 12), "B": short(c.b, 12)}
             for c in found.cells[:ROWS]
         ]
-        lines.append(text_table(["table", "of", "column", "A", "B"], cells, wrapped=["of"]))
+        lines.append(text_table(["stage", "of", "column", "A", "B"], cells, wrapped=["of"]))
     more = max(len(found.cells) - ROWS, 0)
     lines += [f"and {more} more; --json lists them all"] if more else []
     beyond = [f for f in found.figures if f.beyond]
@@ -262,7 +266,7 @@ def as_json(found: Difference) -> dict[str, Any]:
         "notes": found.notes,
         "config": [{"key": key, "a": old, "b": new} for key, old, new in found.config],
         "artifacts": {"both": found.both, "only_a": found.only_a, "only_b": found.only_b},
-        "tables": [asdict(c) for c in found.cells],
+        "summaries": [asdict(c) for c in found.cells],
         "figures": {
             "same": found.same,
             "unmatched": found.unmatched,

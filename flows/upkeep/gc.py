@@ -27,6 +27,7 @@ from storage.manifests import Manifest, same
 from storage.verify import copies, header, ids_in
 from tasks.registry import runs, saes
 from tasks.registry.concepts import Roster
+from tasks.stages import every as known_stages
 
 YOUNG = 86_400.0
 """Seconds for which a folder without a manifest may be one that is being made."""
@@ -62,6 +63,8 @@ def survey(workspace: Workspace) -> list[Garbage]:
     for name in sorted(removed):
         public = [workspace.removals / f"{name}.safetensors"]
         public += [workspace.pictures / f"{name}_{kind}.png" for kind in ("sheet", "scores")]
+        about = [m for m in manifests.values() if m.summary.get("concept") == name]
+        public = list(dict.fromkeys([*public, *(path for m in about for path in copies(workspace, m))]))
         found += [_thing("copy", name, path) for path in public if path.exists()]
     locks = sorted(workspace.locks.glob("*T*-*.lock"))
     found += [_thing("lock", "of a dead run", path) for path in locks if not workspace.busy(path.stem)]
@@ -121,10 +124,12 @@ def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Mani
         for other in at_work:
             todo |= _walked(Plan.of(workspace, other, kind), [c for d in other.domains.values() for c in d.concepts])
     # What was brought from elsewhere no command makes again.
-    kept = _inputs(todo | {m.id for m in manifests.values() if "source" in m.summary}, manifests)
-    # What other commands have made of what is kept is kept as well.
-    others = [m for m in manifests.values() if m.stage not in runs.STAGES]
-    # Until no more is found: what was made of what may seem older than it, by a clock that was set back.
+    kept = _inputs(todo | {m.id for m in manifests.values() if m.summary.get("source")}, manifests)
+    # A run's walk names what it needs of its own stages. Artifacts of other stages, and of those that are not installed
+    # here, stay as long as their inputs.
+    walked = {name for name, stage in known_stages().items() if stage.in_run}
+    others = [m for m in manifests.values() if m.stage not in walked]
+    # Until no more is found: an artifact may seem older than its inputs, if the clock was set back.
     while more := [m for m in others if m.id not in kept and ids_in(m.inputs) <= kept]:
         kept |= _inputs({m.id for m in more}, manifests)
     return kept

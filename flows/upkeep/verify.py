@@ -1,6 +1,7 @@
 """Find what is damaged in a workspace, put it out of the way, and say what makes it again."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ PLACES = {
 HEADER = 1 << 20
 """Bytes within which a removal says what it is a copy of."""
 REWRITE, ASIDE, OTHERS = "--repair rewrites it", "--repair moves it away", "what made it makes it"
+RUN = "saeuron run"
 UPLOAD, AGAIN = "--repair uploads it", "fetched again when it is read"
 """What becomes of an object that lies whole in this machine's cache, and of a damaged file in that."""
 
@@ -65,8 +67,9 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
         if workspace.half_deleted(artifact_id):
             continue
         errors = damage(workspace, artifact_id, deep)
-        todo = UPLOAD if errors and workspace.backend.mendable(artifact_id, errors) else makes(artifact_id)
-        found += [_said(error, todo, artifact=artifact_id) for error in errors]
+        if errors:
+            todo = UPLOAD if workspace.backend.mendable(artifact_id, errors) else makes(artifact_id)
+            found += [_said(error, todo, artifact=artifact_id) for error in errors]
         try:
             manifest = workspace.read(artifact_id)
         except StorageError:
@@ -96,12 +99,22 @@ class _Makes:
             pass
 
     def __call__(self, artifact_id: str) -> str:
-        if split_id(artifact_id)[0] not in runs.STAGES or "source" in self._summary(artifact_id):
+        # Here, for it imports the stages with all that they need: only damage is worth the wait.
+        from tasks.stages import every
+
+        stage, summary = every().get(split_id(artifact_id)[0]), self._summary(artifact_id)
+        if stage is None or summary.get("source"):
             return OTHERS
-        concept = self._concept(artifact_id)
-        if concept is None or self.asked is None or concept in self.asked:
-            return "saeuron run"
-        return command("evaluate", concept)
+        if stage.in_run and "{concept}" in stage.command:
+            concept = self._concept(artifact_id)
+            run_makes_it = concept is None or self.asked is None or concept in self.asked
+            if run_makes_it:
+                return RUN
+            summary = {**summary, "concept": concept}
+        try:
+            return stage.command.format_map({k: shlex.quote(str(v)) for k, v in summary.items()}) or OTHERS
+        except KeyError:
+            return OTHERS
 
     def _summary(self, artifact_id: str) -> dict[str, Any]:
         manifest = _quietly(self.workspace.read, artifact_id)
@@ -119,7 +132,7 @@ class _Makes:
             manifest = _quietly(self.workspace.read, manifest.inputs["images"])
         if manifest and (removals := manifest.inputs.get("removals")):
             return self.of_removal.get(removals[0])
-        return self._summary(artifact_id).get("concept") if stage in ("removal", "evaluation", "pictures") else None
+        return self._summary(artifact_id).get("concept")
 
 
 def _quietly(read: Callable[[Any], Any], what: Path | str) -> Any:

@@ -1,31 +1,19 @@
-"""What each column of each view is: its type, unit and meaning."""
+"""Every column of every view that each workspace has: its type, unit and meaning."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from storage.declared import Column, Type
+from storage.tables import CAPTURES, HALF, HOOKPOINT, PROMPTS, SAES, SPLIT
 
-
-class Column(NamedTuple):
-    """One column of a view."""
-
-    name: str
-    type: str
-    """DuckDB's name of the type."""
-    unit: str
-    """Unit of the values; empty for names and ids."""
-    meaning: str
-
-
-_MAP = "MAP(VARCHAR, VARCHAR)"
+_MAP: Type = "MAP(VARCHAR, VARCHAR)"
 
 _SAE = Column("sae_id", "VARCHAR", "", "the SAE, see saes")
-_HOOKPOINT = Column("hookpoint", "VARCHAR", "", "dotted path of the module whose output is read, or PATH:input")
 _DOMAIN = Column("domain", "VARCHAR", "", "kind of concept, such as style or object")
 _CONCEPT = Column("concept", "VARCHAR", "", "the concept, by its name in the domain")
 _SCORE = [
     Column("score_id", "VARCHAR", "", "the score artifact that holds the sums"),
     _SAE,
-    _HOOKPOINT,
+    HOOKPOINT,
     Column("protocol", "VARCHAR", "", "how the concepts were shown; only one protocol's scores compare"),
     _DOMAIN,
     _CONCEPT,
@@ -36,10 +24,9 @@ _LATENT = Column("latent", "UINTEGER", "index", "latent of the SAE, from 0; `fea
 _MEAN = Column("mean", "DOUBLE", "activation", "mean over all rows of the concept, zeros included")
 _MEAN_OTHER = Column("mean_other", "DOUBLE", "activation", "pooled mean over the rows of the domain's other concepts")
 _DIFFERENCE = Column("score", "DOUBLE", "1", "share - share_other")
-_SPLIT = Column("split", "VARCHAR", "", "what the prompt is for: train, validation or test")
 _STATISTICS = [
     *_SCORE,
-    Column("half", "VARCHAR", "", "half of the guidance batch that was read"),
+    HALF,
     _TIMESTEP,
     _FEATURE,
     Column("fires", "UBIGINT", "rows", "rows where the latent is not 0"),
@@ -53,44 +40,7 @@ _STATISTICS = [
 ]
 
 COLUMNS: dict[str, list[Column]] = {
-    "prompts": [
-        Column("prompt_set_id", "VARCHAR", "", "the artifact"),
-        Column("prompt_id", "VARCHAR", "", "the prompt, within its set"),
-        Column("text", "VARCHAR", "", "what the model is told"),
-        _SPLIT,
-        Column("concepts", _MAP, "", "concept that the prompt asks for, by domain"),
-    ],
-    "captures": [
-        Column("capture_id", "VARCHAR", "", "the artifact, of one hookpoint"),
-        Column("model_id", "VARCHAR", "", "the diffusion model, by its content"),
-        _HOOKPOINT,
-        Column("shards", "BIGINT", "files", "tars that hold the activations"),
-        Column("rows", "BIGINT", "rows", "activation vectors: images x steps x positions"),
-        Column("bytes", "BIGINT", "bytes", "size of the shards"),
-        Column("width", "BIGINT", "numbers", "numbers in a row, D"),
-        Column("images", "BIGINT", "images", "images that were generated"),
-        Column("steps", "BIGINT", "steps", "denoising steps kept of each image"),
-        Column("half", "VARCHAR", "", "half of the guidance batch that was read"),
-    ],
-    "saes": [
-        Column("sae_id", "VARCHAR", "", "the artifact"),
-        Column(
-            "capture_id",
-            "VARCHAR",
-            "",
-            "the activations it was trained on; null for an imported one, as the figures are",
-        ),
-        _HOOKPOINT,
-        Column("variant", "VARCHAR", "", "kind of SAE, such as batch_topk"),
-        Column("width", "BIGINT", "numbers", "numbers in a row, D"),
-        Column("n_latents", "BIGINT", "latents", "size of the dictionary, N"),
-        Column("k", "BIGINT", "latents", "latents kept of each row, exactly or about; null where nobody knows"),
-        Column("fvu", "DOUBLE", "1", "fraction of variance unexplained, 0 is perfect"),
-        Column("l0", "DOUBLE", "latents", "mean number of latents that fire on a row"),
-        Column("dead", "DOUBLE", "1", "fraction of latents that do not fire"),
-        Column("rows", "BIGINT", "rows", "rows seen in training"),
-        Column("seconds", "DOUBLE", "seconds", "duration of the training"),
-    ],
+    **{view.name: view.described for view in (PROMPTS, CAPTURES, SAES)},
     "statistics": _STATISTICS,
     "features": _STATISTICS,
     "scores": [
@@ -114,7 +64,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "latents": [
         _SAE,
-        _HOOKPOINT,
+        HOOKPOINT,
         _LATENT,
         Column("density", "DOUBLE", "1", "share of held-out rows on which it fires, over all timesteps"),
         Column("log10_density", "DOUBLE", "1", "its logarithm; null for a dead latent"),
@@ -131,7 +81,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "latent_steps": [
         _SAE,
-        _HOOKPOINT,
+        HOOKPOINT,
         _LATENT,
         _TIMESTEP,
         Column("density", "DOUBLE", "1", "share of held-out rows of this timestep on which it fires"),
@@ -150,7 +100,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "sae_steps": [
         _SAE,
-        _HOOKPOINT,
+        HOOKPOINT,
         _TIMESTEP,
         Column("half", "VARCHAR", "", "half of the guidance batch"),
         Column("rows", "BIGINT", "rows", "held-out rows of this timestep and half"),
@@ -187,7 +137,7 @@ COLUMNS: dict[str, list[Column]] = {
         Column("shard", "VARCHAR", "", "tar that holds it"),
         Column("prompt_id", "VARCHAR", "", "the prompt, see prompts"),
         Column("image_index", "INTEGER", "index", "which image of the prompt, from 0; sets its noise"),
-        _SPLIT,
+        SPLIT,
         Column("asked", _MAP, "", "concept that the prompt asks for, by domain"),
         Column("removals", "VARCHAR[]", "", "removals in force, empty for the unedited model"),
     ],
@@ -219,7 +169,7 @@ COLUMNS: dict[str, list[Column]] = {
         Column("n_prompts", "BIGINT", "prompts", "prompts it is over"),
         Column("seeds", "INTEGER", "images", "images of each prompt"),
         Column("image_set", "VARCHAR", "", "the images it is over, in words"),
-        _SPLIT,
+        SPLIT,
         Column("removal_id", "VARCHAR", "", "the removal, see removals"),
         Column("n", "INTEGER", "latents", "latents edited at each timestep; null for methods without"),
         Column("gamma", "DOUBLE", "1", "factor of the edit; null for methods without"),
@@ -235,5 +185,12 @@ COLUMNS: dict[str, list[Column]] = {
         Column("cached", "BIGINT", "artifacts", "found ready"),
         Column("failed", "BIGINT", "artifacts", "not made, because of an error"),
         Column("message", "VARCHAR", "", "what to know about it, in words"),
+    ],
+    "columns": [
+        Column("view_name", "VARCHAR", "", "the view"),
+        Column("column_name", "VARCHAR", "", "the column"),
+        Column("type", "VARCHAR", "", "DuckDB's name of its type"),
+        Column("unit", "VARCHAR", "", "unit of its values; empty for names and ids"),
+        Column("meaning", "VARCHAR", "", "what it says"),
     ],
 }

@@ -15,17 +15,18 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from storage.catalog.diagnosis import diagnosis_sources
+from storage.catalog.declared import sql
+from storage.catalog.everything import everything
 from storage.catalog.source import Source
-from storage.catalog.tables import sources
 from storage.workspace import Workspace
 
 _connections = itertools.count()
 
 
 def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views prompts, captures, saes, statistics, features, scores, top_features, removals,
-    images, metrics and runs; in an empty workspace they are empty. It shows what was committed when it was opened.
+    """A DuckDB connection with every view of a workspace, as of what was committed when it was opened.
+
+    The view `columns` describes them all; those of the stages that ship are there, empty, in an empty workspace too.
 
     The connection reads no file outside the workspace's artifacts and its settings are locked; `memory` and
     `threads` bound its work. It trusts its caller with the artifacts themselves: SQL from elsewhere goes through
@@ -38,17 +39,15 @@ def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int
     # Committed files do not change, and a question about one feature would read the ends of hundreds again and again.
     connection.execute("SET parquet_metadata_cache = true")
     connection.execute("CREATE SCHEMA source")
-    for source in _sources(workspace):
+    found, declared = everything(workspace)
+    workspace.backend.bring(path for source in found for path in source.files)
+    for source in found:
         _create(connection, source)
+    for view in declared.values():
+        connection.execute(sql(view))
     connection.execute(files("storage.catalog").joinpath("views.sql").read_text("utf-8"))
     _lock_down(connection, workspace.root / "artifacts", memory, threads)
     return connection
-
-
-def _sources(workspace: Workspace) -> list[Source]:
-    found = [*sources(workspace), *diagnosis_sources(workspace)]
-    workspace.backend.bring(path for source in found for path in source.files)
-    return found
 
 
 def _create(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
@@ -56,14 +55,14 @@ def _create(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
         paths = ", ".join(_text(_literal(path)) for path in source.files)
         names = ", ".join(f'"{name}"' for name in source.schema.names)
         connection.execute(
-            f"CREATE VIEW source.{source.name} AS SELECT {names}, file_index FROM read_parquet([{paths}])"
+            f'CREATE VIEW source."{source.name}" AS SELECT {names}, file_index FROM read_parquet([{paths}])'
         )
         return
     table = source.table
     if table is None:
         table = source.schema.append(pa.field("file_index", pa.uint64())).empty_table()
     connection.register("arriving", table)
-    connection.execute(f"CREATE TABLE source.{source.name} AS SELECT * FROM arriving")
+    connection.execute(f'CREATE TABLE source."{source.name}" AS SELECT * FROM arriving')
     connection.unregister("arriving")
 
 

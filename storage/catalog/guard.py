@@ -18,7 +18,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -26,7 +26,6 @@ import duckdb
 import pyarrow as pa
 
 from storage.catalog.answer import READY, REFUSED
-from storage.catalog.columns import COLUMNS
 from storage.catalog.connection import connect
 from storage.errors import BadQuery
 
@@ -78,11 +77,17 @@ def only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.State
     if tree["error"]:
         raise BadQuery("the query cannot be checked (PIVOT needs its values named by IN): expected a plain SELECT")
     internal = connection.execute("SELECT view_name FROM duckdb_views() WHERE internal").fetchall()
-    _check(tree, {name for (name,) in internal})
+    _check(tree, {name for (name,) in internal}, views(connection))
     return statement
 
 
-def _check(tree: Any, internal: set[str]) -> None:
+def views(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The views that may be asked."""
+    query = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND schema_name = 'main' ORDER BY view_oid"
+    return [name for (name,) in connection.execute(query).fetchall()]
+
+
+def _check(tree: Any, internal: set[str], views: Sequence[str]) -> None:
     parts = list(_parts(tree))
     ctes = {str(entry["key"]).lower() for part in parts if "cte_map" in part for entry in part["cte_map"]["map"]}
     if taken := sorted(ctes & internal):
@@ -93,8 +98,8 @@ def _check(tree: Any, internal: set[str]) -> None:
         if kind.endswith("_NODE") and kind not in _NODES:
             raise BadQuery(f"the query holds a {kind.split('_')[0]}: expected SELECT; only runs change what is stored")
         if kind == "BASE_TABLE":
-            _check_table(part, ctes)
-        if kind == "SHOW_REF" and part["table_name"] not in {"", '"tables"', *COLUMNS}:
+            _check_table(part, ctes, views)
+        if kind == "SHOW_REF" and part["table_name"] not in {"", '"tables"', *views}:
             raise BadQuery(f"the query shows {part['table_name'].strip('_')}: expected SHOW TABLES or DESCRIBE VIEW")
         if kind == "SHOW_REF" and part["show_type"] == "SHOW_FROM":
             raise BadQuery("the query shows the tables of another schema: expected SHOW TABLES or DESCRIBE VIEW")
@@ -104,18 +109,18 @@ def _check(tree: Any, internal: set[str]) -> None:
             raise BadQuery(f"the query calls {name}(): expected functions of the columns; it is not one")
 
 
-def _check_table(part: dict[str, Any], ctes: set[str]) -> None:
+def _check_table(part: dict[str, Any], ctes: set[str], views: Sequence[str]) -> None:
     path = [str(name) for name in part["qualified_name"]["path"]]
     # As a list, so that a name with a dot in it is not taken for two.
-    if path[:-1] in ([], ["main"], ["memory", "main"]) and path[-1].lower() in ctes | COLUMNS.keys():
+    if path[:-1] in ([], ["main"], ["memory", "main"]) and path[-1].lower() in {*ctes, *views}:
         return
-    raise BadQuery(_no_view(".".join(path)))
+    raise BadQuery(_no_view(".".join(path), views))
 
 
-def _no_view(name: str) -> str:
-    nearest = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.5)
+def _no_view(name: str, views: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name.lower(), views, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
-    return f"there is no view {name!r}: {hint}the views are {', '.join(COLUMNS)}"
+    return f"there is no view {name!r}: {hint}the views are {', '.join(views)}"
 
 
 def _function_name(part: dict[str, Any]) -> str:
@@ -134,12 +139,12 @@ def _parts(tree: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(part)
 
 
-def explained(message: str, memory: str) -> str:
-    """DuckDB's message as one line that says what to do. `memory` is the limit, for the message."""
+def explained(message: str, memory: str, views: Sequence[str]) -> str:
+    """DuckDB's message as one line that says what to do. `memory` is the limit, `views` are those that there are."""
     if message.startswith(("Out of Memory", "std::bad_alloc", "malloc of size")):
         return f"the query needs more memory than {memory}: ask for less, or raise the limit"
     if (unknown := _UNKNOWN_TABLE.search(message)) is not None:
-        return _no_view(unknown[1].strip('"'))
+        return _no_view(unknown[1].strip('"'), views)
     return f"the query failed: {' '.join(message.splitlines()[:1])}"
 
 
@@ -154,8 +159,10 @@ def main(folder: Path) -> NoReturn:
     # What a library prints must not get among the rows.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    there: list[str] = []
     try:
         connection = connect(job["root"], memory=job["memory"], threads=job["threads"])
+        there = views(connection)
         _limit(connection, job["seconds"] * job["threads"])
         answer.write(READY)
         answer.flush()
@@ -166,7 +173,8 @@ def main(folder: Path) -> NoReturn:
         if isinstance(error, BadQuery):
             message = str(error)
         else:
-            message = explained("Out of Memory" if isinstance(error, MemoryError) else str(error), job["memory"])
+            said = "Out of Memory" if isinstance(error, MemoryError) else str(error)
+            message = explained(said, job["memory"], there)
         (folder / "refused").write_text(message, "utf-8", "replace")
         os._exit(REFUSED)
 

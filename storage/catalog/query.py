@@ -37,10 +37,9 @@ TEXT_BYTES = 1 << 28
 
 def _table_files(workspace: Workspace) -> Iterator[Path]:
     """The files behind the views. A generator, because a local workspace never asks for them."""
-    from storage.catalog.diagnosis import diagnosis_sources
-    from storage.catalog.tables import sources
+    from storage.catalog.everything import everything
 
-    for source in (*sources(workspace), *diagnosis_sources(workspace)):
+    for source in everything(workspace)[0]:
         yield from source.files
 
 

@@ -14,27 +14,11 @@ from storage.catalog.source import Row, Source, table
 from storage.errors import StorageError
 from storage.manifests import Manifest
 from storage.seals import read_sealed
-from storage.tables import IMAGES, JUDGEMENTS, METRICS, PROMPTS
+from storage.tables import IMAGES, JUDGEMENTS, METRICS
 from storage.verify import in_force
 from storage.workspace import Workspace
 
 _FILES = pa.schema([("file_index", pa.uint64()), ("id", pa.string())])
-_CAPTURES = pa.schema(
-    [
-        *((name, pa.string()) for name in ("capture_id", "model_id", "hookpoint")),
-        *((name, pa.int64()) for name in ("shards", "rows", "bytes", "width", "images", "steps")),
-        ("half", pa.string()),
-    ]
-)
-_SAES = pa.schema(
-    [
-        *((name, pa.string()) for name in ("sae_id", "capture_id", "hookpoint", "variant")),
-        *((name, pa.int64()) for name in ("width", "n_latents", "k")),
-        *((name, pa.float64()) for name in ("fvu", "l0", "dead")),
-        ("rows", pa.int64()),
-        ("seconds", pa.float64()),
-    ]
-)
 _REMOVALS = pa.schema(
     [
         *((name, pa.string()) for name in ("removal_id", "domain", "concept", "reference_set")),
@@ -58,22 +42,16 @@ _RUNS = pa.schema(
 )
 
 
-def sources(workspace: Workspace) -> list[Source]:
-    """Everything that the views stand on, from the committed artifacts of the workspace. Damaged ones are left out."""
-    stages: dict[str, list[Manifest]] = {}
-    for manifest in workspace.artifacts():
-        stages.setdefault(manifest.stage, []).append(manifest)
+def sources(workspace: Workspace, stages: Mapping[str, list[Manifest]]) -> list[Source]:
+    """What the views of views.sql stand on, from the committed artifacts, {stage: manifests}, and the runs."""
     removed = _removed(workspace)
     scores = score_rows(stages.get("score", []), removed)
     removals = _removal_rows(workspace, stages.get("removal", []), scores, removed)
     return [
         *score_sources(workspace, scores, stages),
-        *_parquet(workspace, stages.get("prompts", []), "prompt", "prompts.parquet", PROMPTS),
         *_parquet(workspace, stages.get("images", []), "image", "images.parquet", IMAGES),
         *_parquet(workspace, stages.get("judgements", []), "judgement", "judgements.parquet", JUDGEMENTS),
         *_parquet(workspace, stages.get("evaluation", []), "metric", "metrics.parquet", METRICS),
-        Source("captures", _CAPTURES, table(_capture_rows(stages.get("capture", [])), _CAPTURES)),
-        Source("saes", _SAES, table((_sae_row(m) for m in stages.get("sae", [])), _SAES)),
         Source("removals", _REMOVALS, table(removals, _REMOVALS)),
         Source("runs", _RUNS, table(_run_rows(workspace.runs), _RUNS)),
     ]
@@ -99,21 +77,6 @@ def _removed(workspace: Workspace) -> set[tuple[str, str]]:
         if record.get("removed"):
             found.add((record.get("domain", ""), record.get("name", "")))
     return found
-
-
-def _capture_rows(manifests: list[Manifest]) -> list[Row]:
-    return [
-        {
-            "capture_id": manifest.id,
-            **{name: manifest.summary.get(name) for name in _CAPTURES.names if name != "capture_id"},
-        }
-        for manifest in manifests
-    ]
-
-
-def _sae_row(manifest: Manifest) -> Row:
-    row = {name: manifest.summary.get(name) for name in _SAES.names}
-    return row | {"sae_id": manifest.id, "capture_id": manifest.inputs.get("capture")}
 
 
 def _removal_rows(

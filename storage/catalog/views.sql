@@ -1,13 +1,6 @@
 -- The views of a workspace. `source` holds what connecting put there: one small table per kind of manifest, and
 -- *_rows over the Parquet files, whose file_index is the place of the file in the list (source.<kind>_files).
-
-CREATE VIEW prompts AS
-SELECT f.id AS prompt_set_id, p.prompt_id, p.text, p.split, p.concepts
-FROM source.prompt_rows p JOIN source.prompt_files f USING (file_index);
-
-CREATE VIEW captures AS SELECT * FROM source.captures;
-
-CREATE VIEW saes AS SELECT * FROM source.saes;
+-- Views that show one file of each artifact, or its summary, are declared instead (storage/tables.py, declared.py).
 
 CREATE VIEW statistics AS
 SELECT
@@ -148,3 +141,5 @@ SELECT
 FROM source.metric_rows m JOIN source.metric_files f USING (file_index);
 
 CREATE VIEW runs AS SELECT * FROM source.runs;
+
+CREATE VIEW columns AS SELECT * FROM source.columns;

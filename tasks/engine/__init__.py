@@ -1,6 +1,6 @@
 """How a task runs.
 
-job.py        jobs and their ids, the commit
+job.py        a stage: jobs and their ids, summaries, the commit; how to declare one
 step.py       tasks: the cache, locks, retries
 worker.py     what another process does before it runs a task
 model.py      one loaded pipeline per process

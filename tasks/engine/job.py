@@ -1,33 +1,113 @@
-"""A job and what comes of it: its identity, the artifact's folder, the commit.
+"""A stage, declared once: the class of its jobs. Also the identity of a job, its folder, the commit.
 
-A job holds a configuration and the ids of its inputs. The id of what it makes is a hash of these and of the stage's
-version, an integer that is raised by hand when the stage's meaning changes.
+How to declare a stage: one file, in `tasks/` or in a package of your own.
+
+    class ToySummary(Summary):
+        toys: int
+
+    class ToyJob(Job):
+        stage, version, summary_type = "toy", 1, ToySummary    # raise the version by hand when the meaning changes
+        views = (View(name="toys", key="toy_id", file="toys.parquet", columns=(Column("toy", "VARCHAR", "", "name"),)),)
+        publishes = {"toys.txt": "pictures/{concept}_toys.txt"}    # copies for people; {fields} of the job
+        command = RUN                                          # what makes it again
+        concept: str                                           # fields: configuration, ids of inputs; hashed to the id
+
+    @step("toy")
+    def toy(job: ToyJob) -> Made:
+        clock = Clock()
+        write_table(job.folder / "toys.parquet", table([{"toy": job.concept}], ToyJob.views[0]))
+        write_atomic(job.folder / "toys.txt", job.concept.encode())
+        return commit(job, {}, ToySummary(toys=1), clock)
+
+A shipped stage is named in `tasks/stages.py`, its view in `storage/tables.py`, its place in a run in `flows/stages/`.
+One from elsewhere is registered (`tasks.stages.register`, or an entry point of the group `saeuron.stages` that names
+the class) and says in `jobs` what a run makes of it. SQL, status, gc, verify and the plan then know it.
 """
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from saeuron.config import RunConfig
 from storage import Workspace
-from storage.errors import StorageError
+from storage.catalog.columns import COLUMNS
+from storage.declared import View
+from storage.errors import BadTable, StorageError
 from storage.files import read_json, write_json
 from storage.identity import artifact_id
+from storage.tables import SHIPPED, check_file
 from storage.verify import ids_in
 from tasks.engine.worker import Worker
 
+RUN = "saeuron run"
+"""The command that walks through all stages."""
+
+
+class Summary(BaseModel):
+    """What a manifest says of an artifact. A stage has a subclass with its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ran(NamedTuple):
+    """What a run tells a stage from elsewhere, once the stages that ship are done, or planned."""
+
+    config: RunConfig
+    workspace: Path
+    model_id: str
+    device: str
+    made: Mapping[str, tuple[str, ...]]
+    """{stage: ids of the artifacts that the run uses}."""
+
 
 class Job(BaseModel):
-    """What one step is to make. Fields named in `excluded_from_id` do not enter its identity: they change no result."""
+    """What one step is to make. A subclass declares a stage.
+
+    Raises:
+        BadTable: (as a subclass is declared) a view has the name of another that every workspace has.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: ClassVar[str]
+    """Name of the stage, and the first part of its ids."""
     version: ClassVar[int]
+    """Raised by hand when the meaning of the stage changes."""
     excluded_from_id: ClassVar[frozenset[str]] = frozenset()
+    """Fields that do not enter the identity: they change no result."""
+    summary_type: ClassVar[type[Summary]] = Summary
+    """What `commit` is given."""
+    views: ClassVar[tuple[View, ...]] = ()
+    """What SQL shows of its artifacts, beyond the views of `storage/catalog/views.sql`."""
+    publishes: ClassVar[Mapping[str, str]] = {}
+    """{file of the artifact: path in the workspace where people look for it}, with fields of the job in braces."""
+    command: ClassVar[str] = ""
+    """What makes it again; fields of the summary may stand in braces. Empty: nobody but its author knows."""
+    in_run: ClassVar[bool] = False
+    """Whether a run's walk through the stages names every artifact of it that is still of use. Garbage collection keeps
+    artifacts of other stages as long as their inputs."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for view in cls.views:
+            if view.name in COLUMNS and view not in SHIPPED.get(cls.stage, ()):
+                raise BadTable(
+                    f"stage {cls.stage!r} declares a view {view.name!r}, which every workspace has: rename it"
+                )
+
+    @classmethod
+    def jobs(cls, run: Ran) -> Iterable[tuple[Callable[[Any], "Made"], "Job"]]:
+        """(step, job) of each artifact that `saeuron run` makes after the stages that ship; for stages from elsewhere.
+
+        A stage that overrides this sets `in_run`.
+        """
+        del run
+        return ()
 
     workspace: Path
     """Where it reads and writes."""
@@ -62,6 +142,14 @@ class Job(BaseModel):
     def reads(self) -> dict[str, tuple[str, ...]]:
         """{artifact: files or folders of it, none for all} that the step reads: every artifact that a field names."""
         return dict.fromkeys(sorted(ids_in(self.model_dump(mode="json"))), ())
+
+    @property
+    def places(self) -> dict[str, str]:
+        """{file: path in the workspace} of what it publishes."""
+        return {file: place.format_map(dict(self)) for file, place in self.publishes.items()}
+
+    def show(self, made: "Made") -> None:
+        """Show people who look at Prefect's page what was made; by default nothing."""
 
     @property
     def open(self) -> Workspace:
@@ -116,11 +204,25 @@ def _noted_seconds(folder: Path) -> float:
     return round(total, 3)
 
 
-def commit(job: Job, inputs: Mapping[str, Any], summary: dict[str, Any], clock: Clock, **how: Any) -> Made:
-    """Write the manifest of what `job` made, last of all. Its seconds are those of the parts as well."""
+def commit(job: Job, inputs: Mapping[str, Any], summary: Summary | dict[str, Any], clock: Clock, **how: Any) -> Made:
+    """Write the manifest of what `job` made, last of all. Its seconds are those of the parts as well.
+
+    Raises:
+        BadTable: a file does not have the columns that the stage's view declares.
+    """
     own = clock.seconds
-    seconds = round(own + _noted_seconds(job.folder), 3)
-    manifest = job.open.commit(
-        job.id, config=job.identity, inputs=dict(inputs), summary=summary, seconds=seconds, **how
+    workspace = job.open
+    for view in job.views:
+        check_file(job.folder, view)
+    manifest = workspace.commit(
+        job.id,
+        config=job.identity,
+        inputs=dict(inputs),
+        summary=summary.model_dump(mode="json") if isinstance(summary, Summary) else summary,
+        seconds=round(own + _noted_seconds(job.folder), 3),
+        publishes=job.places,
+        # Those that ship are known everywhere.
+        views=[view for view in job.views if view.name not in COLUMNS],
+        **how,
     )
     return Made(id=job.id, summary=manifest.summary, seconds=own)

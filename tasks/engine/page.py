@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,10 @@ def show(job: "Job", made: "Made", *shard: int) -> None:
             emit_event("saeuron.shard.written", resource, related=related, payload=payload)
         else:
             emit_event("saeuron.artifact.written", artifact, payload=payload)
-            if job.stage in _SHOWN:
-                _SHOWN[job.stage](job, made)
+            job.show(made)
 
 
-def _figures(job: Any, made: "Made") -> None:
+def show_figures(job: Any, made: "Made") -> None:
     """The metrics of a removal."""
     about = made.summary
     rows = [
@@ -131,7 +130,7 @@ def _figures(job: Any, made: "Made") -> None:
     create_table_artifact(rows, key=f"figures-{_key(job.concept)}", description=what)
 
 
-def _pictures(job: Any, made: "Made") -> None:
+def show_pictures(job: Any, made: "Made") -> None:
     """The contact sheet of a removal, and where the plot of its scores will be."""
     del made
     name, concept = _key(job.concept), job.concept
@@ -142,20 +141,12 @@ def _pictures(job: Any, made: "Made") -> None:
     create_link_artifact(link, key=f"scores-{name}", link_text=f"scores of {concept}", description=what)
 
 
-def _diagnosis(job: Any, made: "Made") -> None:
+def show_diagnosis(job: Any, made: "Made") -> None:
     """Where the page about an SAE will be."""
     del made
     link = _address(job.workspace, job.open.reports / f"{job.sae_id}.html")
     key, text = f"report-{_key(job.sae_id)}", f"report of {job.sae_id}"
     create_link_artifact(link, key=key, link_text=text, description="What an SAE keeps and loses.")
-
-
-_SHOWN: dict[str, Callable[[Any, "Made"], None]] = {
-    "evaluation": _figures,
-    "pictures": _pictures,
-    "diagnosis": _diagnosis,
-}
-"""What people look at, by stage."""
 
 
 def _key(text: str) -> str:

@@ -115,6 +115,22 @@ def in_place(job: Job, workspace: Workspace | None = None) -> Made | None:
     return Made(id=job.id, summary=manifest.summary, cached=True, seconds=manifest.seconds)
 
 
+def publish(job: Job) -> dict[str, Path]:
+    """Copy what a job publishes to where people look for it; nothing is written where it is already.
+
+    Returns {file of the artifact: its copy}. Raises as `Workspace.whole`.
+    """
+    workspace, found = job.open, {}
+    for file, place in job.places.items():
+        with setting_aside():
+            data = (workspace.whole(job.id, file) / file).read_bytes()
+        path = workspace.root / place
+        if not path.exists() or path.read_bytes() != data:
+            workspace.agreed(functools.partial(workspace.write, path, data))
+        found[file] = path
+    return found
+
+
 def submit(task_: Callable[..., Made], job: Job, *args: int) -> Callable[[], Made]:
     """Give a step to the workers of the flow that runs; what comes back waits for it."""
     return task_.submit(job, *args).result  # type: ignore[attr-defined]

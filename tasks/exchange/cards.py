@@ -28,7 +28,7 @@ def sae_facts(workspace: Path, name: str, manifest: Manifest | None, format: str
         shown = published(name)
         return SAEFacts(shown, format, f"saeuron sae export {shlex.quote(shown)} --format {format} --out DIR")
     about = manifest.summary
-    if "source" in about:
+    if about.get("source"):
         command = f"saeuron sae import {shlex.quote(published(about['source']))} --hookpoint {about['hookpoint']}"
         if about.get("revision"):
             command += f"  # at {about['revision']}"

@@ -19,10 +19,7 @@ from storage.manifests import Manifest
 from tasks.exchange import cards
 from tasks.registry import runs
 from tasks.registry.saes import find as find_known
-
-STAGE = "sae"
-VERSION = 2
-"""Of the stage: an imported SAE's files are those of a trained one."""
+from tasks.train import SAESummary, TrainJob
 
 
 @dataclass(frozen=True)
@@ -110,24 +107,22 @@ def bring(
         check_width(sae.info.width, width, f"the SAE of {source}")
     sae.info = replace(sae.info, hookpoint=at)
     identity = {"hookpoint": at, "weights": content(sae)}
-    name = artifact_id(STAGE, VERSION, identity)
+    name = artifact_id(TrainJob.stage, TrainJob.version, identity)
     with opened.lock(name):
         opened.resume(name)
         if not opened.has(name):
             sae.save(opened.folder(name))
-            summary = {
+            summary = SAESummary(
                 **{key: getattr(sae.info, key) for key in ("hookpoint", "variant", "width", "n_latents")},
-                "k": sae.info.k or None,
-                # Nobody has measured it here.
-                **dict.fromkeys(("fvu", "l0", "dead", "rows", "seconds")),
-                "source": source,
-                "revision": place.revision,
-                "format": imported.format,
-                "notes": list(imported.notes),
-            }
+                k=sae.info.k or None,
+                source=source,
+                revision=place.revision,
+                format=imported.format,
+                notes=tuple(imported.notes),
+            ).model_dump(mode="json")
             seconds = round(time.monotonic() - start, 3)
             opened.commit(name, config=identity, inputs={}, summary=summary, seconds=seconds)
-    others = [m.id for m in opened.artifacts(STAGE) if m.summary.get("hookpoint") == at and m.id != name]
+    others = [m.id for m in opened.artifacts(TrainJob.stage) if m.summary.get("hookpoint") == at and m.id != name]
     return opened.manifest(name), imported, others
 
 

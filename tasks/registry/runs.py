@@ -17,20 +17,6 @@ from storage.files import read_json
 from storage.identity import digest
 from tasks.registry.records import RecordDamaged, parsed, write
 
-STAGES = (
-    "prompts",
-    "capture",
-    "sae",
-    "score",
-    "totals",
-    "features",
-    "removal",
-    "images",
-    "judgements",
-    "evaluation",
-    "pictures",
-)
-"""What a run makes, in its order; other commands make artifacts of stages of their own."""
 CONFIG = "run.json"
 CONFIG_SEAL = "remembered.sha256"
 """In the folder of runs: the SHA-256 of run.json, which people may read and run, and so holds no seal itself."""

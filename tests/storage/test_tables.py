@@ -5,11 +5,12 @@ import pytest
 
 from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.tables import HISTORY, IMAGES, METRICS, PROMPTS, read_table, table, write_table
+from storage.tables import schema as columns_of
 
 PROMPT = {"prompt_id": "a", "text": "a cat", "split": "train", "concepts": {"style": "ink", "object": "cat"}}
 
 
-@pytest.mark.parametrize("schema", [PROMPTS, IMAGES, METRICS, HISTORY])
+@pytest.mark.parametrize("schema", [columns_of(PROMPTS), IMAGES, METRICS, HISTORY])
 def test_empty_tables_keep_their_schema(tmp_path: Path, schema: Any) -> None:
     write_table(tmp_path / "t", table([], schema))
     assert read_table(tmp_path / "t").schema.equals(schema)

@@ -172,7 +172,9 @@ def test_copies_and_which_removal_is_in_force(workspace: Workspace) -> None:
         name = artifact_id("removal", 1, {"gamma": gamma})
         (workspace.folder(name)).mkdir(parents=True)
         (workspace.folder(name) / "removal.safetensors").write_bytes(b"gamma %d" % gamma)
-        made.append(workspace.commit(name, config={}, inputs={}, summary={"concept": "cat"}, seconds=0))
+        places = {"removal.safetensors": "removals/cat.safetensors", "not made": "pictures/cat.png"}
+        how = {"config": {}, "inputs": {}, "summary": {"concept": "cat"}, "seconds": 0}
+        made.append(workspace.commit(name, **how, publishes=places))
     place = workspace.removals / "cat.safetensors"
     assert [list(verify.copies(workspace, m)) for m in made] == [[place], [place]]
     assert verify.in_force(workspace, made) == {}

@@ -120,18 +120,18 @@ class TestCompare:
         run(1, artifacts=dict.fromkeys(a, False))
         run(2, artifacts=dict.fromkeys(b, False))
         found = diff.compare(workspace, diff.resolve(workspace, "last~1"), diff.resolve(workspace, "last"))
-        told = [(c.table, c.name, c.column, c.a, c.b) for c in found.cells]
+        told = [(c.stage, c.name, c.column, c.a, c.b) for c in found.cells]
         assert [cell for cell in told if cell[1] == "mid"] == [
-            ("saes", "mid", "fvu", 0.25, 0.125),
-            ("saes", "mid", "k", 8, 9),
+            ("sae", "mid", "fvu", 0.25, 0.125),
+            ("sae", "mid", "k", 8, 9),
         ]
         # All that is said of them is the same, and what they hold is not; and statistics that are the same bytes.
         (contents,) = [c for c in found.cells if c.name == "up"]
         assert contents.column == "contents" and contents.a != contents.b and len(told) == 3
         lines = diff.page(found).splitlines()
-        assert "tables: 3 values differ, of artifacts that have the same part in both" in lines
-        assert ["saes", "mid", "fvu", "0.25", "0.125"] in [line.split() for line in lines]
-        assert {"table": "saes", "name": "mid", "column": "k", "a": 8, "b": 9} in diff.as_json(found)["tables"]
+        assert "summaries: 3 values differ, of artifacts of the same stage and name" in lines
+        assert ["sae", "mid", "fvu", "0.25", "0.125"] in [line.split() for line in lines]
+        assert {"stage": "sae", "name": "mid", "column": "k", "a": 8, "b": 9} in diff.as_json(found)["summaries"]
 
     def test_figures_whose_intervals_do_not_meet(self, workspace: Workspace, run: Callable[..., str]) -> None:
         none: Interval = (None, None, None)

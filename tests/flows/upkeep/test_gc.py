@@ -114,14 +114,17 @@ class TestReferred:
         both.folder(removal.id).mkdir()
         publish(both, "cat", removal_id=removal.id)
         shutil.copy(both.removals / "cat.safetensors", both.folder(removal.id) / "removal.safetensors")
-        both.commit(removal.id, config=removal.config, inputs={}, summary=removal.summary, seconds=0)
+        places = {"removal.safetensors": "removals/cat.safetensors"}
+        about = {"config": removal.config, "inputs": {}, "summary": removal.summary, "seconds": 0}
+        both.commit(removal.id, **about, publishes=places)
         shown = []
         for seeds in (1, 5):
             shown.append(made(both, "evaluation", {"seeds": seeds, "removal_id": removal.id}, concept="cat").id)
             time.sleep(0.002)
         sheet = made(both, "pictures", {"of": "cat"}, concept="cat")
         (both.folder(sheet.id) / "file").rename(both.folder(sheet.id) / "sheet.png")
-        both.commit(sheet.id, config=sheet.config, inputs={}, summary=sheet.summary, seconds=0)
+        about = {"config": sheet.config, "inputs": {}, "summary": sheet.summary, "seconds": 0}
+        both.commit(sheet.id, **about, publishes={"sheet.png": "pictures/cat_sheet.png"})
         both.pictures.mkdir()
         (both.pictures / "cat_sheet.png").write_bytes(bytes(100))
         found = artifacts(gc.survey(both))

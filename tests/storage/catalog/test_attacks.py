@@ -16,7 +16,7 @@ import pytest
 
 from storage.catalog import query
 from storage.catalog.connection import connect
-from storage.catalog.guard import _REFUSED_FUNCTIONS, explained, only_select
+from storage.catalog.guard import _REFUSED_FUNCTIONS, explained, only_select, views
 from storage.catalog.query import format_table, run_query
 from storage.errors import BadQuery
 from storage.workspace import Workspace
@@ -309,7 +309,7 @@ def refusal(workspace: Workspace, connection: duckdb.DuckDBPyConnection, sql: st
     except BadQuery as error:
         return str(error)
     except (duckdb.Error, UnicodeError) as error:
-        return explained(str(error), "1GB")
+        return explained(str(error), "1GB", views(connection))
     with pytest.raises(BadQuery) as caught:
         run_query(workspace, sql, seconds=20)
     return str(caught.value)

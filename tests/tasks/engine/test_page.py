@@ -121,8 +121,8 @@ def test_a_report_and_the_pictures_of_a_removal_are_linked(workspace: Workspace,
     job = SimpleNamespace(**about, concept=name)
 
     def work() -> None:
-        page._pictures(job, Made(id="any"))
-        page._diagnosis(job, Made(id="any"))
+        page.show_pictures(job, Made(id="any"))
+        page.show_diagnosis(job, Made(id="any"))
 
     in_flow(work)
     expected = {

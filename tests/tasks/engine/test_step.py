@@ -11,13 +11,17 @@ from saeuron.errors import ConfigError
 from storage import Workspace
 from storage.errors import ArtifactDamaged, BadQuery, DiskFull
 from storage.files import write_json
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 
 CALLS: list[str] = []
 """What the step below was called with; flows and tasks run in this process."""
 FAULTS: list[BaseException] = []
 """What its next calls raise, in turn."""
+
+
+class ProbeSummary(Summary):
+    word: str
 
 
 class ProbeJob(Job):
@@ -40,7 +44,7 @@ def probe(job: ProbeJob) -> Made:
     if FAULTS:
         raise FAULTS.pop(0)
     write_json(job.folder / "word.json", job.word)
-    return commit(job, {}, {"word": job.word}, clock)
+    return commit(job, {}, ProbeSummary(word=job.word), clock)
 
 
 @step("probe part")

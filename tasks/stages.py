@@ -1,0 +1,88 @@
+"""Every stage, in the order of a run; `tasks/engine/job.py` says how to declare one."""
+
+import functools
+from importlib.metadata import entry_points
+
+from saeuron.errors import ConfigError
+from tasks.capture import CaptureJob
+from tasks.engine.job import Job
+from tasks.evaluate import EvaluateJob
+from tasks.features import FeaturesJob
+from tasks.images import ImagesJob
+from tasks.judge import JudgeJob
+from tasks.prompts import PromptsJob
+from tasks.report import ReportJob
+from tasks.sae_report import DiagnosisJob, StabilityJob
+from tasks.score import ScoreJob
+from tasks.totals import TotalsJob
+from tasks.train import TrainJob
+from tasks.tune import TuneJob
+
+SHIPPED: tuple[type[Job], ...] = (
+    PromptsJob,
+    CaptureJob,
+    TrainJob,
+    ScoreJob,
+    TotalsJob,
+    FeaturesJob,
+    TuneJob,
+    ImagesJob,
+    JudgeJob,
+    EvaluateJob,
+    ReportJob,
+    DiagnosisJob,
+    StabilityJob,
+)
+GROUP = "saeuron.stages"
+"""Entry points of installed packages, each of which names the class of a stage."""
+_registered: dict[str, type[Job]] = {}
+
+
+def register(stage: type[Job]) -> None:
+    """Add a stage from elsewhere, for this process. Workers and other commands know those of entry points.
+
+    Raises:
+        ConfigError: another stage has the name.
+    """
+    if (known := every().get(stage.stage)) is not None and known is not stage:
+        raise ConfigError(
+            f"stage {stage.stage!r} of {stage.__module__} has the name of the one in {known.__module__}; "
+            "expected a name of its own: rename it."
+        )
+    _registered[stage.stage] = stage
+
+
+def unregister(name: str) -> None:
+    """Take back what `register` added; a name that was not added is passed over."""
+    _registered.pop(name, None)
+
+
+def every() -> dict[str, type[Job]]:
+    """{name: stage} of all that are known: those that ship, those of installed packages, those that were registered.
+
+    Raises:
+        ConfigError: an entry point cannot be loaded, is no stage, or has the name of another stage.
+    """
+    return {**_installed(), **_registered}
+
+
+def from_elsewhere() -> list[type[Job]]:
+    """The stages that do not ship, by name."""
+    return [stage for _, stage in sorted(every().items()) if stage not in SHIPPED]
+
+
+@functools.cache
+def _installed() -> dict[str, type[Job]]:
+    found = {stage.stage: stage for stage in SHIPPED}
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+        what = f"stage {entry.name!r} ({entry.value})"
+        try:
+            stage = entry.load()
+        except Exception as error:
+            raise ConfigError(f"{what} cannot be loaded: {error}; mend or uninstall it.") from error
+        if not (isinstance(stage, type) and issubclass(stage, Job)):
+            raise ConfigError(f"{what} is no stage; expected a subclass of tasks.engine.job.Job.")
+        if stage.stage in found:
+            raise ConfigError(f"{what} has the name of another, {stage.stage!r}: rename it.")
+        found[stage.stage] = stage
+    return found
