@@ -33,6 +33,8 @@ SHIPPED: tuple[type[Job], ...] = (
     DiagnosisJob,
     StabilityJob,
 )
+RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
+"""Names of the stages that a run makes, in its order."""
 GROUP = "saeuron.stages"
 """Entry points of installed packages, each of which names the class of a stage."""
 _registered: dict[str, type[Job]] = {}

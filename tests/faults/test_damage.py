@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry.runs import STAGES
+from tasks.stages import RUN_STAGES as STAGES
 from tests.end_to_end.process import Done, run_here
 from tests.faults.conftest import TALLY, again
 from tests.faults.outcome import damaged, differing, kinds

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.registry.runs import STAGES
+from tasks.stages import RUN_STAGES as STAGES
 from tests.end_to_end.process import Done
 from tests.faults.conftest import SEED, TALLY, Nursery, stage_of
 from tests.faults.outcome import damaged, differing

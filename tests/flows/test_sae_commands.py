@@ -21,7 +21,7 @@ from storage.catalog.query import run_query
 from storage.shards import write_shard
 from storage.verify import damage
 from tasks.capture import CaptureJob
-from tasks.exchange.interchange import STAGE, VERSION, Found, content, export
+from tasks.exchange.interchange import Found, content, export
 from tasks.registry import runs
 from tasks.train import TrainJob
 from tests.end_to_end.process import TINY, Done, run_here
@@ -176,9 +176,6 @@ class TestInfo:
 
 
 class TestImport:
-    def test_the_version_is_that_of_the_stage(self) -> None:
-        assert (TrainJob.stage, TrainJob.version) == (STAGE, VERSION)
-
     def test_is_an_artifact_like_a_trained_one(self, workspace: Workspace, trained: str, foreign: Path) -> None:
         out = good(sae(workspace, "import", foreign))
         (made,) = [m for m in workspace.artifacts("sae") if m.id != trained]
