@@ -190,7 +190,9 @@ class Clock:
 
 def note_seconds(job: Job, made: Made, *part: object) -> None:
     """Keep what a part of an artifact took, until `commit`. In a hidden file: times are no part of the result."""
-    write_json(job.folder / f".{'_'.join(map(str, part))}.seconds", made.seconds)
+    # A part that is made again below a manifest needs no commit, which would delete the note.
+    if not job.open.manifest_path(job.id).exists():
+        write_json(job.folder / f".{'_'.join(map(str, part))}.seconds", made.seconds)
 
 
 def _noted_seconds(folder: Path) -> float:

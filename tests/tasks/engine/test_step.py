@@ -89,6 +89,13 @@ class TestOnce:
         assert not list(job.folder.glob(".*"))
         assert probe.fn(job).seconds == manifest.seconds
 
+    def test_a_part_that_is_made_again_below_a_manifest_leaves_no_note(self, job: ProbeJob) -> None:
+        part.fn(job, 0)
+        probe.fn(job)
+        (job.folder / "0.json").unlink()
+        assert not part.fn(job, 0).cached and probe.fn(job).cached
+        assert not list(job.folder.glob(".*"))
+
     def test_a_note_of_seconds_that_is_damaged_counts_nothing(self, job: ProbeJob, workspace: Workspace) -> None:
         part.fn(job, 0)
         (job.folder / ".0.seconds").write_text("{")
