@@ -40,6 +40,8 @@ class Run:
     device: str = "cpu"
     roster: Roster = field(default_factory=Roster)
     """Who joined the workspace after its configuration was written, and who left."""
+    judge_ids: dict[str, str] = field(default_factory=dict)
+    """{domain: its judge by content}."""
     made: dict[str, Made] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """What each artifact took in this run, its shards included."""
@@ -58,7 +60,13 @@ class Run:
     @classmethod
     def of(cls, workspace: Workspace, config: RunConfig, device: str) -> Self:
         """A run of `config` with the concepts that the workspace holds."""
-        return cls(config, workspace.root, identity(config.model.spec), device, Roster.of(workspace, config))
+        roster, model_id = Roster.of(workspace, config), identity(config.model.spec)
+        # A judge that cannot be had is told of before anything is made.
+        judge_ids = {
+            name: judges.create(domain.judge, name, domain.judge_templates).identity
+            for name, domain in config.domains.items()
+        }
+        return cls(config, workspace.root, model_id, device, roster, judge_ids)
 
     def step(
         self, task: Callable[..., Made], job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None
@@ -230,19 +238,11 @@ class Run:
             d: DomainJudge(
                 spec=config.judge,
                 templates=config.judge_templates,
-                id=self._judge_ids[d],
+                id=self.judge_ids[d],
                 labels=judges.choices(judges.create(config.judge, d, config.judge_templates), concepts[d]),
             )
             for d, config in self.config.domains.items()
             if d not in self.unjudged
-        }
-
-    @functools.cached_property
-    def _judge_ids(self) -> dict[str, str]:
-        """{domain: its judge by content}: a hash of weights, which takes a while for large ones."""
-        return {
-            d: judges.create(config.judge, d, config.judge_templates).identity
-            for d, config in self.config.domains.items()
         }
 
     def added_as(self, concept: str) -> Added | None:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -187,3 +188,6 @@ def _check_folder(folder: Path) -> None:
         raise BadModel(f"{folder} holds a model of type {kind!r}; the judge 'clip' needs one of {', '.join(_KINDS)}.")
     if not any(folder.glob("*.safetensors")):
         raise BadModel(f"{folder} holds no .safetensors file; take a model that has one.")
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file() and '"SiglipTokenizer"' in tokenizer.read_text() and not find_spec("sentencepiece"):
+        raise BadModel(f"the tokenizer of {folder} needs sentencepiece; install it: pip install 'saeuron[siglip]'")

@@ -129,11 +129,11 @@ class TestConcepts:
 
     def test_the_runs_noted_what_they_used(self, living: Path) -> None:
         used = [runs.record(p).artifacts or {} for p in sorted((living / "runs").glob("*.json"))]
-        assert [sum(not cached for cached in each.values()) for each in used] == [25, 10, 0, 0, 6]
+        assert [sum(not cached for cached in each.values()) for each in used] == [31, 16, 0, 0, 8]
         assert set().union(*used) == ids(living)
         done = run_here("diff", "last~3", "last", "-w", living)
         assert done.code == 0 and "configuration: no keys differ" in done.out
-        assert re.search(r"^artifacts: .* 6 only in B$", done.out, re.M), done.out
+        assert re.search(r"^artifacts: .* 8 only in B$", done.out, re.M), done.out
         assert "0 beyond intervals" in done.out
 
     def test_gc_deletes_what_nothing_refers_to(self, living: Path, files: dict[str, Path]) -> None:
@@ -196,7 +196,7 @@ def test_what_is_damaged_is_made_again_with_the_same_bytes(workspace: Path, work
         planted.append(found[i % len(found)])
         do(planted[-1])
     done = run_here("verify", "-w", damaged)
-    assert done.code == 1 and "sae.safetensors" not in done.out and "\nmissing" in done.out
+    assert done.code == 1 and "sae.safetensors" not in done.out and "missing" in done.out
     done = run_here("verify", "--deep", "-w", damaged, "--json")
     named = {row["path"] for row in json.loads(done.out)["damage"]}
     assert done.code == 1 and {str(p) for p in planted} <= named

@@ -16,7 +16,7 @@ from flows.stages.tune import tune as tune_stage
 from saeuron import judges
 from saeuron.canvas.vocabulary import STYLE_CLASSES
 from saeuron.config import RunConfig, TuneConfig
-from saeuron.errors import ConfigError
+from saeuron.errors import BadModel, ConfigError
 from saeuron.judges import Judgement
 from storage import Workspace
 from storage.catalog.query import run_query
@@ -254,6 +254,11 @@ def test_labels_of_a_removal_are_its_reference_set_and_the_configurations_concep
     assert {j.id for j in found.values()} == {"bright-1"}
     partly = Run.of(made, configured(made, "bright:1"), "cpu")
     assert partly.unjudged == ("object",) and list(partly.judges("neon")) == ["style"]
+
+
+def test_a_judge_that_cannot_be_fetched_is_told_of_before_anything_is_made(made: Workspace) -> None:
+    with pytest.raises(BadModel, match="cannot fetch the judge's model 'nobody/nothing'"):
+        Run.of(made, configured(made, "clip:nobody/nothing"), "cpu")
 
 
 def test_templates_reach_the_judge(made: Workspace) -> None:

@@ -1,5 +1,6 @@
 """CLIP and SigLIP as judges, against plain loops over labels and images, on tiny random models saved here."""
 
+import json
 import math
 import shutil
 
@@ -223,3 +224,14 @@ def test_weights_that_are_not_there_or_not_finite_are_refused_in_one_line(clip_f
         create(f"clip:{copy}", "style")(pictures[:1], LABELS)
     with pytest.raises(BadModel, match="cannot fetch the judge's model 'nobody/nothing'"):
         _ = create("clip:nobody/nothing", "style").identity
+
+
+def test_a_tokenizer_that_lacks_its_library_is_refused_before_anything_is_loaded(siglip_folder, tmp_path, monkeypatch):
+    copy = shutil.copytree(siglip_folder, tmp_path / "copy")
+    config = copy / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "SiglipTokenizer"}))
+    monkeypatch.setattr("saeuron.judges.clip.find_spec", lambda name: None)
+    with pytest.raises(BadModel, match=r"needs sentencepiece; install it: pip install 'saeuron\[siglip\]'"):
+        create(f"clip:{copy}", "style")
+    monkeypatch.setattr("saeuron.judges.clip.find_spec", lambda name: object())
+    create(f"clip:{copy}", "style")
