@@ -202,7 +202,7 @@ def _nothing_to_do(root: Path, count: int) -> list[Figure]:
         if os.waitstatus_to_exitcode(status):
             raise SystemExit("the run that has nothing to do did not end well")
     return [
-        Figure(f"{count} concepts: nothing to do", time.perf_counter() - start, "s", 20.0),
+        Figure(f"{count} concepts: nothing to do", time.perf_counter() - start, "s", 8.0),
         Figure("  its processor", usage.ru_utime + usage.ru_stime, "s"),
         Figure("  artifacts in place", len(workspace.folders()), ""),
     ]
