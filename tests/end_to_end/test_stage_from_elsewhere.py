@@ -118,9 +118,7 @@ def test_it_is_planned_run_asked_kept_and_verified(
     before = {p.name for p in (root / "artifacts").glob("*/*")}
     plan = run_here("run", TINY, "-w", root, *LARGE, "--plan")
     told = [line.split() for line in plan.out.splitlines() if line.startswith("toy ")]
-    assert [(words[1][-20:], words[-1]) for words in told] == [(h[-20:], "new") for h in HOOKPOINTS], (
-        plan.out + plan.err
-    )
+    assert [words[-1] for words in told] == ["new"] * 3, plan.out
     assert "3 would be made" in plan.out
 
     done = run_here("run", TINY, "-w", root, *LARGE, "--threads", "1")

@@ -20,6 +20,7 @@ from storage.files import write_atomic
 from storage.identity import artifact_id
 from storage.manifests import Manifest
 from storage.seals import sealed_page
+from tasks import stages
 from tasks.registry import concepts, runs
 from tests.end_to_end.process import TINY, run_here
 
@@ -52,7 +53,9 @@ def commit(workspace: Workspace, stage: str, write: Callable[[Path, str], None],
     name = artifact_id(stage, 1, config)
     write(workspace.folder(name), name)
     inputs = {"removals": summary.pop("removals")} if "removals" in summary else {}
-    return workspace.commit(name, config=config, inputs=inputs, summary=summary, seconds=1.0)
+    places = stages.every()[stage].publishes if "concept" in summary else {}
+    publishes = {file: place.format_map(summary) for file, place in places.items()}
+    return workspace.commit(name, config=config, inputs=inputs, summary=summary, seconds=1.0, publishes=publishes)
 
 
 def files(**contents: bytes) -> Callable[[Path, str], None]:
