@@ -54,13 +54,14 @@ def main() -> None:
 
 
 def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int | None) -> list[Figure]:
-    from saeuron import judges
+    from saeuron import judges, methods
     from saeuron.generation import generate
     from saeuron.hooks import attached, width
     from saeuron.pipelines.loading import identity
     from saeuron.sae.autoencoder import SAE, SAEInfo
     from saeuron.scoring import Accumulator
-    from tasks import features, prompts, score, totals, tune
+    from saeuron.tuning import validation_images
+    from tasks import features, prompts, score, totals, trials, tune
     from tasks.engine import model
     from tasks.engine.judge import DomainJudge
 
@@ -100,10 +101,10 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
         **where, **same, config=config.score, domain=DOMAIN, concept=CONCEPT, score_on=domain.score_on,
         prompts_id=made.id, images_id=prompts.images_id(wanted), saes=saes,
     )  # fmt: skip
-    grid = config.tune.model_copy(update={"n": domain.n or config.tune.n, "gamma": domain.gamma or config.tune.gamma})
+    settings = methods.get("saeuron").candidates(config.grid(DOMAIN, "saeuron"))
     chosen = judges.create("canvas", DOMAIN)
     judge = DomainJudge(spec="canvas", id=chosen.identity, labels=judges.choices(chosen, ()))
-    tried = tune.images(found, grid, DOMAIN, CONCEPT, reference.keys())
+    tried = validation_images(found, config.tune, DOMAIN, CONCEPT, {*reference, CONCEPT})
 
     def add_up(scores: Any) -> dict[str, str]:
         jobs = (
@@ -119,13 +120,20 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     def ours() -> None:
         mine = score.score.fn(own)  # type: ignore[attr-defined]
         sums = add_up([*reference.values(), mine.id])
-        job = tune.TuneJob(
-            **where, **same, config=grid, domain=DOMAIN, concept=CONCEPT, prompts_ids=(made.id,),
-            images_id=prompts.images_id(tried), saes=saes, domains=(DOMAIN,), judges={DOMAIN: judge},
-            reference={**reference, CONCEPT: mine.id}, totals=sums,
+        candidates = trials.TrialsJob(
+            **where, **same, config=config.tune, domain=DOMAIN, concept=CONCEPT, method="saeuron",
+            candidates=tuple(settings), reference=(*reference, CONCEPT), prompts_ids=(made.id,),
+            images_id=prompts.images_id(tried), hookpoints=tuple(saes), saes=saes,
+            scores={**reference, CONCEPT: mine.id}, totals=sums,
         )  # fmt: skip
+        job = tune.TuneJob(
+            **where, trials=candidates, trials_id=candidates.id, domain=DOMAIN, concept=CONCEPT, method="saeuron",
+            domains=(DOMAIN,), judges={DOMAIN: judge},
+        )  # fmt: skip
+        trials.trials.fn(candidates)  # type: ignore[attr-defined]
         tune.tune.fn(job)  # type: ignore[attr-defined]
         workspace.delete(job.id)
+        workspace.delete(candidates.id)
         workspace.delete(own.id)
         for each in sums.values():
             workspace.delete(each)
@@ -136,8 +144,8 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
             for _ in generate(pipe, wanted, config.model, config.score.seed):
                 pass
         # Once without a removal, then once for each setting that is tried.
-        for _ in range(1 + len(grid.n) * len(grid.gamma)):
-            for _ in generate(pipe, tried, config.model, grid.seed):
+        for _ in range(1 + len(settings)):
+            for _ in generate(pipe, tried, config.model, config.tune.seed):
                 pass
 
     times: dict[str, list[float]] = {"ours": [], "bare": []}
@@ -229,11 +237,17 @@ def _made_up(root: Path, config: RunConfig) -> Workspace:
             if planned.cached:
                 continue
             job = jobs[planned.id]
+            concept = getattr(job, "concept", "")
             for name in ("removal.safetensors", "sheet.png", "scores.png"):
                 job.folder.mkdir(parents=True, exist_ok=True)
                 (job.folder / name).write_bytes(planned.id.encode())
             about: dict[str, Any] = {
-                "removal": {"n": 4, "gamma": -1.0, "concept": planned.label, "domain": DOMAIN},
+                "removal": {
+                    "settings": {"n": 4, "gamma": -1.0},
+                    "concept": concept,
+                    "method": "saeuron",
+                    "domain": DOMAIN,
+                },
                 "score": {"saes": []},
                 "capture": {"hookpoint": job.label, "model_id": run.model_id, "width": 128},
             }.get(job.stage, {})

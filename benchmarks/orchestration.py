@@ -20,7 +20,7 @@ from types import FrameType
 from benchmarks.results import Figure, parser, show
 
 INTERVAL = 0.01
-DATA = ("storage.shards", "storage.parquet", "storage.tables", "storage.statistics.sums", "storage.activations", "PIL.")
+DATA = ("storage.dense", "storage.parquet", "storage.tables", "storage.statistics.sums", "PIL.")
 ORCHESTRATION = "prefect, caching, manifests"
 IMPORTS = "prefect's import"
 

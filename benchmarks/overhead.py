@@ -22,12 +22,13 @@ from saeuron.capture import capture
 from saeuron.config import RunConfig
 from saeuron.generation import generate
 from saeuron.hooks import attached, width
-from saeuron.methods.saeuron import Removal, build_edit, removed
+from saeuron.methods.removal import Removal, removed
+from saeuron.methods.saeuron import build_edit
 from saeuron.pipelines.loading import load_pipeline
 from saeuron.profiles import DomainTotals, profile
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.scoring import Accumulator
-from storage import activations, shards
+from storage.dense import activations, shards
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def _removal(pipe: object, config: RunConfig, images: list, latents: int) -> Rem
                     pass
             totals.append(reader.totals())
         edits.append(build_edit(sae, profile(totals[0], DomainTotals.of(totals)), latents, -1.0))
-    return Removal("benchmark", "style", tuple(edits))
+    return Removal("benchmark", "style", "saeuron", {}, tuple(edits))
 
 
 if __name__ == "__main__":

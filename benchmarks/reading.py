@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.results import Figure, parser, show
-from storage.activations import ActivationRows, encode
-from storage.direct import huge_memory, read_at
-from storage.shards import write_shard
+from storage.dense.activations import ActivationRows, encode
+from storage.dense.direct import huge_memory, read_at
+from storage.dense.shards import write_shard
 
 STEPS, POSITIONS, WIDTH = 10, 25, 1280
 """A sample of Stable Diffusion 1.5: 640 kB, 250 rows of 2,560 bytes."""

@@ -14,13 +14,13 @@ from storage.catalog.query import run_query
 
 QUERY = """
 with newest as (
-    select *, max(seeds) over (partition by concept) as most from metrics
+    select *, max(seeds) over (partition by concept, method) as most from metrics
 ), chosen as (
     select * from newest where seeds = most
 )
-select domain, metric, avg(value) as value, avg(unedited) as unedited, count(distinct concept) as concepts,
+select domain, method, metric, avg(value) as value, avg(unedited) as unedited, count(distinct concept) as concepts,
        min(value) as least, stddev_pop(value) as spread, min(seeds) as seeds
-from chosen where metric in ('UA', 'IRA', 'CRA', 'CRA-target') group by all order by domain, metric
+from chosen where metric in ('UA', 'IRA', 'CRA', 'CRA-target') group by all order by domain, method, metric
 """
 
 
@@ -31,10 +31,10 @@ def main() -> None:
     options = arguments.parse_args()
     rows = run_query(Workspace.open(options.workspace, create=False), QUERY).to_pylist()
     figures = []
-    for domain in dict.fromkeys(r["domain"] for r in rows):
-        mine = {r["metric"]: r for r in rows if r["domain"] == domain}
+    for domain, method in dict.fromkeys((r["domain"], r["method"]) for r in rows):
+        mine = {r["metric"]: r for r in rows if (r["domain"], r["method"]) == (domain, method)}
         for metric, r in mine.items():
-            name = f"{domain} {metric} ({r['concepts']} concepts, {r['seeds']} seeds)"
+            name = f"{domain} by {method}: {metric} ({r['concepts']} concepts, {r['seeds']} seeds)"
             figures.append(
                 Figure(
                     name,

@@ -22,8 +22,8 @@ from benchmarks.results import Figure, parser, show
 from saeuron.sae.config import SAEConfig
 from saeuron.sae.streams import tensor_of
 from saeuron.sae.training import Trainer
-from storage import activations, shards
-from storage.activations import ActivationRows
+from storage.dense import activations, shards
+from storage.dense.activations import ActivationRows
 
 
 def main() -> None:

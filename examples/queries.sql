@@ -88,7 +88,7 @@ from judgements j join images i using (image_set_id, key)
 where len(removals) = 0 and j.asked <> label group by all order by images desc, domain, j.asked, seen limit 20;
 
 -- Which removals are outdated, and which concepts are scored beside theirs today?
-select r.domain, r.concept, r.outdated, r.n, r.gamma, list(distinct s.concept order by s.concept) as scored_today
+select r.domain, r.concept, r.method, r.settings, r.outdated, list(distinct s.concept order by s.concept) as scored_today
 from removals r join top_features s using (domain) where s.rank = 1 group by all order by outdated desc, domain, concept;
 
 -- Where have time and images gone: runs, training, the scoring of each concept, the evaluation of each removal?

@@ -1,6 +1,6 @@
 """Find a user's mistakes before anything heavy is loaded."""
 
-from saeuron import judges
+from saeuron import judges, methods
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.pipelines import loading as models
@@ -17,6 +17,7 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     models.check(config.model.spec, config.model.scheduler)
     for name, domain in config.domains.items():
         judges.check(domain.judge, name, domain.concepts, domain.judge_templates)
+    _check_methods(config)
     known = [c for d in config.domains.values() for c in d.concepts]
     for concept in config.tune.concepts or ():
         if concept not in known:
@@ -30,6 +31,20 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     for hookpoint, width in widths.items():
         if width and hookpoint not in config.saes:
             config.train.check(width, hookpoint)
+
+
+def _check_methods(config: RunConfig) -> None:
+    """Methods and settings that nothing answers to, and those that this configuration cannot use."""
+    for name in config.method:
+        method = methods.get(name)
+        method.check(config)
+        for domain in config.domains:
+            method.candidates(config.grid(domain, name))
+    told = {"tune": config.tune.settings} | {f"domains.{d}": c.settings for d, c in config.domains.items()}
+    for place, settings in told.items():
+        for name in settings:
+            if name not in methods.names():
+                raise UnknownName("method", name, methods.names(), f"({place}.settings)")
 
 
 def _captured(config: RunConfig, workspace: Workspace) -> dict[str, int | None]:

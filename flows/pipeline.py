@@ -14,6 +14,7 @@ from flows.stages.prompts import prompts
 from flows.stages.score import score
 from flows.stages.train import train
 from flows.stages.tune import tune
+from saeuron import methods
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
@@ -45,7 +46,7 @@ def pipeline(
         threads: torch threads on the CPU, of each worker if there are several.
 
     Returns:
-        {"run_id", "counts", "failures", "evaluations": {concept: summary}, "artifacts": {stage: id}}.
+        {"run_id", "counts", "failures", "evaluations": [summary], "removals": [summary], "saes": {hookpoint: id}}.
     """
     opened = Workspace.open(workspace)
     threads = runners.threads(config, threads)
@@ -122,14 +123,17 @@ def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
     if concepts is None:
         concepts = wanted(run)
     sets = prompts(run)
-    saes = train(run, capture(run, sets[""]))
-    scores = score(run, sets, saes)
+    saes: dict[str, str] = {}
+    scores: dict[str, str] = {}
+    if any("latents" in methods.get(name).needs for name in run.config.method):
+        saes = train(run, capture(run, sets[""]))
+        scores = score(run, sets, saes)
     removals = tune(run, concepts, sets, saes, scores)
     evaluations = evaluate(run, removals)
     for stage in elsewhere:
         _added(run, stage)
     return {
-        "evaluations": {c: {"id": made.id, **made.summary} for c, made in evaluations.items()},
-        "removals": {c: {"id": made.id, **made.summary} for c, (_, made) in removals.items()},
+        "evaluations": [{"id": made.id, **made.summary} for made in evaluations.values()],
+        "removals": [{"id": made.id, **made.summary} for _, made in removals.values()],
         "saes": saes,
     }

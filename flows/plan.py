@@ -57,7 +57,7 @@ class Plan(Run):
             if prepare:
                 job = prepare(job)
             self.planned[job.id] = self._missing(workspace, job)
-            return Made(id=job.id, summary={"n": 0, "gamma": 0.0})
+            return Made(id=job.id)
         self.planned[job.id] = Planned(job.stage, job.label, job.id, cached=True)
         return Made(id=job.id, summary=there.summary, cached=True)
 

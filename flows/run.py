@@ -107,6 +107,10 @@ class Run:
                 self.known[stage] = Workspace(self.workspace).artifacts(stage)
             return self.known[stage]
 
+    def say(self, line: str) -> None:
+        """Tell whoever watches one thing about this run."""
+        progress.line(line)
+
     def publish(self, do: Callable[[Any], object], job: Job) -> None:
         """Put what a step made where people look for it."""
         do(job)

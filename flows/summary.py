@@ -6,6 +6,7 @@ from typing import Any
 from flows.hints import command
 from saeuron.config import RunConfig
 from storage import Workspace, text
+from storage.published import published_name
 from storage.verify import damage
 from tasks.registry import concepts, runs
 
@@ -44,10 +45,11 @@ def _cell(value: Any) -> str:
 def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) -> str:
     """The end of a run: the figures, the counts, the paths, the next command."""
     rows, lines = [], []
-    for concept, e in result["evaluations"].items():
-        row: dict[str, Any] = {"domain": e["domain"], "removed": concept, "images": e["images"]}
-        removal = result["removals"][concept]
-        row |= {"n": removal["n"], "gamma": f"{removal['gamma']:g}"}
+    settings = {(r["concept"], r["method"]): r["settings"] for r in result["removals"]}
+    for e in result["evaluations"]:
+        names = (e["concept"], e["method"])
+        row: dict[str, Any] = {"domain": e["domain"], "removed": e["concept"], "method": e["method"]}
+        row["settings"] = told(settings[names])
         for name in METRICS:
             figure = e["metrics"].get(name)
             row[name] = figure["value"] if figure else None
@@ -56,12 +58,18 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         row["mean"] = e["value"]
         rows.append(row)
     if rows:
-        header = ["domain", "removed", "n", "gamma", "UA", "(UA)", "IRA", "(IRA)", "CRA", "(CRA)", "CRA-target", "mean"]
-        lines += [text_table(header, rows, optional=("CRA-target", "gamma", "n", "domain")), ""]
-        for domain in config.domains:
-            values = [r["mean"] for r in rows if r["domain"] == domain and r["mean"] is not None]
+        header = ["domain", "removed", "method", "settings", "UA", "(UA)", "IRA", "(IRA)", "CRA", "(CRA)", "CRA-target"]
+        header.append("mean")
+        # One method needs no column of its own: the means below name it.
+        several = len({r["method"] for r in rows}) > 1
+        optional = ("CRA-target", "settings", "domain") if several else ("method", "CRA-target", "settings", "domain")
+        lines += [text_table(header, rows, optional=optional), ""]
+        for domain, method in dict.fromkeys((r["domain"], r["method"]) for r in rows):
+            mine = [r["mean"] for r in rows if (r["domain"], r["method"]) == (domain, method)]
+            values = [value for value in mine if value is not None]
             if values:
-                lines.append(f"{domain}: mean over {len(values)} removals {100 * sum(values) / len(values):.1f}")
+                mean = 100 * sum(values) / len(values)
+                lines.append(f"{domain} by {method}: mean over {counted(len(values), 'removal')} {mean:.1f}")
         lines += [
             "Percent, on test prompts; in brackets the unedited model on the same prompts and seeds.",
             "mean: (UA + IRA + CRA) / 3.",
@@ -72,16 +80,31 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
     counts = result["counts"]
     lines.append(f"steps: {counts['made']} made, {counts['cached']} found in place, {counts['failed']} failed")
     lines.append(f"workspace: {workspace.address}")
-    for concept in result["evaluations"]:
-        lines.append(f"  {concept}: removals/{concept}.safetensors, pictures/{concept}_{{sheet,scores}}.png")
+    for e in result["evaluations"]:
+        stem = published_name(e["concept"], e["method"])
+        kinds = [kind for kind in ("sheet", "scores") if (workspace.pictures / f"{stem}_{kind}.png").exists()]
+        drawn = f", pictures/{stem}_{{{','.join(kinds)}}}.png" if kinds else ""
+        lines.append(f"  removals/{stem}.safetensors{drawn}")
     if result["failures"]:
         lines.append("next: mend the cause and run the same command again; only what failed is done")
     elif result["evaluations"]:
-        first = next(iter(result["evaluations"]))
-        example = _example(config, result["evaluations"][first]["domain"], first)
-        then = command("generate", example, "--remove", first, "--out", "image.png", workspace=workspace)
+        first = result["evaluations"][0]
+        chosen = first["concept"] if len(config.method) == 1 else f"{first['concept']}.{first['method']}"
+        example = _example(config, first["domain"], first["concept"])
+        then = command("generate", example, "--remove", chosen, "--out", "image.png", workspace=workspace)
         lines.append(f"next: {then}")
     return "\n".join(lines)
+
+
+def told(settings: Mapping[str, Any]) -> str:
+    """The settings of a removal in a few letters."""
+    short = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
+    return " ".join(f"{name} {value}" for name, value in short.items())
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 removal`, `2 removals`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _example(config: RunConfig, domain: str, concept: str) -> str:
@@ -94,25 +117,29 @@ def _example(config: RunConfig, domain: str, concept: str) -> str:
 
 
 def concept_rows(workspace: Workspace) -> list[dict[str, Any]]:
-    """One row per concept: how far it is, and its newest figures."""
+    """One row per concept and method: how far it is, and its newest figures; one for a concept without a removal."""
     config = runs.remembered(workspace)
     added = concepts.joined(workspace, config)
     scored = {m.summary["concept"] for m in workspace.artifacts("score")}
-    removals = {m.summary["concept"]: m for m in workspace.artifacts("removal")}
-    newest: dict[str, Any] = {}
+    methods: dict[str, list[str]] = {}
+    for manifest in workspace.artifacts("removal"):
+        names = methods.setdefault(manifest.summary["concept"], [])
+        names += [manifest.summary["method"]] if manifest.summary["method"] not in names else []
+    newest: dict[tuple[str, str], Any] = {}
     for manifest in sorted(workspace.artifacts("evaluation"), key=lambda m: m.created):
-        newest[manifest.summary["concept"]] = manifest.summary["metrics"]
+        newest[manifest.summary["concept"], manifest.summary["method"]] = manifest.summary["metrics"]
     rows = []
     for domain, d in config.domains.items():
         for name in [*d.concepts, *(a.name for a in added if a.domain == domain)]:
-            figures = newest.get(name, {})
-            row: dict[str, Any] = {
-                "domain": domain,
-                "concept": name,
-                "scored": name in scored,
-                "removal": name in removals,
-            }
-            rows.append(row | {m: figures.get(m, {}).get("value") for m in ("UA", "IRA", "CRA")})
+            for method in sorted(methods.get(name, [])) or [""]:
+                figures = newest.get((name, method), {})
+                row: dict[str, Any] = {
+                    "domain": domain,
+                    "concept": name,
+                    "scored": name in scored,
+                    "method": method or None,
+                }
+                rows.append(row | {m: figures.get(m, {}).get("value") for m in ("UA", "IRA", "CRA")})
     return rows
 
 
@@ -124,18 +151,19 @@ def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
     for manifest in removals:
         s = manifest.summary
         lines.append(
-            f"removal {manifest.id}: n {s['n']}, gamma {s['gamma']:g}, "
-            f"{s['features']} latents at {', '.join(s['hookpoints'])}"
+            f"removal {manifest.id} by {s['method']}: {told(s['settings'])}, "
+            f"{s['latents']} latents at {', '.join(s['hookpoints']) or 'no hookpoint'}"
         )
     evaluations = [m for m in workspace.artifacts("evaluation") if m.summary["concept"] == name]
     for manifest in evaluations:
         figures = [{"metric": k, **v} for k, v in manifest.summary["metrics"].items()]
-        lines += ["", f"{manifest.id}, {manifest.summary['images']} images:"]
+        lines += ["", f"{manifest.id} by {manifest.summary['method']}, {manifest.summary['images']} images:"]
         lines.append(text_table(["metric", "value", "unedited", "low", "high"], figures))
-    for kind in ("sheet", "scores"):
-        path = workspace.pictures / f"{name}_{kind}.png"
-        if path.exists():
-            lines.append(f"{kind}: {path}")
+    for method in dict.fromkeys(m.summary["method"] for m in removals):
+        for kind in ("sheet", "scores"):
+            path = workspace.pictures / f"{published_name(name, method)}_{kind}.png"
+            if path.exists():
+                lines.append(f"{kind}: {path}")
     if not removals:
         lines.append(f"next: {command('evaluate', name, workspace=workspace)}")
     return {**row, "removals": [m.id for m in removals], "evaluations": [m.id for m in evaluations], "lines": lines}

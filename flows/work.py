@@ -8,6 +8,7 @@ from flows.check import check, check_added, check_device, check_saes
 from flows.upkeep.refresh import check_present
 from saeuron.config import ConceptConfig, RunConfig
 from storage import Workspace
+from storage.published import published
 from tasks.registry import concepts, runs
 from tasks.registry.concepts import Roster
 
@@ -31,7 +32,7 @@ def add_concept(workspace: Workspace, new: ConceptConfig) -> Work:
         concepts.restore(workspace, config, new)
         # One that is not to have a removal, and has none, comes back without.
         asked = config.tune.concepts is None or new.name in config.tune.concepts
-        made = (workspace.removals / f"{new.name}.safetensors").exists()
+        made = any(about.concept == new.name for about in published(workspace).values())
         return Work(config, [new.name] if asked or made else [])
     check_added(new, config)
     concepts.add(workspace, config, new)

@@ -1,9 +1,9 @@
 """Remove concepts from diffusion models with sparse autoencoders (SAeUron, arXiv 2501.18052), with the evidence.
 
     pipe = saeuron.load_pipeline("canvas")
-    removal = saeuron.Removal.load("workspace/removals/neon.safetensors")
-    with removal.attached(pipe):
-        image = pipe("An image of cat in neon style.").images[0]
+    removal = saeuron.Removal.load("workspace/removals/neon.saeuron.safetensors")
+    with removal.attached(pipe) as call:
+        image = pipe("An image of cat in neon style.", **call).images[0]
 
 Names are imported on first use, so that `import saeuron` is quick.
 
@@ -18,6 +18,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     scoring.py     statistics and scores of latents
     profiles.py    what a removal needs of a domain's statistics
     evaluation.py  which test prompts and images figures are measured on
+    tuning.py      the search for a removal's settings
     metrics.py     UA, IRA, CRA with ceilings and intervals
     checkpoint.py  tensors and numbers in one safetensors file
     threads.py     how torch's threads wait, set before torch is imported
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 from saeuron import threads
 
 if TYPE_CHECKING:
-    from saeuron.methods.saeuron import Removal, removed
+    from saeuron.methods.removal import Removal, removed
     from saeuron.pipelines.loading import load_pipeline
     from saeuron.sae.autoencoder import SAE
 
@@ -48,9 +49,9 @@ __all__ = ["SAE", "Removal", "load_pipeline", "removed"]
 
 _HOME = {
     "SAE": "saeuron.sae.autoencoder",
-    "Removal": "saeuron.methods.saeuron",
+    "Removal": "saeuron.methods.removal",
     "load_pipeline": "saeuron.pipelines.loading",
-    "removed": "saeuron.methods.saeuron",
+    "removed": "saeuron.methods.removal",
 }
 
 

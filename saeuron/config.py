@@ -6,7 +6,7 @@ nothing else: devices and folders are arguments, and where steps run (`RunnerCon
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from saeuron.sae.config import SAEConfig
 from saeuron.schema import Config
@@ -42,11 +42,9 @@ class DomainConfig(Config):
     score_on: Literal["crossed", "plain"] = "crossed"
     """Scoring prompts: `crossed` pairs a concept with every concept of the other domains (the paper's choice for
     styles), `plain` uses prompts that name nothing else (its choice for objects)."""
-    n: tuple[int, ...] | None = None
-    """Latents to try for this family, in place of `tune.n`."""
-    gamma: tuple[float, ...] | None = None
-    """Multipliers to try for this family, in place of `tune.gamma`: gamma scales with the latents' means, which differ
-    from hookpoint to hookpoint."""
+    settings: dict[str, dict[str, tuple[Any, ...]]] = Field({})
+    """{method: {setting: values}} to try for this family, in place of those in `tune.settings`: what is a mild setting
+    differs from hookpoint to hookpoint."""
     judge: str = "canvas"
     """Who recognises this family in images: `canvas`, `clip:MODEL` with a folder or hub id of a CLIP or SigLIP, or
     `none` (metrics are then null, and settings are not searched)."""
@@ -113,10 +111,9 @@ class ScoreConfig(Config):
 class TuneConfig(Config):
     """The search for each concept's removal, on validation prompts."""
 
-    n: tuple[int, ...] = (8, 16, 32)
-    """Latents ablated at each step."""
-    gamma: tuple[float, ...] = (-1.0, -2.0, -4.0)
-    """Negative multipliers (the factor is gamma times the latent's mean on the concept)."""
+    settings: dict[str, dict[str, tuple[Any, ...]]] = Field({})
+    """{method: {setting: values}} to try, such as {saeuron: {n: [8, 16], gamma: [-1.0]}}; what is not named has the
+    method's own values (`saeuron/methods/`)."""
     half: Half = "both"
     """Which half is edited."""
     target_images: int = Field(24, ge=1)
@@ -124,20 +121,12 @@ class TuneConfig(Config):
     retained_images: int = Field(48, ge=1)
     """Validation images asked to show other concepts of the domain: a seeded, stratified sample of fixed size, so
     the cost does not grow with the number of concepts."""
+    learning_images: int = Field(40, ge=1)
+    """Training images of the concept, and as many of others, for methods that learn from activations."""
     concepts: tuple[str, ...] | None = None
     """Which concepts get a removal; None: all."""
     seed: int = 2
     """Seed of noise and of the choice of prompts."""
-
-    @model_validator(mode="after")
-    def _sensible(self) -> Self:
-        if not self.n or not self.gamma:
-            raise ValueError("tune.n and tune.gamma need at least one value each")
-        if min(self.n) < 1:
-            raise ValueError(f"tune.n holds {min(self.n)}; a removal ablates at least 1 latent")
-        if max(self.gamma) >= 0:
-            raise ValueError(f"tune.gamma holds {max(self.gamma):g}; a multiplier of an ablated latent is negative")
-        return self
 
 
 class EvaluateConfig(Config):
@@ -221,6 +210,8 @@ class RunConfig(Config):
     capture: CaptureConfig = CaptureConfig()
     train: SAEConfig = SAEConfig()
     score: ScoreConfig = ScoreConfig()
+    method: tuple[str, ...] = Field(("saeuron",), min_length=1)
+    """How concepts are removed: a name of `saeuron.methods`, or several; each makes a removal of every concept."""
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     saes: dict[str, str] = Field({})
@@ -228,8 +219,16 @@ class RunConfig(Config):
     such as one that `saeuron sae import` brought."""
     runner: RunnerConfig = RunnerConfig()
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _one_method(cls, value: Any) -> Any:
+        """`method: steering` is `method: [steering]`."""
+        return (value,) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _coherent(self) -> Self:
+        if len(set(self.method)) < len(self.method):
+            raise ValueError(f"method names one twice ({', '.join(self.method)}); name each once")
         owner: dict[str, str] = {}
         for domain, config in self.domains.items():
             for concept in config.concepts:
@@ -250,6 +249,10 @@ class RunConfig(Config):
                     "take 'conditional', or a guidance above 1"
                 )
         return self
+
+    def grid(self, domain: str, method: str) -> dict[str, tuple[Any, ...]]:
+        """The values to try of a method's settings for one domain: its own before those for all."""
+        return self.tune.settings.get(method, {}) | self.domains[domain].settings.get(method, {})
 
     @property
     def hookpoints(self) -> tuple[str, ...]:

@@ -9,15 +9,14 @@
     seals.py        JSON and HTML that carry their own hash
     locks.py        locks that a dead process cannot hold
     verify.py       find damage, and move it out of the way
+    published.py    removals where people look for them, and which artifact each copies
     migrations.py   from an older workspace format to this one
-    shards.py       WebDataset tars with a sidecar manifest
-    activations.py  activations in shards, read back as shuffled rows
-    direct.py       large reads that bypass the page cache
     parquet.py      atomic Parquet with reproducible bytes
     text.py         tables as plain text that fits the terminal
     declared.py     what a stage declares: views and columns
     tables.py       the small tables: views, columns, schemas
     errors.py       what can go wrong
+    dense/          activations and images in WebDataset shards
     statistics/     mergeable sums of concepts, totals of domains, packs by latent
     catalog/        `connect(workspace)` and SQL: the views, their columns, queries of users
     remote/         a workspace on an object store

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 
@@ -21,8 +22,22 @@ _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 _TEMPORARY = re.compile(r"\..+\.(?:([0-9a-f]{6})-)?(\d+)\.\d+\.tmp")
 ABANDONED = 86400.0
 """A process of another machine counts as dead when its temporary was not written to for this many seconds."""
+LONGEST = 180
+"""Characters of a file name made from a name that a person chose; longer ones are cut and told apart by a hash."""
 # EFBIG comes from a file-size limit (`ulimit -f`); to the user it is the same lack of room.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def file_name(name: str) -> str:
+    """A name that a person chose, as a file name: percent-encoded but for ASCII letters, digits, `-_.~` and spaces.
+
+    So no name reaches outside its folder, is hidden, or shares its file with another.
+    """
+    text = quote(name, safe=" ")
+    text = f"%2E{text[1:]}" if text.startswith(".") else text
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return text
 
 
 @contextmanager

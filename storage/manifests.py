@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from storage import shards
 from storage.declared import View
+from storage.dense import shards
 from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.identity import digest
 from storage.layout import MANIFEST

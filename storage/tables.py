@@ -125,8 +125,6 @@ METRICS = pa.schema(
         ("image_set", pa.string()),
         ("split", pa.string()),
         ("removal_id", pa.string()),
-        ("n", pa.int32()),
-        ("gamma", pa.float64()),
     ]
 )
 HISTORY = pa.schema(

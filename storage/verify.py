@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage import shards
+from storage.dense import shards
 from storage.errors import ArtifactDamaged, ArtifactMissing, StorageError
 from storage.identity import artifact_id as id_of
 from storage.layout import MANIFEST
-from storage.manifests import Manifest, ManifestFile, differences, listed, same
+from storage.manifests import Manifest, ManifestFile, differences, listed
 from storage.workspace import Workspace
 
 _IDS = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+_[0-9a-f]{20}")
@@ -89,31 +89,6 @@ def copies(workspace: Workspace, manifest: Manifest) -> dict[Path, ManifestFile]
     return {workspace.root / places[file.name]: file for file in manifest.files if file.name in places}
 
 
-def in_force(workspace: Workspace, removals: list[Manifest]) -> dict[str, str]:
-    """{concept: id} of those removals whose copies lie in `removals/`: what `saeuron generate` takes."""
-    return {
-        manifest.summary["concept"]: manifest.id
-        for manifest in removals
-        for path, file in copies(workspace, manifest).items()
-        if same(path, file)
-    }
-
-
 def ids_in(value: object) -> set[str]:
     """Every artifact id in a text, or in what JSON holds: what a manifest refers to, or the header of a removal."""
     return set(_IDS.findall(value if isinstance(value, str) else json.dumps(value)))
-
-
-def header(path: Path) -> str | None:
-    """The JSON that a safetensors file begins with; None if the file is not whole."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        rest = path.stat().st_size - 8 - length
-        if rest < 0:
-            return None
-        try:
-            text = file.read(length).decode()
-            ends = [fields["data_offsets"][1] for name, fields in json.loads(text).items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return None
-    return text if max(ends, default=0) == rest else None

@@ -7,7 +7,8 @@ fit.py         the training itself, in one process or several
 score.py       statistics of a concept
 totals.py      sums of a domain
 features.py    packs of statistics, ordered by latent
-tune.py        the removal of a concept
+trials.py      candidates for a removal, and validation images with each
+tune.py        the removal of a concept: the best of its trials
 images.py      test images
 judge.py       what judges see on them
 evaluate.py    metrics of a removal

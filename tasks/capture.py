@@ -9,8 +9,9 @@ from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.errors import BadPrompts
 from saeuron.generation import Request, spread
 from saeuron.prompts import Prompt, cells, choose
-from storage import Workspace, activations, shards
+from storage import Workspace
 from storage.declared import View
+from storage.dense import activations, shards
 from storage.tables import CAPTURES
 from tasks import prompts as prompt_sets
 from tasks.engine import model, progress

@@ -11,8 +11,6 @@ from tasks.engine import page
 from tasks.engine.job import Clock, Job, Made, commit
 from tasks.engine.step import step
 
-METHOD = "saeuron"
-
 
 class EvaluateJob(Job):
     """One removal's metrics."""
@@ -24,6 +22,7 @@ class EvaluateJob(Job):
 
     domain: str
     concept: str
+    method: str
     domains: tuple[str, ...]
     removal_id: str
     edited: tuple[str, ...]
@@ -33,12 +32,10 @@ class EvaluateJob(Job):
     judgements: dict[str, tuple[str, ...]]
     """{image set: what the judges saw on it, one artifact a domain that has a judge}."""
     seeds: int
-    n: int
-    gamma: float
 
     @property
     def label(self) -> str:
-        return self.concept
+        return f"{self.concept} by {self.method}"
 
     def show(self, made: Made) -> None:
         page.show_figures(self, made)
@@ -64,17 +61,16 @@ def evaluate(job: EvaluateJob) -> Made:
         "evaluation_id": job.id,
         "domain": job.domain,
         "concept": job.concept,
-        "method": METHOD,
+        "method": job.method,
         "seeds": job.seeds,
         "split": "test",
         "removal_id": job.removal_id,
-        "n": job.n,
-        "gamma": job.gamma,
     }
     write_table(job.folder / "metrics.parquet", table([{**common, **asdict(m)} for m in metrics], METRICS))
     shown = {
         "domain": job.domain,
         "concept": job.concept,
+        "method": job.method,
         "value": summary(metrics),
         "metrics": {
             m.metric: {"value": m.value, "unedited": m.unedited, "low": m.low, "high": m.high} for m in metrics

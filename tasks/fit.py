@@ -20,7 +20,7 @@ from saeuron.errors import SaeuronError
 from saeuron.sae.config import TRAJECTORIES, SAEConfig
 from saeuron.sae.ranks import ALONE, Ranks
 from saeuron.sae.training import Point, Trainer, train
-from storage.activations import POOL_ROWS, ActivationRows
+from storage.dense.activations import POOL_ROWS, ActivationRows
 from storage.files import write_atomic
 
 CHECKPOINT = ".checkpoint.safetensors"

@@ -4,22 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saeuron.config import ModelConfig
-from saeuron.errors import UnknownName
+from saeuron.errors import ConfigError, UnknownName
 from saeuron.generation import latent_shape, sample
-from saeuron.methods.saeuron import Removal, removed
+from saeuron.methods.removal import Removal, removed
 from saeuron.noise import initial_noise
 from saeuron.pages.pictures import side_by_side
 from saeuron.prompts import Prompt
 from storage import Workspace
+from storage.published import published
 from tasks.engine import model
 from tasks.registry import runs
 
 
 def find(workspace: Path, names: Sequence[str]) -> list[Path]:
-    """The files of removals: paths, or concepts that the workspace has a removal of.
+    """The files of removals: paths, or concepts that the workspace has a removal of, `CONCEPT` or `CONCEPT.METHOD`.
 
     Raises:
         UnknownName: neither.
+        ConfigError: a concept has removals by several methods, and the name says none.
     """
     found = []
     for name in names:
@@ -27,12 +29,21 @@ def find(workspace: Path, names: Sequence[str]) -> list[Path]:
         if path.suffix == ".safetensors" and path.is_file():
             found.append(path)
             continue
-        folder = Workspace.open(workspace, create=False).removals
-        known = {p.stem: p for p in folder.glob("*.safetensors")}
-        if name not in known:
-            raise UnknownName("removal", name, known, "Make it with: saeuron evaluate CONCEPT")
-        found.append(known[name])
+        found.append(file_of(Workspace.open(workspace, create=False), name))
     return found
+
+
+def file_of(workspace: Workspace, name: str) -> Path:
+    """The file of one removal of a workspace, by `CONCEPT` or `CONCEPT.METHOD`. Raises as `find`."""
+    known = published(workspace)
+    fitting = {p: a for p, a in known.items() if name in (a.concept, f"{a.concept}.{a.method}")}
+    if not fitting:
+        names = [n for a in known.values() for n in (a.concept, f"{a.concept}.{a.method}")]
+        raise UnknownName("removal", name, {*names}, "Make it with: saeuron evaluate CONCEPT")
+    if len(fitting) > 1:
+        several = ", ".join(f"{a.concept}.{a.method}" for a in fitting.values())
+        raise ConfigError(f"concept {name!r} has {len(fitting)} removals; give one of {several}.")
+    return next(iter(fitting))
 
 
 def compare(
@@ -57,7 +68,7 @@ def compare(
     pipe = model.pipeline(config, device)
     noise = initial_noise(seed, [(Prompt(text, "test").id, 0)], latent_shape(pipe))
     unedited = sample(pipe, [text], noise, config)[0]
-    with removed(pipe, removals) as overlap:
-        edited = sample(pipe, [text], noise, config)[0]
+    with removed(pipe, removals) as attached:
+        edited = sample(pipe, [text], noise, config, extra=attached.call)[0]
     side_by_side(unedited, edited, out)
-    return overlap
+    return attached.overlap

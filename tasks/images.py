@@ -14,8 +14,9 @@ from PIL import Image
 from saeuron import evaluation
 from saeuron.config import EvaluateConfig, ModelConfig
 from saeuron.generation import Request, generate
-from saeuron.methods.saeuron import removed
-from storage import Workspace, shards
+from saeuron.methods.removal import removed
+from storage import Workspace
+from storage.dense import shards
 from storage.errors import ArtifactMissing, Damaged
 from storage.manifests import Manifest
 from storage.tables import IMAGES, read_table, table, write_table
@@ -24,6 +25,7 @@ from tasks import tune
 from tasks.engine import model, progress
 from tasks.engine.job import Clock, Job, Made, commit
 from tasks.engine.step import step
+from tasks.trials import png
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +39,16 @@ class ImagesJob(Job):
     version: ClassVar[int] = 3
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
-    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"bases"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"bases", "removal_ids"})
 
     model: ModelConfig
     model_id: str
     config: EvaluateConfig
     prompts_id: str
     removal_ids: tuple[str, ...] = ()
+    """Where the removals are read; what counts is what they do."""
+    contents: tuple[str, ...] = ()
+    """What the removals do; see `tasks.tune.RemovalSummary.content`."""
     sampled_for: tuple[str, str] | None = None
     """With `config.retained_cells`: the (domain, concept) whose own cells are all kept."""
     bases: tuple[str, ...] = ()
@@ -109,12 +114,6 @@ def shard_count(job: ImagesJob) -> int:
     return -(-len(images(job)) // job.config.shard_images)
 
 
-def _png(picture: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 @step("images shard")
 def images_shard(job: ImagesJob, index: int) -> Made:
     """Generate and store one shard."""
@@ -133,9 +132,9 @@ def images_shard(job: ImagesJob, index: int) -> Made:
         removals = [tune.load(job.open.whole(i)) for i in job.removal_ids]
         done = start + len(mine) - len(lacking)
         what = "unedited" if not removals else "without " + ", ".join(r.concept for r in removals)
-        with removed(pipe, removals):
-            for batch, pictures in generate(pipe, lacking, job.model, job.config.seed):
-                pngs |= {request.key: _png(picture) for request, picture in zip(batch, pictures, strict=True)}
+        with removed(pipe, removals) as attached:
+            for batch, pictures in generate(pipe, lacking, job.model, job.config.seed, extra=attached.call):
+                pngs |= {request.key: png(picture) for request, picture in zip(batch, pictures, strict=True)}
                 done += len(batch)
                 progress.tell(f"images {what}", done, len(everything), "images")
     samples = [(r.key, {"png": pngs[r.key], "txt": r.prompt.text.encode()}) for r in mine]

@@ -25,17 +25,18 @@ class PicturesSummary(Summary):
 
     domain: str
     concept: str
+    method: str
 
 
 class ReportJob(Job):
     """The pictures of one removal."""
 
     stage: ClassVar[str] = "pictures"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     summary_type: ClassVar[type[Summary]] = PicturesSummary
     publishes: ClassVar[Mapping[str, str]] = {
-        "sheet.png": "pictures/{concept}_sheet.png",
-        "scores.png": "pictures/{concept}_scores.png",
+        "sheet.png": "pictures/{concept}.{method}_sheet.png",
+        "scores.png": "pictures/{concept}.{method}_scores.png",
     }
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
@@ -43,17 +44,24 @@ class ReportJob(Job):
 
     domain: str
     concept: str
+    method: str
     prompts_ids: tuple[str, ...]
     edited: tuple[str, ...]
     unedited: tuple[str, ...]
-    reference: dict[str, str]
+    scores: dict[str, str]
+    """{concept of the reference set: score id}; empty where the method uses none."""
     hookpoints: tuple[str, ...]
     totals: dict[str, str] = Field(default_factory=dict)
     """{hookpoint: the totals of the reference set}."""
 
     @property
     def label(self) -> str:
-        return self.concept
+        return f"{self.concept} by {self.method}"
+
+    @property
+    def places(self) -> dict[str, str]:
+        # Without scores there is no plot of them.
+        return {file: place for file, place in super().places.items() if self.scores or file != "scores.png"}
 
     def show(self, made: Made) -> None:
         page.show_pictures(self, made)
@@ -61,16 +69,23 @@ class ReportJob(Job):
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
         read = dict.fromkeys((*self.prompts_ids, *self.edited, *self.unedited, *self.totals.values()), ())
-        return read | {self.reference[self.concept]: tuple(f for h in self.hookpoints for f in score.files(h))}
+        own = (
+            {self.scores[self.concept]: tuple(f for h in self.hookpoints for f in score.files(h))}
+            if self.scores
+            else {}
+        )
+        return read | own
 
 
 @step("pictures")
 def report(job: ReportJob) -> Made:
-    """Draw `sheet.png` and `scores.png`."""
+    """Draw `sheet.png`, and `scores.png` where there are scores."""
     clock = Clock()
     _sheet(job)
-    _plot(job)
-    return commit(job, {"edited": list(job.edited)}, PicturesSummary(domain=job.domain, concept=job.concept), clock)
+    if job.scores:
+        _plot(job)
+    about = PicturesSummary(domain=job.domain, concept=job.concept, method=job.method)
+    return commit(job, {"edited": list(job.edited)}, about, clock)
 
 
 def _sheet(job: ReportJob) -> None:
@@ -88,7 +103,7 @@ def _sheet(job: ReportJob) -> None:
     edited = {k: v for i in job.edited for k, v in images.pictures(workspace, i, keys).items()}
     unedited = {k: v for i in job.unedited for k, v in images.pictures(workspace, i, keys).items()}
     columns = [(_caption(prompts[row["prompt_id"]]), unedited[row["key"]], edited[row["key"]]) for row in shown]
-    title = f"{job.domain} {job.concept} removed: first row asks for it, second row for others"
+    title = f"{job.domain} {job.concept} removed by {job.method}: first row asks for it, second row for others"
     draw.contact_sheet(columns, title, job.folder / "sheet.png", across=COLUMNS // 2)
 
 
@@ -105,7 +120,7 @@ def _caption(prompt: Prompt) -> str:
 def _plot(job: ReportJob) -> None:
     panels = []
     for hookpoint in job.hookpoints:
-        own = score.read(job.open, job.reference[job.concept], hookpoint)
+        own = score.read(job.open, job.scores[job.concept], hookpoint)
         found = profile(own, totals.read(job.open, job.totals[hookpoint]))
         best = found.score.amax(0).argsort(descending=True, stable=True)[:CURVES].tolist()
         curves = [(str(i), found.score[:, i].tolist()) for i in best]

@@ -14,7 +14,8 @@ from saeuron.pages.sae import page
 from saeuron.pages.sheet import sheet
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.diagnosis.dictionary import neighbours
-from storage import Workspace, connect, shards
+from storage import Workspace, connect
+from storage.dense import shards
 from storage.files import read_json, write_atomic
 from storage.manifests import Manifest
 from storage.seals import sealed_page

@@ -29,7 +29,7 @@ from saeuron.sae.diagnosis.denoising import Loss, denoising_losses, recovered
 from saeuron.sae.diagnosis.dictionary import chance, nearest
 from saeuron.sae.diagnosis.gathering import ALWAYS_ON, HALVES, Firing, Gathered, Reader
 from saeuron.sae.moments import pooled
-from storage import shards
+from storage.dense import shards
 from storage.files import write_json
 from storage.tables import write_table
 from tasks import prompts as prompt_sets

@@ -16,6 +16,7 @@ from tasks.sae_report import DiagnosisJob, StabilityJob
 from tasks.score import ScoreJob
 from tasks.totals import TotalsJob
 from tasks.train import TrainJob
+from tasks.trials import TrialsJob
 from tasks.tune import TuneJob
 
 SHIPPED: tuple[type[Job], ...] = (
@@ -25,6 +26,7 @@ SHIPPED: tuple[type[Job], ...] = (
     ScoreJob,
     TotalsJob,
     FeaturesJob,
+    TrialsJob,
     TuneJob,
     ImagesJob,
     JudgeJob,

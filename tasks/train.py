@@ -8,8 +8,8 @@ import torch
 from saeuron.sae.config import SAEConfig
 from saeuron.sae.streams import tensor_of
 from saeuron.sae.training import quality
-from storage.activations import ActivationRows
 from storage.declared import View
+from storage.dense.activations import ActivationRows
 from storage.tables import HISTORY, SAES, table, write_table
 from tasks.capture import shard_paths
 from tasks.engine import progress

@@ -1,206 +1,147 @@
-"""Find the removal of one concept: (n, gamma) on validation prompts and seeds that evaluation never uses."""
+"""Choose the removal of one concept by one method: judge the validation images of its candidates, keep the best."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+import numpy as np
 
-from saeuron.config import ModelConfig, TuneConfig
-from saeuron.errors import BadPrompts
-from saeuron.generation import Request, generate, spread
-from saeuron.methods.saeuron import Removal, build_edit, removed
-from saeuron.metrics import Judged, evaluate, summary
-from saeuron.profiles import profile
-from saeuron.prompts import Prompt, cells, choose
-from saeuron.sae.autoencoder import SAE
+from saeuron.methods.latents import LatentEdit
+from saeuron.methods.removal import Removal
+from saeuron.metrics import Judged
+from saeuron.tuning import Trial, best, trial
 from storage.files import write_json
 from storage.identity import artifact_id
 from tasks import prompts as prompt_sets
-from tasks import score, totals
-from tasks.engine import model, progress
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks import trials
+from tasks.engine import progress
+from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.judge import DomainJudge
 from tasks.engine.step import step
+from tasks.trials import UNEDITED, TrialsJob
 
 FILE = "removal.safetensors"
 
 
-class TuneJob(Job):
-    """The removal of one concept, against a fixed reference set."""
+class RemovalSummary(Summary):
+    """A removal, and its figures on validation images."""
 
-    stage: ClassVar[str] = "removal"
-    version: ClassVar[int] = 5
-    publishes: ClassVar[Mapping[str, str]] = {FILE: "removals/{concept}.safetensors"}
-    command: ClassVar[str] = "saeuron evaluate {concept}"
-    in_run: ClassVar[bool] = True
-    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_ids", "totals"})
-
-    model: ModelConfig
-    model_id: str
-    config: TuneConfig
     domain: str
     concept: str
-    prompts_ids: tuple[str, ...]
-    """The prompt set, and the one of a concept that was added later; what counts is which images they give."""
-    images_id: str
-    """Which images the grid is tried on; empty where a domain has no judge."""
-    saes: dict[str, str]
-    """{hookpoint: SAE id}."""
-    reference: dict[str, str]
-    """{concept: score id} of the domain as this removal knows it, the concept itself included."""
+    method: str
+    settings: dict[str, Any]
+    content: str
+    """What it does, whoever chose it. Image sets count by this: a judge that chooses the same needs no new image."""
+    searched: bool
+    """Whether settings were searched; if not, they are the mildest of the grid."""
+    reference_set: str
+    reference: tuple[str, ...]
+    """The concepts of the domain that it was computed against."""
+    reference_ids: tuple[str, ...]
+    """Their statistics, if the method uses any."""
+    hookpoints: tuple[str, ...]
+    latents: int
+    """Different latents that it edits, over all hookpoints and steps."""
+    ua: float | None
+    ira: float | None
+    cra: float | None
+
+
+class TuneJob(Job):
+    """The removal of one concept by one method: one of its trials."""
+
+    stage: ClassVar[str] = "removal"
+    version: ClassVar[int] = 6
+    summary_type: ClassVar[type[Summary]] = RemovalSummary
+    publishes: ClassVar[Mapping[str, str]] = {FILE: "removals/{concept}.{method}.safetensors"}
+    command: ClassVar[str] = "saeuron evaluate {concept}"
+    in_run: ClassVar[bool] = True
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"trials"})
+
+    trials: TrialsJob
+    """What to choose from; what counts is its id."""
+    trials_id: str
+    domain: str
+    concept: str
+    method: str
     domains: tuple[str, ...]
     """Every domain of the run."""
     judges: dict[str, DomainJudge]
-    """{domain: who judges it}; settings are searched only where every domain has a judge."""
-    totals: dict[str, str] = Field(default_factory=dict)
-    """{hookpoint: the totals of the reference set}."""
+    """{domain: who judges it}; the best candidate can only be chosen where every domain has a judge."""
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        # Of the other concepts the totals say enough.
-        read = dict.fromkeys((*self.prompts_ids, *self.saes.values(), *self.totals.values()), ())
-        return read | {self.reference[self.concept]: tuple(f for h in self.saes for f in score.files(h))}
+        return dict.fromkeys((self.trials_id, *self.trials.prompts_ids), ())
 
     @property
     def label(self) -> str:
-        return self.concept
+        return f"{self.concept} by {self.method}"
 
     @property
     def identity(self) -> dict[str, Any]:
-        # Which other concepts are tuned in the same run changes nothing for this one.
-        fields = super().identity
-        return {
-            **fields,
-            "config": {k: v for k, v in fields["config"].items() if k != "concepts"},
-            "judges": {domain: judge.identity for domain, judge in self.judges.items()},
-        }
-
-
-def images(
-    prompts: Iterable[Prompt], config: TuneConfig, domain: str, concept: str, reference: Container[str]
-) -> list[Request]:
-    """Validation images: `target_images` of the concept, `retained_images` of the others, stratified over them.
-
-    Raises:
-        BadPrompts: the prompt set has no validation prompts for it.
-    """
-    found = {p.text: p for p in prompts}
-    mine: list[Prompt] = []
-    others: dict[str, list[Prompt]] = {}
-    for cell, members in cells(p for p in found.values() if p.split == "validation").items():
-        asked = dict(cell).get(domain)
-        if asked == concept:
-            mine.append(choose(members, 1, config.seed)[0])
-        elif asked is not None and asked in reference:
-            others.setdefault(asked, []).append(choose(members, 1, config.seed)[0])
-    if not mine or not others:
-        raise BadPrompts(
-            f"no validation prompts ask for {domain} {concept!r} and for others beside it; "
-            "add templates or files with split 'validation'."
-        )
-    target = spread(choose(mine, len(mine), config.seed), config.target_images)
-    # One prompt of each other concept in turn, so that every concept is there before any is there twice.
-    ranked = {c: choose(p, len(p), config.seed) for c, p in others.items()}
-    turns = [p[i % len(p)] for i in range(config.retained_images) for p in ranked.values()]
-    retained: dict[tuple[str, int], Request] = {}
-    counts: dict[str, int] = {}
-    for prompt in turns[: config.retained_images]:
-        index = counts.get(prompt.id, 0)
-        counts[prompt.id] = index + 1
-        retained[prompt.id, index] = Request(prompt, index)
-    return target + list(retained.values())
-
-
-def look(
-    pipe: Any,
-    requests: Sequence[Request],
-    model_config: ModelConfig,
-    seed: int,
-    judges: Mapping[str, DomainJudge],
-    device: str,
-) -> list[Judged]:
-    """Generate and judge, in the pipeline as it is."""
-    seen = []
-    for batch, pictures in generate(pipe, requests, model_config, seed):
-        found = {domain: judge.look(domain, pictures, device) for domain, judge in judges.items()}
-        for i, request in enumerate(batch):
-            labels = {domain: judgements[i].label for domain, judgements in found.items()}
-            seen.append(Judged(request.prompt.id, request.index, request.prompt.concepts, labels))
-    return seen
+        return {**super().identity, "judges": {domain: judge.identity for domain, judge in self.judges.items()}}
 
 
 @step("tune")
 def tune(job: TuneJob) -> Made:
-    """Try every (n, gamma), keep the best by (UA + IRA + CRA) / 3; the milder of two equal ones.
-
-    Where a domain has no judge, nothing is tried: the mildest is taken, the smallest n and the gamma nearest to 0.
-    """
+    """Keep the best candidate by (UA + IRA + CRA) / 3, the milder of two equal ones; without a judge, the mildest."""
     clock = Clock()
     workspace = job.open
-    pipe = model.pipeline(job.model, job.device)
-    saes = {h: SAE.load(workspace.whole(i)) for h, i in job.saes.items()}
-    mine = job.reference[job.concept]
-    profiles = {h: profile(score.read(workspace, mine, h), totals.read(workspace, job.totals[h])) for h in job.saes}
-
-    def build(n: int, gamma: float) -> Removal:
-        edits = [build_edit(saes[h], profiles[h], n, gamma, sae_id=job.saes[h], half=job.config.half) for h in saes]
-        provenance = {
-            "n": n,
-            "gamma": gamma,
-            "model": job.model.spec,
-            "model_id": job.model_id,
-            "reference_set": reference_set(job),
-            "reference": job.reference,
-            "removal_id": job.id,
-        }
-        return Removal(job.concept, job.domain, tuple(edits), provenance)
-
-    grid: list[dict[str, Any]] = []
-    best, best_value = build(min(job.config.n), max(job.config.gamma)), float("-inf")
-    figures: dict[str, float | None] = {}
-    # Mild before strong: of two equal results the first stays.
-    pairs = [(n, g) for n in sorted(job.config.n) for g in sorted(job.config.gamma, reverse=True)]
-    if job.judges.keys() >= {*job.domains}:
-        prompts = [p for i in job.prompts_ids for p in prompt_sets.read(workspace, i)]
-        requests = images(prompts, job.config, job.domain, job.concept, job.reference)
-        unedited = look(pipe, requests, job.model, job.config.seed, job.judges, job.device)
-        for done, (n, gamma) in enumerate(pairs, start=1):
-            removal = build(n, gamma)
-            with removed(pipe, [removal]):
-                edited = look(pipe, requests, job.model, job.config.seed, job.judges, job.device)
-            metrics = evaluate(job.domain, job.concept, job.domains, edited, unedited)
-            value = summary(metrics)
-            row = {m.metric: m.value for m in metrics}
-            grid.append({"n": n, "gamma": gamma, "value": value, **row})
-            if value is not None and value > best_value:
-                best, best_value, figures = removal, value, row
-            progress.tell(f"tune {job.concept}", done, len(pairs), f"best {best_value:.3f}")
-    best.save(job.folder / FILE)
+    about = workspace.manifest(job.trials_id).summary
+    found = [
+        Removal.load(workspace.whole(job.trials_id, trials.candidate_file(i)) / trials.candidate_file(i))
+        for i in range(about["candidates"])
+    ]
+    judged = _trials(job, found) if about["images"] else [Trial(r, [], None) for r in found]
+    chosen = best(judged) if about["images"] else judged[0]
+    removal = replace(chosen.removal, provenance={**chosen.removal.provenance, "removal_id": job.id})
+    removal.save(job.folder / FILE)
+    grid = [{"settings": t.removal.settings, "value": t.value} | {m.metric: m.value for m in t.metrics} for t in judged]
     write_json(job.folder / "grid.json", grid)
-    summary_ = {
-        "domain": job.domain,
-        "concept": job.concept,
-        "reference_set": reference_set(job),
-        "reference_ids": sorted(job.reference.values()),
-        "hookpoints": list(job.saes),
-        "n": best.provenance["n"],
-        "gamma": best.provenance["gamma"],
-        "features": sum(len(e.latents) for e in best.edits),
-        "ua": figures.get("UA"),
-        "ira": figures.get("IRA"),
-        "cra": _cra(figures),
-    }
-    return commit(job, {"prompts": list(job.prompts_ids), **job.saes}, summary_, clock)
+    figures = {m.metric: m.value for m in chosen.metrics}
+    summary = RemovalSummary(
+        domain=job.domain,
+        concept=job.concept,
+        method=job.method,
+        settings=dict(removal.settings),
+        content=artifact_id("content", 1, {"trials": job.trials_id, "settings": dict(removal.settings)}),
+        searched=bool(about["images"]),
+        reference_set=job.trials.reference_set,
+        reference=tuple(sorted(job.trials.reference)),
+        reference_ids=tuple(sorted(job.trials.scores.values())),
+        hookpoints=tuple(dict.fromkeys(e.hookpoint for e in removal.edits)),
+        latents=sum(len(part.latents) for part in removal.parts if isinstance(part, LatentEdit)),
+        ua=figures.get("UA"),
+        ira=figures.get("IRA"),
+        cra=next((v for name, v in figures.items() if name.split(" ")[0] == "CRA"), None),
+    )
+    return commit(job, {"trials": job.trials_id}, summary, clock)
 
 
-def _cra(figures: dict[str, float | None]) -> float | None:
-    return next((v for name, v in figures.items() if name.split(" ")[0] == "CRA"), None)
+def _trials(job: TuneJob, found: list[Removal]) -> list[Trial]:
+    prompts = [p for i in job.trials.prompts_ids for p in prompt_sets.read(job.open, i)]
+    images = trials.requests(prompts, job.trials)
 
+    def look(name: str) -> list[Judged]:
+        seen: list[Judged] = []
+        pictures = trials.pictures(job.open, job.trials_id, name)
+        for start in range(0, len(images), job.trials.model.micro_batch):
+            batch = images[start : start + job.trials.model.micro_batch]
+            stack = np.stack([pictures[request.key] for request in batch])
+            found = {domain: judge.look(domain, stack, job.device) for domain, judge in job.judges.items()}
+            seen += [
+                Judged(r.prompt.id, r.index, r.prompt.concepts, {d: said[i].label for d, said in found.items()})
+                for i, r in enumerate(batch)
+            ]
+        return seen
 
-def reference_set(job: TuneJob) -> str:
-    """A short name for the concepts that 'other' and m were computed over."""
-    return artifact_id("reference", 1, {"scores": sorted(job.reference.values())})
+    unedited = look(UNEDITED)
+    judged: list[Trial] = []
+    for i, removal in enumerate(found):
+        judged.append(trial(removal, job.domains, look(f"{i:03d}"), unedited))
+        progress.tell(f"tune {job.label}", i + 1, len(found), f"best {max(t.value or 0 for t in judged):.3f}")
+    return judged
 
 
 def load(folder: Path) -> Removal:

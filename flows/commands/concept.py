@@ -31,21 +31,19 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
     removed = Roster.of(opened, runs.remembered(opened)).removed
     stale = outdated(opened)
     rows = [
-        row | {"outdated": stale.get(row["concept"])} for row in concept_rows(opened) if row["concept"] not in removed
+        row | {"outdated": stale.get((row["concept"], row["method"]))}
+        for row in concept_rows(opened)
+        if row["concept"] not in removed
     ]
     if as_json:
         say(json.dumps(rows, indent=2))
         return
-    say(
-        text_table(
-            ["domain", "concept", "scored", "removal", "outdated", "UA", "IRA", "CRA"], rows, optional=["domain"]
-        )
-    )
+    header = ["domain", "concept", "scored", "method", "outdated", "UA", "IRA", "CRA"]
+    say(text_table(header, rows, optional=["domain"]))
     say("")
     if removed:
         say(f"removed: {', '.join(sorted(removed))} (saeuron concept add FILE brings one back)")
-    old = any(stale.get(row["concept"]) for row in rows)
-    then = ("refresh", "--all") if old else ("show", "NAME")
+    then = ("refresh", "--all") if any(row["outdated"] for row in rows) else ("show", "NAME")
     say(f"next: {command('concept', *then, workspace=opened)}")
 
 
@@ -110,7 +108,7 @@ def concept_remove(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
     if names == (name,):
         raise ConfigError(f"concept {name!r} is the last one of {domain}; expected another to stay beside it.")
     concepts.remove(opened, config, name)
-    stale = sorted(c for c, old in outdated(opened).items() if old)
+    stale = sorted({c for (c, _), old in outdated(opened).items() if old})
     say(f"{name} has left scores and runs; nothing was deleted (saeuron concept add FILE brings it back)")
     say(f"outdated removals: {', '.join(stale) or 'none'}")
     then = ("concept", "refresh", "--all") if stale else ("gc", "--dry-run")
@@ -143,7 +141,7 @@ def concept_refresh(
         say("[]" if as_json else f"{name or 'every removal'} is up to date")
         return
     check_device(device)
-    before = {c: refresh.state(opened, c) for c in names}
+    before = refresh.states(opened, names)
     for concept in names:
         concepts.refresh(opened, config, concept)
     # The run's own page goes before what changed; as JSON there is one answer only.
@@ -155,7 +153,7 @@ def concept_refresh(
     except typer.Exit as end:
         # Something failed, and the rest was kept.
         code = end.exit_code
-    after = {c: refresh.state(opened, c) for c in names}
+    after = refresh.states(opened, names)
     if as_json:
         say(json.dumps(refresh.as_json(before, after), indent=2))
     else:

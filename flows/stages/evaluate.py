@@ -6,6 +6,7 @@ from collections.abc import Callable
 from flows.run import Run
 from flows.stages.judge import judge
 from flows.stages.totals import totals
+from flows.stages.tune import Wanted
 from tasks.engine.job import Made
 from tasks.engine.judge import DomainJudge
 from tasks.engine.step import publish
@@ -16,13 +17,13 @@ from tasks.report import ReportJob, report
 from tasks.tune import TuneJob
 
 
-def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, Made]:
-    """{concept: evaluation}; a concept that failed is missing."""
+def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wanted, Made]:
+    """{which removal: its evaluation}; one that failed is missing."""
 
     def based(job: ImagesJob) -> ImagesJob:
         return job.model_copy(update={"bases": bases(job, run.earlier("images"), run.earlier("prompts"))})
 
-    wanted = sorted({p for job, _ in removals.values() for p in job.prompts_ids})
+    wanted = sorted({p for job, _ in removals.values() for p in job.trials.prompts_ids})
     unedited = dict(zip(wanted, run.every("unedited", wanted, lambda p: images(run, p, based)), strict=True))
 
     @functools.cache
@@ -30,54 +31,58 @@ def evaluate(run: Run, removals: dict[str, tuple[TuneJob, Made]]) -> dict[str, M
         # Once for all removals that have the same judges and labels.
         return judge(run, image_set_id, dict(judges))
 
-    def do(concept: str) -> Made:
-        job, removal = removals[concept]
-        edited = tuple(images(run, p, based, removal.id, (job.domain, concept)) for p in job.prompts_ids)
-        plain = tuple(unedited[p] for p in job.prompts_ids)
-        judges = run.judges(concept)
+    def do(wanted_: Wanted) -> Made:
+        job, removal = removals[wanted_]
+        trials = job.trials
+        edited = tuple(images(run, p, based, removal, (job.domain, job.concept)) for p in trials.prompts_ids)
+        plain = tuple(unedited[p] for p in trials.prompts_ids)
+        judges = run.judges(job.concept)
         seen = {i: judge(run, i, judges) for i in edited} | {i: look(i, tuple(judges.items())) for i in plain}
         made = run.step(
             task,
             EvaluateJob(
                 workspace=run.workspace,
                 domain=job.domain,
-                concept=concept,
+                concept=job.concept,
+                method=job.method,
                 domains=tuple(run.config.domains),
                 removal_id=removal.id,
                 edited=edited,
                 unedited=plain,
                 judgements=seen,
                 seeds=run.config.evaluate.seeds,
-                n=removal.summary["n"],
-                gamma=removal.summary["gamma"],
             ),
         )
         pictures = ReportJob(
             workspace=run.workspace,
             domain=job.domain,
-            concept=concept,
-            prompts_ids=job.prompts_ids,
+            concept=job.concept,
+            method=job.method,
+            prompts_ids=trials.prompts_ids,
             edited=edited,
             unedited=plain,
-            reference=job.reference,
-            hookpoints=tuple(job.saes),
+            scores=trials.scores,
+            hookpoints=tuple(trials.saes),
         )
 
         def summed(pictures: ReportJob) -> ReportJob:
-            return pictures.model_copy(update={"totals": totals(run, job.domain, job.reference.values(), job.saes)})
+            if not trials.scores:
+                return pictures
+            return pictures.model_copy(update={"totals": totals(run, job.domain, trials.scores.values(), trials.saes)})
 
         run.step(report, pictures, prepare=summed)
         run.publish(publish, pictures)
         return made
 
-    return run.each("evaluate", removals, do, lambda concept: concept)
+    by_name = {str(which): which for which in removals}
+    return {by_name[name]: made for name, made in run.each("evaluate", removals, do, str).items()}
 
 
 def images(
     run: Run,
     prompts_id: str,
     based: Callable[[ImagesJob], ImagesJob],
-    removal_id: str | None = None,
+    removal: Made | None = None,
     sampled_for: tuple[str, str] | None = None,
 ) -> str:
     """One image set, a step a shard; returns its id. `based` names earlier sets, whose images are taken from there."""
@@ -88,7 +93,9 @@ def images(
         model_id=run.model_id,
         config=run.config.evaluate,
         prompts_id=prompts_id,
-        removal_ids=(removal_id,) if removal_id else (),
+        removal_ids=(removal.id,) if removal else (),
+        # Of a removal that is only planned it is not known yet which of its trials it will be.
+        contents=(removal.summary.get("content", removal.id),) if removal else (),
         sampled_for=sampled_for if run.config.evaluate.retained_cells else None,
     )
     run.shards(images_shard, job, shard_count, prepare=based)

@@ -1,82 +1,120 @@
-"""Tune the removal of each wanted concept against its reference set."""
+"""Make the removal of each wanted concept by each method, against its reference set."""
+
+from typing import NamedTuple
 
 from flows.run import Run
 from flows.stages.prompts import PromptSet, of_added
 from flows.stages.score import score_job
 from flows.stages.totals import totals
-from saeuron.config import RunConfig, TuneConfig
+from saeuron import methods
+from saeuron.config import RunConfig
 from saeuron.judges import NONE
+from saeuron.tuning import learning_images, validation_images
 from tasks.engine import progress
 from tasks.engine.job import Made
 from tasks.engine.step import publish
 from tasks.prompts import images_id
 from tasks.score import score as score_task
-from tasks.tune import TuneJob, images
+from tasks.trials import TrialsJob
+from tasks.trials import trials as trials_task
+from tasks.tune import TuneJob
 from tasks.tune import tune as task
+
+
+class Wanted(NamedTuple):
+    """One removal: which concept, by which method."""
+
+    concept: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.concept} by {self.method}"
 
 
 def tune(
     run: Run, concepts: list[str], sets: dict[str, PromptSet], saes: dict[str, str], scores: dict[str, str]
-) -> dict[str, tuple[TuneJob, Made]]:
-    """{concept: (job, removal)}; a concept that failed is missing."""
-    if concepts and (note := unsearched(run.config)):
-        progress.line(note)
+) -> dict[Wanted, tuple[TuneJob, Made]]:
+    """{which: (job, removal)}; one that failed is missing."""
     # A removal is still computed against a concept that has left, until it is refreshed.
-    left = {c: score_job(run, c, sets, saes) for c in sorted(run.removed) if run.domain_of(c)}
+    left = {c: score_job(run, c, sets, saes) for c in sorted(run.removed) if run.domain_of(c)} if saes else {}
     known = scores | {c: job.id for c, job in left.items()}
     earlier = {
         c: {name: score_job(run, name, sets, saes, of_added(run, then)) for name, then in as_known.items()}
         for c in concepts
         if c in scores and (as_known := run.roster.as_known(c))
     }
+
+    def job_of(wanted: Wanted) -> TuneJob:
+        mine = known | {name: job.id for name, job in earlier.get(wanted.concept, {}).items()}
+        return tune_job(run, wanted, sets, saes, mine)
+
+    # A concept whose statistics failed has no removal by a method that needs them.
     jobs = {
-        c: tune_job(run, c, sets, saes, known | {name: job.id for name, job in earlier.get(c, {}).items()})
-        for c in concepts
-        if c in scores
+        wanted: job_of(wanted)
+        for concept in concepts
+        for method in run.config.method
+        if concept in scores or "latents" not in methods.get(method).needs
+        for wanted in [Wanted(concept, method)]
     }
+    if concepts and (note := unsearched(run.config)):
+        progress.line(note)
 
-    def summed(job: TuneJob) -> TuneJob:
+    def tried(job: TuneJob) -> TuneJob:
         others = left | earlier.get(job.concept, {})
-        for name in sorted(others.keys() & job.reference.keys()):
-            run.step(score_task, others[name])
-        return job.model_copy(update={"totals": totals(run, job.domain, job.reference.values(), job.saes)})
 
-    def do(concept: str) -> Made:
-        made = run.step(task, jobs[concept], prepare=summed)
-        run.publish(publish, jobs[concept])
+        def summed(trials: TrialsJob) -> TrialsJob:
+            for name in sorted(others.keys() & trials.scores.keys()):
+                run.step(score_task, others[name])
+            if not trials.scores:
+                return trials
+            return trials.model_copy(update={"totals": totals(run, job.domain, trials.scores.values(), trials.saes)})
+
+        run.step(trials_task, job.trials, prepare=summed)
+        return job
+
+    def do(wanted: Wanted) -> Made:
+        job = jobs[wanted]
+        made = run.step(task, job, prepare=tried)
+        # Still of use: another judge chooses from the same trials. Not made again if only they are gone.
+        if made.cached and run.opened.has(job.trials_id):
+            run.step(trials_task, job.trials)
+        run.publish(publish, job)
         return made
 
-    made = run.each("tune", jobs, do, lambda c: c)
-    return {concept: (jobs[concept], removal) for concept, removal in made.items()}
+    by_name = {str(wanted): wanted for wanted in jobs}
+    made = run.each("tune", jobs, do, str)
+    return {by_name[name]: (jobs[by_name[name]], removal) for name, removal in made.items()}
 
 
 def unsearched(config: RunConfig) -> str:
-    """What to tell a person where settings cannot be searched, for want of a judge; empty where they are."""
+    """What to tell a person where settings cannot be searched because a judge is missing; empty where they are."""
     without = [domain for domain, d in config.domains.items() if d.judge == NONE]
     if not without:
         return ""
     return (
-        f"no judge for {', '.join(without)}: settings are not searched; every removal takes the mildest, "
-        "the smallest n and the gamma nearest to 0"
+        f"no judge for {', '.join(without)}: settings are not searched, each removal takes the mildest of its grid; "
+        "set domains.NAME.judge to have them chosen and measured"
     )
 
 
-def grid(run: Run, domain: str) -> TuneConfig:
-    """The tuning of one family: its own n and gamma where it has them."""
-    family, common = run.config.domains[domain], run.config.tune
-    own = {"n": family.n or common.n, "gamma": family.gamma or common.gamma}
-    return TuneConfig.model_validate(common.model_dump() | own)
-
-
 def tune_job(
-    run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str], scores: dict[str, str]
+    run: Run, wanted: Wanted, sets: dict[str, PromptSet], saes: dict[str, str], scores: dict[str, str]
 ) -> TuneJob:
-    """The removal of one concept, against its reference set."""
+    """The removal of one concept by one method, against the concept's reference set."""
+    concept, config = wanted.concept, run.config.tune
     domain = next(d for d, names in run.domain_concepts.items() if concept in names)
-    config = grid(run, domain)
+    method, grid = methods.get(wanted.method), run.config.grid(domain, wanted.method)
+    latents = "latents" in method.needs
     mine = [sets[s] for s in ("", concept) if s == "" or run.added_as(concept)]
-    reference = {c: scores[c] for c in run.roster.reference(run.config, concept) if c in scores}
-    return TuneJob(
+    prompts = [p for s in mine for p in s.prompts]
+    reference = [c for c in run.roster.reference(run.config, concept) if c in scores or not latents]
+    judged = not run.unjudged
+    learning: list[str] = []
+    if "activations" in method.needs:
+        learning = [images_id(part) for part in learning_images(prompts, config, domain, concept, reference)]
+    hookpoints = run.config.domains[domain].hookpoints if method.needs else ()
+    candidates = method.candidates(grid)
+    trials = TrialsJob(
         workspace=run.workspace,
         device=run.device,
         model=run.config.model,
@@ -84,12 +122,23 @@ def tune_job(
         config=config,
         domain=domain,
         concept=concept,
+        method=wanted.method,
+        candidates=tuple(candidates if judged else candidates[:1]),
+        reference=tuple(reference),
         prompts_ids=tuple(s.id for s in mine),
-        images_id=images_id(images([p for s in mine for p in s.prompts], config, domain, concept, reference))
-        if not run.unjudged
-        else "",
-        saes={h: saes[h] for h in run.config.domains[domain].hookpoints},
-        reference=reference,
+        images_id=images_id(validation_images(prompts, config, domain, concept, reference)) if judged else "",
+        learning_id=" ".join(learning),
+        hookpoints=hookpoints,
+        saes={h: saes[h] for h in hookpoints} if latents else {},
+        scores={c: scores[c] for c in reference} if latents else {},
+    )
+    return TuneJob(
+        workspace=run.workspace,
+        trials=trials,
+        trials_id=trials.id,
+        domain=domain,
+        concept=concept,
+        method=wanted.method,
         domains=tuple(run.config.domains),
         judges={} if run.unjudged else run.judges(concept),
     )

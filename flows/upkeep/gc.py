@@ -24,7 +24,8 @@ from storage.backend import size
 from storage.files import read_json
 from storage.identity import split_id
 from storage.manifests import Manifest, same
-from storage.verify import copies, header, ids_in
+from storage.published import header, published, published_name
+from storage.verify import copies, ids_in
 from tasks.registry import runs, saes
 from tasks.registry.concepts import Roster
 from tasks.stages import every as known_stages
@@ -60,12 +61,11 @@ def survey(workspace: Workspace) -> list[Garbage]:
     concepts = {m.id: m.summary.get("concept", "") for m in manifests.values() if m.stage == "removal"}
     found = [_artifact(workspace, i, manifests.get(i), concepts) for i in workspace.folders() if i not in kept]
     removed = Roster.of(workspace, config).removed
-    for name in sorted(removed):
-        public = [workspace.removals / f"{name}.safetensors"]
-        public += [workspace.pictures / f"{name}_{kind}.png" for kind in ("sheet", "scores")]
-        about = [m for m in manifests.values() if m.summary.get("concept") == name]
-        public = list(dict.fromkeys([*public, *(path for m in about for path in copies(workspace, m))]))
-        found += [_thing("copy", name, path) for path in public if path.exists()]
+    public = {path: m.summary.get("concept", "") for m in manifests.values() for path in copies(workspace, m)}
+    for path, about in published(workspace).items():
+        pictures = (f"{published_name(about.concept, about.method)}_{kind}.png" for kind in ("sheet", "scores"))
+        public |= dict.fromkeys((path, *(workspace.pictures / name for name in pictures)), about.concept)
+    found += [_thing("copy", public[p], p) for p in sorted(public) if public[p] in removed and p.exists()]
     locks = sorted(workspace.locks.glob("*T*-*.lock"))
     found += [_thing("lock", "of a dead run", path) for path in locks if not workspace.busy(path.stem)]
     found += _unfinished(workspace)
@@ -109,18 +109,17 @@ def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Mani
     if damaged := workspace.problems():
         raise SaeuronError(f"{len(damaged)} artifacts are damaged; before anything is deleted: saeuron verify --repair")
     roster = Roster.of(workspace, config)
-    published = [p for p in sorted(workspace.removals.glob("*.safetensors")) if p.stem not in roster.removed]
+    if torn := [p for p in sorted(workspace.removals.glob("*.safetensors")) if header(p) is None]:
+        raise SaeuronError(f"{torn[0]} is damaged; before anything is deleted: saeuron verify --repair")
+    public = {p: about for p, about in published(workspace).items() if about.concept not in roster.removed}
     todo = _shown(workspace, manifests.values(), roster.removed)
-    for path in published:
-        text = header(path)
-        if text is None:
-            raise SaeuronError(f"{path} is damaged; before anything is deleted: saeuron verify --repair")
-        todo |= ids_in(text)
+    for path in public:
+        todo |= ids_in(header(path))
     at_work = [RunConfig.model_validate(read_json(workspace.runs / "configs" / f"{i}.json")) for i in workspace.alive()]
     for each in (config, *at_work):
         todo |= {*saes.given(workspace, each.saes).values()}
     for kind in sorted({"cpu", *(str(m.config["device"]) for m in manifests.values() if "device" in m.config)}):
-        todo |= _walked(Plan.of(workspace, config, kind), [p.stem for p in published])
+        todo |= _walked(Plan.of(workspace, config, kind), [*dict.fromkeys(about.concept for about in public.values())])
         for other in at_work:
             todo |= _walked(Plan.of(workspace, other, kind), [c for d in other.domains.values() for c in d.concepts])
     # What was brought from elsewhere no command makes again.
@@ -192,7 +191,7 @@ def _label(manifest: Manifest | None, concepts: dict[str, str]) -> str:
     if manifest is None:
         return "half made"
     if manifest.stage == "images":
-        return " + ".join(concepts.get(i, i) for i in manifest.config["removal_ids"]) or "unedited"
+        return " + ".join(concepts.get(i, i) for i in manifest.inputs.get("removals", ())) or "unedited"
     about: dict[str, Any] = manifest.summary
     return str(about.get("concept") or about.get("hookpoint") or about.get("domain") or "")
 

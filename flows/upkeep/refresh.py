@@ -1,14 +1,15 @@
 """Which removals are outdated, and what it changed to refresh them."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flows.summary import text_table
+from flows.summary import text_table, told
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from storage import Workspace
 from storage.manifests import Manifest
-from storage.verify import in_force
+from storage.published import in_use
 from tasks.registry.concepts import Roster
 
 FIGURES = ("UA", "IRA", "CRA")
@@ -16,24 +17,24 @@ FIGURES = ("UA", "IRA", "CRA")
 
 @dataclass(frozen=True)
 class State:
-    """The removal of a concept that is in use, and its newest figures on test prompts."""
+    """A removal that is in use, and its newest figures on test prompts."""
 
     removal_id: str
+    method: str
     reference: tuple[str, ...]
     """The concepts that it was computed against."""
-    n: int
-    gamma: float
+    settings: dict[str, Any]
     figures: dict[str, float | None]
     """UA, IRA, CRA as fractions; None where nothing could judge them."""
 
 
-def outdated(workspace: Workspace) -> dict[str, bool]:
-    """Of each concept with a removal in use: whether other concepts are scored now than it was computed against."""
+def outdated(workspace: Workspace) -> dict[tuple[str, str], bool]:
+    """{(concept, method): whether other concepts are scored now than this removal, in use, was computed against}."""
     from storage import connect
 
     with connect(workspace) as views:
         known = dict(views.execute("select removal_id, outdated from removals").fetchall())
-    return {concept: known[i] for concept, i in in_force(workspace, workspace.artifacts("removal")).items()}
+    return {which: known[i] for which, i in in_use(workspace, workspace.artifacts("removal")).items()}
 
 
 def choose(workspace: Workspace, config: RunConfig, name: str | None, everything: bool) -> list[str]:
@@ -46,7 +47,9 @@ def choose(workspace: Workspace, config: RunConfig, name: str | None, everything
     roster = Roster.of(workspace, config)
     if name:
         check_present(name, config, roster)
-    stale = outdated(workspace)
+    stale: dict[str, bool] = {}
+    for (concept, _), old in outdated(workspace).items():
+        stale[concept] = stale.get(concept, False) or old
     if bool(name) == everything:
         given = "both" if name else "neither"
         which = ", ".join(sorted(c for c, old in stale.items() if old)) or "none"
@@ -65,31 +68,46 @@ def check_present(name: str, config: RunConfig, roster: Roster) -> None:
         raise UnknownName("concept", name, known)
 
 
-def state(workspace: Workspace, concept: str) -> State | None:
-    """The removal of a concept that is in use; None if there is none."""
-    removals = {m.id: m for m in workspace.artifacts("removal") if m.summary.get("concept") == concept}
-    found = in_force(workspace, list(removals.values())).get(concept)
-    if found is None:
-        return None
-    about = removals[found]
-    measured = [m for m in workspace.artifacts("evaluation") if m.inputs.get("removal") == found]
+Which = tuple[str, str]
+"""(concept, method); the method is empty for a concept that has no removal in use."""
+States = Mapping[Which, State | None]
+
+
+def states(workspace: Workspace, concepts: Iterable[str]) -> dict[Which, State | None]:
+    """The removals of these concepts that are in use; None for a concept that has none."""
+    chosen = [*concepts]
+    removals = {m.id: m for m in workspace.artifacts("removal") if m.summary.get("concept") in chosen}
+    found = {which: _state(workspace, removals[i]) for which, i in in_use(workspace, removals.values()).items()}
+    lacking = {(c, ""): None for c in chosen if c not in {concept for concept, _ in found}}
+    return {**found, **lacking}
+
+
+def _named(before: States, after: States) -> list[Which]:
+    """Every removal of either, and the concepts that have none in both."""
+    known = {which[0] for which in (*before, *after) if which[1]}
+    return [which for which in dict.fromkeys([*before, *after]) if which[1] or which[0] not in known]
+
+
+def _state(workspace: Workspace, removal: Manifest) -> State:
+    measured = [m for m in workspace.artifacts("evaluation") if m.inputs.get("removal") == removal.id]
     newest: Manifest | None = max(measured, key=lambda m: m.created, default=None)
     metrics = newest.summary["metrics"] if newest else {}
     figures = {name: metrics.get(name, {}).get("value") for name in FIGURES}
-    return State(found, tuple(about.config["reference"]), about.summary["n"], about.summary["gamma"], figures)
+    about = removal.summary
+    return State(removal.id, about["method"], tuple(about["reference"]), about["settings"], figures)
 
 
-def page(before: dict[str, State | None], after: dict[str, State | None]) -> list[str]:
-    """What changed, for a person: two rows a concept."""
+def page(before: States, after: States) -> list[str]:
+    """What changed, for a person: two rows a removal."""
     rows: list[dict[str, Any]] = []
-    for concept, new in after.items():
-        old = before[concept]
+    for which in _named(before, after):
+        old, new = before.get(which), after.get(which)
         for when, one, other in (("before", old, None), ("after", new, old)):
-            row: dict[str, Any] = {"concept": concept if when == "before" else "", "": when}
+            row: dict[str, Any] = {"concept": which[0] if when == "before" else "", "": when}
             if one is not None:
-                row |= {"computed against": _against(one, other), "n": one.n, "gamma": f"{one.gamma:g}", **one.figures}
+                row |= {"computed against": _against(one, other), "settings": told(one.settings), **one.figures}
             rows.append(row)
-    header = ["concept", "", "computed against", "n", "gamma", *FIGURES]
+    header = ["concept", "", "computed against", "settings", *FIGURES]
     lines = [text_table(header, rows, wrapped=["computed against"])]
     lines.append("Percent, on test prompts. Removals that are not named here are the bytes they were.")
     return lines
@@ -106,10 +124,18 @@ def _against(one: State, before: State | None) -> str:
     return f"{count}: {named}" if changed else count
 
 
-def as_json(before: dict[str, State | None], after: dict[str, State | None]) -> list[dict[str, Any]]:
+def as_json(before: States, after: States) -> list[dict[str, Any]]:
     """The same as plain values."""
 
     def plain(one: State | None) -> dict[str, Any] | None:
         return asdict(one) if one else None
 
-    return [{"concept": c, "before": plain(before[c]), "after": plain(after[c])} for c in after]
+    return [
+        {
+            "concept": which[0],
+            "method": which[1] or None,
+            "before": plain(before.get(which)),
+            "after": plain(after.get(which)),
+        }
+        for which in _named(before, after)
+    ]

@@ -19,8 +19,9 @@ from storage.files import read_json
 from storage.identity import digest, is_id, split_id
 from storage.layout import LINK, MANIFEST, MARK
 from storage.manifests import Manifest, ManifestFile, same
+from storage.published import header
 from storage.seals import check_page
-from storage.verify import copies, damage, forget, header, ids_in, strays
+from storage.verify import copies, damage, forget, ids_in, strays
 from storage.workspace import FORMAT
 from tasks.registry import concepts, runs
 

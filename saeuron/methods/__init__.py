@@ -1,4 +1,69 @@
-"""Ways to remove a concept.
+"""Ways to remove a concept: one file a method, found by its name.
 
-saeuron.py  SAeUron's edit of an SAE's latents (2501.18052), and `Removal`
+    removal.py          `Removal`, what it is made of, and how it attaches to a pipeline
+    base.py             what a method is, and the evidence that it may use
+    latents.py          edits of an SAE's latents, which several methods share
+    saeuron.py          SAeUron: multiply the latents of a concept by gamma mu (2501.18052)
+    negative_prompt.py  name the concept in the negative prompt
+    steering.py         subtract the difference of mean activations, without an SAE
+
+A method of your own is a subclass of `Method`, made known by `saeuron.methods.register(MyMethod())` or by an entry
+point of the group `saeuron.methods`. docs/extending.md has the recipe.
 """
+
+import re
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from saeuron.errors import ConfigError, UnknownName
+
+if TYPE_CHECKING:
+    from saeuron.methods.base import Method
+
+GROUP = "saeuron.methods"
+BUILT_IN = {
+    "saeuron": "saeuron.methods.saeuron:SAeUron",
+    "negative_prompt": "saeuron.methods.negative_prompt:NegativePrompt",
+    "steering": "saeuron.methods.steering:Steering",
+}
+"""{name: module:class}, imported on first use."""
+_made: dict[str, "Method"] = {}
+
+
+def register(method: "Method") -> None:
+    """Make a method known by its name, in this process.
+
+    Raises:
+        ConfigError: another method has this name, or it is not made of lower-case letters, digits and underscores.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", method.name):
+        raise ConfigError(f"a method cannot be named {method.name!r}; expected lower-case letters, digits and _.")
+    if _made.get(method.name, method) is not method or method.name in BUILT_IN:
+        raise ConfigError(f"there is a method {method.name!r} already; give yours another name.")
+    _made[method.name] = method
+
+
+def unregister(name: str) -> None:
+    """Forget a method that `register` made known."""
+    _made.pop(name, None)
+
+
+def names() -> list[str]:
+    """Every method that is known here."""
+    return sorted({*BUILT_IN, *_made, *(point.name for point in entry_points(group=GROUP))})
+
+
+def get(name: str) -> "Method":
+    """The method of a name.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    if name not in _made:
+        places = BUILT_IN | {point.name: point.value for point in entry_points(group=GROUP)}
+        if name not in places:
+            raise UnknownName("method", name, names())
+        module, _, attribute = places[name].partition(":")
+        _made[name] = getattr(import_module(module), attribute)()
+    return _made[name]

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 import saeuron
-from saeuron.methods.saeuron import Removal
+from saeuron.methods.latents import LatentEdit
+from saeuron.methods.removal import Removal
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.interchange import seems_hub_id
 
@@ -114,13 +115,15 @@ def removal_card(removal: Removal, figures: Sequence[Mapping[str, Any]], file: s
     rows: dict[str, Any] = {
         "removes": f"{removal.domain} `{removal.concept}`",
         "model": _model(model, str(about.get("model_id", ""))),
-        "latents at each step, n": about.get("n", "not known"),
-        "multiplier, gamma": about.get("gamma", "not known"),
+        "method": removal.method,
+        "settings": ", ".join(f"{name} {value}" for name, value in removal.settings.items()) or "none",
         "computed against": f"{len(reference)} concepts: {', '.join(reference)}" if reference else "not known",
         "id": f"`{about.get('removal_id', 'not known')}`",
     }
     edits = [
-        {"hookpoint": f"`{e.hookpoint}`", "SAE": f"`{e.sae_id}`", "latents": len(e.latents), "half": e.half}
+        {"hookpoint": f"`{e.hookpoint}`"}
+        | ({"SAE": f"`{e.sae_id}`", "latents": len(e.latents)} if isinstance(e, LatentEdit) else {"edit": e.kind})
+        | {"half": e.half}
         for e in removal.edits
     ]
     parts = [
@@ -129,7 +132,7 @@ def removal_card(removal: Removal, figures: Sequence[Mapping[str, Any]], file: s
         "It edits a diffusion model's activations while it draws, so that the concept is left out; the model's weights "
         f"stay as they are. Written by saeuron {saeuron.__version__}.",
         _table(rows),
-        _grid(edits),
+        *([_grid(edits)] if edits else []),
         "## Figures",
         *_measured(figures, removal.concept),
         "## How to use it",
@@ -138,8 +141,8 @@ import saeuron
 
 pipe = saeuron.load_pipeline("{model or "MODEL"}")
 removal = saeuron.Removal.load("{file}")
-with removal.attached(pipe):
-    image = pipe("PROMPT").images[0]  # any number of steps: the edit matches by timestep
+with removal.attached(pipe) as call:
+    image = pipe("PROMPT", **call).images[0]  # any number of steps: the edit matches by timestep
 ```""",
         f'Or: `saeuron generate "PROMPT" --remove {file} --out image.png`.',
         "## Limits",

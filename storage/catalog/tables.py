@@ -13,19 +13,20 @@ from storage.catalog.scores import score_rows, score_sources
 from storage.catalog.source import Row, Source, table
 from storage.errors import StorageError
 from storage.manifests import Manifest
+from storage.published import in_use
 from storage.seals import read_sealed
 from storage.tables import IMAGES, JUDGEMENTS, METRICS
-from storage.verify import in_force
 from storage.workspace import Workspace
 
 _FILES = pa.schema([("file_index", pa.uint64()), ("id", pa.string())])
 _REMOVALS = pa.schema(
     [
-        *((name, pa.string()) for name in ("removal_id", "domain", "concept", "reference_set")),
+        *((name, pa.string()) for name in ("removal_id", "domain", "concept", "method")),
+        ("settings", pa.map_(pa.string(), pa.string())),
+        ("searched", pa.bool_()),
+        ("reference_set", pa.string()),
         ("hookpoints", pa.list_(pa.string())),
-        ("n", pa.int32()),
-        ("gamma", pa.float64()),
-        ("features", pa.int64()),
+        ("latents", pa.int64()),
         *((name, pa.float64()) for name in ("ua", "ira", "cra")),
         ("outdated", pa.bool_()),
     ]
@@ -84,18 +85,18 @@ def _removal_rows(
 ) -> list[Row]:
     stale = _stale(manifests, scores)
     # One that another has taken the place of, or whose concept has left, is history: nothing is to be done about it.
-    force = in_force(workspace, manifests) if stale else {}
+    used = in_use(workspace, manifests) if stale else {}
     rows = []
     for manifest in manifests:
         row: Row = {name: manifest.summary.get(name) for name in _REMOVALS.names}
-        hooks, features, concept = row["hookpoints"] or [], row["features"], row["concept"]
-        current = force.get(concept, manifest.id) == manifest.id and (row["domain"], concept) not in removed
+        concept, settings = row["concept"], row["settings"] or {}
+        current = used.get((concept, row["method"]), manifest.id) == manifest.id
+        current = current and (row["domain"], concept) not in removed
         rows.append(
             row
             | {
                 "removal_id": manifest.id,
-                "hookpoints": [hook["hookpoint"] if isinstance(hook, Mapping) else hook for hook in hooks],
-                "features": len(features) if isinstance(features, list) else features,
+                "settings": {name: str(value) for name, value in settings.items()},
                 "outdated": current and manifest.id in stale,
             }
         )
@@ -114,9 +115,8 @@ def _stale(removals: list[Manifest], scores: list[Row]) -> set[str]:
     stale = set()
     for removal in removals:
         known = set(removal.summary.get("reference_ids") or ())
-        hooks = removal.summary.get("hookpoints") or ()
-        used: set[str] = {hook["sae_id"] for hook in hooks if isinstance(hook, Mapping) and "sae_id" in hook}
-        if known and not used and known <= kinds.keys():
+        used: set[str] = set()
+        if known and known <= kinds.keys():
             used = set.intersection(*(saes[name] for name in known))
         groups = {(*kinds[name], sae) for name in known if name in kinds for sae in used}
         if known != set().union(*(now.get(group, ()) for group in groups)):

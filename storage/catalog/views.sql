@@ -137,7 +137,7 @@ FROM source.judgement_rows j JOIN source.judgement_files f USING (file_index);
 CREATE VIEW metrics AS
 SELECT
     f.id AS evaluation_id, m.domain, m.concept, m.method, m.metric, m.value, m.unedited, m.low, m.high,
-    m.unedited_low, m.unedited_high, m.n_images, m.n_prompts, m.seeds, m.image_set, m.split, m.removal_id, m.n, m.gamma
+    m.unedited_low, m.unedited_high, m.n_images, m.n_prompts, m.seeds, m.image_set, m.split, m.removal_id
 FROM source.metric_rows m JOIN source.metric_files f USING (file_index);
 
 CREATE VIEW runs AS SELECT * FROM source.runs;

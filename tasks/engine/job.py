@@ -38,7 +38,7 @@ from storage import Workspace
 from storage.catalog.columns import COLUMNS
 from storage.declared import View
 from storage.errors import BadTable, StorageError
-from storage.files import read_json, write_json
+from storage.files import file_name, read_json, write_json
 from storage.identity import artifact_id
 from storage.tables import SHIPPED, check_file
 from storage.verify import ids_in
@@ -146,7 +146,9 @@ class Job(BaseModel):
     @property
     def places(self) -> dict[str, str]:
         """{file: path in the workspace} of what it publishes."""
-        return {file: place.format_map(dict(self)) for file, place in self.publishes.items()}
+        # Names are data: whatever a concept is called, its files stay in their folder.
+        names = {name: file_name(value) if isinstance(value, str) else value for name, value in self}
+        return {file: place.format_map(names) for file, place in self.publishes.items()}
 
     def show(self, made: "Made") -> None:
         """Show people who look at Prefect's page what was made; by default nothing."""

@@ -126,19 +126,20 @@ def show_figures(job: Any, made: "Made") -> None:
         {"metric": name, **{key: _percent(figure[key]) for key in ("value", "unedited", "low", "high")}}
         for name, figure in about["metrics"].items()
     ]
-    what = f"{about['domain']} {about['concept']} removed: percent, on {about['images']} test images"
-    create_table_artifact(rows, key=f"figures-{_key(job.concept)}", description=what)
+    what = f"{about['domain']} {about['concept']} removed by {job.method}: percent, on {about['images']} test images"
+    create_table_artifact(rows, key=f"figures-{_key(f'{job.concept} {job.method}')}", description=what)
 
 
 def show_pictures(job: Any, made: "Made") -> None:
     """The contact sheet of a removal, and where the plot of its scores will be."""
     del made
-    name, concept = _key(job.concept), job.concept
-    title = f"{job.domain} {concept} removed: unedited above, removed below"
+    name, concept = _key(f"{job.concept} {job.method}"), job.concept
+    title = f"{job.domain} {concept} removed by {job.method}: unedited above, removed below"
     create_image_artifact(_inline(job.folder / "sheet.png"), key=f"sheet-{name}", description=title)
-    link = _address(job.workspace, job.open.pictures / f"{concept}_scores.png")
-    what = f"The best latents of {job.domain} {concept}."
-    create_link_artifact(link, key=f"scores-{name}", link_text=f"scores of {concept}", description=what)
+    if place := job.places.get("scores.png"):
+        link = _address(job.workspace, job.open.root / place)
+        what = f"The best latents of {job.domain} {concept}."
+        create_link_artifact(link, key=f"scores-{name}", link_text=f"scores of {concept}", description=what)
 
 
 def show_diagnosis(job: Any, made: "Made") -> None:

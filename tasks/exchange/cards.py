@@ -9,14 +9,15 @@ import yaml
 from pydantic import ValidationError
 
 from saeuron.config import RunConfig
-from saeuron.errors import ConfigError, UnknownName
-from saeuron.methods.saeuron import Removal
+from saeuron.errors import ConfigError
+from saeuron.methods.removal import Removal
 from saeuron.pages.cards import SAEFacts, published, removal_card
 from storage import Workspace
 from storage.errors import StorageError
 from storage.files import read_json, write_atomic
 from storage.manifests import Manifest
 from storage.tables import read_table
+from tasks.generate import file_of
 from tasks.registry import runs
 
 RUN = "run.yaml"
@@ -123,15 +124,13 @@ def export_removal(workspace: Path, concept: str, out: Path) -> tuple[list[Path]
         ConfigError: `out` holds other things.
     """
     opened = Workspace.open(workspace, create=False)
-    known = {p.stem: p for p in opened.removals.glob("*.safetensors")}
-    if concept not in known:
-        raise UnknownName("removal", concept, known, "Make it with: saeuron evaluate CONCEPT")
-    file = out / known[concept].name
+    source = file_of(opened, concept)
+    file = out / source.name
     others = sorted(p.name for p in out.iterdir() if p.name not in ("README.md", file.name)) if out.is_dir() else []
     if others or (out.exists() and not out.is_dir()):
         raise ConfigError(f"{out} holds other things ({', '.join(others[:3])}); give --out a new or empty folder.")
-    removal = Removal.load(known[concept])
+    removal = Removal.load(source)
     figures = removal_figures(opened, str(removal.provenance.get("removal_id", "")))
-    write_atomic(file, known[concept].read_bytes())
+    write_atomic(file, source.read_bytes())
     write_atomic(out / "README.md", removal_card(removal, figures, file.name).encode())
     return [file, out / "README.md"], bool(figures)

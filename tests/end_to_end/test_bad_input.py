@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saeuron.errors import WidthMismatch
-from saeuron.methods.saeuron import Removal
+from saeuron.methods.removal import Removal
 from storage import Workspace
 from tests.end_to_end.process import TINY, Cli, ids, run_here
 

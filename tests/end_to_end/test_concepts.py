@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saeuron.methods.saeuron import Removal
+from saeuron.methods.removal import Removal
 from storage import Workspace
 from storage.catalog.query import run_query
 from tasks.registry import runs
@@ -78,7 +78,7 @@ class TestConcepts:
         assert done.code == 0 and "checker has left scores and runs; nothing was deleted" in done.out
         # Bit for bit as if it had never been there, though all that it has still is.
         assert scored(living) == alone and ids(living) == before
-        assert (living / "removals" / "checker.safetensors").exists() and outdated(living) == []
+        assert (living / "removals" / "checker.saeuron.safetensors").exists() and outdated(living) == []
         assert all(public(living)[name] == data for name, data in published.items())
         listed = run_here("concept", "list", "-w", living)
         assert "\nremoved: checker (saeuron concept add FILE brings one back)\n" in listed.out
@@ -112,9 +112,9 @@ class TestConcepts:
         rows = [line for line in done.out.splitlines() if line.startswith(("stripes  ", "         after"))]
         assert rows[0].split()[:4] == ["stripes", "before", "3", "concepts"]
         assert rows[1].split()[:5] == ["after", "3", "concepts:", "+checker", "-neon"]
-        assert changed_in(before, public(living)) >= {"stripes.safetensors"}
+        assert changed_in(before, public(living)) >= {"stripes.saeuron.safetensors"}
         assert {name.split("_")[0].split(".")[0] for name in changed_in(before, public(living))} == {"stripes"}
-        removal = Removal.load(living / "removals" / "stripes.safetensors")
+        removal = Removal.load(living / "removals" / "stripes.saeuron.safetensors")
         assert set(removal.provenance["reference"]) == {"stripes", "dots", "checker"}
         # The one that was not refreshed is the bytes it was, and says so.
         assert outdated(living) == ["checker"]
@@ -129,11 +129,11 @@ class TestConcepts:
 
     def test_the_runs_noted_what_they_used(self, living: Path) -> None:
         used = [runs.record(p).artifacts or {} for p in sorted((living / "runs").glob("*.json"))]
-        assert [sum(not cached for cached in each.values()) for each in used] == [31, 16, 0, 0, 8]
+        assert [sum(not cached for cached in each.values()) for each in used] == [33, 17, 0, 0, 9]
         assert set().union(*used) == ids(living)
         done = run_here("diff", "last~3", "last", "-w", living)
         assert done.code == 0 and "configuration: no keys differ" in done.out
-        assert re.search(r"^artifacts: .* 8 only in B$", done.out, re.M), done.out
+        assert re.search(r"^artifacts: .* 9 only in B$", done.out, re.M), done.out
         assert "0 beyond intervals" in done.out
 
     def test_gc_deletes_what_nothing_refers_to(self, living: Path, files: dict[str, Path]) -> None:
@@ -149,10 +149,10 @@ class TestConcepts:
         # statistics of checker, which the removal of stripes was computed against; those of neon, for nobody is now.
         assert sorted(i.split("_v")[0] for i in gone) == [
             "evaluation", "evaluation", "images", "images", "images", "images", *8 * ["judgements"],
-            "pictures", "pictures", "removal", "removal", "score", *6 * ["totals"],
+            "pictures", "pictures", "removal", "removal", "score", *6 * ["totals"], "trials", "trials",
         ]  # fmt: skip
         assert changed_in(published, public(living)) == {
-            "checker.safetensors", "checker_scores.png", "checker_sheet.png",
+            "checker.saeuron.safetensors", "checker.saeuron_scores.png", "checker.saeuron_sheet.png",
         }  # fmt: skip
         assert run_here("verify", "--deep", "-w", living).code == 0
         assert "0 were deleted" in run_here("gc", "-w", living).out
@@ -186,8 +186,8 @@ def test_what_is_damaged_is_made_again_with_the_same_bytes(workspace: Path, work
         "artifacts/evaluation/*/metrics.parquet": flip,
         "artifacts/pictures/*/sheet.png": truncate,
         "run.json": truncate,
-        "removals/stripes.safetensors": flip,
-        "pictures/cat_scores.png": Path.unlink,
+        "removals/stripes.saeuron.safetensors": flip,
+        "pictures/cat.saeuron_scores.png": Path.unlink,
     }
     planted = []
     for i, (pattern, do) in enumerate(places.items()):

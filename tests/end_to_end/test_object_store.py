@@ -89,7 +89,11 @@ def test_the_next_run_goes_on_and_ends_with_the_bytes_of_a_local_run(
     other = fetched(caches / "second")
     mine, local = payload(other), payload(workspace)
     assert [name for name in mine | local if mine.get(name) != local.get(name)] == []
-    for name in ("removals/stripes.safetensors", "pictures/cat_sheet.png", "pictures/cat_scores.png"):
+    for name in (
+        "removals/stripes.saeuron.safetensors",
+        "pictures/cat.saeuron_sheet.png",
+        "pictures/cat.saeuron_scores.png",
+    ):
         assert (other / name).read_bytes() == (workspace / name).read_bytes()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saeuron.methods.saeuron import Removal
+from saeuron.methods.removal import Removal
 from storage import Workspace
 from storage.catalog.query import run_query
 from tests.end_to_end.process import LARGE, Cli, Done, ids, payload, run_here
@@ -25,7 +25,7 @@ class TestRun:
     def test_says_what_was_removed_and_where_it_is(self, first: Done, original: Path) -> None:
         assert first.code == 0
         header = first.out.splitlines()[0].split()
-        assert header[:6] == ["domain", "removed", "n", "gamma", "UA", "(UA)"]
+        assert header[:6] == ["domain", "removed", "method", "settings", "UA", "(UA)"]
         body = [line.split()[:2] for line in first.out.splitlines()[2:4]]
         assert body == [["style", "stripes"], ["object", "cat"]]
         assert "0 found in place, 0 failed" in first.out
@@ -35,11 +35,11 @@ class TestRun:
 
     def test_leaves_every_file_that_it_promises(self, workspace: Path) -> None:
         for concept, domain in {"stripes": "style", "cat": "object"}.items():
-            removal = Removal.load(workspace / "removals" / f"{concept}.safetensors")
+            removal = Removal.load(workspace / "removals" / f"{concept}.saeuron.safetensors")
             assert (removal.concept, removal.domain) == (concept, domain)
-            assert removal.provenance["n"] == 4
+            assert (removal.method, removal.settings["n"]) == ("saeuron", 4)
             for kind in ("sheet", "scores"):
-                with Image.open(workspace / "pictures" / f"{concept}_{kind}.png") as image:
+                with Image.open(workspace / "pictures" / f"{concept}.saeuron_{kind}.png") as image:
                     assert min(image.size) > 50
         assert not list(workspace.rglob("*.tmp"))
 
@@ -52,6 +52,7 @@ class TestRun:
             "sae": 3,
             "score": 6,
             "totals": 3,
+            "trials": 2,
             "removal": 2,
             "images": 3,
             "judgements": 6,
@@ -101,7 +102,7 @@ class TestRun:
     def test_again_makes_nothing_and_says_the_same(self, cli: Cli, first: Done, workspace: Path, changed: Path) -> None:
         # In a copy elsewhere: a workspace can be moved.
         before = payload(changed)
-        removal = changed / "removals" / "cat.safetensors"
+        removal = changed / "removals" / "cat.saeuron.safetensors"
         removal.unlink()
         done = cli.run(changed, *LARGE)
         assert done.code == 0, done.err
@@ -109,7 +110,7 @@ class TestRun:
         assert payload(changed) == before
         table = first.out.split("steps:")[0]
         assert done.out.startswith(table)
-        assert removal.read_bytes() == (workspace / "removals" / "cat.safetensors").read_bytes()
+        assert removal.read_bytes() == (workspace / "removals" / "cat.saeuron.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,7 @@ class TestConceptAdd:
             "score",
             "totals",
             "totals",
+            "trials",
         ]
         assert before <= ids(changed)
         assert {name: data for name, data in payload(changed).items() if name in files} == files
@@ -150,16 +152,16 @@ class TestConceptAdd:
         assert {r["concept"] for r in found} == {"stripes", "neon", "dots", "checker"}
         outdated = {r["concept"]: r["outdated"] for r in rows(changed, "select concept, outdated from removals")}
         assert outdated == {"stripes": True, "cat": False, "checker": False}
-        assert (changed / "removals" / "checker.safetensors").is_file()
-        assert (changed / "pictures" / "checker_sheet.png").is_file()
+        assert (changed / "removals" / "checker.saeuron.safetensors").is_file()
+        assert (changed / "pictures" / "checker.saeuron_sheet.png").is_file()
 
     def test_old_removals_are_the_bytes_they_were(self, grown: object, workspace: Path, changed: Path) -> None:
         for concept in ("stripes", "cat"):
-            name = f"removals/{concept}.safetensors"
+            name = f"removals/{concept}.saeuron.safetensors"
             assert (changed / name).read_bytes() == (workspace / name).read_bytes()
 
     def test_its_removal_names_what_it_was_computed_against(self, grown: object, changed: Path) -> None:
-        removal = Removal.load(changed / "removals" / "checker.safetensors")
+        removal = Removal.load(changed / "removals" / "checker.saeuron.safetensors")
         assert set(removal.provenance["reference"]) == {"stripes", "neon", "dots", "checker"}
 
     def test_adding_it_again_or_one_of_the_configuration(self, grown: object, changed: Path, tmp_path: Path) -> None:
@@ -188,10 +190,10 @@ class TestEvaluate:
         done = run_here("evaluate", "neon", "-w", changed, "--threads", "1", "--json")
         assert done.code == 0, done.err
         answer = json.loads(done.out)
-        assert list(answer["evaluations"]) == ["neon"] and answer["failures"] == []
+        assert [e["concept"] for e in answer["evaluations"]] == ["neon"] and answer["failures"] == []
         new = sorted(artifact.rsplit("_v", 1)[0] for artifact in ids(changed) - before)
-        assert new == ["evaluation", "images", "judgements", "judgements", "pictures", "removal"]
-        assert (changed / "removals" / "neon.safetensors").is_file()
+        assert new == ["evaluation", "images", "judgements", "judgements", "pictures", "removal", "trials"]
+        assert (changed / "removals" / "neon.saeuron.safetensors").is_file()
         # It did not change what later commands go by.
         assert json.loads((changed / "run.json").read_text())["tune"]["concepts"] == ["stripes", "cat"]
 
@@ -235,7 +237,7 @@ class TestGenerate:
         assert np.array_equal(left, right)
 
     def test_a_removal_by_its_file_at_another_number_of_steps(self, workspace: Path, tmp_path: Path) -> None:
-        out, file = tmp_path / "other.png", workspace / "removals" / "cat.safetensors"
+        out, file = tmp_path / "other.png", workspace / "removals" / "cat.saeuron.safetensors"
         done = run_here(
             "generate", "A cat.", "--remove", file, "--steps", "2", "--out", out, "-w", workspace, "--threads", "1"
         )
@@ -268,7 +270,7 @@ class TestLook:
         assert run_here("status", "-w", workspace, "--deep").code == 0
 
     def test_sql_formats(self, workspace: Path, tmp_path: Path) -> None:
-        query = "select concept, n, gamma from removals order by concept"
+        query = "select concept, settings['n']::INT as n, settings['gamma'] as gamma from removals order by concept"
         expected = [{"concept": "cat", "n": 4}, {"concept": "stripes", "n": 4}]
         table = run_here("sql", query, "-w", workspace)
         assert table.code == 0 and "(2 rows)" in table.out
@@ -301,13 +303,13 @@ class TestLook:
             ("object", "star"),
         ]
         assert all(r["scored"] for r in found)
-        assert [r["concept"] for r in found if r["removal"]] == ["stripes", "cat"]
+        assert [r["concept"] for r in found if r["method"]] == ["stripes", "cat"]
         text = run_here("concept", "list", "-w", workspace).out
         assert text.splitlines()[0].split()[:2] == ["domain", "concept"]
 
     def test_concept_show(self, workspace: Path) -> None:
         done = run_here("concept", "show", "stripes", "-w", workspace)
         assert done.code == 0
-        assert "removal removal_v" in done.out and "UA" in done.out and "stripes_sheet.png" in done.out
+        assert "removal removal_v" in done.out and "UA" in done.out and "stripes.saeuron_sheet.png" in done.out
         page = json.loads(run_here("concept", "show", "neon", "-w", workspace, "--json").out)
         assert page["removals"] == [] and page["lines"][-1] == f"next: saeuron evaluate neon -w {workspace}"

@@ -83,7 +83,11 @@ def test_the_last_run_goes_on_and_ends_with_the_same_bytes(undisturbed: Done, wo
     assert ids(broken) == ids(workspace)
     mine, other = payload(broken), payload(workspace)
     assert [name for name in mine | other if mine.get(name) != other.get(name)] == []
-    for name in ("removals/stripes.safetensors", "pictures/cat_sheet.png", "pictures/cat_scores.png"):
+    for name in (
+        "removals/stripes.saeuron.safetensors",
+        "pictures/cat.saeuron_sheet.png",
+        "pictures/cat.saeuron_scores.png",
+    ):
         assert (broken / name).read_bytes() == (workspace / name).read_bytes()
     assert states(broken)[3] == "completed"
 
@@ -107,8 +111,8 @@ def test_lost_and_damaged_files_are_made_again_with_the_same_bytes(
         file.truncate(10_240)
     next(iter(sorted(artifacts.glob("removal/*/manifest.json")))).write_text("{")
     # And one removal cannot be put in its place: the others must not mind.
-    (broken / "removals" / "stripes.safetensors").unlink()
-    (broken / "removals" / "stripes.safetensors").mkdir()
+    (broken / "removals" / "stripes.saeuron.safetensors").unlink()
+    (broken / "removals" / "stripes.saeuron.safetensors").mkdir()
     done = run_here("run", TINY, "-w", broken, "--threads", "1", *LARGE)
     assert done.code == 1, done.err
     assert "FAILED  tune stripes: [Errno 21] Is a directory" in done.out

@@ -98,7 +98,7 @@ def test_a_killed_worker_loses_nothing(disturbed: tuple[Done, Killer], workspace
     mine, other = payload(killer.workspace), payload(workspace)
     whole = [name for name in mine | other if not name.endswith(".tmp")]
     assert [name for name in whole if mine.get(name) != other.get(name)] == []
-    for name in ("removals/stripes.safetensors", "pictures/cat_sheet.png"):
+    for name in ("removals/stripes.saeuron.safetensors", "pictures/cat.saeuron_sheet.png"):
         assert (killer.workspace / name).read_bytes() == (workspace / name).read_bytes()
 
 

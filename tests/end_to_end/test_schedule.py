@@ -290,7 +290,9 @@ def test_the_forms_do_what_the_commands_do(client: Any, workspace: Path, workspa
     mine = shutil.copytree(workspace, workspaces / "forms")
     machine = Machine(workspace=str(mine), threads=1)
     first = add(ConceptForm(name="grain", domain="style"), machine)
-    assert set(first["evaluations"]) == {"grain"} and (mine / "removals" / "grain.safetensors").is_file()
+    assert [e["concept"] for e in first["evaluations"]] == ["grain"] and (
+        mine / "removals" / "grain.saeuron.safetensors"
+    ).is_file()
     again = evaluate(EvaluateForm(concepts=["grain"]), machine)
     assert again["evaluations"] == first["evaluations"] and again["counts"]["made"] == 0
     with pytest.raises(Exception, match="unknown concept 'grian': did you mean 'grain'"):

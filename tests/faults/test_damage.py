@@ -69,6 +69,7 @@ READ = {
     "sae": ["sae.safetensors", "cfg.json"],
     "score": ["*/statistics.parquet", "*/cells.parquet", "*/features.parquet"],
     "totals": ["totals.parquet", "cells.parquet"],
+    "trials": ["000.safetensors", "000.tar", "unedited.tar"],
     "removal": ["removal.safetensors"],
     "images": ["00000.tar", "00000.tar.json", "images.parquet"],
     "judgements": ["judgements.parquet"],

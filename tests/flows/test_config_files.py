@@ -96,7 +96,7 @@ class TestFile:
             ("base: canvas\ntrain: {variant: relu}\n", "train.variant: Input should be 'topk', 'batch_topk', "),
             ("base: canvas\ntrain: {k: 0, lr: -1}\n", "(and 1 more)"),
             ("base: canvas\ntrain:\n", "train: Input should be a valid dictionary"),
-            ("base: canvas\ntune: {n: [0]}\n", "a removal ablates at least 1 latent"),
+            ("base: canvas\ntune: {n: [0]}\n", "unknown key 'tune.n'"),
             ("base: canvas\ndomains: {style: {concepts: [cat, neon]}}\n", "stands in two domains"),
             ("base: canvas\ndomains: {style: {concepts: [neon, neon]}}\n", "named twice: neon"),
             ("model: {steps: 3}\n", "domains: Field required"),
@@ -119,9 +119,11 @@ class TestFile:
 class TestSet:
     def test_wins_over_the_file_and_reads_yaml(self, write) -> None:
         file = write("base: canvas\ntrain: {k: 5, batch: 7}\n")
-        config = load(file, ["train.k=6", "tune.gamma=[-1.5]", "tune.concepts=null", "domains.style.judge=none"])
+        config = load(
+            file, ["train.k=6", "tune.settings.saeuron.gamma=[-1.5]", "tune.concepts=null", "domains.style.judge=none"]
+        )
         assert (config.train.k, config.train.batch) == (6, 7)
-        assert config.tune.gamma == (-1.5,) and config.tune.concepts is None
+        assert config.tune.settings["saeuron"]["gamma"] == (-1.5,) and config.tune.concepts is None
         assert config.domains["style"].judge == "none"
 
     def test_the_last_of_two_wins(self) -> None:

@@ -49,8 +49,10 @@ def test_the_end_of_a_run(workspace: Workspace) -> None:
         }
     )
     result = {
-        "evaluations": {NAME: {"domain": "style", "images": 4, "metrics": {}, "value": None}},
-        "removals": {NAME: {"n": 4, "gamma": -2.0}},
+        "evaluations": [
+            {"domain": "style", "concept": NAME, "method": "saeuron", "images": 4, "metrics": {}, "value": None}
+        ],
+        "removals": [{"concept": NAME, "method": "saeuron", "settings": {"n": 4, "gamma": -2.0}}],
         "failures": [],
         "counts": {"made": 1, "cached": 0, "failed": 0},
     }

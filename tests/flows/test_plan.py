@@ -15,6 +15,7 @@ from saeuron.errors import ConfigError
 from saeuron.pipelines import loading as models
 from storage import Workspace
 from tasks.engine.job import Job, Made
+from tasks.tune import TuneJob
 from tests.end_to_end.process import TINY, run_here
 
 SECONDS = {"score": 3.0, "images": 2.0}
@@ -43,7 +44,13 @@ def made_up(root: Path, config: RunConfig, files: tuple[str, ...] = ("file",)) -
                     job.folder.mkdir(parents=True)
                     for name in files:
                         (job.folder / name).write_bytes(bytes(1000))
-                    about = {"removal": {"n": 4, "gamma": -1.0}, "sae": {"hookpoint": job.label}, "score": {"saes": []}}
+                    about = {
+                        "sae": {"hookpoint": job.label},
+                        "score": {"saes": []},
+                    }
+                    if isinstance(job, TuneJob):
+                        settings = {"n": 4, "gamma": -1.0}
+                        about["removal"] = {"concept": job.concept, "method": job.method, "settings": settings}
                     if job.stage == "capture":
                         about["capture"] = {"hookpoint": job.label, "model_id": job.model_id, "width": 128}  # type: ignore[attr-defined]
                     summary = about.get(job.stage, {})
@@ -65,19 +72,20 @@ def whole(template: Path, tmp_path: Path) -> Workspace:
 def test_of_a_new_workspace_everything_is_new_and_nothing_is_written(tmp_path: Path) -> None:
     found = planned(tmp_path / "w")
     assert Counter(p.stage for p in found) == {
-        "prompts": 1, "capture": 3, "sae": 3, "score": 6, "totals": 3, "removal": 2, "images": 3, "judgements": 6,
+        "prompts": 1, "capture": 3, "sae": 3, "score": 6, "totals": 3, "trials": 2, "removal": 2, "images": 3,
+        "judgements": 6,
         "evaluation": 2, "pictures": 2,
     }  # fmt: skip
     assert not any(p.cached for p in found) and {p.why for p in found} == {"new"}
     assert {p.seconds for p in found} == {None}
-    assert page(found)[-1] == "31 would be made, 0 are in place"
+    assert page(found)[-1] == "33 would be made, 0 are in place"
     assert not (tmp_path / "w").exists()
 
 
 def test_of_a_whole_workspace_nothing(whole: Workspace) -> None:
     found = planned(whole.root)
     assert all(p.cached for p in found)
-    assert page(found) == ["0 would be made, 31 are in place"]
+    assert page(found) == ["0 would be made, 33 are in place"]
 
 
 def test_a_change_says_what_follows_and_which_input_it_was(whole: Workspace) -> None:
@@ -85,7 +93,7 @@ def test_a_change_says_what_follows_and_which_input_it_was(whole: Workspace) -> 
     todo = [p for p in found if not p.cached]
     assert {p.stage for p in found if p.cached} == {"prompts", "capture", "images", "judgements"}
     assert Counter(p.stage for p in todo) == {
-        "sae": 3, "score": 6, "totals": 3, "removal": 2, "images": 2, "judgements": 4, "evaluation": 2,
+        "sae": 3, "score": 6, "totals": 3, "trials": 2, "removal": 2, "images": 2, "judgements": 4, "evaluation": 2,
         "pictures": 2,
     }  # fmt: skip
     assert {p.why for p in todo if p.stage == "sae"} == {"config.k: 8 -> 9"}
@@ -100,7 +108,7 @@ def test_another_hookpoint_costs_what_depends_on_it(whole: Workspace) -> None:
     found = planned(whole.root, f"domains.object.hookpoints={json.dumps(more)}")
     todo = [p for p in found if not p.cached]
     assert [p.label for p in todo if p.stage in ("capture", "sae")] == 2 * ["unet.mid_block.attentions.0"]
-    assert {p.label for p in todo if p.stage in ("score", "removal")} == {"cat", "moon", "star"}
+    assert {p.label for p in todo if p.stage in ("score", "removal")} == {"cat", "moon", "star", "cat by saeuron"}
 
 
 def test_prompts_change_the_stages_whose_images_they_change(whole: Workspace) -> None:
@@ -151,7 +159,7 @@ def test_the_cost_is_what_the_stage_took_before(whole: Workspace) -> None:
     todo = [p for p in planned(whole.root, "train.k=9") if not p.cached]
     assert {(p.stage, p.seconds) for p in todo} >= {("sae", 1.0), ("score", 3.0), ("images", 2.0)}
     assert {p.megabytes for p in todo} == {0.001}
-    seconds = 3 * 1 + 6 * 3 + 3 * 1 + 2 * 1 + 2 * 2 + 4 * 1 + 2 * 1 + 2 * 1
+    seconds = 3 * 1 + 6 * 3 + 3 * 1 + 2 * 1 + 2 * 1 + 2 * 2 + 4 * 1 + 2 * 1 + 2 * 1
     assert page(todo)[-1] == f"about {seconds} s and 0.0 MB, by what the same stages took before"
 
 
@@ -198,13 +206,13 @@ def test_the_command(whole: Workspace) -> None:
     lines = done.out.splitlines()
     assert lines[0].split() == ["stage", "what", "about", "s", "MB", "because"]
     assert lines[2].split() == ["score", "stripes", "3.0", "0.0", "config.images:", "4", "->", "5"]
-    assert lines[-2] == "21 would be made, 10 are in place"
+    assert lines[-2] == "23 would be made, 10 are in place"
     assert "no judge" not in done.err
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--json")
     assert all(p["cached"] for p in json.loads(done.out))
     assert sorted(whole.root.rglob("*")) == before
     without = run_here("run", TINY, "-w", whole.root, "--plan", "--json", "--set", "domains.style.judge=none")
-    said = "no judge for style: settings are not searched; every removal takes the mildest, the smallest n"
+    said = "no judge for style: settings are not searched, each removal takes the mildest of its grid"
     labels = {p["label"] for p in json.loads(without.out) if p["stage"] == "judgements"}
     assert said in without.err and labels == {"object by canvas"}
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "train.k=9999")

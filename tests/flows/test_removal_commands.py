@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from saeuron.methods.saeuron import Edit, Removal
+from saeuron.methods.latents import LatentEdit
+from saeuron.methods.removal import Removal
 from saeuron.metrics import Metric
 from storage import Workspace
 from storage.identity import artifact_id
@@ -21,18 +22,18 @@ HOOK = "unet.up_blocks.0.attentions.1"
 
 def removal(model: str = "canvas") -> Removal:
     zeros = torch.zeros
-    edit = Edit(
-        HOOK, f"sae_v2_{20 * 'b'}", "both", torch.tensor([500, 10]), torch.tensor([3, 7, 9]), zeros(2, 3), zeros(2, 3),
+    edit = LatentEdit(
+        HOOK, "both", f"sae_v2_{20 * 'b'}", torch.tensor([500, 10]), torch.tensor([3, 7, 9]), zeros(2, 3), zeros(2, 3),
         zeros(3, 8), zeros(3), zeros(3, 8), zeros(8), zeros(3),
     )  # fmt: skip
-    provenance = {"n": 2, "gamma": -1.5, "model": model, "model_id": "c0ffee", "removal_id": REMOVAL}
-    return Removal("neon", "style", (edit,), {**provenance, "reference": {"neon": "x", "dots": "y"}})
+    provenance = {"model": model, "model_id": "c0ffee", "removal_id": REMOVAL, "reference": {"neon": "x", "dots": "y"}}
+    return Removal("neon", "style", "saeuron", {"n": 2, "gamma": -1.5}, (edit,), provenance)
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     opened = Workspace.open(tmp_path / "w")
-    removal().save(opened.removals / "neon.safetensors")
+    removal().save(opened.removals / "neon.saeuron.safetensors")
     return opened
 
 
@@ -45,7 +46,7 @@ def evaluate(workspace: Workspace, value: float, seeds: int) -> None:
     name = artifact_id("evaluation", 1, {"value": value})
     common = {
         "evaluation_id": name, "domain": "style", "concept": "neon", "method": "saeuron", "seeds": seeds,
-        "split": "test", "removal_id": REMOVAL, "n": 2, "gamma": -1.5,
+        "split": "test", "removal_id": REMOVAL,
     }  # fmt: skip
     write_table(workspace.folder(name) / "metrics.parquet", table([{**common, **asdict(m)} for m in metrics], METRICS))
     workspace.commit(name, config={"value": value}, inputs={"removal": REMOVAL}, summary={}, seconds=1)
@@ -58,16 +59,18 @@ def test_the_card_holds_the_newest_figures(workspace: Workspace, tmp_path: Path)
     done = run_here("removal", "export", "neon", "--out", out, "-w", workspace.root)
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1].startswith("next: saeuron generate ")
-    assert (out / "neon.safetensors").read_bytes() == (workspace.removals / "neon.safetensors").read_bytes()
+    assert (out / "neon.saeuron.safetensors").read_bytes() == (
+        workspace.removals / "neon.saeuron.safetensors"
+    ).read_bytes()
     card = (out / "README.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["tags"][0] == "concept-unlearning" and "base_model" not in front
     for words in (
         "| UA | 90.0 | 80.0 to 95.0 | 2.0 | 1.0 to 4.0 | 60 | 12 | show neon |",
         "| IRA | - | - | 99.0 | 98.0 to 100.0 | 240 | 48 | show another style |",
-        "Test prompts, 5 image(s) a prompt", "| style `neon` |", "`canvas` (content c0ffee)", "| -1.5 |", REMOVAL,
-        f"| `{HOOK}` | `sae_v2_{20 * 'b'}` | 3 | both |", "2 concepts: dots, neon",
-        'Removal.load("neon.safetensors")', "arXiv 2501.18052",
+        "Test prompts, 5 image(s) a prompt", "| style `neon` |", "`canvas` (content c0ffee)", "| gamma -1.5, n 2 |",
+        f"| `{HOOK}` | `sae_v2_{20 * 'b'}` | 3 | both |", "2 concepts: dots, neon", REMOVAL,
+        'Removal.load("neon.saeuron.safetensors")', "arXiv 2501.18052",
     ):  # fmt: skip
         assert words in card, words
     assert "50.0 |" not in card
@@ -83,7 +86,7 @@ def test_without_figures_it_says_so(workspace: Workspace, tmp_path: Path) -> Non
 
 def test_a_model_of_the_hub_is_named_and_a_folder_of_this_disk_is_not(workspace: Workspace, tmp_path: Path) -> None:
     for model, front, shown in (("owner/sd", "owner/sd", "owner/sd"), (str(tmp_path / "my-sd"), None, "my-sd")):
-        removal(model).save(workspace.removals / "neon.safetensors")
+        removal(model).save(workspace.removals / "neon.saeuron.safetensors")
         run_here("removal", "export", "neon", "--out", tmp_path / "out", "-w", workspace.root)
         card = (tmp_path / "out" / "README.md").read_text()
         assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == front

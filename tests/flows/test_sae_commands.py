@@ -16,9 +16,9 @@ from flows.config import load
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.sae.interchange import BadSAE, read, write
 from storage import Workspace
-from storage.activations import encode
 from storage.catalog.query import run_query
-from storage.shards import write_shard
+from storage.dense.activations import encode
+from storage.dense.shards import write_shard
 from storage.verify import damage
 from tasks.capture import CaptureJob
 from tasks.exchange.interchange import Found, content, export

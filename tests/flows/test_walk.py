@@ -32,7 +32,8 @@ def whole(template: Path, tmp_path: Path) -> Workspace:
 def test_everything_is_in_place_until_one_artifact_is_gone(whole: Workspace) -> None:
     config = load(str(TINY))
     assert finds_everything(config, whole, None, "cpu")
-    for name in sorted(used(whole)):
+    # Without its trials a removal is still whole.
+    for name in sorted(name for name in used(whole) if not name.startswith("trials")):
         gone = whole.folder(name).rename(whole.root / "aside")
         assert not finds_everything(config, whole, None, "cpu"), name
         gone.rename(whole.folder(name))

@@ -82,15 +82,30 @@ def test_hookpoints_once_and_in_order_and_domains_of_concepts():
         (ModelConfig, {"dtype": "float8"}),
         (SAEConfig, {"variant": "relu"}),
         (SAEConfig, {"lr": 0}),
-        (TuneConfig, {"n": ()}),
-        (TuneConfig, {"gamma": ()}),
-        (TuneConfig, {"n": (8, 0)}),
-        (TuneConfig, {"n": (-1,)}),
+        (TuneConfig, {"settings": {"saeuron": 8}}),
+        (TuneConfig, {"target_images": 0}),
+        (TuneConfig, {"learning_images": 0}),
     ],
 )
 def test_values_out_of_range_are_refused(stage, bad):
     with pytest.raises(ValidationError):
         stage(**bad)
+
+
+def test_a_method_or_several():
+    assert RunConfig.model_validate({"domains": DOMAINS}).method == ("saeuron",)
+    assert RunConfig.model_validate({"domains": DOMAINS, "method": "steering"}).method == ("steering",)
+    with pytest.raises(ValidationError, match="method names one twice"):
+        RunConfig.model_validate({"domains": DOMAINS, "method": ["steering", "steering"]})
+
+
+def test_a_domains_settings_go_before_those_of_all():
+    told = {"settings": {"saeuron": {"n": [4], "gamma": [-2.0]}, "steering": {"strength": [1.0]}}}
+    domains = {d: {**c, **({"settings": {"saeuron": {"n": [8]}}} if d == "style" else {})} for d, c in DOMAINS.items()}
+    run = RunConfig.model_validate({"domains": domains, "tune": told})
+    assert run.grid("style", "saeuron") == {"n": (8,), "gamma": (-2.0,)}
+    assert run.grid("object", "saeuron") == {"n": (4,), "gamma": (-2.0,)}
+    assert run.grid("object", "negative_prompt") == {}
 
 
 def test_a_configuration_survives_json():

@@ -102,7 +102,7 @@ from pathlib import Path
 import numpy as np, pyarrow as pa
 from storage.errors import DiskFull
 from storage.parquet import write_parquet
-from storage.shards import write_shard
+from storage.dense.shards import write_shard
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 folder = Path(sys.argv[1])
 noise = np.random.default_rng(0).integers(0, 2**62, 100_000)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from storage import workspace as module
+from storage.dense.shards import write_shard
 from storage.errors import ArtifactDamaged, ArtifactMissing, NotAWorkspace, UnknownArtifact, WorkspaceTooNew
 from storage.identity import artifact_id
-from storage.shards import write_shard
 from storage.verify import damage
 from storage.workspace import FORMAT, Workspace
 

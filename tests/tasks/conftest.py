@@ -40,9 +40,9 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the images that scores and evaluations generate."""
     seen: list[str] = []
 
-    def generate(pipe: Any, batch: Any, *rest: Any) -> Any:
+    def generate(pipe: Any, batch: Any, *rest: Any, **more: Any) -> Any:
         seen.extend(r.key for r in batch)
-        return real(pipe, batch, *rest)
+        return real(pipe, batch, *rest, **more)
 
     real = saeuron.generation.generate
     for module in (tasks.images, tasks.score):

@@ -14,7 +14,7 @@ from saeuron.errors import SaeuronError
 from saeuron.sae.config import SAEConfig, TopKOptions
 from saeuron.sae.ranks import Ranks
 from saeuron.sae.training import Trainer
-from storage import activations, shards
+from storage.dense import activations, shards
 from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
 from tests.tasks.several_fits import FIRST
 

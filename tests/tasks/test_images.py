@@ -80,7 +80,7 @@ def test_images_of_another_kind_are_not_taken(made: Workspace) -> None:
     others = {
         "config": EvaluateConfig(seeds=2, seed=91),
         "model": wanted.model.model_copy(update={"steps": wanted.model.steps + 1}),
-        "removal_ids": ("removal_v4_00000000000000000000",),
+        "contents": ("c1",),
         "device": "cuda",
     }
     for name, value in others.items():

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 import saeuron.generation
 from flows.run import Run
 from flows.stages.evaluate import evaluate
+from flows.stages.tune import Wanted
 from flows.stages.tune import tune as tune_stage
 from saeuron import judges
 from saeuron.canvas.vocabulary import STYLE_CLASSES
-from saeuron.config import RunConfig, TuneConfig
+from saeuron.config import RunConfig
 from saeuron.errors import BadModel, ConfigError
 from saeuron.judges import Judgement
 from storage import Workspace
@@ -30,6 +31,7 @@ from tasks.judge import JudgeJob, judge, read
 from tasks.registry import runs
 from tasks.registry.concepts import Roster
 from tasks.totals import TotalsJob, totals
+from tasks.trials import TrialsJob, trials
 from tasks.tune import TuneJob, tune
 from tests.sae_workspace import HOOKPOINTS, build
 
@@ -119,20 +121,25 @@ def removal(workspace: Workspace, config: RunConfig) -> tuple[TuneJob, Made]:
         workspace=workspace.root, domain="style", hookpoint=HOOKPOINTS[0], sae_id=sae_id,
         scores=tuple(sorted(scores.values())),
     )  # fmt: skip
-    job = TuneJob(
+    tried = TrialsJob(
         workspace=workspace.root, model=config.model, model_id=Run.of(workspace, config, "cpu").model_id,
-        config=TuneConfig(n=(3, 2), gamma=(-5.0, -1.5)), domain="style", concept="neon",
-        prompts_ids=(workspace.artifacts("prompts")[0].id,), images_id="", saes={HOOKPOINTS[0]: sae_id},
-        reference=scores, domains=("style", "object"), judges={}, totals={HOOKPOINTS[0]: totals.fn(sums).id},
+        config=config.tune, domain="style", concept="neon", method="saeuron",
+        candidates=({"n": 2, "gamma": -1.5},), reference=tuple(scores),
+        prompts_ids=(workspace.artifacts("prompts")[0].id,), images_id="", hookpoints=HOOKPOINTS[:1],
+        saes={HOOKPOINTS[0]: sae_id}, scores=scores, totals={HOOKPOINTS[0]: totals.fn(sums).id},
+    )  # fmt: skip
+    job = TuneJob(
+        workspace=workspace.root, trials=tried, trials_id=trials.fn(tried).id, domain="style", concept="neon",
+        method="saeuron", domains=("style", "object"), judges={},
     )  # fmt: skip
     return job, tune.fn(job)
 
 
 def measured(workspace: Workspace, config: RunConfig) -> tuple[Direct, dict[str, Any]]:
     run = Direct.of(workspace, config, "cpu")
-    found = evaluate(run, {"neon": removal(workspace, config)})
+    found = evaluate(run, {Wanted("neon", "saeuron"): removal(workspace, config)})
     assert run.failures == []
-    return run, found["neon"].summary["metrics"]
+    return run, found[Wanted("neon", "saeuron")].summary["metrics"]
 
 
 def new(run: Run) -> list[str]:
@@ -140,8 +147,7 @@ def new(run: Run) -> list[str]:
 
 
 def test_another_judge_or_label_judges_stored_images_and_generates_none(made: Workspace, sampled: list[str]) -> None:
-    assert removal(made, configured(made, "none"))[1].summary["n"] == 2
-    assert removal(made, configured(made, "none"))[1].summary["gamma"] == -1.5
+    assert removal(made, configured(made, "none"))[1].summary["settings"] == {"n": 2, "gamma": -1.5}
     run, figures = measured(made, configured(made, "none"))
     assert new(run) == ["evaluation", "images", "images", "pictures"]
     assert figures["UA"]["value"] is None and figures["UA"]["unedited"] is None
@@ -293,6 +299,6 @@ def test_tuning_says_in_one_line_that_it_does_not_search(
     with progress.listening(Ear()):
         # Their statistics are missing, so that nothing is tuned.
         tune_stage(run, ["neon", "cat"], {}, {}, {})
-    assert [line.split(";")[0] for line in heard] == said
+    assert [line.split(",  ")[0].split(", each")[0] for line in heard] == said
     if said:
-        assert heard[0].endswith("every removal takes the mildest, the smallest n and the gamma nearest to 0")
+        assert "each removal takes the mildest of its grid; set domains.NAME.judge" in heard[0]

@@ -14,7 +14,8 @@ from saeuron.pipelines.loading import identity
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.sae.diagnosis import DiagnosisConfig
 from saeuron.scoring import scores
-from storage import Workspace, shards
+from storage import Workspace
+from storage.dense import shards
 from storage.files import read_json
 from storage.identity import artifact_id
 from storage.tables import read_table

@@ -10,9 +10,9 @@ from saeuron.sae.config import SAEConfig
 from saeuron.sae.streams import tensor_of
 from saeuron.sae.training import Trainer, quality
 from storage import Workspace
-from storage.activations import encode
+from storage.dense.activations import encode
+from storage.dense.shards import write_shard
 from storage.errors import DiskFull
-from storage.shards import write_shard
 from tasks import train as step
 from tasks.fit import CHECKPOINT
 from tasks.train import TrainJob, train

@@ -86,9 +86,9 @@ class TestResolve:
 class TestCompare:
     def test_configurations_and_artifacts(self, workspace: Workspace, run: Callable[..., str]) -> None:
         run(1, artifacts={PROMPTS: False, SAE[0]: False})
-        run(2, "train.k=9", "tune.n=[4,8]", artifacts={PROMPTS: True, SAE[1]: False})
+        run(2, "train.k=9", "tune.settings.saeuron.n=[4,8]", artifacts={PROMPTS: True, SAE[1]: False})
         found = diff.compare(workspace, diff.resolve(workspace, "last~1"), diff.resolve(workspace, "last"))
-        assert sorted(found.config) == [("train.k", 8, 9), ("tune.n", [4], [4, 8])]
+        assert sorted(found.config) == [("train.k", 8, 9), ("tune.settings.saeuron.n", None, [4, 8])]
         assert (found.only_a, found.only_b, found.both) == ([SAE[0]], [SAE[1]], 1)
         assert found.notes == [] and found.figures == []
 

@@ -62,9 +62,10 @@ def made(workspace: Workspace, stage: str, config: dict[str, Any], **summary: An
 
 
 def publish(workspace: Workspace, concept: str, **provenance: str) -> Path:
-    path = workspace.removals / f"{concept}.safetensors"
+    path = workspace.removals / f"{concept}.saeuron.safetensors"
     path.parent.mkdir(exist_ok=True)
-    save_file({"factor": np.zeros(3, np.float32)}, path, metadata={"json": json.dumps(provenance)})
+    about = {"concept": concept, "method": "saeuron", "provenance": provenance}
+    save_file({"factor": np.zeros(3, np.float32)}, path, metadata={"json": json.dumps(about)})
     return path
 
 
@@ -78,6 +79,7 @@ def test_what_only_the_other_configuration_needs(both: Workspace) -> None:
         "sae",
         "score",
         "totals",
+        "trials",
         "removal",
         "images",
         "judgements",
@@ -113,8 +115,8 @@ class TestReferred:
         both.delete(removal.id)
         both.folder(removal.id).mkdir()
         publish(both, "cat", removal_id=removal.id)
-        shutil.copy(both.removals / "cat.safetensors", both.folder(removal.id) / "removal.safetensors")
-        places = {"removal.safetensors": "removals/cat.safetensors"}
+        shutil.copy(both.removals / "cat.saeuron.safetensors", both.folder(removal.id) / "removal.safetensors")
+        places = {"removal.safetensors": "removals/cat.saeuron.safetensors"}
         about = {"config": removal.config, "inputs": {}, "summary": removal.summary, "seconds": 0}
         both.commit(removal.id, **about, publishes=places)
         shown = []
@@ -124,9 +126,9 @@ class TestReferred:
         sheet = made(both, "pictures", {"of": "cat"}, concept="cat")
         (both.folder(sheet.id) / "file").rename(both.folder(sheet.id) / "sheet.png")
         about = {"config": sheet.config, "inputs": {}, "summary": sheet.summary, "seconds": 0}
-        both.commit(sheet.id, **about, publishes={"sheet.png": "pictures/cat_sheet.png"})
+        both.commit(sheet.id, **about, publishes={"sheet.png": "pictures/cat.saeuron_sheet.png"})
         both.pictures.mkdir()
-        (both.pictures / "cat_sheet.png").write_bytes(bytes(100))
+        (both.pictures / "cat.saeuron_sheet.png").write_bytes(bytes(100))
         found = artifacts(gc.survey(both))
         assert shown[0] in found and shown[1] not in found and sheet.id not in found
         concepts.remove(both, runs.remembered(both), "cat")
@@ -192,7 +194,7 @@ class TestReferred:
         assert both.folders() == before
         both.delete(name)
         publish(both, "cat", removal_id=name).write_bytes(b"x")
-        with pytest.raises(SaeuronError, match=r"cat\.safetensors is damaged.*saeuron verify --repair"):
+        with pytest.raises(SaeuronError, match=r"cat\.saeuron\.safetensors is damaged.*saeuron verify --repair"):
             gc.collect(both)
 
     def test_a_walk_that_fails_deletes_nothing(self, both: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,21 +216,22 @@ class TestRemovedConcepts:
         for name in ("stripes", "neon"):
             publish(both, name)
             for kind in ("sheet", "scores"):
-                (both.pictures / f"{name}_{kind}.png").write_bytes(b"png")
+                (both.pictures / f"{name}.saeuron_{kind}.png").write_bytes(b"png")
         concepts.remove(both, config, "stripes")
         concepts.remove(both, config, "cat")
         found = gc.survey(both)
         assert sorted(g.path.name for g in found if g.kind == "copy") == [
-            "stripes.safetensors", "stripes_scores.png", "stripes_sheet.png",
+            "stripes.saeuron.safetensors", "stripes.saeuron_scores.png", "stripes.saeuron_sheet.png",
         ]  # fmt: skip
         stages = [i.split("_v")[0] for i in artifacts(found)]
         # Both removals, and all that follows of them. The removal of neon is still to be computed against stripes, and
         # none against cat. The same holds of the totals with them.
-        gone = [*2 * ["evaluation", "images", "judgements", "judgements", "pictures", "removal"], "score", "totals"]
+        each = ["evaluation", "images", "judgements", "judgements", "pictures", "removal", "trials"]
+        gone = [*2 * each, "score", "totals"]
         assert sorted(stages) == sorted(gone)
         assert [both.manifest(i).config["concept"] for i in artifacts(found) if i.startswith("score")] == ["cat"]
         gc.collect(both)
-        assert sorted(p.name for p in both.removals.iterdir()) == ["neon.safetensors"]
+        assert sorted(p.name for p in both.removals.iterdir()) == ["neon.saeuron.safetensors"]
 
     def test_statistics_that_a_removal_was_computed_against_stay(self, both: Workspace) -> None:
         gc.collect(both)
@@ -239,7 +242,7 @@ class TestRemovedConcepts:
         found = artifacts(gc.survey(both))
         stages = sorted(i.split("_v")[0] for i in found)
         gone = ["evaluation", "images", "judgements", "judgements", "pictures", "removal", "score", "totals", "totals"]
-        assert stages == gone and found < before
+        assert stages == [*gone, "trials"] and found < before
 
 
 class TestLeft:

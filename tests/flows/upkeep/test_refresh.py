@@ -22,6 +22,8 @@ CONFIG = load(str(TINY))
 STYLES = ("stripes", "neon", "dots")
 CHECKER = ConceptConfig(name="checker", domain="style")
 GRAIN = ConceptConfig(name="grain", domain="style")
+BY = " by saeuron"
+"""How the labels of what has a method end."""
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +42,13 @@ def whole(template: Path, tmp_path: Path) -> Workspace:
 
 
 def planned(workspace: Workspace, stage: str) -> dict[str, Planned]:
-    return {p.label: p for p in plan(CONFIG, workspace.root) if p.stage == stage}
+    return {p.label.removesuffix(BY): p for p in plan(CONFIG, workspace.root) if p.stage == stage}
 
 
 def todo(workspace: Workspace) -> list[tuple[str, str]]:
     return sorted(
         {
-            (p.stage, p.label)
+            (p.stage, p.label.removesuffix(BY))
             for p in plan(CONFIG, workspace.root)
             if not p.cached and p.stage not in ("images", "judgements")
         }
@@ -76,11 +78,13 @@ class TestRemove:
 
     def test_its_statistics_are_made_where_a_removal_needs_them_to_be_made_again(self, whole: Workspace) -> None:
         score = planned(whole, "score")["neon"].id
-        removal = planned(whole, "removal")["stripes"].id
+        removal, trials = (planned(whole, stage)["stripes"].id for stage in ("removal", "trials"))
         concepts.remove(whole, CONFIG, "neon")
         whole.delete(score)
         assert {stage for stage, _ in todo(whole)} == {"totals"}
         whole.delete(removal)
+        assert {p.id for p in plan(CONFIG, whole.root) if not p.cached and p.stage != "totals"} == {removal}
+        whole.delete(trials)
         again = {p.id for p in plan(CONFIG, whole.root) if not p.cached}
         assert {score, removal} <= again
 
@@ -153,7 +157,8 @@ class TestBack:
         assert {c: p for c, p in after.items() if c != "grain"} == {c: p for c, p in before.items() if c != "grain"}
         made_up(whole.root, CONFIG)
         # What they were computed against is not for gc to take.
-        old = [m.config["reference"]["grain"] for m in whole.artifacts("removal") if m.id == before["mosaic"].id]
+        trials = [m.config["trials_id"] for m in whole.artifacts("removal") if m.id == before["mosaic"].id]
+        old = [whole.manifest(i).config["scores"]["grain"] for i in trials]
         assert old and not {*old} & {found.artifact for found in gc.survey(whole)}
         for name in ("mosaic", "stripes"):
             assert refresh.choose(whole, CONFIG, name, everything=False) == [name]
@@ -218,17 +223,18 @@ class TestRefresh:
 
 class TestPage:
     def state(self, *reference: str, **figures: float | None) -> refresh.State:
-        return refresh.State("removal_v1_" + "0" * 20, reference, 4, -2.0, figures)
+        return refresh.State("removal_v1_" + "0" * 20, "saeuron", reference, {"n": 4, "gamma": -2.0}, figures)
 
     def test_two_rows_a_concept(self) -> None:
-        before = {"stripes": self.state("a", "b", "c", UA=0.5, IRA=1.0, CRA=None), "neon": None}
-        after = {"stripes": self.state("a", "d", "e", "f", "g", UA=0.75, IRA=1.0, CRA=None), "neon": None}
+        stripes, neon = ("stripes", "saeuron"), ("neon", "")
+        before = {stripes: self.state("a", "b", "c", UA=0.5, IRA=1.0, CRA=None), neon: None}
+        after = {stripes: self.state("a", "d", "e", "f", "g", UA=0.75, IRA=1.0, CRA=None), neon: None}
         lines = refresh.page(before, after)[0].splitlines()
         assert lines[2:] == [
-            "stripes  before  3 concepts                       4  -2     50.0  100.0    -",
-            "         after   5 concepts: +d +e +f and 3 more  4  -2     75.0  100.0    -",
-            "neon     before  -                                -  -         -      -    -",
-            "         after   -                                -  -         -      -    -",
+            "stripes  before  3 concepts                       n 4 gamma -2  50.0  100.0    -",
+            "         after   5 concepts: +d +e +f and 3 more  n 4 gamma -2  75.0  100.0    -",
+            "neon     before  -                                -                -      -    -",
+            "         after   -                                -                -      -    -",
         ]
         plain = refresh.as_json(before, after)
         assert plain[0]["after"]["reference"] == ("a", "d", "e", "f", "g") and plain[1]["before"] is None
@@ -298,8 +304,8 @@ def test_as_json_there_is_one_answer(whole: Workspace, monkeypatch: pytest.Monke
     done = run_here("concept", "refresh", "stripes", "-w", whole.root, "--json")
     assert done.code == code and begun == [(["stripes"], False)]
     # None of the bytes that these artifacts are made of is a removal that is in use.
-    assert json.loads(done.out) == [{"concept": "stripes", "before": None, "after": None}]
+    assert json.loads(done.out) == [{"concept": "stripes", "method": None, "before": None, "after": None}]
     assert reference(whole, "stripes") == (*STYLES, "checker")
     text = run_here("concept", "refresh", "cat", "-w", whole.root).out
     assert text.splitlines()[0] == '{"the run": "says this"}'
-    assert text.splitlines()[2].split() == ["concept", "computed", "against", "n", "gamma", "UA", "IRA", "CRA"]
+    assert text.splitlines()[2].split() == ["concept", "computed", "against", "settings", "UA", "IRA", "CRA"]

@@ -15,7 +15,8 @@ from flows.config import load
 from flows.upkeep import verify
 from saeuron.config import ConceptConfig
 from saeuron.errors import ConfigError
-from storage import Workspace, shards
+from storage import Workspace
+from storage.dense import shards
 from storage.files import write_atomic
 from storage.identity import artifact_id
 from storage.manifests import Manifest
@@ -42,9 +43,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {"flip": flip, "truncate": truncate
 
 def removal(path: Path, removal_id: str, gamma: float) -> None:
     path.parent.mkdir(parents=True)
-    save_file(
-        {"factor": np.full(40, gamma, np.float32)}, path, metadata={"json": json.dumps({"removal_id": removal_id})}
-    )
+    about = {"concept": "neon", "method": "saeuron", "provenance": {"removal_id": removal_id}}
+    save_file({"factor": np.full(40, gamma, np.float32)}, path, metadata={"json": json.dumps(about)})
 
 
 def commit(workspace: Workspace, stage: str, write: Callable[[Path, str], None], **summary: Any) -> Manifest:
@@ -97,11 +97,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "removal",
                 lambda folder, name, gamma=gamma: removal(folder / "removal.safetensors", name, gamma),
                 concept="neon",
+                method="saeuron",
                 gamma=gamma,
             )
         commit(workspace, "images", tars, removals=[made.id], images=2)
-        commit(workspace, "evaluation", files(metrics_parquet=bytes(200)), concept="cat")
-        commit(workspace, "pictures", files(sheet_png=bytes(90), scores_png=bytes(80)), concept="cat")
+        commit(workspace, "evaluation", files(metrics_parquet=bytes(200)), concept="cat", method="saeuron")
+        commit(workspace, "pictures", files(sheet_png=bytes(90), scores_png=bytes(80)), concept="cat", method="saeuron")
         used = {m.id: False for m in workspace.artifacts() if m.stage != "pictures"}
         runs.finish(workspace, run_id, "completed", {"made": 7}, artifacts=used)
     concepts.add(workspace, config, ConceptConfig(name="grain", domain="style"))
@@ -129,8 +130,8 @@ PLACES = {
     "images": "artifacts/images/*/00000.tar",
     "metrics": "artifacts/evaluation/*/metrics.parquet",
     "picture": "artifacts/pictures/*/sheet.png",
-    "removal": "removals/neon.safetensors",
-    "contact sheet": "pictures/cat_sheet.png",
+    "removal": "removals/neon.saeuron.safetensors",
+    "contact sheet": "pictures/cat.saeuron_sheet.png",
     "run": "runs/*.json",
     "run's configuration": "runs/configs/*.json",
     "configuration": "run.json",
@@ -198,7 +199,7 @@ def test_a_flipped_byte_in_json_is_found_wherever_it_is(whole: Workspace, place:
 
 
 def test_a_flipped_byte_in_a_published_removal_is_found_wherever_it_is(whole: Workspace) -> None:
-    path = whole.removals / "neon.safetensors"
+    path = whole.removals / "neon.saeuron.safetensors"
     data = path.read_bytes()
     for at in range(0, len(data), 9):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
@@ -255,7 +256,7 @@ def test_what_no_run_makes(whole: Workspace) -> None:
 
 class TestCopies:
     def test_of_an_artifact_that_is_to_be_made_again_it_stays(self, whole: Workspace) -> None:
-        place = whole.removals / "neon.safetensors"
+        place = whole.removals / "neon.saeuron.safetensors"
         first = next(m for m in whole.artifacts("removal") if m.summary["gamma"] == GAMMAS[0])
         flip(whole.folder(first.id) / "removal.safetensors")
         data = place.read_bytes()
@@ -266,15 +267,15 @@ class TestCopies:
     def test_where_nothing_is_left_to_copy_from_it_is_moved_away(self, whole: Workspace) -> None:
         for m in whole.artifacts("removal"):
             flip(whole.folder(m.id) / "removal.safetensors")
-        flip(whole.removals / "neon.safetensors")
+        flip(whole.removals / "neon.saeuron.safetensors")
         found, _ = verify.repair(whole, lambda: verify.find(whole, deep=True))
         assert [d.todo for d in found if d.kind == "copy"] == ["saeuron evaluate neon"]
-        assert not (whole.removals / "neon.safetensors").exists() and verify.find(whole, deep=True) == []
+        assert not (whole.removals / "neon.saeuron.safetensors").exists() and verify.find(whole, deep=True) == []
 
     def test_without_its_manifest_it_is_held_against_the_file(self, whole: Workspace) -> None:
         first = next(m for m in whole.artifacts("removal") if m.summary["gamma"] == GAMMAS[0])
         (whole.folder(first.id) / "manifest.json").unlink()
-        place = whole.removals / "neon.safetensors"
+        place = whole.removals / "neon.saeuron.safetensors"
         assert place not in [d.path for d in verify.find(whole, deep=True)]
         flip(place)
         assert place in [d.path for d in verify.find(whole, deep=True)]
@@ -287,7 +288,7 @@ class TestCopies:
         assert [d.kind for d in verify.find(whole)] == ["unreadable"]
 
     def test_one_that_a_cut_short_run_has_not_put_in_place_is_no_damage(self, whole: Workspace) -> None:
-        [path] = whole.pictures.glob("cat_sheet.png")
+        [path] = whole.pictures.glob("cat.saeuron_sheet.png")
         path.unlink()
         # Of the run that ended nothing tells of these pictures; as long as no other run was cut short they are missed.
         assert [d.path for d in verify.find(whole)] == [path]
@@ -301,7 +302,7 @@ class TestCopies:
         assert [d.path for d in verify.find(whole)] == [path]
 
     def test_of_a_concept_that_was_removed_none_is_missed(self, whole: Workspace) -> None:
-        (whole.removals / "neon.safetensors").unlink()
+        (whole.removals / "neon.saeuron.safetensors").unlink()
         assert len(verify.find(whole)) == 1
         concepts.remove(whole, runs.remembered(whole), "neon")
         assert verify.find(whole) == []

@@ -2,7 +2,9 @@
 
 import torch
 
-from saeuron.methods.saeuron import Edit, Removal, build_edit
+from saeuron.methods.latents import LatentEdit
+from saeuron.methods.removal import Removal
+from saeuron.methods.saeuron import build_edit
 from saeuron.profiles import Profile
 from saeuron.sae.autoencoder import SAE, SAEInfo
 
@@ -42,10 +44,12 @@ def rows(count=50, seed=9):
 def example(variant="batch_topk"):
     first = build_edit(random_sae(variant), random_profile(), 5, -2.0, sae_id="s1")
     second = build_edit(random_sae(variant, hookpoint="unet.mid_block.attentions.0"), random_profile(1), 3, -1.0)
-    return Removal("neon", "style", (first, second), {"n": 5, "gamma": -2.0, "reference": ["neon", "sepia"]})
+    return Removal(
+        "neon", "style", "saeuron", {"n": 5, "gamma": -2.0}, (first, second), {"reference": ["neon", "sepia"]}
+    )
 
 
-def assert_same_edit(one: Edit, two: Edit):
+def assert_same_edit(one: LatentEdit, two: LatentEdit):
     for name, value in vars(one).items():
         other = getattr(two, name)
         same = (

@@ -6,6 +6,7 @@ import torch
 
 from saeuron.errors import WidthMismatch
 from saeuron.hooks import Step, from_rows, to_rows
+from saeuron.methods.removal import nearest_step
 from saeuron.methods.saeuron import build_edit
 from saeuron.scoring import select
 from tests.saeuron.methods.removals import PATH, TIMESTEPS, VARIANTS, D, N, T, random_profile, random_sae, rows
@@ -99,7 +100,7 @@ def test_an_output_keeps_its_dtype_and_shape():
 def test_a_step_takes_the_nearest_scored_timestep_and_the_noisier_of_two(timestep, row):
     # 4 scored steps, the timesteps of 7 and more; 874 and 624 lie midway.
     edit = build_edit(random_sae(), random_profile(), 8, -2.0)
-    assert edit.step_of(timestep) == row
+    assert nearest_step(edit.timesteps, timestep) == row
     assert torch.equal(edit.delta(rows(), timestep), edit.delta(rows(), TIMESTEPS[row]))
 
 

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from saeuron.hooks import Step
-from saeuron.methods.saeuron import Edit, Removal, build_edit, combine, removed
+from saeuron.methods.latents import LatentEdit, combine
+from saeuron.methods.removal import Removal, nearest_step, removed
+from saeuron.methods.saeuron import build_edit
 from saeuron.pipelines import FAMILIES
 from saeuron.pipelines.stable_diffusion import StableDiffusion
 from saeuron.profiles import Profile
@@ -63,7 +65,7 @@ def test_edits_scored_at_different_steps_are_combined_at_every_timestep():
     for timestep in (999, 900, 874, 749, 748, 600, 499, 300, 249, 100, 0):
         factor, floor = torch.ones(N), torch.full((N,), torch.inf)
         for edit in (one, two):
-            row = edit.step_of(timestep)
+            row = nearest_step(edit.timesteps, timestep)
             for i, latent in enumerate(edit.latents.tolist()):
                 mine, low = edit.factor[row, i], edit.floor[row, i]
                 if torch.isfinite(low) and (torch.isinf(floor[latent]) or abs(mine) > abs(factor[latent])):
@@ -121,7 +123,7 @@ def test_edits_of_different_saes_add_up_in_any_order():
     edits = [build_edit(random_sae(seed=s, hookpoint="unet.block"), random_profile(s), 9, -3.0) for s in (0, 1)]
     expected = x + edits[0].delta(x, 999) + edits[1].delta(x, 999)
     for order in (edits, edits[::-1]):
-        with removed(pipe, [Removal("c", "d", (edit,)) for edit in order]):
+        with removed(pipe, [Removal("c", "d", "saeuron", {}, (edit,)) for edit in order]):
             torch.testing.assert_close(pipe.unet(x, 999), expected)
     in_turn = edits[1](Step(999), edits[0](Step(999), x))
     assert (in_turn - expected).abs().max() > 0.1
@@ -136,6 +138,6 @@ def test_edits_move_to_the_denoisers_device_in_a_pipeline_with_a_transformer(mon
     pipe = SimpleNamespace(family="TransformerPipeline", transformer=Net().to("meta"))
     edit = build_edit(random_sae(hookpoint="transformer.block"), random_profile(), 9, -3.0)
     moved = []
-    monkeypatch.setattr(Edit, "to", lambda self, device: moved.append(torch.device(device)) or self)
-    with removed(pipe, [Removal("c", "d", (edit,))]):
+    monkeypatch.setattr(LatentEdit, "to", lambda self, device: moved.append(torch.device(device)) or self)
+    with removed(pipe, [Removal("c", "d", "saeuron", {}, (edit,))]):
         assert moved == [torch.device("meta")]

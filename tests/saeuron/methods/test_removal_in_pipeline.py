@@ -8,7 +8,8 @@ from saeuron.config import ModelConfig
 from saeuron.errors import UnknownName, WidthMismatch
 from saeuron.generation import generate, requests
 from saeuron.hooks import attached
-from saeuron.methods.saeuron import Removal, build_edit, removed
+from saeuron.methods.removal import Removal, removed
+from saeuron.methods.saeuron import build_edit
 from saeuron.profiles import DomainTotals, profile
 from saeuron.prompts import Prompt
 from saeuron.scoring import Accumulator
@@ -42,16 +43,16 @@ def test_a_removal_changes_images_at_any_number_of_steps_and_leaves_the_pipeline
     tiny_pipe, scored, steps, guidance, half
 ):
     plain = images(tiny_pipe, steps, guidance)
-    removal = Removal("neon", "style", (build_edit(*scored, 8, -5.0, half=half),))
-    with removal.attached(tiny_pipe) as entered:
+    removal = Removal("neon", "style", "saeuron", {}, (build_edit(*scored, 8, -5.0, half=half),))
+    with removal.attached(tiny_pipe) as call:
         edited = images(tiny_pipe, steps, guidance)
-    assert entered is removal
+    assert call == {}
     assert np.abs(edited.astype(int) - plain).max() > 1
     np.testing.assert_array_equal(images(tiny_pipe, steps, guidance), plain)
 
 
 def test_the_unconditional_half_matters_under_guidance_alone(tiny_pipe, scored):
-    removal = Removal("neon", "style", (build_edit(*scored, 8, -5.0, half="unconditional"),))
+    removal = Removal("neon", "style", "saeuron", {}, (build_edit(*scored, 8, -5.0, half="unconditional"),))
     for guidance, changes in ((2.0, True), (1.0, False)):
         plain = images(tiny_pipe, 3, guidance)
         with removal.attached(tiny_pipe):
@@ -63,12 +64,12 @@ def test_a_removal_with_nothing_to_ablate_gives_the_same_images_bit_for_bit(tiny
     plain = images(tiny_pipe, 5)
     floors, factors = torch.full_like(edit.floor, torch.inf), torch.ones_like(edit.factor)
     for nothing in (replace(edit, floor=floors), replace(edit, factor=factors)):
-        with Removal("neon", "style", (nothing,)).attached(tiny_pipe):
+        with Removal("neon", "style", "saeuron", {}, (nothing,)).attached(tiny_pipe):
             np.testing.assert_array_equal(images(tiny_pipe, 5), plain)
 
 
 def test_a_loaded_removal_gives_the_same_images(tiny_pipe, scored, tmp_path):
-    removal = Removal("neon", "style", (build_edit(*scored, 8, -5.0),))
+    removal = Removal("neon", "style", "saeuron", {}, (build_edit(*scored, 8, -5.0),))
     removal.save(tmp_path / "r")
     with removal.attached(tiny_pipe):
         one = images(tiny_pipe)
@@ -78,25 +79,25 @@ def test_a_loaded_removal_gives_the_same_images(tiny_pipe, scored, tmp_path):
 
 def test_several_removals_at_once(tiny_pipe, scored):
     sae, prof = scored
-    one = Removal("neon", "style", (build_edit(sae, prof, 4, -5.0, sae_id="s"),))
-    two = Removal("dots", "style", (build_edit(sae, prof, 8, -5.0, sae_id="s"),))
-    with removed(tiny_pipe, [one, two]) as overlap:
+    one = Removal("neon", "style", "saeuron", {}, (build_edit(sae, prof, 4, -5.0, sae_id="s"),))
+    two = Removal("dots", "style", "saeuron", {}, (build_edit(sae, prof, 8, -5.0, sae_id="s"),))
+    with removed(tiny_pipe, [one, two]) as attached_:
         together = images(tiny_pipe)
-    assert overlap == {"s": 4 * T}
+    assert attached_.overlap == {"s": 4 * T}
     with two.attached(tiny_pipe):
         # The same profile and gamma: the smaller set is part of the larger one.
         np.testing.assert_array_equal(images(tiny_pipe), together)
-    with removed(tiny_pipe, []) as overlap:
+    with removed(tiny_pipe, []) as attached_:
         nothing = images(tiny_pipe)
-    assert overlap == {}
+    assert attached_.overlap == {}
     np.testing.assert_array_equal(nothing, images(tiny_pipe))
 
 
 def test_a_removal_where_it_does_not_fit(tiny_pipe, scored):
     edit = build_edit(*scored, 8, -5.0)
-    coarse = Removal("neon", "style", (replace(edit, hookpoint="unet.up_blocks.0.attentions.0"),))
+    coarse = Removal("neon", "style", "saeuron", {}, (replace(edit, hookpoint="unet.up_blocks.0.attentions.0"),))
     with coarse.attached(tiny_pipe), pytest.raises(WidthMismatch, match="width 16, the hookpoint gives 32"):
         images(tiny_pipe)
-    nowhere = Removal("neon", "style", (replace(edit, hookpoint="unet.up_blocks.7.attentions.0"),))
+    nowhere = Removal("neon", "style", "saeuron", {}, (replace(edit, hookpoint="unet.up_blocks.7.attentions.0"),))
     with pytest.raises(UnknownName, match="unknown hookpoint"), nowhere.attached(tiny_pipe):
         pass

@@ -12,7 +12,8 @@ from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.errors import UnknownName
 from saeuron.generation import generate, latent_shape, requests
 from saeuron.hooks import attached, hookpoints, to_rows
-from saeuron.methods.saeuron import Removal, build_edit, removed
+from saeuron.methods.removal import Removal, removed
+from saeuron.methods.saeuron import build_edit
 from saeuron.noise import initial_noise
 from saeuron.pipelines import family_of
 from saeuron.pipelines.loading import check_hookpoints, load_pipeline
@@ -172,7 +173,7 @@ def test_an_edit_that_ablates_nothing_changes_no_bit_and_another_does(pipe, mode
     nothing = profile._replace(threshold=torch.full_like(profile.threshold, torch.inf))
     for half in ("both", "conditional"):
         for about, same in ((nothing, True), (profile, False)):
-            removal = Removal("neon", "style", (build_edit(sae, about, 9, -9.0, half=half),))
+            removal = Removal("neon", "style", "saeuron", {}, (build_edit(sae, about, 9, -9.0, half=half),))
             with removed(pipe, [removal]):
                 assert (images(pipe, model) == plain).all() == same
     np.testing.assert_array_equal(images(pipe, model), plain)
@@ -182,7 +183,7 @@ def test_an_edit_changes_the_rows_that_it_says(pipe, model):
     _, calls = by_hand(pipe, model)
     edit = build_edit(random_sae(width=32, n=40, hookpoint=PATH), random_profile(), 9, -9.0, half="conditional")
     module, after = pipe.unet.mid_block.attentions[0], []
-    with removed(pipe, [Removal("neon", "style", (edit,))]):
+    with removed(pipe, [Removal("neon", "style", "saeuron", {}, (edit,))]):
         handle = module.register_forward_hook(lambda module, args, output: after.append(output[0].clone()))
         images(pipe, model)
         handle.remove()

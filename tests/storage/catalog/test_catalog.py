@@ -206,7 +206,7 @@ def test_tables(workspace: Workspace) -> None:
         assert connection.execute("SELECT * FROM prompts").fetchall() == [
             (made, "a", "a cat", "train", {"style": "ink"})
         ]
-        assert connection.execute("SELECT evaluation_id, metric, value, n FROM metrics").fetchall() == [
+        assert connection.execute("SELECT evaluation_id, metric, value, seeds FROM metrics").fetchall() == [
             (evaluation, "UA", 0.9, None)
         ]
         found = connection.execute("SELECT image_set_id, key, asked['style'], removals FROM images").fetchall()
@@ -218,26 +218,34 @@ def test_tables(workspace: Workspace) -> None:
 
 def test_a_removal_is_outdated_when_concepts_change(workspace: Workspace, score: Score, add: Add) -> None:
     ids = [score(concept, {"sae_a": random_sums(1)}).id for concept in ("ink", "oil")]
-    about: dict[str, Any] = {"domain": "style", "concept": "ink", "reference_set": "r", "n": 2, "gamma": -1.0}
-    about |= {"features": 7, "ua": 0.9, "ira": None, "cra": 1.0, "reference_ids": ids}
+    about: dict[str, Any] = {"domain": "style", "concept": "ink", "method": "saeuron", "reference_set": "r"}
+    about |= {
+        "settings": {"n": 2, "gamma": -1.0},
+        "latents": 7,
+        "ua": 0.9,
+        "ira": None,
+        "cra": 1.0,
+        "reference_ids": ids,
+    }
     plain = add("removal", about | {"hookpoints": ["unet.mid_block"]})
-    named = add("removal", about | {"hookpoints": [{"hookpoint": "unet.mid_block", "sae_id": "sae_a"}]})
+    without = add("removal", about | {"method": "negative_prompt", "hookpoints": [], "reference_ids": []})
     elsewhere = add("removal", about | {"hookpoints": ["x"], "reference_ids": ["score_v1_" + "0" * 20]})
 
     def outdated() -> dict[str, bool]:
         with connect(workspace) as connection:
             return dict(connection.execute("SELECT removal_id, outdated FROM removals").fetchall())
 
-    assert outdated() == {plain: False, named: False, elsewhere: True}
+    assert outdated() == {plain: False, without: False, elsewhere: True}
     score("cat", {"sae_a": random_sums(1)}, domain="object")
     score("oil", {"sae_a": random_sums(1)}, protocol="q")
     score("wax", {"sae_b": random_sums(1)})
-    assert outdated() == {plain: False, named: False, elsewhere: True}
+    assert outdated() == {plain: False, without: False, elsewhere: True}
     score("wood", {"sae_a": random_sums(1)})
-    assert outdated() == {plain: True, named: True, elsewhere: True}
+    assert outdated() == {plain: True, without: False, elsewhere: True}
     with connect(workspace) as connection:
-        row = connection.execute("SELECT * EXCLUDE removal_id FROM removals WHERE removal_id = ?", [named]).fetchall()
-    assert row == [("style", "ink", "r", ["unet.mid_block"], 2, -1.0, 7, 0.9, None, 1.0, True)]
+        row = connection.execute("SELECT * EXCLUDE removal_id FROM removals WHERE removal_id = ?", [plain]).fetchall()
+    told = {"n": "2", "gamma": "-1.0"}
+    assert row == [("style", "ink", "saeuron", told, None, "r", ["unet.mid_block"], 7, 0.9, None, 1.0, True)]
 
 
 def test_runs(workspace: Workspace) -> None:

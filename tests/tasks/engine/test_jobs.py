@@ -28,12 +28,18 @@ from tasks.report import ReportJob
 from tasks.sae_report import DiagnosisJob, StabilityJob
 from tasks.score import ScoreJob
 from tasks.train import TrainJob
+from tasks.trials import TrialsJob
 from tasks.tune import TuneJob
 
 HERE = Path("/here")
 MODEL = {"model": ModelConfig(), "model_id": "m1"}
 JUDGE = DomainJudge(spec="clip:/here", id="j1", labels=("dots", "neon"))
 STYLE = DomainConfig(concepts=("neon", "dots"), hookpoints=("unet.a",))
+TRIALS = TrialsJob(
+    workspace=HERE, **MODEL, config=TuneConfig(), domain="style", concept="neon", method="saeuron",
+    candidates=({"n": 4, "gamma": -1.0},), reference=("neon", "dots"), prompts_ids=("p1",), images_id="i1",
+    hookpoints=("unet.a",), saes={"unet.a": "s1"}, scores={"neon": "n1", "dots": "d1"},
+)  # fmt: skip
 JOBS: dict[str, Job] = {
     "prompts": PromptsJob(
         workspace=HERE, config=PromptsConfig(templates={"train": ("A {style}.",)}), domains={"style": STYLE},
@@ -48,23 +54,22 @@ JOBS: dict[str, Job] = {
         workspace=HERE, **MODEL, config=ScoreConfig(), domain="style", concept="neon", score_on="crossed",
         prompts_id="p1", images_id="i1", saes={"unet.a": "s1"},
     ),
+    "trials": TRIALS,
     "removal": TuneJob(
-        workspace=HERE, **MODEL, config=TuneConfig(), domain="style", concept="neon", prompts_ids=("p1",),
-        images_id="i1",
-        saes={"unet.a": "s1"}, reference={"neon": "n1", "dots": "d1"}, domains=("style",),
-        judges={"style": JUDGE},
+        workspace=HERE, trials=TRIALS, trials_id=TRIALS.id, domain="style", concept="neon", method="saeuron",
+        domains=("style",), judges={"style": JUDGE},
     ),
     "images": ImagesJob(
         workspace=HERE, **MODEL, config=EvaluateConfig(), prompts_id="p1",
     ),
     "judgements": JudgeJob(workspace=HERE, image_set_id="e1", domain="style", judge=JUDGE),
     "evaluation": EvaluateJob(
-        workspace=HERE, domain="style", concept="neon", domains=("style",), removal_id="r1", edited=("e1",),
-        unedited=("u1",), judgements={"e1": ("y1",), "u1": ("y2",)}, seeds=1, n=4, gamma=-1.0,
+        workspace=HERE, domain="style", concept="neon", method="saeuron", domains=("style",), removal_id="r1",
+        edited=("e1",), unedited=("u1",), judgements={"e1": ("y1",), "u1": ("y2",)}, seeds=1,
     ),
     "pictures": ReportJob(
-        workspace=HERE, domain="style", concept="neon", prompts_ids=("p1",), edited=("e1",), unedited=("u1",),
-        reference={"neon": "n1"}, hookpoints=("unet.a",),
+        workspace=HERE, domain="style", concept="neon", method="saeuron", prompts_ids=("p1",), edited=("e1",),
+        unedited=("u1",), scores={"neon": "n1"}, hookpoints=("unet.a",),
     ),
 }  # fmt: skip
 
@@ -119,9 +124,16 @@ def test_ids_are_all_different() -> None:
         ("score", {"saes": {"unet.a": "s2"}}),
         ("score", {"images_id": "i2"}),
         ("score", {"config": ScoreConfig(every=2)}),
-        ("removal", {"images_id": "i2"}),
-        ("removal", {"config": TuneConfig(n=(4,))}),
-        ("removal", {"reference": {"neon": "n1"}}),
+        ("trials", {"images_id": "i2"}),
+        ("trials", {"learning_id": "l1"}),
+        ("trials", {"method": "steering"}),
+        ("trials", {"candidates": ({"n": 8, "gamma": -1.0},)}),
+        ("trials", {"config": TuneConfig(half="conditional")}),
+        ("trials", {"reference": ("neon",)}),
+        ("trials", {"scores": {"neon": "n1"}}),
+        ("trials", {"saes": {"unet.a": "s2"}}),
+        ("removal", {"trials_id": "t2"}),
+        ("removal", {"method": "steering"}),
         ("removal", {"judges": {}}),
         ("removal", {"judges": {"style": JUDGE.model_copy(update={"id": "j2"})}}),
         ("removal", {"judges": {"style": JUDGE.model_copy(update={"labels": ("neon",)})}}),
@@ -131,7 +143,7 @@ def test_ids_are_all_different() -> None:
         ("judgements", {"domain": "object"}),
         ("evaluation", {"judgements": {"e1": ("y1",), "u1": ("y3",)}}),
         ("images", {"config": EvaluateConfig(seeds=1)}),
-        ("images", {"removal_ids": ("r1",)}),
+        ("images", {"contents": ("c1",)}),
         ("images", {"sampled_for": ("style", "neon")}),
         ("evaluation", {"removal_id": "r2"}),
         ("pictures", {"edited": ("e2",)}),
@@ -146,17 +158,19 @@ def test_id_changes_with_what_it_depends_on(stage: str, fields: dict[str, object
     [
         ("prompts", {"domains": {"style": STYLE.model_copy(update={"judge": "none", "hookpoints": ("unet.b",)})}}),
         ("sae", {"config": SAEConfig(checkpoint_every=7)}),
-        ("removal", {"config": TuneConfig(concepts=("neon",))}),
+        ("trials", {"config": TuneConfig(concepts=("neon",))}),
+        ("trials", {"config": TuneConfig(settings={"saeuron": {"n": (4,)}})}),
         ("capture", {"prompts_id": "p2"}),
         ("capture", {"beside": ("unet.b",)}),
         ("score", {"prompts_id": "p2"}),
         ("score", {"bases": ("s9",)}),
-        ("removal", {"prompts_ids": ("p2",)}),
-        ("removal", {"reference": {"dots": "d1", "neon": "n1"}}),
+        ("trials", {"prompts_ids": ("p2",)}),
+        ("trials", {"scores": {"dots": "d1", "neon": "n1"}}),
         ("score", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
         ("capture", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
-        ("removal", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
+        ("trials", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
         ("images", {"model": ModelConfig(spec="/a/copy/of/canvas")}),
+        ("images", {"removal_ids": ("r1",)}),
         ("judgements", {"judge": JUDGE.model_copy(update={"spec": "clip:/elsewhere", "templates": ("{label}",)})}),
         ("removal", {"judges": {"style": JUDGE.model_copy(update={"spec": "clip:/elsewhere"})}}),
     ],

@@ -22,6 +22,10 @@ class FiguresJob(Job):
     version: ClassVar[int] = 1
 
     concept: str
+    method: str = "steering"
+
+    def show(self, made: Made) -> None:
+        page.show_figures(self, made)
 
 
 @step("figures")
@@ -95,7 +99,7 @@ def test_an_evaluation_is_a_table(job: FiguresJob, in_flow: Any) -> None:
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
     made = in_flow(figures, job)
-    key = f"figures-n-on-{job.concept.split()[1]}"
+    key = f"figures-n-on-{job.concept.split()[1]}-steering"
     with get_client(sync_client=True) as client:
         (table,) = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
     assert json.loads(table.data) == [{"metric": "UA", "value": "50.0", "unedited": "-", "low": "25.0", "high": "75.0"}]
@@ -118,7 +122,8 @@ def test_a_report_and_the_pictures_of_a_removal_are_linked(workspace: Workspace,
         "sae_id": f"sae_{name}",
         "domain": "style",
     }
-    job = SimpleNamespace(**about, concept=name)
+    place = f"pictures/{name}.steering_scores.png"
+    job = SimpleNamespace(**about, concept=name, method="steering", places={"scores.png": place})
 
     def work() -> None:
         page.show_pictures(job, Made(id="any"))
@@ -126,9 +131,9 @@ def test_a_report_and_the_pictures_of_a_removal_are_linked(workspace: Workspace,
 
     in_flow(work)
     expected = {
-        f"scores-{name}": (workspace.pictures / f"{name}_scores.png").as_uri(),
+        f"scores-{name}-steering": (workspace.root / place).as_uri(),
         f"report-sae-{name}": (workspace.reports / f"sae_{name}.html").as_uri(),
-        f"sheet-{name}": "data:image/jpeg;base64,",
+        f"sheet-{name}-steering": "data:image/jpeg;base64,",
     }
     with get_client(sync_client=True) as client:
         keys = ArtifactFilter(key=ArtifactFilterKey(any_=list(expected)))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import webdataset
 
-from storage.activations import encode
+from storage.dense.activations import encode
+from storage.dense.shards import read_manifest, read_member, sidecar, verify, write_shard
 from storage.errors import ArtifactDamaged, ArtifactMissing
-from storage.shards import read_manifest, read_member, sidecar, verify, write_shard
 
 SAMPLES = [(f"k{i}", {"npy": encode(np.full((2, 3, 4), i, np.float16)), "txt": f"text {i}".encode()}) for i in range(5)]
 

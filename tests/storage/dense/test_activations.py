@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage import activations
-from storage.activations import ActivationRows, decode, encode
+from storage.dense import activations
+from storage.dense.activations import ActivationRows, decode, encode
+from storage.dense.shards import read_manifest, write_shard
 from storage.errors import ArtifactDamaged
-from storage.shards import read_manifest, write_shard
 
 WIDTH = 3
 

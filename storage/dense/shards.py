@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from storage.direct import sha256
+from storage.dense.direct import sha256
 from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.files import atomic_path, read_json, write_json
 from storage.identity import digest

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.direct import ALIGNMENT, aligned, huge_memory, larger_than_cache, read_at
+from storage.dense.direct import ALIGNMENT, aligned, huge_memory, larger_than_cache, read_at
+from storage.dense.shards import Member, check, read_manifest, read_member
 from storage.errors import ArtifactDamaged
-from storage.shards import Member, check, read_manifest, read_member
 
 Rows = NDArray[Any]
 POOL_ROWS = 131072

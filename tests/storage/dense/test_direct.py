@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage import direct
-from storage.direct import ALIGNMENT, aligned, huge_memory, larger_than_cache, read_at
+from storage.dense import direct
+from storage.dense.direct import ALIGNMENT, aligned, huge_memory, larger_than_cache, read_at
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 10 * ALIGNMENT + 7, np.uint8)
 

@@ -1,0 +1,96 @@
+"""What a method is: how it makes a removal from evidence and settings."""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from saeuron.config import Half, ModelConfig, RunConfig
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.generation import Request
+from saeuron.methods.removal import Part, Removal
+from saeuron.profiles import Profile
+from saeuron.sae.autoencoder import SAE
+
+Need = Literal["latents", "activations"]
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a method may make a removal from. `Method.needs` says which of the optional fields are filled."""
+
+    concept: str
+    domain: str
+    hookpoints: tuple[str, ...] = ()
+    """Where the domain is edited."""
+    half: Half = "both"
+    """Which half of the guidance batch is edited."""
+    saes: Mapping[str, SAE] = field(default_factory=dict)
+    """{hookpoint: SAE}. With `latents`."""
+    sae_ids: Mapping[str, str] = field(default_factory=dict)
+    """{hookpoint: id of its SAE}. With `latents`."""
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    """{hookpoint: statistics of the concept against its domain}. With `latents`."""
+    pipe: Any = None
+    """The pipeline. With `activations`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """How it is sampled."""
+    target: Sequence[Request] = ()
+    """Training images asked to show the concept. With `activations`."""
+    others: Sequence[Request] = ()
+    """Training images asked to show other concepts of the domain. With `activations`."""
+    seed: int = 0
+    """Seed of their noise."""
+
+
+class Method(ABC):
+    """A way to make removals."""
+
+    name: ClassVar[str]
+    """How a configuration calls it."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images."""
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """{setting: values that tuning tries where the configuration names none}. Where no judge can choose, the mildest
+    combination is taken."""
+
+    def check(self, config: RunConfig) -> None:  # noqa: B027 - most methods have nothing to check
+        """Raise ConfigError if a run of this configuration cannot use the method."""
+
+    def candidates(self, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+        """Every combination of settings in a grid, mild before strong; what the grid lacks has the method's own values.
+
+        Raises:
+            UnknownName: the method has no such setting.
+            ConfigError: a setting has no value, or one that cannot be used.
+        """
+        for name, values in grid.items():
+            if name not in self.grid:
+                raise UnknownName(f"setting of the method {self.name!r}", name, self.grid)
+            if not values:
+                raise ConfigError(f"setting {name!r} of the method {self.name!r} has no values; give at least one.")
+        values_of = {name: self.ordered(name, grid.get(name, self.grid[name])) for name in self.grid}
+        return [dict(zip(values_of, chosen, strict=True)) for chosen in itertools.product(*values_of.values())]
+
+    def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """The values of a setting, checked, mild before strong; as they are given where that is not known."""
+        del name
+        return list(values)
+
+    def learn(self, evidence: Evidence) -> Any:
+        """What all candidates share, computed once."""
+        del evidence
+        return None
+
+    @abstractmethod
+    def parts(self, evidence: Evidence, learned: Any, settings: Settings) -> tuple[Part, ...]:
+        """What the removal with these settings consists of; `learned` is what `learn` returned."""
+
+    def removal(
+        self, evidence: Evidence, learned: Any, settings: Settings, provenance: Mapping[str, Any] | None = None
+    ) -> Removal:
+        """The removal of the evidence's concept with these settings."""
+        parts = self.parts(evidence, learned, settings)
+        return Removal(evidence.concept, evidence.domain, self.name, dict(settings), parts, dict(provenance or {}))

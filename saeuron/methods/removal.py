@@ -1,0 +1,284 @@
+"""A removal: what takes one concept out of a model while images are generated, and the file it lives in.
+
+A removal is made of parts. An `Edit` changes the output of one module; a `Call` adds arguments to the pipeline's call.
+Methods differ in how they make parts; attaching, combining, scaling and saving are the same for all of them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from saeuron.checkpoint import load_tensors, save_tensors
+from saeuron.config import Half
+from saeuron.errors import BadWeights, ConfigError
+from saeuron.hooks import Step, attached, device_of, from_rows, to_rows
+
+FORMAT = 3
+"""Version of the file format. Files of other versions are refused."""
+KINDS: dict[str, type["Part"]] = {}
+"""Every class of parts by its `kind`, as it stands in files."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part(ABC):
+    """One piece of a removal: a frozen dataclass of tensors and JSON values, saved field by field."""
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" in cls.__dict__:
+            KINDS[cls.kind] = cls
+
+    @abstractmethod
+    def scaled(self, strength: float) -> Self:
+        """The same part at a strength from 0 (changes nothing) to 1 (itself).
+
+        Raises:
+            ConfigError: this kind of part cannot be scaled.
+        """
+
+    def to(self, device: torch.device | str) -> Self:
+        """A copy with its tensors on `device`."""
+        return replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def record(self) -> dict[str, Any]:
+        """The other fields, as JSON, and the kind."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.tensors()}
+        return {"kind": self.kind, **plain}
+
+    @classmethod
+    def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
+        """Parts of this class from several removals, those that can be made one made one.
+
+        Returns:
+            (parts, {where: number of pairs (step, latent) that several of them edit}).
+        """
+        return list(parts), {}
+
+
+@dataclass(frozen=True, eq=False)
+class Edit(Part):
+    """A change of one module's output, computed row by row."""
+
+    hookpoint: str
+    half: Half
+
+    @abstractmethod
+    def delta(self, rows: Tensor, timestep: int) -> Tensor:
+        """x' - x, float32 [B, positions, D] of rows [B, positions, D]; exactly zero where nothing is edited."""
+
+    def change(self, step: Step, output: Tensor) -> Tensor | None:
+        """What the edit adds to a module's output, float32 in its shape; None where its half is not in the batch."""
+        rows = to_rows(output)
+        chosen = step.half(rows, self.half)
+        if not len(chosen):
+            return None
+        delta = self.delta(chosen.float(), step.timestep)
+        if len(chosen) != len(rows):
+            whole = torch.zeros(rows.shape, dtype=delta.dtype, device=delta.device)
+            n = len(rows) // 2
+            whole[n:] = delta if self.half == "conditional" else 0
+            whole[:n] = delta if self.half == "unconditional" else 0
+            delta = whole
+        return from_rows(delta, output)
+
+    def __call__(self, step: Step, output: Tensor) -> Tensor | None:
+        """The editor: see `saeuron.hooks`."""
+        return add_changes([self], step, output)
+
+
+def add_changes(edits: Sequence[Edit], step: Step, output: Tensor) -> Tensor | None:
+    """The output plus the changes of all edits. Each is computed on the output itself: their order does not matter."""
+    changes = [c for edit in edits if (c := edit.change(step, output)) is not None]
+    return output + sum(changes[1:], changes[0]).to(output.dtype) if changes else None
+
+
+def nearest_step(timesteps: Tensor, timestep: int) -> int:
+    """The row of the scored timestep nearest to `timestep`; of two equally near, the noisier. `timesteps` descend."""
+    return int((timesteps - timestep).abs().argmin())
+
+
+@dataclass(frozen=True, eq=False)
+class Call(Part):
+    """Arguments for the pipeline's call, such as a negative prompt. Texts of several removals are joined by commas."""
+
+    kind = "call"
+
+    arguments: dict[str, str]
+
+    def scaled(self, strength: float) -> Self:
+        """Refused: a text has no strength between 0 and 1."""
+        raise ConfigError(f"strength {strength:g}: {', '.join(self.arguments)} has none between 0 and 1; take 0 or 1.")
+
+    @classmethod
+    def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
+        """One call with the texts of all."""
+        joined: dict[str, list[str]] = {}
+        for part in parts:
+            for name, text in part.arguments.items():
+                joined.setdefault(name, []).append(text)
+        return [cls({name: ", ".join(dict.fromkeys(texts)) for name, texts in joined.items()})], {}
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """What removes one concept from a model, and where it came from."""
+
+    concept: str
+    domain: str
+    method: str
+    settings: Mapping[str, Any]
+    """What the method was told, such as {"n": 8, "gamma": -1.0}."""
+    parts: tuple[Part, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What this removal depends on: the model's id, the SAEs, the reference set."""
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        places = ", ".join(dict.fromkeys(e.hookpoint for e in self.edits))
+        return f"Removal({self.domain} {self.concept!r} by {self.method}({told}){' at ' + places if places else ''})"
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The parts that change a module's output."""
+        return tuple(p for p in self.parts if isinstance(p, Edit))
+
+    @contextmanager
+    def attached(self, pipe: Any, strength: float = 1.0) -> Iterator[dict[str, str]]:
+        """Generate without the concept for as long as the context lasts, at any number of steps.
+
+        Args:
+            strength: from 0 (the unedited model) to 1.
+
+        Yields:
+            Arguments for the pipeline's call beside its own: `pipe(prompt, **arguments)`.
+        """
+        with removed(pipe, [self.at(strength)]) as attached_:
+            yield attached_.call
+
+    def at(self, strength: float) -> "Removal":
+        """This removal at a strength from 0 (changes nothing) to 1 (itself).
+
+        Raises:
+            ConfigError: the strength is outside that range, or a part has none between 0 and 1.
+        """
+        if not 0 <= strength <= 1:
+            raise ConfigError(f"strength is {strength:g}; expected 0 (the unedited model) to 1 (the whole removal).")
+        if strength == 1:
+            return self
+        return replace(self, parts=tuple(p.scaled(strength) for p in self.parts) if strength else ())
+
+    @staticmethod
+    def merge(removals: Sequence["Removal"]) -> "Removal":
+        """One removal that does what all of these do together; see `removed`.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not removals:
+            raise ConfigError("nothing to merge: expected at least one removal.")
+        if len(removals) == 1:
+            return removals[0]
+        parts, _ = combine([p for r in removals for p in r.parts])
+        settings = {f"{r.concept}.{name}": value for r in removals for name, value in r.settings.items()}
+        provenance = {"merged": [dict(r.provenance) for r in removals]}
+
+        def joined(name: str) -> str:
+            return " + ".join(dict.fromkeys(getattr(r, name) for r in removals))
+
+        return Removal(joined("concept"), joined("domain"), joined("method"), settings, tuple(parts), provenance)
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file."""
+        tensors = {f"{i}.{name}": value for i, part in enumerate(self.parts) for name, value in part.tensors().items()}
+        metadata = {
+            "kind": "saeuron-removal",
+            "format": FORMAT,
+            "concept": self.concept,
+            "domain": self.domain,
+            "method": self.method,
+            "settings": dict(self.settings),
+            "parts": [part.record() for part in self.parts],
+            "provenance": dict(self.provenance),
+        }
+        save_tensors(Path(path), tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Removal":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            BadWeights: it is damaged, not a removal, or of another format.
+            UnknownName: it is of a method that is not registered here.
+        """
+        from saeuron import methods
+
+        tensors, about = load_tensors(Path(path))
+        if about.get("kind") != "saeuron-removal":
+            raise BadWeights(f"{path} is not a removal; expected a file written by Removal.save or `saeuron run`.")
+        if about["format"] != FORMAT:
+            todo = "update saeuron" if about["format"] > FORMAT else "make it again with `saeuron run`"
+            raise BadWeights(f"{path} has removal format {about['format']}, this version reads {FORMAT}; {todo}.")
+        for name in about["method"].split(" + "):
+            # Importing a method registers the kinds of its parts.
+            methods.get(name)
+        parts = []
+        for i, record in enumerate(about["parts"]):
+            kind = KINDS[record.pop("kind")]
+            mine = {name.removeprefix(f"{i}."): value for name, value in tensors.items() if name.startswith(f"{i}.")}
+            parts.append(kind(**record, **mine))
+        concept, domain, method = (about[name] for name in ("concept", "domain", "method"))
+        return cls(concept, domain, method, about["settings"], tuple(parts), about["provenance"])
+
+
+class Attached(NamedTuple):
+    """What `removed` tells while it lasts."""
+
+    call: dict[str, str]
+    """Arguments for the pipeline's call beside its own."""
+    overlap: dict[str, int]
+    """{SAE or hookpoint: number of pairs (step, latent) that several removals edit}."""
+
+
+def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
+    """Parts of several removals, those that can be made one made one; see `Part.combined`."""
+    groups: dict[type[Part], list[Part]] = {}
+    for part in parts:
+        groups.setdefault(type(part), []).append(part)
+    merged: list[Part] = []
+    overlap: dict[str, int] = {}
+    for kind, group in groups.items():
+        made, shared = kind.combined(group)
+        merged += made
+        overlap |= shared
+    return merged, overlap
+
+
+@contextmanager
+def removed(pipe: Any, removals: Sequence[Removal]) -> Iterator[Attached]:
+    """Generate without several concepts at once. Edits by different SAEs at one hookpoint add up."""
+    parts, overlap = combine([p for r in removals for p in r.parts])
+    device = device_of(pipe)
+    editors: dict[str, list[Edit]] = {}
+    call: dict[str, str] = {}
+    for part in parts:
+        if isinstance(part, Edit):
+            editors.setdefault(part.hookpoint, []).append(part.to(device))
+        elif isinstance(part, Call):
+            call |= part.arguments
+    with attached(pipe, editors={path: [partial(add_changes, group)] for path, group in editors.items()}):
+        yield Attached(call, overlap)

@@ -1,0 +1,159 @@
+"""Choose the settings of a removal: try each candidate on validation images, keep the best by (UA + IRA + CRA) / 3.
+
+Validation prompts and seeds are never those of the evaluation. Works without Prefect and without a workspace: `tune` is
+the whole search.
+"""
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from saeuron.config import ModelConfig, TuneConfig
+from saeuron.errors import BadPrompts, ConfigError
+from saeuron.generation import Request, generate, spread
+from saeuron.judges import Judge, choices
+from saeuron.methods.base import Evidence, Method, Settings
+from saeuron.methods.removal import Removal, removed
+from saeuron.metrics import Judged, Metric, evaluate, summary
+from saeuron.prompts import Prompt, cells, choose
+
+
+class Trial(NamedTuple):
+    """One candidate and its figures on validation images."""
+
+    removal: Removal
+    metrics: list[Metric]
+    value: float | None
+    """(UA + IRA + CRA) / 3; None where something could not be judged."""
+
+
+def validation_images(
+    prompts: Iterable[Prompt], config: TuneConfig, domain: str, concept: str, reference: Container[str]
+) -> list[Request]:
+    """`target_images` of the concept, then `retained_images` of the others, stratified over them.
+
+    Raises:
+        BadPrompts: the prompt set has no validation prompts for the concept, or for others beside it.
+    """
+    mine, others = _one_of_each_cell(prompts, "validation", config, domain, concept, reference)
+    if not mine or not others:
+        raise BadPrompts(
+            f"no validation prompts ask for {domain} {concept!r} and for others beside it; "
+            "add templates or files with split 'validation'."
+        )
+    return spread(choose(mine, len(mine), config.seed), config.target_images) + _stratified(
+        others, config.retained_images, config.seed
+    )
+
+
+def learning_images(
+    prompts: Iterable[Prompt], config: TuneConfig, domain: str, concept: str, reference: Container[str]
+) -> tuple[list[Request], list[Request]]:
+    """`learning_images` training images of the concept, and as many of the others, stratified over them.
+
+    Raises:
+        BadPrompts: the prompt set has no training prompts for the concept, or for others beside it.
+    """
+    mine, others = _one_of_each_cell(prompts, "train", config, domain, concept, reference)
+    if not mine or not others:
+        raise BadPrompts(
+            f"no training prompts ask for {domain} {concept!r} and for others beside it; "
+            "add templates or files with split 'train'."
+        )
+    count = config.learning_images
+    return spread(choose(mine, len(mine), config.seed), count), _stratified(others, count, config.seed)
+
+
+def _one_of_each_cell(
+    prompts: Iterable[Prompt], split: str, config: TuneConfig, domain: str, concept: str, reference: Container[str]
+) -> tuple[list[Prompt], dict[str, list[Prompt]]]:
+    """One prompt of each combination of concepts: (those of the concept, {another concept: its own})."""
+    found = {p.text: p for p in prompts}
+    mine: list[Prompt] = []
+    others: dict[str, list[Prompt]] = {}
+    for cell, members in cells(p for p in found.values() if p.split == split).items():
+        asked = dict(cell).get(domain)
+        if asked == concept:
+            mine.append(choose(members, 1, config.seed)[0])
+        elif asked is not None and asked in reference:
+            others.setdefault(asked, []).append(choose(members, 1, config.seed)[0])
+    return mine, others
+
+
+def _stratified(others: Mapping[str, Sequence[Prompt]], count: int, seed: int) -> list[Request]:
+    """`count` images, one prompt of each concept in turn: every concept appears before any appears twice."""
+    ranked = {c: choose(p, len(p), seed) for c, p in others.items()}
+    turns = [p[i % len(p)] for i in range(count) for p in ranked.values()]
+    chosen: dict[tuple[str, int], Request] = {}
+    counts: dict[str, int] = {}
+    for prompt in turns[:count]:
+        index = counts.get(prompt.id, 0)
+        counts[prompt.id] = index + 1
+        chosen[prompt.id, index] = Request(prompt, index)
+    return list(chosen.values())
+
+
+def candidates(
+    method: Method,
+    evidence: Evidence,
+    settings: Sequence[Settings] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> list[Removal]:
+    """A removal for each of these settings; None: for those of the method's own grid, see `Method.candidates`."""
+    learned = method.learn(evidence)
+    todo = method.candidates({}) if settings is None else settings
+    return [method.removal(evidence, learned, each, provenance) for each in todo]
+
+
+def trial(removal: Removal, domains: Sequence[str], edited: Sequence[Judged], unedited: Sequence[Judged]) -> Trial:
+    """The figures of one candidate, from what judges saw with it and without."""
+    metrics = evaluate(removal.domain, removal.concept, domains, edited, unedited)
+    return Trial(removal, metrics, summary(metrics))
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The trial with the highest value; of equal ones the first, which is the mildest.
+
+    Raises:
+        ConfigError: none of them could be judged.
+    """
+    known = [t for t in trials if t.value is not None]
+    if not known:
+        raise ConfigError("no candidate could be judged: every domain needs a judge to choose settings by.")
+    return max(known, key=lambda t: t.value or 0.0)
+
+
+def tune(
+    pipe: Any,
+    found: Sequence[Removal],
+    images: Sequence[Request],
+    judges: Mapping[str, Judge],
+    *,
+    model: ModelConfig | None = None,
+    seed: int = 2,
+) -> tuple[Trial, list[Trial]]:
+    """The best of some candidates on some images, and all of them.
+
+    Args:
+        found: candidates, mild before strong.
+        images: validation images: asked to show the concept, and others.
+        judges: {domain: judge}, one for every domain that the images name. A judge without labels of its own chooses
+            among the concepts that the images name.
+        seed: of the images' noise.
+    """
+    model, domains = model or ModelConfig(), list(judges)
+    asked = {domain: {r.prompt.concepts.get(domain) for r in images} - {None} for domain in domains}
+    labels = {domain: choices(judge, (str(name) for name in asked[domain])) for domain, judge in judges.items()}
+
+    def look(removals: Sequence[Removal]) -> list[Judged]:
+        seen = []
+        with removed(pipe, removals) as attached:
+            for batch, pictures in generate(pipe, images, model, seed, extra=attached.call):
+                found = {domain: judge(pictures, labels[domain]) for domain, judge in judges.items()}
+                for i, r in enumerate(batch):
+                    said = {domain: judgements[i].label for domain, judgements in found.items()}
+                    seen.append(Judged(r.prompt.id, r.index, r.prompt.concepts, said))
+        return seen
+
+    unedited = look([])
+    trials = [trial(removal, domains, look([removal]), unedited) for removal in found]
+    return best(trials), trials
