@@ -1,4 +1,4 @@
-"""Sparse autoencoders: a flat class, inference only; training is in `training.py`.
+"""Sparse autoencoders at inference: one flat class. Training is in `training.py`.
 
 Notation: x in R^D, p = W_enc (x - b_dec) + b_enc, f = activation(p), x_hat = f W_dec + b_dec;
 W_enc and W_dec are both (N, D).
@@ -23,25 +23,25 @@ _HOOKPOINT = re.compile(r"[\w-]+(\.[\w-]+)*(:input)?")
 
 @dataclass(frozen=True)
 class SAEInfo:
-    """What an SAE is; stored as `cfg.json` beside the weights."""
+    """Description of an SAE; stored as `cfg.json` beside the weights."""
 
     variant: str
-    """How it was trained: a name of `saeuron.sae.variants`, or of another library."""
+    """How it was trained: a name of `saeuron.sae.variants`, or another library's name."""
     width: int
     """D, the width of the activations."""
     n_latents: int
-    """N."""
+    """N, the number of latents."""
     k: int
-    """Active latents per row: exactly for the activation `topk`, about that for others; 0 where nobody knows."""
+    """Active latents per row: exact for the activation `topk`, a mean for others; 0 if unknown."""
     hookpoint: str = ""
     activation: Activation = "threshold"
-    """What inference does."""
+    """The activation function at inference."""
 
     def check(self) -> None:
-        """Look at every field, as whoever reads what others wrote must; a hookpoint becomes the name of a folder.
+        """Check every field. The fields may come from a file that others wrote; a hookpoint becomes a folder name.
 
         Raises:
-            ValueError: there is no such SAE.
+            ValueError: a field has the wrong type or an impossible value.
         """
         for name, value in vars(self).items():
             kind, words = (int, "a whole number") if name in ("width", "n_latents", "k") else (str, "a string")
@@ -69,13 +69,13 @@ class SAE(nn.Module):
     """One sparse autoencoder.
 
     Attributes:
-        W_enc, W_dec: (N, D); rows of W_dec have unit norm, unless the variant says otherwise.
+        W_enc, W_dec: (N, D); rows of W_dec have unit norm unless the variant says otherwise.
         b_enc: (N); b_dec: (D).
         threshold: theta, (N); 0 until trained.
     """
 
     def __init__(self, info: SAEInfo, seed: int | None = 0) -> None:
-        """`seed` is that of the weights; None leaves them undefined, for whoever loads others."""
+        """`seed` draws the weights; None leaves them undefined, for a caller that loads weights."""
         super().__init__()
         self.info = info
         if seed is None:
@@ -93,13 +93,13 @@ class SAE(nn.Module):
         """p, [..., N], of x [..., D].
 
         Raises:
-            WidthMismatch: x has another width than the SAE was made for.
+            WidthMismatch: x does not have the SAE's width.
         """
         check_width(self.info.width, x.shape[-1], f"the SAE for {self.info.hookpoint or 'an unnamed hookpoint'}")
         return (x - self.b_dec) @ self.W_enc.T + self.b_enc
 
     def encode(self, x: Tensor) -> Tensor:
-        """F at inference, [..., N] of x [..., D]; each row depends on itself alone."""
+        """f at inference, [..., N], of x [..., D]; each row depends on itself alone."""
         pre = self.pre_activations(x)
         return activate(pre, self.info.activation, k=self.info.k, threshold=self.threshold, x_bar=x - self.b_dec)
 
@@ -121,10 +121,10 @@ class SAE(nn.Module):
 
     @classmethod
     def of(cls, info: SAEInfo, tensors: dict[str, Tensor]) -> "SAE":
-        """An SAE of given tensors, named as its attributes; frozen.
+        """An SAE made of given tensors, keyed by attribute name; its parameters are frozen.
 
         Raises:
-            RuntimeError: a tensor is missing, or has another shape than `info` says.
+            RuntimeError: a tensor is missing, or its shape differs from what `info` says.
         """
         sae = cls(info, seed=None)
         sae.load_state_dict(tensors)
@@ -142,15 +142,15 @@ class SAE(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], metadata: dict[str, Any], source: str) -> "SAE":
-        """Build an SAE from named tensors and the fields of `SAEInfo`.
+        """Build an SAE from named tensors and the fields of `SAEInfo`; `source` names them in messages.
 
         Raises:
-            BadWeights: there is no such SAE, or the tensors are not those of one.
+            BadWeights: the fields describe no SAE, or the tensors do not fit them.
         """
         try:
             if not isinstance(metadata, dict):
                 raise ValueError(f"its fields are {reprlib.repr(metadata)}; expected an object")
-            # Files of version 0.1 say it by their variant alone.
+            # Files of version 0.1 have no activation: the variant implies it.
             native = "topk" if metadata.get("variant") == "topk" else "threshold"
             info = SAEInfo(**{"activation": native, **metadata})
             info.check()
@@ -161,14 +161,14 @@ class SAE(nn.Module):
 
 
 def unit_rows(info: SAEInfo, seed: int) -> Tensor:
-    """Random unit rows (N, D), the same for every device: drawn on the CPU, whatever torch takes by default."""
+    """Random unit rows (N, D), the same for every device: always drawn on the CPU."""
     chance = generator(seed, "sae", info.n_latents, info.width)
     rows = torch.randn(info.n_latents, info.width, generator=chance, device="cpu")
     return rows.div_(rows.norm(dim=1, keepdim=True))
 
 
 def _check_shapes(info: SAEInfo, tensors: dict[str, Tensor]) -> None:
-    """Raise `ValueError` unless the tensors are those of such an SAE: before there is memory for what a file claims."""
+    """Raise `ValueError` unless the tensors fit `info`. Runs before memory is allocated for what a file claims."""
     n, width = info.n_latents, info.width
     shapes = {"W_enc": (n, width), "W_dec": (n, width), "b_enc": (n,), "b_dec": (width,), "threshold": (n,)}
     if unknown := sorted(tensors.keys() - shapes.keys()):
@@ -177,7 +177,7 @@ def _check_shapes(info: SAEInfo, tensors: dict[str, Tensor]) -> None:
         if name not in tensors:
             raise ValueError(f"no tensor {name}; expected {', '.join(shapes)}")
         found = tuple(tensors[name].shape)
-        # Until version 0.1 one threshold stood for all latents.
+        # Files of version 0.1 have one threshold for all latents.
         if found != shape and not (name == "threshold" and found in ((), (1,))):
             raise ValueError(f"{name} of shape {list(found)}; expected {list(shape)}")
 

@@ -1,4 +1,4 @@
-"""What an SAE's training minimises, and the formulas that every variant shares."""
+"""Loss terms of SAE training, and formulas that variants share."""
 
 import torch
 from torch import Tensor
@@ -8,21 +8,21 @@ from saeuron.sae.selection import row_floor
 
 
 def variance(x: Tensor, rows_of: Ranks = ALONE) -> Tensor:
-    """|x - mean x|^2 summed over a batch [B, D], scalar; never zero.
+    """|x - mean x|^2 summed over a batch [B, D], scalar; at least 1e-12.
 
-    `rows_of` are the processes that hold a slice of the batch each: what comes is the whole batch's, divided by their
-    number, so that the mean over them of what is divided by it is as if one process held all rows.
+    `rows_of` are the processes that each hold a slice of the batch. The result is the whole batch's sum divided by
+    their number: the mean over processes of (their error / variance) is then the same as with one process.
     """
     mean = x.mean(0)
     rows_of.average([mean])
-    # Not by x.var(0), which takes eight times as long.
+    # x.var(0) takes eight times as long.
     found = squared(x - mean)
     rows_of.average([found])
     return found.clamp(min=1e-12)
 
 
 def squared(error: Tensor) -> Tensor:
-    """|error|^2 summed over a batch [B, D], scalar; without a second tensor of its size."""
+    """|error|^2 summed over a batch [B, D], scalar; allocates no second tensor of that size."""
     return error.flatten().dot(error.flatten())
 
 
@@ -32,7 +32,7 @@ def fvu(x: Tensor, x_hat: Tensor, rows_of: Ranks = ALONE) -> Tensor:
 
 
 def mean_of_finite(values: Tensor) -> Tensor:
-    """The mean of those of [B] that are finite, scalar; infinite if none is."""
+    """Mean of the finite entries of [B], scalar; infinite if there are none."""
     finite = values[torch.isfinite(values)]
     return finite.mean() if len(finite) else values.new_tensor(torch.inf)
 
@@ -48,7 +48,7 @@ def aux_k(
     Args:
         x, x_hat: [B, D].
         pre: p of the dead latents alone, [B, #dead]. W_dec: their rows, (#dead, D).
-        latents_of: the processes that hold a part of the dead each. rows_of: those that hold a slice of the batch.
+        latents_of: the processes that each hold a part of the latents. rows_of: those that each hold a slice of rows.
     """
     here, wanted = pre.shape[1], max(1, x.shape[1] // 2)
     count = latents_of.count(here)
@@ -67,13 +67,13 @@ def aux_k(
 
 
 def zipf(count: int, total: float, exponent: float, most: float = 1.0) -> Tensor:
-    """Shares of `total` by rank r, proportional to r^-exponent but none above `most`; float64 [count], descending.
+    """Shares of `total` by rank r, proportional to r^-exponent but at most `most` each; float64 [count], descending.
 
-    What the cap takes from the first goes to the others in proportion. `total` is at most `count * most`.
+    The excess over the cap goes to the other ranks in proportion. `total` must be at most `count * most`.
     """
     weights = torch.arange(1, count + 1, dtype=torch.float64) ** -exponent
     rest = weights.flip(0).cumsum(0).flip(0)
-    # The factor of the others if the first j are at the cap; the smallest j that puts nobody else above it.
+    # factors[j]: the scale of the others if the first j are at the cap. Take the smallest j that keeps them below it.
     factors = (total - most * torch.arange(count)) / rest
     full = int((factors * weights <= most * (1 + 1e-12)).to(torch.int8).argmax())
     shares = factors[full] * weights
@@ -82,7 +82,7 @@ def zipf(count: int, total: float, exponent: float, most: float = 1.0) -> Tensor
 
 
 def geometric_median(x: Tensor, iterations: int = 50) -> Tensor:
-    """Weiszfeld's algorithm: [B, D] -> [D], the point of least summed distance to the rows."""
+    """Weiszfeld's algorithm: [B, D] -> [D], the point with the least summed distance to the rows."""
     centre = x.mean(0)
     for _ in range(iterations):
         weights = 1 / (x - centre).norm(dim=1).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""FVU and L0 from sums that add, so that any part of a set and the whole of it are counted alike."""
+"""FVU and L0 from sums that can be added: parts of a set and the whole set are measured in the same way."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -18,7 +18,7 @@ class Moments:
     error: float
     """sum |x - x_hat|^2."""
     active: int
-    """How many f != 0."""
+    """Number of f != 0."""
 
     @classmethod
     def of(cls, x: Tensor, f: Tensor, x_hat: Tensor) -> Self:
@@ -48,7 +48,7 @@ class Moments:
 
     @property
     def relative(self) -> float:
-        """Sum |x - x_hat|^2 / sum |x|^2: to be read where rows hardly differ, so that their variance is nothing."""
+        """sum |x - x_hat|^2 / sum |x|^2: for rows that hardly differ, where the variance is close to zero."""
         return self.error / max(self.squares, 1e-12)
 
     @property
@@ -58,7 +58,7 @@ class Moments:
 
 
 def pooled(parts: list[Moments]) -> Moments:
-    """The sums over all parts: at least one."""
+    """The sum of all parts; at least one is needed."""
     total = parts[0]
     for part in parts[1:]:
         total = total + part

@@ -1,12 +1,12 @@
-"""Gradient pursuit: sparse codes found by search, in place of the one guess of an encoder.
+"""Gradient pursuit: sparse codes found by search instead of an encoder.
 
 Blumensath & Davies 2008, "Gradient Pursuits", IEEE Transactions on Signal Processing 56(6), algorithm 1, with the
 direction of the gradient (section III-B). With a residual r, a dictionary of unit rows and a support that grows by one:
 
     g = W r;   support += argmax g;   d = g on the support;   a = <r, d W> / |d W|^2;   f += a d;   r = x - f W
 
-The codes of most SAEs are not negative. For these g, not |g|, chooses, and a code is cut at zero after its step; one
-that stands at zero moves up only.
+The codes of most SAEs are not negative. For these, g (not |g|) chooses, and codes are clipped at zero after each step;
+a code at zero can only increase.
 """
 
 import torch
@@ -14,18 +14,17 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 _CHUNK = 2048
-"""Rows that are searched together: bounds the memory for g, [rows, N]."""
+"""Rows searched at once: bounds the memory for g, [rows, N]."""
 
 
 @torch.no_grad()
 def gradient_pursuit(x: Tensor, dictionary: Tensor, counts: Tensor, *, nonnegative: bool = True) -> Tensor:
-    """Sparse codes f, [B, N], with x close to f W: at most counts[b] of row b are not zero.
+    """Sparse codes f, [B, N], with x close to f W; row b has at most counts[b] nonzero codes.
 
-    A step may choose again what is in the support already, so a row may use fewer latents than its steps.
-
+    A step may choose a latent that is already in the support, so a row may use fewer latents than its steps.
     Args:
         x: [B, D], without b_dec.
-        dictionary: W, (N, D); rows of any norm, those of norm zero are never chosen.
+        dictionary: W, (N, D); rows of any norm. Rows of norm zero are never chosen.
         counts: steps of each row, int64 [B].
         nonnegative: whether codes must be >= 0.
     """
@@ -62,7 +61,7 @@ def _pursue(x: Tensor, unit: Tensor, counts: Tensor, nonnegative: bool) -> Tenso
         if nonnegative:
             values = values.clamp(min=0)
         residual = x - _decode(values, support, unit)
-    # Slots that are not used stand at latent 0 with value 0: they add nothing.
+    # Unused slots have latent 0 and value 0: they add nothing.
     return x.new_zeros(len(x), len(unit)).scatter_add(1, support, values)
 
 

@@ -1,16 +1,15 @@
-"""Several processes that train one SAE (as `torchrun` starts them), which share out either rows or latents.
+"""Several processes that train one SAE, started by `torchrun`: they divide either the rows or the latents.
 
-Rows: every rank holds the whole SAE and sees every batch, works on its slice of it, and averages gradients with the
-others; so all of them stay equal. Errors are divided by the whole batch's variance. With another number of ranks the
-result is the same to rounding for variants that choose row by row (topk, abs_topk, top_afa, jumprelu, gated, vsae);
-the others (BatchTopK's k B largest) choose within a rank's slice. Every rank reads whole batches, so to read costs
-each what it costs one process.
+Rows: every rank holds the whole SAE, works on its slice of every batch, and averages gradients with the others, so all
+ranks stay equal. Errors are divided by the whole batch's variance. With another number of ranks the result is the same
+up to rounding for variants that choose row by row (topk, abs_topk, top_afa, jumprelu, gated, vsae); the others
+(BatchTopK's k B largest) choose within a rank's slice. Every rank reads whole batches, so reading is not sped up.
 
-Latents: every rank holds its part of the latents, their moments and gradients, and works on whole batches; so an SAE
-can be as many times as wide as one device holds. What is shared is small: the values that are compared, and x_hat,
-the sum of what the ranks decode. With another number of ranks the result is the same to rounding.
+Latents: every rank holds its part of the latents, with their moments and gradients, and works on whole batches. The SAE
+can then be wider than one device holds. Little is exchanged: the values that are compared, and x_hat, the sum of what
+the ranks decode. With another number of ranks the result is the same up to rounding.
 
-Rank 0 alone writes. A run with the same number of ranks gives the same bytes, interrupted or not.
+Only rank 0 writes. A run with the same number of ranks gives the same bytes, interrupted or not.
 """
 
 import os
@@ -25,16 +24,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """This process's rank among `size` processes."""
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
-    """Where this one works, and where whatever is sent between them lies: NCCL sends nothing else."""
+    """Device of this process. Tensors are exchanged on it, because NCCL sends device memory only."""
 
     @classmethod
     def join(cls, device: str = "cpu") -> "Ranks":
-        """Join the processes that `torchrun` started, by its environment variables; alone if there are none."""
+        """Join the processes that `torchrun` started, found by its environment variables; without them, one process."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if device.startswith("cuda"):
@@ -45,7 +44,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is rank 0, the process that writes."""
         return self.rank == 0
 
     def part(self, rows: Tensor) -> Tensor:
@@ -53,45 +52,45 @@ class Ranks:
         return rows.tensor_split(self.size)[self.rank]
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each by its mean over ranks."""
+        """Replace each tensor by its mean over ranks, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.all_reduce(tensor)
                 tensor.div_(self.size)
 
     def part_of(self, tensor: Tensor) -> Tensor:
-        """This rank's latents of [N, ...], a copy; N is a multiple of the number of ranks."""
+        """A copy of this rank's latents of [N, ...]; N is a multiple of the number of ranks."""
         return tensor.tensor_split(self.size)[self.rank].clone()
 
     def total(self, partial: Tensor) -> Tensor:
-        """The sum over ranks; its gradient, which is the same on all of them, is that of every part."""
+        """Sum over ranks. Its gradient, equal on all ranks, is passed on unchanged to every part."""
         found: Tensor = partial if self.size == 1 else _Total.apply(partial)
         return found
 
     def shared(self, tensor: Tensor) -> Tensor:
-        """What all ranks hold alike, to compute with a rank's own latents; its gradient is the sum over ranks."""
+        """A tensor that all ranks hold alike, for use with a rank's own latents; its gradient is summed over ranks."""
         found: Tensor = tensor if self.size == 1 else _Shared.apply(tensor)
         return found
 
     def add(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, in place; without gradients."""
+        """Sum over ranks, in place; without gradients."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def count(self, number: int) -> int:
-        """The sum over ranks."""
+        """Sum of a number over ranks."""
         return number if self.size == 1 else int(self.add(torch.tensor(number, device=self.device)))
 
     def least(self, tensor: Tensor) -> Tensor:
-        """The least over ranks, element by element; without gradients."""
+        """Minimum over ranks, element by element; without gradients."""
         if self.size > 1:
             tensor = tensor.contiguous()
             dist.all_reduce(tensor, dist.ReduceOp.MIN)
         return tensor
 
     def gather(self, tensor: Tensor, dim: int) -> Tensor:
-        """Every rank's tensor, of one shape, side by side along `dim`; without gradients."""
+        """Every rank's tensor, all of one shape, concatenated along `dim`; without gradients."""
         if self.size == 1:
             return tensor
         found = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -99,7 +98,7 @@ class Ranks:
         return torch.cat(found, dim)
 
     def collect(self, tensor: Tensor) -> Tensor:
-        """Every rank's latents [N / ranks, ...] as [N, ...] in main memory on the first rank; the others get theirs."""
+        """All latents [N, ...] in main memory on rank 0, from parts [N / ranks, ...]; other ranks get their part."""
         if self.size == 1:
             return tensor
         if not self.first:
@@ -107,7 +106,7 @@ class Ranks:
             return tensor
         found = [tensor.cpu()]
         for rank in range(1, self.size):
-            # One after the other: a device that holds a part need not hold all.
+            # One after the other, because no device need have room for all.
             room = torch.empty_like(tensor)
             dist.recv(room, rank)
             found.append(room.cpu())
@@ -122,7 +121,7 @@ class Ranks:
         return counts > 0
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank is here."""
         if self.size > 1:
             dist.barrier()
 

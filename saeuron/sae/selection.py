@@ -1,6 +1,6 @@
-"""Which latents are active: the activation functions of every SAE, and the exact selections behind them.
+"""Activation functions of SAEs, and the exact selections behind them.
 
-p are pre-activations, [..., N]; f what comes of them, in the same shape.
+p are pre-activations, [..., N]; f are activations of the same shape.
 """
 
 from typing import Literal
@@ -12,18 +12,18 @@ from torch import Tensor
 from saeuron.sae.ranks import Ranks
 
 Activation = Literal["topk", "threshold", "top_afa"]
-"""What an SAE does at inference. With `threshold` no latent is compared with another, so any subset can be computed
-alone."""
+"""Activation function at inference. With `threshold` latents are not compared with each other, so any subset can be
+computed alone."""
 
 _GROUP = 64
 
 
 def activate(pre: Tensor, activation: Activation, *, k: int, threshold: Tensor, x_bar: Tensor) -> Tensor:
-    """F at inference, [..., N] of p [..., N]; each row depends on itself alone.
+    """f at inference, [..., N], of p [..., N]; each row depends on itself alone.
 
     Args:
-        pre: p. k: of `topk`. threshold: theta, (N) or a scalar, of `threshold`.
-        x_bar: x - b_dec, [..., D], whose norm `top_afa` compares with.
+        pre: p. k: for `topk`. threshold: theta, (N) or a scalar, for `threshold`.
+        x_bar: x - b_dec, [..., D]; `top_afa` uses its norm.
     """
     match activation:
         case "topk":
@@ -35,21 +35,21 @@ def activate(pre: Tensor, activation: Activation, *, k: int, threshold: Tensor, 
 
 
 def top_k(pre: Tensor, k: int) -> Tensor:
-    """F = ReLU(p) on the k largest p of each row (2406.04093, equation 2); [..., N] -> [..., N]."""
+    """f = ReLU(p) on the k largest p of each row (2406.04093, equation 2); [..., N] -> [..., N]."""
     values, indices = row_top_k(pre, k)
     return torch.zeros_like(pre).scatter(-1, indices, values.relu())
 
 
 def row_top_k(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and where they are, both [..., k], in no order."""
+    """The k largest values of each row and their indices, both [..., k], in no particular order."""
     found = pre.topk(k, dim=-1, sorted=False)
     return found.values, found.indices
 
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Where the `count` largest positive values of [B, N] are, ties at the boundary included: (rows, columns), int64.
+    """Positions of the `count` largest positive values of [B, N], with ties at the boundary: (rows, columns), int64.
 
-    Exact, in two stages: the count-th largest of the maxima of groups bounds the count-th largest of all from below,
+    Exact, in two stages. The count-th largest of the maxima of groups is a lower bound of the count-th largest value,
     so only groups whose maximum reaches it can hold any of them.
     """
     width = values.shape[1]
@@ -71,16 +71,16 @@ def kth_largest(values: Tensor, k: int) -> Tensor:
     """The k-th largest of all values, a scalar of their dtype."""
     flat = values.flatten()
     if flat.device.type == "cpu" and flat.dtype == torch.float32:
-        # numpy's quickselect is vectorised; torch.topk sorts pairs of value and index: ten times slower at these sizes.
+        # numpy's quickselect is vectorised; torch.topk sorts (value, index) pairs and is ten times slower here.
         return flat.new_tensor(np.partition(flat.numpy(), len(flat) - k)[len(flat) - k])
     return flat.topk(k, sorted=False).values.min()
 
 
 def row_floor(values: Tensor, k: int, ranks: Ranks) -> Tensor:
-    """The k-th largest of each row where ranks hold a part of the latents each, [B, 1]; 0 if fewer are positive.
+    """k-th largest of each row when each rank holds a part of the latents, [B, 1]; 0 if fewer than k are positive.
 
     Args:
-        values: [B, M] with every candidate of this rank, that is its k largest, or all if it has fewer.
+        values: [B, M], every candidate of this rank: its k largest, or all if it has fewer.
     """
     room = values.new_zeros(len(values), k)
     room[:, : values.shape[1]] = values.relu()
@@ -88,10 +88,10 @@ def row_floor(values: Tensor, k: int, ranks: Ranks) -> Tensor:
 
 
 def floor(values: Tensor, count: int, ranks: Ranks) -> Tensor:
-    """The count-th largest of all ranks' positive values, a scalar; 0 if there are fewer.
+    """count-th largest positive value over all ranks, a scalar; 0 if there are fewer.
 
     Args:
-        values: [M], every candidate of this rank, that is its `count` largest, ties included, or all if it has fewer.
+        values: [M], every candidate of this rank: its `count` largest, ties included, or all if it has fewer.
     """
     room = values.new_zeros(count)
     largest_first = values.sort(descending=True).values[:count]
@@ -100,22 +100,22 @@ def floor(values: Tensor, count: int, ranks: Ranks) -> Tensor:
 
 
 def over_threshold(pre: Tensor, threshold: Tensor | float) -> Tensor:
-    """F = ReLU(p) where p > theta, else 0."""
+    """f = ReLU(p) where p > theta, else 0."""
     return pre.relu() * (pre > threshold)
 
 
 def top_afa(pre: Tensor, norm: Tensor) -> Tensor:
-    """Which latents top-AFA keeps, bool [..., N] (2503.24277): the smallest prefix of the largest whose norm fits.
+    """Latents that top-AFA keeps, bool [..., N] (2503.24277).
 
-    Ranked by c_i = (ReLU(p_i) |w_i|)^2, with unit rows w_i; the prefix kept is the one whose root sum is closest to
-    |x_bar|, so that the norm of what is decoded, were the rows orthogonal, is that of the input.
+    Latents are ranked by c_i = (ReLU(p_i) |w_i|)^2, with unit rows w_i. The prefix whose root sum is closest to |x_bar|
+    is kept: if the rows were orthogonal, the decoded vector would have the norm of the input.
 
     Args:
         pre: p, [..., N]. norm: |x_bar|, [...].
     """
     ranked = pre.relu().square().sort(dim=-1, descending=True, stable=True)
     distance = (ranked.values.cumsum(-1).sqrt() - norm.unsqueeze(-1)).abs()
-    # The empty prefix is as far away as the input is long; argmin takes the first, that is the smallest, of equals.
+    # The empty prefix is |x_bar| away. Of equal distances argmin takes the first, that is the smallest prefix.
     distance = torch.cat([norm.unsqueeze(-1), distance], dim=-1)
     count = distance.argmin(-1, keepdim=True)
     keep = torch.arange(pre.shape[-1], device=pre.device) < count

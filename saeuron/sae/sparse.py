@@ -1,8 +1,8 @@
-"""Products with sparse codes: what training a sparse autoencoder needs beside the one dense product of its encoder.
+"""Products with sparse codes, for training sparse autoencoders.
 
-A pattern says which latents are active in which row, M pairs in all. Encoding at those pairs and decoding from them are
-sums over bags of rows of a matrix, forward and backward, 2 M D FLOP each; so a step costs 2 B D N FLOP for the
-encoder's product, and little else, where plain autograd through dense latents costs 10 to 12 B D N.
+A pattern lists the active (row, latent) pairs, M in all. Encoding at those pairs and decoding from them are weighted
+sums over bags of rows of a matrix, forward and backward, 2 M D FLOP each. So a step costs about 2 B D N FLOP, the
+encoder's one dense product; plain autograd through dense latents costs 10 to 12 B D N.
 """
 
 import functools
@@ -30,22 +30,22 @@ class Pattern:
 
     @functools.cached_property
     def row_starts(self) -> Tensor:
-        """Where each row's pairs begin, int64 [B]."""
+        """Index at which each row's pairs begin, int64 [B]."""
         return _starts(self.rows, self.shape[0])
 
     @functools.cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
-        """The order of the pairs by latent, int64 [M], and where each latent's begin in it, int64 [N]."""
-        # Half the bytes to sort.
+        """The order that sorts the pairs by latent, int64 [M], and where each latent begins in it, int64 [N]."""
+        # int32 halves the bytes to sort.
         order = self.latents.int().argsort(stable=True)
         return order, _starts(self.latents[order], self.shape[1])
 
     def dense(self, values: Tensor) -> Tensor:
-        """Values [M] in their places, [B, N]; differentiable."""
+        """Values [M] scattered to [B, N]; differentiable."""
         return values.new_zeros(self.shape).index_put((self.rows, self.latents), values)
 
     def any(self) -> Tensor:
-        """Which latents are active in any row, bool [N]."""
+        """Latents that are active in any row, bool [N]."""
         found = torch.zeros(self.shape[1], dtype=torch.bool, device=self.latents.device)
         found[self.latents] = True
         return found
@@ -64,21 +64,21 @@ def _bags(table: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Te
 
 
 def _dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
-    # What embedding_bag does to find the gradient of its weights: the one operator that neither gathers M rows of D
-    # numbers into memory nor makes the dense product.
+    # embedding_bag uses this operator for the gradient of its weights. No other operator avoids both gathering M rows
+    # of D numbers and the dense product.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         left, right, pattern.latents, pattern.row_starts, pattern.rows, 0
     )
 
 
 class Room:
-    """Memory for p of a batch on a CPU, kept from step to step: fresh pages cost as much as to choose from it."""
+    """Memory for p of a batch on a CPU, reused between steps: fresh pages cost as much as the selection."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
 
     def of(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """[rows, columns] of the type and device of another tensor, content undefined; the same memory if it fits."""
+        """[rows, columns] of the dtype and device of `like`, content undefined; reuses the memory if it fits."""
         kept = self._memory
         if kept.numel() < rows * columns or (kept.dtype, kept.device) != (like.dtype, like.device):
             kept = self._memory = like.new_empty(rows * columns)
@@ -86,14 +86,14 @@ class Room:
 
 
 class Kernels(NamedTuple):
-    """What does the sparse work. All that there are give the same, to rounding."""
+    """An implementation of the sparse work; all implementations agree up to rounding."""
 
     bags: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    """Sums of weighted rows of a table [T, D], [S, D]: one for each start; of indices [M], starts [S], weights [M]."""
+    """Weighted sums of rows of a table [T, D], one per start, [S, D]; of indices [M], starts [S], weights [M]."""
     dots: Callable[[Pattern, Tensor, Tensor], Tensor]
-    """left[row] . right[latent] of every pair of a pattern, [M]; left is [B, D], right (N, D)."""
+    """left[row] . right[latent] for every pair of a pattern, [M]; left is [B, D], right (N, D)."""
     row_top_k: Callable[[Tensor, int], tuple[Tensor, Tensor]]
-    """The k largest positive p of each row of [B, N] and where they are, both [B, k]; what fills them up is not
+    """The k largest positive p of each row of [B, N] and their indices, both [B, k]; entries that fill up a row are not
     positive."""
     reads_half: bool = False
     """Whether tables and p may be bfloat16."""
@@ -127,7 +127,7 @@ class _Encode(torch.autograd.Function):
         sorted_gradient = gradient[order]
         to_W = ctx.kernels.bags(x_bar, ctx.pattern.rows[order], starts, sorted_gradient)
         to_b = ctx.kernels.bags(gradient[:, None], order, starts, torch.ones_like(gradient)).squeeze(1)
-        # x_bar = x - b_dec, so its gradient is only needed summed over rows: a product of a vector and W_enc.
+        # x_bar = x - b_dec: b_dec needs its gradient summed over rows only, a vector times W_enc.
         return None, to_W, to_b, -(to_b @ W_enc), None, None, None
 
 
@@ -158,12 +158,12 @@ def encode_at(
     pre: Tensor,
     kernels: Kernels = TORCH,
 ) -> Tensor:
-    """P at the pairs of a pattern, [M], differentiable in W_enc, b_enc and b_dec.
+    """p at the pairs of a pattern, [M]; differentiable in W_enc, b_enc and b_dec.
 
     Args:
-        x_bar: x - b_dec, [B, D], taken as a constant; its dependence on b_dec is accounted for.
+        x_bar: x - b_dec, [B, D], detached; its dependence on b_dec is accounted for.
         W_enc: (N, D). b_enc: (N). b_dec: (D).
-        pre: the values themselves, [M], found when the pattern was.
+        pre: the values of p at the pairs, [M], already computed.
     """
     found: Tensor = _Encode.apply(x_bar, W_enc, b_enc, b_dec, pattern, pre, kernels)
     return found
@@ -172,9 +172,9 @@ def encode_at(
 def decode(
     pattern: Pattern, values: Tensor, W_dec: Tensor, table: Tensor | None = None, kernels: Kernels = TORCH
 ) -> Tensor:
-    """F W_dec, [B, D], of values [M] at the pairs of a pattern; differentiable in both.
+    """f W_dec, [B, D], of values [M] at the pairs of a pattern; differentiable in both.
 
-    `table` is what is read for W_dec, if not itself: the same numbers in another precision.
+    `table` is read in place of W_dec, if given: the same numbers in another precision.
     """
     found: Tensor = _Decode.apply(values, W_dec, W_dec if table is None else table, pattern, kernels)
     return found

@@ -38,14 +38,14 @@ from saeuron.sae.variants import SparseVariant, make
 _log = logging.getLogger(__name__)
 
 FAST_FROM = 8
-"""The sparse path is taken from this many latents per active one."""
+"""The sparse path is used from this many latents per active one."""
 
 SAVING = 1 / 20
-"""Checkpoints are put off while to write them would take more than this of the time."""
+"""Checkpoints are postponed while writing them would take more than this fraction of the time."""
 
 
 class Point(NamedTuple):
-    """One point of the training curve, means since the last one."""
+    """One point of the training curve; means since the previous point."""
 
     step: int
     rows: int
@@ -71,21 +71,20 @@ def learning_rate(config: SAEConfig, step: int) -> float:
 
 
 def kernels_for(config: SAEConfig, device: torch.device) -> Literal["torch", "triton"]:
-    """The kernels that `train.kernels: auto` stands for, on a device.
+    """The kernels to use on a device, with `train.kernels: auto` resolved.
 
-    Those in Triton have been tested by its interpreter, and compiled, but have run on no GPU yet: nobody gets them who
-    does not ask for them.
+    `auto` never chooses Triton: its kernels were tested in the interpreter and compiled, but have not run on a GPU.
 
     Raises:
-        ConfigError: Triton is asked for where it cannot work.
+        ConfigError: Triton is requested on a device that cannot run it.
     """
     if config.kernels == "triton" and device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
-        raise ConfigError(f"train.kernels 'triton' are for CUDA; on {device} take 'torch' or 'auto'.")
+        raise ConfigError(f"train.kernels 'triton' needs CUDA; on {device} use 'torch' or 'auto'.")
     return "triton" if config.kernels == "triton" else "torch"
 
 
 class Trainer:
-    """The state of one training run: the variant, Adam's moments, silence of each latent, and the number of steps."""
+    """State of one training run: the variant, Adam's moments, silent rows of each latent, and the number of steps."""
 
     def __init__(
         self,
@@ -96,10 +95,10 @@ class Trainer:
         path: Literal["auto", "fast", "plain"] = "auto",
         ranks: Ranks = ALONE,
     ) -> None:
-        """`path` is for comparisons: see `SparseVariant`; `ranks` are the processes that train together.
+        """`path` forces one of the two paths of `SparseVariant`, to compare them; `ranks` are the processes that train.
 
         Raises:
-            ConfigError: the configuration fits no SAE of this width, or not these ranks or this device.
+            ConfigError: the configuration does not fit this width, these ranks or this device.
         """
         self.config, self.hookpoint, self.device, self.step_index = config, hookpoint, torch.device(device), 0
         self.n_latents = n_latents = config.check(width, hookpoint)
@@ -126,23 +125,23 @@ class Trainer:
         self.dead_rows = config.dead_rows or max(1, config.steps * config.batch // 10)
         self.history: list[Point] = []
         self.factor = 1.0
-        """What rows are multiplied by before anything else (`normalize`)."""
+        """Factor applied to rows before anything else (`normalize`)."""
         self._recent: list[Tensor] = []
-        """FVU, L0 and loss of each step since the last point; left on the device, which nobody then waits for."""
+        """FVU, L0 and loss of each step since the last point; kept on the device, to avoid synchronising."""
 
     @property
     def sae(self) -> SAE:
-        """The SAE as it is now, for inference; a copy, of activations as they are."""
+        """The current SAE, for inference: a copy, for unscaled activations."""
         sae = self.variant.export(self.hookpoint)
         if self.factor != 1:
-            # Every activation function is homogeneous: at c x, with c times the biases and thresholds, f is c times f.
+            # Every activation function is homogeneous: with x, biases and thresholds times c, f is times c.
             with torch.no_grad():
                 for tensor in (sae.b_enc, sae.b_dec, sae.threshold):
                     tensor.div_(self.factor)
         return sae
 
     def initialise(self, rows: Tensor) -> None:
-        """Start from a first sample, [B, D]."""
+        """Initialise from a first sample, [B, D]."""
         x = rows.to(self.device).float()
         if self.config.normalize:
             distance = float((x - geometric_median(x)).norm(dim=1).mean())
@@ -150,7 +149,7 @@ class Trainer:
         self.variant.initialise(x * self.factor if self.config.normalize else x)
 
     def step(self, rows: Tensor) -> None:
-        """One optimizer step on rows [B, D]; with several ranks each is given all of them."""
+        """Take one optimizer step on rows [B, D]; with several ranks, pass all rows to each."""
         variant, config, rows_of = self.variant, self.config, self.rows_of
         x = rows_of.part(rows).to(self.device).float()
         if config.normalize:
@@ -178,19 +177,19 @@ class Trainer:
             f, l0, total = self._figures().mean(0).tolist()
             if not (math.isfinite(f) and math.isfinite(total)):
                 raise ConfigError(
-                    f"training {self.hookpoint or 'an SAE'} broke down by step {self.step_index}: FVU {f:g}, loss "
-                    f"{total:g}; expected finite numbers. Lower train.lr, or look at the activations."
+                    f"training {self.hookpoint or 'an SAE'} diverged by step {self.step_index}: FVU {f:g}, loss "
+                    f"{total:g}; expected finite numbers. Lower train.lr, or check the activations."
                 )
             share = self.latents_of.count(int((self.silent >= self.dead_rows).sum())) / self.n_latents
             self.history.append(Point(self.step_index, self.step_index * config.batch, f, l0, share, total))
             self._recent.clear()
 
     def _figures(self) -> Tensor:
-        """Those since the last point, float64 [steps, 3]."""
+        """FVU, L0 and loss of each step since the last point, float64 [steps, 3]."""
         return torch.stack(self._recent).cpu().double() if self._recent else torch.zeros(0, 3, dtype=torch.float64)
 
     def _divided(self) -> set[str]:
-        """The names of a checkpoint's tensors with a row for each latent, of a variant that can be divided."""
+        """Names of the checkpoint tensors that have a row for each latent, for a variant that can be divided."""
         moments = {
             f"adam.{index}.{moment}"
             for index, (name, _) in enumerate(self.variant.named_parameters())
@@ -200,7 +199,7 @@ class Trainer:
         return {"silent", *moments, *(f"variant.{name}" for name in SparseVariant.divided)}
 
     def save(self, path: Path) -> None:
-        """Everything needed to go on exactly; written by the first rank, whole."""
+        """Write everything needed for an exact resume; rank 0 writes it whole."""
         tensors = prefixed("variant", self.variant.state_dict()) | pack_optimizer(self.update.optimizer, "adam")
         tensors |= {"silent": self.silent, "recent": self._figures()}
         if self.config.normalize:
@@ -214,17 +213,17 @@ class Trainer:
         save_tensors(path, tensors, {**metadata, "sha256": tensors_digest(tensors, metadata)})
 
     def load(self, path: Path) -> None:
-        """Go on from `save`.
+        """Resume from `save`.
 
         Raises:
-            BadWeights: the file is damaged; whoever goes on from one flipped byte would train something else.
-            SaeuronError: it is of another configuration.
+            BadWeights: the file is damaged; resuming from a flipped byte would train something else.
+            SaeuronError: the checkpoint belongs to another configuration.
         """
         tensors, metadata = load_tensors(path)
         if metadata.pop("sha256", "") != tensors_digest(tensors, metadata):
-            raise BadWeights(f"{path} is not as it was written; remove it to start anew.")
+            raise BadWeights(f"{path} is damaged: its checksum differs; delete it to train from the start.")
         if metadata["config"] != self.config.identity:
-            raise SaeuronError(f"{path} is a checkpoint of another configuration; remove it to start anew.")
+            raise SaeuronError(f"{path} is a checkpoint of another configuration; delete it to train from the start.")
         if self.latents_of.size > 1:
             tensors |= {name: self.latents_of.part_of(tensors[name]) for name in self._divided() & tensors.keys()}
         self.variant.load_state_dict(stripped("variant", tensors))
@@ -247,9 +246,9 @@ def train(
     ranks: Ranks = ALONE,
     report: Callable[[Point], None] = lambda point: None,
 ) -> Trainer:
-    """Train to the end, from `checkpoint` if it exists; an interrupted run ends with the same bytes.
+    """Train to the end, resuming from `checkpoint` if it exists; an interrupted run ends with the same bytes.
 
-    A damaged checkpoint is as good as none: the training begins anew, and says so.
+    A damaged checkpoint counts as none: training starts from the beginning, with a warning.
     """
     trainer = Trainer(config, width, hookpoint, device, ranks=ranks)
     resumed = False
@@ -258,8 +257,8 @@ def train(
             trainer.load(checkpoint)
             resumed = True
         except BadWeights as error:
-            _log.warning("training %s begins anew: its checkpoint is damaged (%s)", hookpoint or "an SAE", error)
-    # All look before the first one writes.
+            _log.warning("training %s from the start: its checkpoint is damaged (%s)", hookpoint or "an SAE", error)
+    # No rank may write a checkpoint before all have looked for one.
     ranks.wait()
     if not resumed:
         trainer.initialise(tensor_of(next(stream(0))))
@@ -274,21 +273,21 @@ def together(
     *,
     report: Callable[[int, Point], None] = lambda index, point: None,
 ) -> None:
-    """Train several SAEs to their ends on one stream of rows, of one hookpoint or several, which is read once.
+    """Train several SAEs to the end on one stream of rows, which is read once, for one hookpoint or several.
 
-    They are initialised or loaded, at the same step, and take batches of the same size; each ends as it would alone.
-    They take their steps in turns, and share the memory for pre-activations.
+    They must be initialised or loaded, at the same step, with the same batch size; each ends as it would alone. They
+    take their steps in turns, and share the memory for pre-activations.
 
     Args:
-        trainers: variants, sizes, seeds of weights, hookpoints, as they please.
+        trainers: any mix of variants, sizes, weight seeds and hookpoints.
         stream: rows for all of them, or by hookpoint.
-        checkpoints: by index, where to save them.
+        checkpoints: where to save them, by index.
         report: called with the index and each new point of its curve.
     """
     start = {t.step_index for t in trainers}
     sizes = {t.config.batch for t in trainers}
     if len(start) != 1 or len(sizes) != 1:
-        raise SaeuronError(f"SAEs on one stream stand at steps {start} with batches {sizes}: expected one of each.")
+        raise SaeuronError(f"SAEs on one stream are at steps {start} with batches {sizes}: expected one of each.")
     room = Room()
     for variant in (t.variant for t in trainers):
         if isinstance(variant, SparseVariant):
@@ -313,13 +312,13 @@ def together(
 
 
 class _Saving:
-    """Writes a trainer's checkpoints, not so often that they would take more than `SAVING` of the time."""
+    """Writes a trainer's checkpoints, spaced so that they take at most `SAVING` of the time."""
 
     def __init__(self, trainer: Trainer, path: Path) -> None:
         self.trainer, self.path, self.took, self.ended = trainer, path, 0.0, 0.0
 
     def consider(self) -> None:
-        """Write one, unless it is too early for that; all ranks do what the first one finds."""
+        """Write a checkpoint unless it is too early; rank 0 decides for all ranks."""
         begun, ranks = time.monotonic(), self.trainer.ranks
         due = begun - self.ended >= self.took * (1 / SAVING - 1)
         if ranks.count(int(due and ranks.first)):
@@ -329,7 +328,7 @@ class _Saving:
 
 
 class Quality(NamedTuple):
-    """How well an SAE reconstructs, at inference, over a whole set."""
+    """Reconstruction quality of an SAE at inference, over a whole set."""
 
     fvu: float
     l0: float
@@ -341,7 +340,7 @@ class Quality(NamedTuple):
 def quality(sae: SAE, batches: Iterator[Tensor]) -> Quality:
     """FVU accumulated over the whole set, not averaged over batches; float64 sums, on the SAE's device.
 
-    Raises SaeuronError where there are no rows.
+    Raises SaeuronError if there are no rows.
     """
     found: Moments | None = None
     fired = torch.zeros(sae.info.n_latents, dtype=torch.bool, device=sae.W_enc.device)
@@ -352,12 +351,12 @@ def quality(sae: SAE, batches: Iterator[Tensor]) -> Quality:
         found = part if found is None else found + part
         fired |= (codes != 0).any(0)
     if found is None:
-        raise SaeuronError("FVU and L0 of no rows; expected at least one batch.")
+        raise SaeuronError("cannot compute FVU and L0 of no rows; expected at least one batch.")
     return Quality(found.fvu, found.l0, 1 - float(fired.float().mean()))
 
 
 def _decoded(sae: SAE, codes: Tensor) -> Tensor:
-    """X_hat [B, D] of codes [B, N]. Where few latents fire, a dense product would be half of all the work."""
+    """x_hat [B, D] of codes [B, N]. Uses sparse products if few latents fire: a dense one would be half of the work."""
     if int(codes.count_nonzero()) * FAST_FROM > codes.numel():
         return sae.decode(codes)
     rows, latents = codes.nonzero(as_tuple=True)

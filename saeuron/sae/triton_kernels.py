@@ -1,8 +1,7 @@
-"""The sparse work of a training step on a GPU, in Triton: one launch for what torch's operators do in several.
+"""The sparse work of a training step in Triton: one launch for what takes several torch operators.
 
-They have not run on a GPU yet. Nothing is added up by atomics, so that sums run in one order. Tables may
-be bfloat16; sums are float32. What each one does is said, and done more slowly, in `saeuron.sae.sparse` and
-`saeuron.sae.update`.
+These kernels have not run on a GPU yet. They use no atomics, so sums have a fixed order. Tables may be bfloat16; sums
+are float32. The reference implementations are in `saeuron.sae.sparse` and `saeuron.sae.update`.
 """
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor
 from saeuron.sae.sparse import Kernels, Pattern
 
 _WIDEST = 4096
-"""A row of that many numbers fits into the registers while its largest are chosen; longer ones are cut where they can
-be, into equal parts of more than k."""
+"""Longest row that fits into the registers while its largest values are chosen. Longer rows are cut, where possible,
+into equal parts of more than k."""
 
 
 @triton.jit
@@ -25,7 +24,7 @@ def _bags(table, indices, starts, weights, out, pairs, bags, width, PAIRS: tl.co
     begin = tl.load(starts + bag)
     end = tl.load(starts + bag + 1, mask=bag + 1 < bags, other=pairs)
     total = tl.zeros([BLOCK], tl.float32)
-    # Several rows at once, so that several loads are under way.
+    # Several rows at once, to keep several loads in flight.
     for first in range(begin, end, PAIRS):
         pair = first + tl.arange(0, PAIRS)
         there = pair < end
@@ -38,13 +37,13 @@ def _bags(table, indices, starts, weights, out, pairs, bags, width, PAIRS: tl.co
 
 
 def bags(table: Tensor, indices: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    """Sums of weighted rows of `table` [T, D], one for each start, [S, D] float32; as `sparse.TORCH.bags`."""
+    """Weighted sums of rows of `table` [T, D], one per start, [S, D] float32; as `sparse.TORCH.bags`."""
     width = table.shape[1]
     out = torch.empty(len(starts), width, dtype=torch.float32, device=table.device)
     block = min(512, triton.next_power_of_2(width))
     grid = (len(starts), triton.cdiv(width, block))
     assert table.is_contiguous() and indices.is_contiguous() and weights.is_contiguous()
-    # Triton launches on the current device, which need not be that of its arguments.
+    # Triton launches on the current device, which may differ from that of the arguments.
     with torch.cuda.device_of(table):
         _bags[grid](
             table, indices, starts, weights, out, len(indices), len(starts), width, PAIRS=8, BLOCK=block, num_warps=4
@@ -73,7 +72,7 @@ def _dots(left, right, latents, starts, out, pairs, rows, width, PAIRS: tl.const
 
 
 def dots(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
-    """left[row] . right[latent] of every pair, [M] float32; as `sparse.TORCH.dots`."""
+    """left[row] . right[latent] for every pair, [M] float32; as `sparse.TORCH.dots`."""
     width = left.shape[1]
     out = torch.empty(len(pattern.latents), dtype=torch.float32, device=left.device)
     block = min(256, triton.next_power_of_2(width))
@@ -92,10 +91,10 @@ def _largest(pre, values, indices, width, k, GROUPS: tl.constexpr, EACH: tl.cons
     column = tl.arange(0, GROUPS)[:, None] * EACH + tl.arange(0, EACH)[None, :]
     inside = column < width
     found = tl.load(pre + row * width + column, mask=inside, other=0.0).to(tl.float32)
-    # Bits of floats that are not negative are in the order of the floats.
+    # Bits of non-negative floats have the order of the floats.
     keys = tl.where(found > 0, found, 0.0).to(tl.int32, bitcast=True)
-    # The k-th largest of the groups' maxima bounds the k-th largest of all from below, the maximum from above. Between
-    # them, a threshold that k pass, or the k-th largest itself, if more do.
+    # The k-th largest of the groups' maxima bounds the k-th largest value from below, the maximum from above. Search
+    # between them for a threshold that exactly k pass, or for the k-th largest itself if there are ties.
     maxima = tl.max(keys, axis=1)
     above = tl.max(maxima, axis=0) + 1
     least = 0
@@ -119,7 +118,7 @@ def _largest(pre, values, indices, width, k, GROUPS: tl.constexpr, EACH: tl.cons
             passed = count
         else:
             high = middle
-    # Those above the threshold, and of those at it the first, as many as there is room for.
+    # Keep all above the threshold, and of those equal to it the first, as many as there is room for.
     more = keys > least
     at = (keys == least) & inside
     room = k - tl.sum(tl.sum(more.to(tl.int32), axis=1), axis=0)
@@ -133,15 +132,15 @@ def _largest(pre, values, indices, width, k, GROUPS: tl.constexpr, EACH: tl.cons
 
 
 def row_top_k(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest ReLU(p) of each row of [B, N] and where they are, float32 and int32 [B, k], by place; exact.
+    """The k largest ReLU(p) of each row of [B, N] and their indices, float32 and int32 [B, k], by index; exact.
 
-    Of equals the first are taken. Where fewer than k are positive the rest are zeros, at places that hold none.
+    Ties go to the lower index. If fewer than k are positive, the rest are zeros, at indices of zero values.
     """
     rows, width = pre.shape
     pre = pre.contiguous()
     parts = next(parts for parts in range(1, width + 1) if width % parts == 0 and width // parts <= _WIDEST)
     if parts > 1 and k < width // parts:
-        # In two stages: the k largest of each part, then of those.
+        # Two stages: the k largest of each part, then of those.
         values, places = row_top_k(pre.view(rows * parts, width // parts), k)
         places += torch.arange(parts, device=pre.device, dtype=torch.int32).repeat(rows)[:, None] * (width // parts)
         values, among = row_top_k(values.view(rows, parts * k), k)
@@ -170,9 +169,9 @@ def _project(gradient, weight, squares, width, UNIT: tl.constexpr, BLOCK: tl.con
 
 
 def project(gradient: Tensor, weight: Tensor, *, unit: bool) -> Tensor:
-    """|g|^2 of each row of a gradient [R, D], [R]; where rows are `unit` vectors, less its component along them first.
+    """|g|^2 of each row of a gradient [R, D], [R]; if rows are `unit` vectors, first subtract the component along them.
 
-    The gradient is changed in its place.
+    Changes the gradient in place.
     """
     rows, width = gradient.shape
     squares = torch.empty(rows, dtype=torch.float32, device=gradient.device)
@@ -207,15 +206,15 @@ def _adam(
 
 
 class Adam(torch.optim.Adam):
-    """Adam (1412.6980) in one pass over memory, the clip's factor and unit rows included.
+    """Adam (1412.6980) in one pass over memory, including the clipping factor and unit rows.
 
-    Its state is that of `torch.optim.Adam`, and so are its checkpoints.
+    Its state, and so its checkpoints, are those of `torch.optim.Adam`.
     """
 
     unit: frozenset[Tensor] = frozenset()
-    """Matrices whose rows are put back to unit norm after each step."""
+    """Matrices whose rows are scaled back to unit norm after each step."""
     scale: Tensor | None = None
-    """What gradients are multiplied with, a scalar on their device; None: one."""
+    """Factor applied to gradients, a scalar on their device; None means 1."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

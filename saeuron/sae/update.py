@@ -1,4 +1,4 @@
-"""One update of a variant's parameters from their gradients: projected, clipped, Adam, constraints."""
+"""One update of a variant's parameters from their gradients: projection, clipping, Adam, constraints."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Update:
-    """The reference, on torch's own operators.
+    """The reference update, with torch's own operators.
 
     Attributes:
         optimizer: Adam, whose moments are part of a checkpoint.
@@ -24,17 +24,17 @@ class Update:
     optimizer: torch.optim.Adam
 
     def __init__(self, variant: Variant, config: SAEConfig, latents_of: Ranks) -> None:
-        """`latents_of` are the processes that hold a part of the latents each."""
+        """`latents_of` are the processes that each hold a part of the latents."""
         self.variant, self.config, self.latents_of = variant, config, latents_of
         self.optimizer = self._adam()
 
     def _adam(self) -> torch.optim.Adam:
-        # Fused where torch has it: four passes over memory in place of about fourteen.
+        # Fused where torch supports it: four passes over memory instead of about fourteen.
         return torch.optim.Adam(self.variant.parameters(), lr=self.config.lr, eps=6.25e-10, fused=True)
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Change the parameters by their gradients, at a learning rate."""
+        """Update the parameters from their gradients, at a learning rate."""
         self.variant.project_gradients()
         gradients = self.gradients()
         if self.latents_of.size == 1:
@@ -42,7 +42,7 @@ class Update:
         else:
             norm = self.norm({name: g.square().sum() for name, g in gradients.items()})
         factor = self.factor(norm)
-        # On a CPU to look costs nothing, and a factor of one a pass over all gradients.
+        # On a CPU reading the factor is free, and skipping a factor of one saves a pass over all gradients.
         if factor.device.type != "cpu" or not factor >= 1:
             for gradient in gradients.values():
                 gradient.mul_(factor)
@@ -50,27 +50,27 @@ class Update:
         self.variant.constrain()
 
     def gradients(self) -> dict[str, Tensor]:
-        """The gradients there are, by parameter."""
+        """All existing gradients, by parameter name."""
         return {name: p.grad for name, p in self.variant.named_parameters() if p.grad is not None}
 
     def norm(self, squares: Mapping[str, Tensor]) -> Tensor:
-        """The norm of all gradients, those of other processes' latents included, from the sums of their squares."""
+        """Norm of all gradients, other processes' latents included, from sums of squares by parameter name."""
         common = _sum(s for name, s in squares.items() if name not in SparseVariant.divided)
         return (self.latents_of.add(_sum(s for n, s in squares.items() if n in SparseVariant.divided)) + common).sqrt()
 
     def factor(self, norm: Tensor) -> Tensor:
-        """What gradients of that norm are multiplied with to be clipped."""
+        """Clipping factor for gradients of that norm."""
         return (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
 
     def change(self, rate: float) -> None:
-        """Adam's step."""
+        """Take Adam's step."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
 
 
 class TritonUpdate(Update):
-    """The same in two passes over memory; for CUDA, and variants whose decoder has unit rows and nothing else."""
+    """The same update in two passes over memory; for CUDA, and variants whose only constraint is unit decoder rows."""
 
     optimizer: "Adam"
 
@@ -98,7 +98,7 @@ class TritonUpdate(Update):
 
     @staticmethod
     def suits(variant: Variant) -> bool:
-        """Whether nothing of a variant would be left out."""
+        """Whether this update does everything that the variant needs."""
         kind = type(variant)
         return (kind.project_gradients, kind.constrain) == (Variant.project_gradients, Variant.constrain)
 

@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_as_good_as_none(work, how, caplog) -> None:
     data[len(data) // 2] ^= 1
     broken.checkpoint.write_bytes(data if how == "flip" else data[: len(data) // 2])
     resumed, whole = fit(broken, quiet), fit(work("whole"), quiet)
-    assert "training h begins anew: its checkpoint is damaged" in caplog.text
+    assert "training h from the start: its checkpoint is damaged" in caplog.text
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(resumed).items())
     assert resumed.history == whole.history
 

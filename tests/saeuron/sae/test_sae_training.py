@@ -252,7 +252,7 @@ def test_a_number_that_is_not_finite_ends_the_training(tmp_path, variant):
     data = batches(30)
     data[7, 3, 1] = np.inf
     config = SMALL.model_copy(update={"variant": variant, "steps": 30})
-    with pytest.raises(ConfigError, match=r"training h broke down by step 20: FVU nan.*expected finite numbers"):
+    with pytest.raises(ConfigError, match=r"training h diverged by step 20: FVU nan.*expected finite numbers"):
         train(config, stream_of(data), WIDTH, "h", checkpoint=tmp_path / "c")
 
 

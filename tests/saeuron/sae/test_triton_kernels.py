@@ -109,7 +109,7 @@ def test_an_expanded_gradient_is_no_mistake():
 @pytest.mark.parametrize("variant", ["topk", "gated"])
 def test_they_are_refused_where_there_is_no_gpu(variant, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ConfigError, match=r"train.kernels 'triton' are for CUDA; on cpu take 'torch'"):
+    with pytest.raises(ConfigError, match=r"train.kernels 'triton' needs CUDA; on cpu use 'torch'"):
         Trainer(SAEConfig(variant=variant, kernels="triton"), 8, "", "cpu")
 
 
