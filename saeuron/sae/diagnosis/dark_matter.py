@@ -1,8 +1,8 @@
-"""What an SAE leaves behind, and how much of that is simple (2410.14670, "Decomposing the dark matter").
+"""The error of an SAE, and how much of it is simple (2410.14670, "Decomposing the dark matter").
 
-The error e = x - x_hat is predicted from x by least squares with an intercept, fitted on some rows and measured on
-others. What is predicted is its linear part, the rest its nonlinear part. Codes by gradient pursuit over the same
-decoder, with as many latents in each row as the encoder used there, say what a better encoder could recover.
+The error e = x - x_hat is predicted from x by least squares with an intercept, fitted on some rows and tested on
+others. The predicted part is the linear error, the rest the nonlinear error. Gradient pursuit over the same decoder,
+with as many latents per row as the encoder used, shows what a better encoder could recover.
 """
 
 from typing import NamedTuple
@@ -18,25 +18,25 @@ _CHUNK = 4096
 
 
 class Errors(NamedTuple):
-    """The error of one way to find codes, over the test rows."""
+    """Error of one way to find codes, over the test rows."""
 
     fvu: float
     """sum |e|^2 / sum |x - mean x|^2."""
     l0: float
-    """Mean number of latents used on a row."""
+    """Mean number of latents used per row."""
     linear: float | None
-    """1 - sum |e - e_linear|^2 / sum |e|^2; below 0 where the fit does not carry over. None: too few rows to fit."""
+    """1 - sum |e - e_linear|^2 / sum |e|^2; below 0 if the fit does not generalise. None: too few rows to fit."""
     norm: float | None
-    """R^2 of |e|^2 itself, predicted from x in the same way."""
+    """R^2 of |e|^2, predicted from x in the same way."""
 
     @property
     def fvu_linear(self) -> float | None:
-        """The part of `fvu` that is linear in x; `fvu` minus this is the nonlinear part."""
+        """Part of `fvu` that is linear in x; `fvu` minus this is the nonlinear part."""
         return None if self.linear is None else self.linear * self.fvu
 
 
 class DarkMatter(NamedTuple):
-    """The errors of the encoder and of gradient pursuit on the same rows."""
+    """Errors of the encoder and of gradient pursuit on the same rows."""
 
     encoder: Errors
     pursuit: Errors
@@ -46,11 +46,11 @@ class DarkMatter(NamedTuple):
 
 @torch.no_grad()
 def dark_matter(sae: SAE, x: Tensor, fit: Tensor) -> DarkMatter:
-    """Take the error of an SAE apart.
+    """Decompose the error of an SAE.
 
     Args:
-        x: rows, [R, D]. fit: which of them the least squares may see, bool [R]; they and the rest should be of
-            different images, for the rows of one image are alike.
+        x: rows, [R, D]. fit: rows used for the least squares, bool [R]; they should come from other images than the
+            rest, because rows of one image are alike.
     """
     parts = [(sae.encode(rows), rows) for rows in x.split(_CHUNK)]
     encoded = torch.cat([sae.decode(f) for f, _ in parts])
@@ -68,7 +68,7 @@ def dark_matter(sae: SAE, x: Tensor, fit: Tensor) -> DarkMatter:
 
 
 def errors(x: Tensor, x_hat: Tensor, counts: Tensor, fit: Tensor) -> Errors:
-    """The error of reconstructions x_hat [R, D] that use `counts` latents, [R]; see `dark_matter`."""
+    """Error of reconstructions x_hat [R, D] that use `counts` latents, [R]; see `dark_matter`."""
     e = x.double() - x_hat.double()
     squared = e.square().sum(1, keepdim=True)
     found = predict(x[fit], torch.cat([e, squared], dim=1)[fit], x[~fit])
@@ -85,11 +85,11 @@ def errors(x: Tensor, x_hat: Tensor, counts: Tensor, fit: Tensor) -> Errors:
 def predict(x_fit: Tensor, y_fit: Tensor, x: Tensor) -> Tensor | None:
     """Least squares with an intercept: y [R', T] at x [R', D], fitted on x_fit [R, D] and y_fit [R, T]; float64.
 
-    None where R <= D + 1: the fit would be exact and say nothing. Of equally good fits the smallest.
+    None if R <= D + 1: the fit would be exact and meaningless. Of equally good fits, the smallest is taken.
     """
     if len(x_fit) <= x_fit.shape[1] + 1:
         return None
-    # On the CPU: only there does the solver bear columns that depend on one another.
+    # On the CPU: only its solver accepts linearly dependent columns.
     x64, y64 = x_fit.double().cpu(), y_fit.double().cpu()
     centre, mean = x64.mean(0), y64.mean(0)
     slope = torch.linalg.lstsq(x64 - centre, y64 - mean, driver="gelsd").solution

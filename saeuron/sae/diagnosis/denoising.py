@@ -1,11 +1,10 @@
-"""What an SAE's error costs the model: the loss that the model was trained on, with the reconstruction put back.
+"""What an SAE's error costs the model: the denoising loss with the reconstruction in place.
 
-Clean images are generated, turned back into latents z by the pipeline's VAE, and noised to a timestep t of its own
-sampling with true noise eps: z_t = sqrt(a_t) z + sqrt(1 - a_t) eps. The loss is the mean square of (eps - the noise
-that the denoiser predicts). The batch holds the halves that sampling holds, the empty prompt's and the prompt's, and
-the loss of each is that of its own prediction, before guidance mixes them. The hookpoint's output is left as it is
-(clean), replaced by x_hat at every position of every image (sae), or replaced by zero (zero); an SAE of updates
-replaces output minus input, so that zero lets the input through.
+Clean images are generated, encoded to latents z by the pipeline's VAE, and noised to a timestep t of its own sampling
+with noise eps: z_t = sqrt(a_t) z + sqrt(1 - a_t) eps. The loss is the mean square of (eps - the denoiser's prediction).
+The batch holds the same halves as in sampling, and each half's loss is that of its own prediction, before guidance. The
+hookpoint's output is unchanged (clean), replaced by x_hat at every position (sae), or replaced by zero (zero). An SAE
+of updates replaces output minus input, so that zero lets the input through.
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ KINDS: tuple[Kind, ...] = ("clean", "sae", "zero")
 
 
 class Loss(NamedTuple):
-    """Mean squared error of the predicted noise, over images, channels and pixels, at one timestep of one half."""
+    """Mean squared error of the predicted noise, over images, channels and pixels, at one timestep and half."""
 
     timestep: int
     half: str
@@ -37,7 +36,7 @@ class Loss(NamedTuple):
 
 
 def recovered(losses: Sequence[Loss]) -> float | None:
-    """(L_zero - L_sae) / (L_zero - L_clean), of summed losses; None where zero costs nothing."""
+    """(L_zero - L_sae) / (L_zero - L_clean), of summed losses; None if zero costs nothing."""
     clean, sae, zero = (sum(getattr(loss, kind) for loss in losses) for kind in KINDS)
     return (zero - sae) / (zero - clean) if zero > clean else None
 
@@ -46,14 +45,14 @@ def recovered(losses: Sequence[Loss]) -> float | None:
 def denoising_losses(
     pipe: Any, sae: SAE, images: Sequence[Request], model: ModelConfig, config: DiagnosisConfig
 ) -> list[Loss]:
-    """The losses at each timestep and half, noisiest first; the images are generated first."""
+    """Losses at each timestep and half, noisiest first; generates the images first."""
     family, in_text = family_of(pipe), sae.info.hookpoint.split(".")[0] in family_of(pipe).text_roots
     sums: dict[tuple[int, str, Kind], float] = {}
     for batch, pictures in generate(pipe, images, model, config.seed):
         clean, texts = family.encode_images(pipe, torch.from_numpy(pictures)), [r.prompt.text for r in batch]
         halves = ("unconditional", "conditional") if family.guided(pipe) else ("conditional",)
         prompts = family.encode_prompt(pipe, texts)
-        # Some schedulers name a timestep twice, or one between two of training.
+        # Some schedulers repeat timesteps, or have fractional ones.
         timesteps = sorted({int(t) for t in pipe.scheduler.timesteps.tolist()}, reverse=True)
         for timestep in _evenly(timesteps, config.loss_steps):
             noise = torch.stack(
@@ -77,14 +76,14 @@ def denoising_losses(
 
 
 class Replacement:
-    """Puts x_hat or zero in the place of what a hookpoint gives."""
+    """Replaces the output of a hookpoint by x_hat or zero."""
 
     def __init__(self, sae: SAE, read: Literal["output", "update"], kind: Kind) -> None:
         self.sae, self.read, self.kind = sae, read, kind
         self._source: Tensor | None = None
 
     def attached(self, pipe: Any) -> Any:
-        """A context in which it is in force."""
+        """A context in which the replacement is active."""
         path = self.sae.info.hookpoint
         if self.kind == "clean":
             return attached(pipe)
@@ -104,7 +103,7 @@ class Replacement:
 
 
 def _evenly(values: list[int], count: int) -> list[int]:
-    """At most `count` of the values, evenly spaced, the first and the last among them."""
+    """At most `count` of the values, evenly spaced, including the first and the last."""
     if len(values) <= count:
         return values
     return [values[round(i * (len(values) - 1) / max(count - 1, 1))] for i in range(count)]

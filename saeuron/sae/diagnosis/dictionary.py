@@ -1,4 +1,4 @@
-"""How the rows of a decoder lie to one another, and to those of another SAE."""
+"""Cosines between the rows of a decoder, and with those of another SAE."""
 
 from typing import NamedTuple
 
@@ -13,17 +13,17 @@ _CHUNK = 2048
 
 
 class Nearest(NamedTuple):
-    """For each row, the row that is most like it."""
+    """The most similar row, for each row."""
 
     cosine: Tensor
-    """[N]; of a row of norm zero 0, of a dictionary of one row -1."""
+    """[N]; 0 for a row of norm zero, -1 in a dictionary of one row."""
     latent: Tensor
     """int64 [N]."""
 
 
 @torch.no_grad()
 def nearest(W_dec: Tensor, others: Tensor | None = None) -> Nearest:
-    """The largest cosine of each decoder row.
+    """Largest cosine of each decoder row.
 
     Args:
         W_dec: (N, D).
@@ -44,14 +44,14 @@ def nearest(W_dec: Tensor, others: Tensor | None = None) -> Nearest:
 
 
 def chance(rows: int, others: int, width: int) -> float:
-    """The mean largest cosine of `rows` random directions to `others` more: what two dictionaries share by chance."""
+    """Mean largest cosine between `rows` random directions and `others` more: the chance level of two dictionaries."""
     drawn = torch.randn(rows + others, width, generator=generator("chance", rows, others, width), device="cpu")
     return float(nearest(drawn[:rows], drawn[rows:]).cosine.mean())
 
 
 @torch.no_grad()
 def neighbours(W_dec: Tensor, latent: int, count: int) -> list[tuple[int, float]]:
-    """The `count` rows of largest cosine to one row, itself left out: (latent, cosine), nearest first."""
+    """The `count` rows with the largest cosine to one row, without that row: (latent, cosine), nearest first."""
     rows = normalize(W_dec.float(), dim=1)
     cosine = rows @ rows[latent]
     cosine[latent] = -torch.inf

@@ -1,4 +1,4 @@
-"""Read one hookpoint while held-out images are generated: sums, the largest activations, a sample of rows."""
+"""Read one hookpoint while held-out images are generated: sums, largest activations, a sample of rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from saeuron.sae.moments import Moments
 
 HALVES: tuple[Half, ...] = ("conditional", "unconditional")
 ALWAYS_ON = 0.9
-"""A latent that fires on at least this share of rows says little about any of them."""
+"""A latent that fires on at least this fraction of rows tells little about any of them."""
 
 
 class Firing(NamedTuple):
@@ -43,22 +43,22 @@ class Firing(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """The K images on which each latent is largest, largest first; of equals the earlier image."""
+    """The K images with the largest activations of each latent, largest first; ties go to the earlier image."""
 
     value: Tensor
-    """[K, N], the largest f of the image; 0 where the latent fires on fewer images."""
+    """[K, N], largest f of the image; 0 if the latent fires on fewer images."""
     image: Tensor
-    """int64 [K, N], which of the images that were asked for."""
+    """int64 [K, N], index into the requested images."""
     timestep: Tensor
-    """int64 [K, N], where it is: of equals the noisiest."""
+    """int64 [K, N], its timestep; ties go to the noisiest."""
     position: Tensor
-    """int64 [K, N], of P, row by row."""
+    """int64 [K, N], its position of P, in row-major order."""
     heat: Tensor
-    """uint8 [K, P, N]: f at that timestep, 255 being the latent's largest of all."""
+    """uint8 [K, P, N]: f at that timestep, scaled so that 255 is the latent's overall maximum."""
 
 
 class Gathered(NamedTuple):
-    """All that was read."""
+    """Everything that was read."""
 
     moments: dict[tuple[int, Half], Moments]
     """{(timestep, half): sums}."""
@@ -67,13 +67,13 @@ class Gathered(NamedTuple):
     rows: Tensor
     """[R, D], the sample."""
     row_image: Tensor
-    """int64 [R], the image that each is of."""
+    """int64 [R], the image of each row."""
     grid: tuple[int, int]
-    """(height, width) of a map of P positions; (1, P) where they are no map."""
+    """(height, width) of a map of P positions; (1, P) if the positions form no map."""
 
 
 class _Sums(NamedTuple):
-    """What `Firing` holds, of one step."""
+    """The contents of `Firing`, for one step."""
 
     rows: Tensor
     images: Tensor
@@ -82,14 +82,14 @@ class _Sums(NamedTuple):
     maximum: Tensor
 
     def and_(self, other: "_Sums") -> "_Sums":
-        """Those of both."""
+        """Combine the two."""
         maximum = torch.maximum(self.maximum, other.maximum)
         return _Sums._make([*(a + b for a, b in zip(self[:4], other[:4], strict=True)), maximum])
 
 
 @dataclass
 class _Best:
-    """The largest activation of each image of a micro-batch so far: [b, N], and its map [b, P, N]."""
+    """Largest activation so far of each image of a micro-batch: [b, N], and its map [b, P, N]."""
 
     value: Tensor
     timestep: Tensor
@@ -114,7 +114,7 @@ class Reader:
         self.grid = (0, 0)
 
     def over(self, pipe: Any, model: ModelConfig) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
-        """Generate the images and read as they are; yields what `generate` does."""
+        """Generate the images and read the hookpoint meanwhile; yields what `generate` does."""
         done = 0
         with attached(pipe, readers={self.sae.info.hookpoint: self}):
             for start in range(0, len(self.images), model.micro_batch):
@@ -194,7 +194,7 @@ class Reader:
             self._row_image += [self._first + i] * len(here)
 
     def _finish(self) -> None:
-        """Merge the best of this micro-batch into the best of all."""
+        """Merge this micro-batch into the overall largest activations."""
         assert self._best is not None and self._fired is not None
         self._image_fires += self._fired.sum(0).cpu()
         b = self._best
@@ -206,7 +206,7 @@ class Reader:
         self._top = Examples._make([*(part.gather(0, order) for part in every[:4]), every.heat.gather(0, cells)])
 
     def gathered(self) -> Gathered:
-        """What has been read."""
+        """Everything read so far."""
         timesteps = sorted(self._sums, reverse=True)
         sums = _Sums._make(torch.stack(parts) for parts in zip(*(self._sums[t] for t in timesteps), strict=True))
         assert self._top is not None
@@ -224,7 +224,7 @@ class Reader:
 
 
 def _grid(output: Tensor, latents: tuple[int, ...]) -> tuple[int, int]:
-    """(height, width) of a hookpoint's positions: a map's own, a sequence's by the shape of the latents."""
+    """(height, width) of a hookpoint's positions: the map's own; for a sequence, from the shape of the image latents."""
     if output.ndim == 4:
         return output.shape[2], output.shape[3]
     positions, (height, width) = (output.shape[1] if output.ndim == 3 else 1), latents

@@ -1,11 +1,11 @@
-"""SAEs of other libraries, read and written: `cfg.json` and one safetensors file in a folder.
+"""Read and write SAEs of other libraries: a folder with `cfg.json` and one safetensors file.
 
     saeuron    sae.safetensors          W_enc (N,D), b_enc (N), W_dec (N,D), b_dec (D), threshold (N)
     sparsify   sae.safetensors          encoder.weight (N,D), encoder.bias (N), W_dec (N,D), b_dec (D); SAeUron's too
-    saelens    sae_weights.safetensors  W_enc (D,N), b_enc (N), W_dec (N,D), b_dec (D), and what the architecture needs
+    saelens    sae_weights.safetensors  W_enc (D,N), b_enc (N), W_dec (N,D), b_dec (D), more by architecture
 
-`locate` finds the folder, here or on the hub; `read` gives an SAE that computes what the other library computes, or
-says in one line why it cannot; `write` makes a folder that the other library loads. Nothing is ever unpickled.
+`locate` finds the folder, on disk or on the hub. `read` gives an SAE that computes the same as the other library, or
+an error of one line. `write` makes a folder that the other library loads. Pickles are never opened.
 
     folder.py      one SAE's folder: configuration and tensors, checked
     native.py      folders of this project
@@ -31,15 +31,15 @@ _MODULES: dict[str, ModuleType] = {"saeuron": native, "sparsify": sparsify, "sae
 
 
 def read(path: Path, hookpoint: str = "", scale: float | None = None) -> Imported:
-    """The SAE in a folder, float32, of whichever library wrote it.
+    """The SAE in a folder, float32, of any known library.
 
     Args:
         path: the folder that holds `cfg.json`.
-        hookpoint: where it belongs, in place of what the folder says.
-        scale: the factor of `normalize_activations: expected_average_only_in`, where the folder does not hold it.
+        hookpoint: replaces the hookpoint that the folder names.
+        scale: the factor of `normalize_activations: expected_average_only_in`, if the folder does not hold it.
 
     Raises:
-        BadSAE: it is damaged, of an unknown kind, or computes something that has no exact equal here.
+        BadSAE: it is damaged, of an unknown kind, or computes something that has no exact equivalent here.
     """
     folder = Folder(path)
     if folder.has("sae_weights.safetensors"):
@@ -48,7 +48,7 @@ def read(path: Path, hookpoint: str = "", scale: float | None = None) -> Importe
         native_here = "n_latents" in folder.config()
         return native.read(folder, hookpoint) if native_here else sparsify.read(folder, hookpoint)
     if has_pickles(path):
-        raise BadSAE(f"{path} holds weights in a pickle only; {PICKLED}")
+        raise BadSAE(f"{path} holds its weights only as a pickle; {PICKLED}")
     raise BadSAE(
         f"{path} holds no SAE: expected cfg.json with sae.safetensors (saeuron, SAeUron, sparsify) "
         "or sae_weights.safetensors (SAELens)."
@@ -56,14 +56,14 @@ def read(path: Path, hookpoint: str = "", scale: float | None = None) -> Importe
 
 
 def write(sae: SAE, path: Path, format: str, model: str = "") -> None:
-    """Write `cfg.json` and the weights into `path`, as the other library reads them.
+    """Write `cfg.json` and the weights into `path`, in the other library's format.
 
     Args:
-        model: the name of the diffusion model, where the format has a place for it.
+        model: the name of the diffusion model, for formats that record it.
 
     Raises:
         UnknownName: there is no such format.
-        BadSAE: the format cannot express what this SAE computes; nothing is written.
+        BadSAE: the format cannot express this SAE; nothing is written.
     """
     if format not in _MODULES:
         raise UnknownName("format", format, FORMATS)

@@ -1,4 +1,4 @@
-"""The folder of one SAE: its configuration and its tensors, every mistake in one line."""
+"""The folder of one SAE: its configuration and tensors, with errors of one line."""
 
 import json
 import reprlib
@@ -19,7 +19,7 @@ from saeuron.sae.autoencoder import SAE, SAEInfo
 
 Format = Literal["saeuron", "sparsify", "saelens"]
 PICKLES = frozenset({".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"})
-PICKLED = "a pickle can run anything and is not opened: load it in the library that wrote it, save it as safetensors."
+PICKLED = "a pickle can run any code and is not opened: load it in the library that wrote it, save it as safetensors."
 
 NUMBER = (int, float)
 _WORDS = {
@@ -34,21 +34,21 @@ _WORDS = {
 
 
 class BadSAE(UserError):
-    """An SAE that cannot be carried over from another library's folder, or into one."""
+    """An SAE that cannot be read from, or written to, another library's folder."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was read."""
+    """Result of reading a folder."""
 
     sae: SAE
     format: Format
     dtype: str
-    """Of the weights as they are stored."""
+    """Data type of the stored weights."""
     bytes: int
-    """Size of the file of weights."""
+    """Size of the weights file."""
     notes: tuple[str, ...] = ()
-    """What was folded, and what could not be told from the folder."""
+    """Conversions that were made, and facts that the folder does not tell."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,13 @@ class Folder:
         return (self.path / name).is_file()
 
     def config(self, kinds: Mapping[str, tuple[type, ...]] | None = None, name: str = "cfg.json") -> dict[str, Any]:
-        """The object in its JSON file.
+        """The object in a JSON file of the folder.
 
         Args:
-            kinds: the types that a field may have where it is there; `a.b` is b of the object a, and stands after it.
+            kinds: allowed types of fields, if present; `a.b` is field b of the object a, and must come after `a`.
 
         Raises:
+            BadSAE: the file is missing or not JSON, or a field has another type.
             BadSAE: there is none, or it is not JSON, or a field is of another type.
         """
         path = self.path / name
@@ -84,7 +85,7 @@ class Folder:
             inner = found
             for section in sections:
                 inner = inner.get(section) or {}
-            # Not isinstance: true is no number.
+            # Not isinstance, which accepts true as a number.
             if last in inner and type(inner[last]) not in allowed:
                 words = " or ".join(dict.fromkeys(_WORDS[kind] for kind in allowed))
                 raise BadSAE(f"{path} has {field} {reprlib.repr(inner[last])}; expected {words}.")
@@ -94,10 +95,10 @@ class Folder:
         """A positive whole number of its configuration.
 
         Raises:
-            BadSAE: it is missing, or something else.
+            BadSAE: it is missing or something else.
         """
         value = config.get(name)
-        # Above 2^53 not every whole number is a float.
+        # Above 2^53 floats skip whole numbers.
         if isinstance(value, bool) or not isinstance(value, NUMBER) or not 1 <= value <= 2**53 or value % 1:
             raise BadSAE(
                 f"{self.path / 'cfg.json'} has {name} {reprlib.repr(value)}; expected a whole number from 1 up."
@@ -105,10 +106,10 @@ class Folder:
         return int(value)
 
     def checked(self, info: SAEInfo) -> SAEInfo:
-        """`info` itself, if there may be such an SAE.
+        """`info` itself, after a check.
 
         Raises:
-            BadSAE: there is none.
+            BadSAE: no such SAE can exist.
         """
         try:
             info.check()
@@ -117,7 +118,7 @@ class Folder:
         return info
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Its weights as they are stored.
+        """The stored weights.
 
         Raises:
             BadSAE: the file is missing, or not safetensors, or cut short.
@@ -132,10 +133,10 @@ class Folder:
             ) from error
 
     def fitted(self, tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        """The tensors as float64, if they are exactly those of `shapes`.
+        """The tensors as float64, checked to be exactly those of `shapes`.
 
         Raises:
-            BadSAE: one is missing, is one too many, has another shape, or holds NaN or infinity.
+            BadSAE: one is missing, unknown or of another shape, or holds NaN or infinity.
         """
         odd = [f"no {name}" for name in shapes if name not in tensors]
         odd += [f"an unknown {name}" for name in tensors if name not in shapes]
@@ -154,7 +155,7 @@ class Folder:
         return (self.path / name).stat().st_size
 
     def save(self, name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        """Write the weights, then `cfg.json`: each whole or not at all."""
+        """Write the weights, then `cfg.json`, each atomically."""
         save_tensors(self.path / name, tensors, {})
         with atomic_path(self.path / "cfg.json") as temporary:
             temporary.write_text(json.dumps(config, indent=2) + "\n")
@@ -166,5 +167,5 @@ def has_pickles(path: Path) -> bool:
 
 
 def dtype_of(tensor: Tensor) -> str:
-    """Its dtype's short name, such as bfloat16."""
+    """Short name of its dtype, such as bfloat16."""
     return str(tensor.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Our own folders: `SAE.save` and `SAE.load`, with a check of every number."""
+"""This project's own folders: `SAE.save` and `SAE.load`, with a check of every number."""
 
 import torch
 
@@ -11,7 +11,7 @@ WEIGHTS = "sae.safetensors"
 
 
 def read(folder: Folder, hookpoint: str = "") -> Imported:
-    """What `SAE.save` wrote.
+    """The SAE that `SAE.save` wrote.
 
     Raises:
         BadSAE: it is damaged, or its tensors do not fit.
@@ -25,13 +25,13 @@ def read(folder: Folder, hookpoint: str = "") -> Imported:
     except (BadWeights, FileNotFoundError) as error:
         raise BadSAE(str(error)) from error
     for name, tensor in tensors.items():
-        # float: not every type of eight bits can be asked.
+        # As float32, because isfinite lacks some eight-bit types.
         if not torch.isfinite(tensor.float()).all():
             raise BadSAE(f"{folder.path}: {name} holds NaN or infinity; the weights are damaged.")
     return Imported(sae, "saeuron", dtype_of(tensors["W_enc"]), folder.size(WEIGHTS))
 
 
 def write(sae: SAE, folder: Folder, model: str = "") -> None:
-    """What `SAE.load` reads."""
+    """Write a folder that `SAE.load` reads."""
     del model
     sae.save(folder.path)

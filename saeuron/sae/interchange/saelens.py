@@ -1,7 +1,7 @@
-"""Folders of SAELens, checked against sae-lens 6.54.12; configurations from before version 6 as well.
+"""Folders of SAELens, checked against sae-lens 6.54.12; also configurations from before version 6.
 
-There p = x_in W_enc + b_enc with x_in = scale * x - b_dec, where `apply_b_dec_to_input`; and x_hat is divided by the
-scale. All that is affine is folded into our weights, in float64; what depends on the row itself is refused.
+There p = x_in W_enc + b_enc with x_in = scale * x - b_dec, if `apply_b_dec_to_input`; and x_hat is divided by the
+scale. Affine maps are folded into our weights, in float64; normalisation by the row itself is refused.
 """
 
 import reprlib
@@ -31,7 +31,7 @@ _VARIANTS = {
     "batchtopk": "batch_topk",
     "matryoshka_batchtopk": "matryoshka",
 }
-"""Our names of its architectures; the last two in checkpoints of training only."""
+"""Our names of its architectures; the last two occur only in training checkpoints."""
 _TOPK = frozenset({"topk", "abstopk"})
 _BATCH = frozenset({"batchtopk", "matryoshka_batchtopk"})
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -54,7 +54,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "metadata.saeuron.variant": (str,),
     "metadata.saeuron.k": NUMBER,
 }
-"""Of every field that is read."""
+"""Allowed types of every field that is read."""
 _NORMALISATION = {
     "layer_norm": "divides each row by its own deviation",
     "constant_norm_rescale": "divides each row by its own norm",
@@ -64,7 +64,7 @@ _NORMALISATION = {
 
 @dataclass
 class _Weights:
-    """In our layout, float64."""
+    """Weights in our layout, float64."""
 
     W_enc: Tensor
     b_enc: Tensor
@@ -77,12 +77,12 @@ def read(folder: Folder, hookpoint: str = "", scale: float | None = None) -> Imp
     """The SAE of a folder. `scale` is the factor of `expected_average_only_in`, see `saeuron.sae.interchange.read`.
 
     Raises:
-        BadSAE: it is damaged, or computes something that has no exact equal here.
+        BadSAE: it is damaged, or computes something that has no exact equivalent here.
     """
     config, notes = folder.config(_KINDS), list[str]()
     architecture = _architecture(folder, config)
     stored = folder.tensors(WEIGHTS)
-    # Written for a while by versions before 6; all ones, it changes nothing.
+    # Written by some versions before 6; if all ones, it changes nothing.
     if bool((stored.get("scaling_factor", torch.zeros(1)) == 1).all()):
         del stored["scaling_factor"]
     width, n = folder.number(config, "d_in"), folder.number(config, "d_sae")
@@ -94,7 +94,7 @@ def read(folder: Folder, hookpoint: str = "", scale: float | None = None) -> Imp
     if (factor := _scale(folder, config, scale)) is not None:
         w.W_enc, w.W_dec, w.b_dec = w.W_enc * factor, w.W_dec / factor, w.b_dec / factor
         if rescaled:
-            # In units of p |w|, and |w| was just divided.
+            # The threshold is in units of p |w|, and |w| was just divided.
             w.threshold = w.threshold / factor
         notes.append(f"expected_average_only_in: the factor {factor:g} is folded into the weights")
     if rescaled:
@@ -116,15 +116,15 @@ def read(folder: Folder, hookpoint: str = "", scale: float | None = None) -> Imp
     info = _info(folder, config, architecture, width, len(w.b_enc), hookpoint)
     weights = {name: value.float() for name, value in vars(w).items()}
     if not all(torch.isfinite(value).all() for value in weights.values()):
-        raise BadSAE(f"{folder.path}: folded into one encoder, its weights leave the range of float32.")
+        raise BadSAE(f"{folder.path}: its weights, folded into one encoder, exceed the range of float32.")
     sae = SAE.of(info, weights)
     return Imported(sae, "saelens", dtype_of(stored["W_enc"]), folder.size(WEIGHTS), tuple(notes))
 
 
 def _architecture(folder: Folder, config: dict[str, Any]) -> str:
-    """Its architecture, under the one name of version 6; raises for what cannot be honoured."""
+    """Its architecture, by the name of version 6; raises BadSAE for what is not supported."""
     architecture = config.get("architecture", "standard")
-    # Before version 6 a top-k SAE was a standard one with another activation function.
+    # Before version 6 a TopK SAE was a standard one with another activation function.
     activation = config.get("activation_fn", config.get("activation_fn_str")) or "relu"
     if activation == "topk" and architecture == "standard":
         architecture = "topk"
@@ -132,7 +132,7 @@ def _architecture(folder: Folder, config: dict[str, Any]) -> str:
         raise BadSAE(f"{folder.path} has activation_fn {activation!r}; expected relu or topk.")
     if architecture not in _VARIANTS:
         raise BadSAE(
-            f"{folder.path} has architecture {architecture!r}, which has no equal here; known: {', '.join(_VARIANTS)}."
+            f"{folder.path} has architecture {architecture!r}, which is not supported; known: {', '.join(_VARIANTS)}."
         )
     reshape = config.get("reshape_activations", "hook_z" if "hook_z" in _hook(config) else "none")
     if reshape != "none":
@@ -143,9 +143,9 @@ def _architecture(folder: Folder, config: dict[str, Any]) -> str:
 
 
 def _hook(config: dict[str, Any]) -> str:
-    """Where it says that it belongs."""
+    """The hookpoint that the configuration names."""
     named = _section(config, "metadata").get("hook_name") or config.get("hook_name") or config.get("hook_point") or ""
-    # Early versions named it for several layers, and said beside it which.
+    # Early versions had one name for several layers, and the layer in a field of its own.
     layer = config.get("hook_point_layer")
     return str(named).replace("{layer}", str(layer)) if isinstance(layer, int) else str(named)
 
@@ -179,7 +179,7 @@ def _weights(architecture: str, tensors: dict[str, Tensor]) -> _Weights:
 
 
 def _scale(folder: Folder, config: dict[str, Any], scale: float | None) -> float | None:
-    """The factor that activations are multiplied by before they enter; None where there is none."""
+    """Factor by which activations are multiplied before the encoder; None if there is none."""
     kind = config.get("normalize_activations") or "none"
     kind = "expected_average_only_in" if kind is True else kind
     if kind == "none":
@@ -204,7 +204,7 @@ def _scale(folder: Folder, config: dict[str, Any], scale: float | None) -> float
 def _info(folder: Folder, config: dict[str, Any], architecture: str, width: int, n: int, hookpoint: str) -> SAEInfo:
     about = _section(config, "metadata")
     trained = _section(about, "training_architecture_details")
-    # How it was trained: as `write` leaves it there for one of ours, as SAELens does, or as it is.
+    # The training variant: recorded by `write` for our own SAEs, by SAELens for its own, else the architecture.
     own = _section(about, "saeuron")
     variant = own.get("variant") or _VARIANTS.get(str(about.get("training_architecture"))) or _VARIANTS[architecture]
     activation: Activation = "topk" if architecture in _TOPK else "threshold"
@@ -213,15 +213,15 @@ def _info(folder: Folder, config: dict[str, Any], architecture: str, width: int,
         k = folder.number({"k": _section(config, "activation_fn_kwargs").get("k"), **config}, "k")
     if not 0 <= k <= n:
         raise BadSAE(f"{folder.path} has k {reprlib.repr(k)} of {n} latents; expected at most as many.")
-    # SAELens' batchtopk takes fractions: of a threshold, k says only how it was trained.
+    # SAELens' batchtopk allows fractions; with a threshold, k only tells how it was trained.
     return folder.checked(SAEInfo(variant, width, n, round(k), hookpoint or _hook(config), activation))
 
 
 def write(sae: SAE, folder: Folder, model: str = "") -> None:
-    """What sae-lens' `SAE.load_from_disk` reads: `topk`, or `jumprelu` for an SAE with thresholds.
+    """Write a folder for sae-lens' `SAE.load_from_disk`: `topk`, or `jumprelu` for an SAE with thresholds.
 
     Raises:
-        BadSAE: the SAE has an activation that SAELens has not.
+        BadSAE: SAELens lacks the SAE's activation function.
     """
     info = sae.info
     if info.activation == "top_afa":

@@ -1,4 +1,4 @@
-"""Where an SAE's folder is: on this disk, or on the hub, of which only configurations and safetensors are fetched."""
+"""Find an SAE's folder: on disk, or on the hub, from which only configurations and safetensors are fetched."""
 
 import re
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ class Located:
 
     path: Path
     revision: str | None = None
-    """The commit it was fetched at; None for a folder of this disk."""
+    """The commit it was fetched at; None for a folder on disk."""
 
     @property
     def hookpoint(self) -> str:
-        """What the folder's name says: SAeUron and sparsify name it by the module; empty if it is no module path."""
+        """The folder's name, if it is a module path, as SAeUron and sparsify name folders; else empty."""
         name = self.path.name
         return name if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", name) else ""
 
 
 def seems_hub_id(text: str) -> bool:
-    """Whether it could be `owner/name` or `owner/name:subfolder`."""
+    """Whether the text has the form `owner/name` or `owner/name:subfolder`."""
     return _HUB.fullmatch(text) is not None
 
 
@@ -36,10 +36,10 @@ def locate(source: str, hookpoint: str = "") -> Located:
 
     Args:
         source: a folder, or a file in it; or `owner/name`, `owner/name:subfolder` on the hub.
-        hookpoint: which to take where there are several, by the name of its folder.
+        hookpoint: which SAE to take if there are several, by the name of its folder.
 
     Raises:
-        BadSAE: it is nowhere, holds no SAE or several, or is a pickle.
+        BadSAE: nothing is found, or no SAE or several, or a pickle.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -58,7 +58,7 @@ def locate(source: str, hookpoint: str = "") -> Located:
 
 def _fetched(repo: str, inner: str | None, source: str, hookpoint: str) -> Located:
     if inner is None:
-        # The configurations are small: by them one SAE is found among many before any weights are fetched.
+        # Configurations are small: they identify one SAE among many before any weights are fetched.
         root = _snapshot(repo, ["*cfg.json"])
         inner = _descend(root, source, hookpoint).relative_to(root).as_posix()
     prefix = "" if inner == "." else f"{inner.strip('/')}/"
@@ -82,9 +82,9 @@ def _snapshot(repo: str, patterns: list[str]) -> Path:
 
 
 def _descend(top: Path, source: str, hookpoint: str) -> Path:
-    """`top` itself if it holds `cfg.json`, or the one folder below it that does, or that the hookpoint names.
+    """`top` itself if it holds `cfg.json`, else the only folder below that does, or the one named like the hookpoint.
 
-    Of several of that name the one that lies highest: SAeUron keeps those for other data in folders of their own.
+    Of several with that name, the highest: SAeUron keeps SAEs for other data in folders of their own.
     """
     if (top / "cfg.json").is_file():
         return top
@@ -96,7 +96,7 @@ def _descend(top: Path, source: str, hookpoint: str) -> Path:
         return found[0]
     if not found:
         if has_pickles(top):
-            raise BadSAE(f"{source} holds weights in a pickle only; {PICKLED}")
+            raise BadSAE(f"{source} holds its weights only as a pickle; {PICKLED}")
         raise BadSAE(f"{source} holds no cfg.json; expected a folder of saeuron, SAeUron, sparsify or SAELens.")
     names = [p.relative_to(top).as_posix() for p in found]
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

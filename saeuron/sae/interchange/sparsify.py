@@ -1,4 +1,4 @@
-"""Folders of sparsify (EleutherAI) and of SAeUron, whose class was made from an earlier one of it.
+"""Folders of sparsify (EleutherAI) and of SAeUron, whose class derives from an earlier version of sparsify's.
 
 Checked against eai-sparsify 1.3.3: f = the k largest ReLU(W_enc (x - b_dec) + b_enc) of each row. SAeUron's
 configurations hold three more fields: `batch_topk`, `sample_topk` and `input_unit_norm`.
@@ -32,12 +32,12 @@ def read(folder: Folder, hookpoint: str = "") -> Imported:
     """The SAE of a folder.
 
     Raises:
-        BadSAE: it is damaged, or computes something that has no equal here.
+        BadSAE: it is damaged, or computes something that has no equivalent here.
     """
     config = folder.config(_KINDS)
     _check(folder, config)
     width, k = folder.number(config, "d_in"), folder.number(config, "k")
-    # A num_latents of 0 means: see expansion_factor.
+    # A num_latents of 0 stands for expansion_factor * d_in.
     own = config.get("num_latents")
     n = folder.number(config, "num_latents") if own else width * folder.number(config, "expansion_factor")
     stored = folder.tensors(WEIGHTS)
@@ -58,17 +58,17 @@ def read(folder: Folder, hookpoint: str = "") -> Imported:
 
 def _check(folder: Folder, config: dict[str, Any]) -> None:
     if config.get("activation", "topk") != "topk":
-        raise BadSAE(f"{folder.path} has activation {config['activation']!r}; of sparsify's, only 'topk' has an equal.")
+        raise BadSAE(f"{folder.path} has activation {config['activation']!r}; of sparsify's, only 'topk' is supported.")
     for field, why in _REFUSED.items():
         if config.get(field):
             raise BadSAE(f"{folder.path} has {field}: {why}; it cannot be imported.")
 
 
 def write(sae: SAE, folder: Folder, model: str = "") -> None:
-    """What `SparseCoder.load_from_disk` reads, and SAeUron's `Sae.load_from_disk`.
+    """Write a folder for `SparseCoder.load_from_disk`, and SAeUron's `Sae.load_from_disk`.
 
     Raises:
-        BadSAE: the SAE does not choose the k largest of each row.
+        BadSAE: the SAE does not keep the k largest of each row.
     """
     del model
     info = sae.info

@@ -1,6 +1,6 @@
-"""Every variant of a sparse autoencoder, by the name that the configuration knows it by (`train.variant`).
+"""All SAE variants, by their name in the configuration (`train.variant`).
 
-base.py        what every variant has: parameters, loss, export
+base.py        what variants have in common: parameters, loss, export
 topk.py        TopK, Multi-TopK (2406.04093)
 batch_topk.py  BatchTopK (2412.06410)
 gba.py         Group Bias Adaptation (2506.14002)
@@ -47,5 +47,5 @@ __all__ = ["VARIANTS", "Forward", "SparseVariant", "Variant", "make"]
 
 
 def make(config: SAEConfig, width: int) -> Variant:
-    """The untrained variant that a configuration names, for activations of `width`."""
+    """The untrained variant that a configuration names, for activations of D = `width`."""
     return VARIANTS[config.variant](config, width)

@@ -13,15 +13,14 @@ from saeuron.sae.variants.base import SparseVariant
 
 
 class AbsTopK(SparseVariant):
-    """F = p, with its sign, on the k largest |p| of each row: one latent holds a direction and its opposite.
+    """f = p, with its sign, on the k largest |p| of each row: one latent holds a direction and its opposite.
 
-    Firing means f != 0. What is exported is a TopK SAE of 2 N latents, f+ and f-, of encoder [W; -W], [b; -b] and
-    decoder [W_dec; -W_dec]: the k largest ReLU of them are AbsTopK split by sign, and scores, thresholds and densities
-    mean something. Latent i + N there is the opposite of latent i; a direction used one way alone
-    shows as one dead latent of the two.
+    Firing means f != 0. The export is a TopK SAE of 2N latents, f+ and f-, with encoder [W; -W], [b; -b] and decoder
+    [W_dec; -W_dec]. Its k largest ReLU are AbsTopK split by sign, so scores, thresholds and densities are well defined.
+    Latent i + N is the opposite of latent i; if a direction is used with one sign only, the other latent is dead.
 
-    The paper has no AuxK. Here a dead latent helps with both its halves: the k_aux largest |p| of the dead, signed.
-    The threshold that is followed is on |p|: the mean over rows of the least kept, as for TopK.
+    The paper has no AuxK. Here a dead latent helps with both halves: the k_aux largest |p| of the dead, signed.
+    The tracked threshold is on |p|: the mean over rows of the least kept value, as for TopK.
     """
 
     activation: ClassVar[Activation] = "topk"

@@ -1,4 +1,4 @@
-"""What every variant of a sparse autoencoder is in training: parameters, the loss of a batch, and what inference gets.
+"""The trainable form of SAE variants: parameters, the loss of a batch, and the export for inference.
 
 Notation: x in R^D, x_bar = x - b_dec, p = W_enc x_bar + b_enc, f = activation(p), x_hat = f W_dec + b_dec.
 """
@@ -17,35 +17,35 @@ from saeuron.sae.sparse import TORCH, Pattern, Room, decode, encode_at
 
 
 class Forward(NamedTuple):
-    """What came of one batch."""
+    """Result of one batch."""
 
     loss: Tensor
-    """Scalar, what is minimised, AuxK apart."""
+    """The training loss, scalar, without AuxK."""
     x_hat: Tensor
     """[B, D]."""
     fired: Tensor
     """bool [N], f != 0 in any row."""
     active: int
-    """How many f != 0 there are in the batch."""
+    """Number of f != 0 in the batch."""
     least: Tensor | None = None
-    """The least kept activation, a scalar, or (N) for one of each latent; infinite where none was kept. None for a
-    variant that learns its thresholds, or has none."""
+    """Least kept activation: a scalar, or (N) for one per latent; infinite if none was kept. None for a variant that
+    learns its thresholds or has none."""
 
 
 class Variant(nn.Module):
-    """The trainable form of an SAE. Subclasses define `forward`; they keep the tensors' names and shapes, or `export`.
+    """The trainable form of an SAE. Subclasses define `forward`; they keep tensor names and shapes, or define `export`.
 
     Attributes:
         W_enc, W_dec: (N, D). b_enc: (N). b_dec: (D).
-        threshold: theta for inference, (N); a buffer, followed by `follow`.
+        threshold: theta for inference, (N); a buffer, tracked by `follow`.
     """
 
     activation: ClassVar[Activation] = "threshold"
-    """What the exported SAE does at inference."""
+    """Activation function of the exported SAE."""
     latents_of: Ranks = ALONE
-    """The processes that hold a part of the latents each; see `SparseVariant.divide`."""
+    """The processes that each hold a part of the latents; see `SparseVariant.divide`."""
     rows_of: Ranks = ALONE
-    """The processes that hold a slice of every batch each; set by the trainer."""
+    """The processes that each hold a slice of every batch; set by the trainer."""
 
     def __init__(self, config: SAEConfig, width: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Variant(nn.Module):
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
-        """Start from a first sample [B, D]: b_dec is its geometric median."""
+        """Initialise from a first sample [B, D]: b_dec becomes its geometric median."""
         self.b_dec.copy_(geometric_median(rows))
 
     def decoder(self) -> Tensor:
@@ -65,18 +65,18 @@ class Variant(nn.Module):
         return self.W_dec
 
     def forward(self, x: Tensor, step: int) -> Forward:
-        """The loss of a batch [B, D] at an optimizer step; whatever is drawn is drawn from (seed, step)."""
+        """The loss of a batch [B, D] at an optimizer step; random numbers are drawn from (seed, step)."""
         raise NotImplementedError
 
     def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
-        """AuxK of the dead latents, bool [N]: p of these alone is computed, so it costs what they are."""
+        """AuxK of the dead latents, bool [N]; computes p of these alone."""
         which = dead.nonzero().squeeze(1)
         pre = (x - self.latents_of.shared(self.b_dec)) @ self.W_enc[which].T + self.b_enc[which]
         return aux_k(x, x_hat, pre, self.decoder()[which], self.latents_of, self.rows_of)
 
     @torch.no_grad()
     def project_gradients(self) -> None:
-        """Remove the component of W_dec's gradient along each row: it would only change the norm, which is fixed."""
+        """Subtract from W_dec's gradient its component along each row, which could only change the fixed norm."""
         W, g = self.W_dec, self.W_dec.grad
         assert g is not None
         # In blocks that stay in the cache between reading and writing.
@@ -85,15 +85,15 @@ class Variant(nn.Module):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Put the parameters back where they must be: rows of W_dec have unit norm."""
+        """Enforce the constraints after a step: rows of W_dec get unit norm."""
         for rows in self.W_dec.split(1024):
             rows.div_(rows.norm(dim=1, keepdim=True))
 
     @torch.no_grad()
     def follow(self, least: Tensor | None, step: int) -> None:
-        """Theta = running mean of the least kept activation (2412.06410, section 3).
+        """Update theta, the running mean of the least kept activation (2412.06410, section 3).
 
-        Over about the last hundred steps, exact over the first hundred.
+        An exact mean over the first hundred steps, then over about the last hundred.
         """
         if least is None:
             return
@@ -102,7 +102,7 @@ class Variant(nn.Module):
         self.threshold.copy_(torch.where(torch.isfinite(least), self.threshold.lerp(least, rate), self.threshold))
 
     def export(self, hookpoint: str = "") -> SAE:
-        """What inference gets; shares no memory with the variant."""
+        """The SAE for inference; shares no memory with the variant."""
         activation = "threshold" if self.config.inference == "threshold" else self.activation
         return self._exported(hookpoint, activation)
 
@@ -114,28 +114,28 @@ class Variant(nn.Module):
 
 
 class SparseVariant(Variant):
-    """A variant whose latents are chosen by comparing p, and are few: only the chosen get gradients.
+    """A variant that chooses few latents by comparing p; only the chosen ones get gradients.
 
-    Two paths give the same numbers. The fast one makes one dense product, p, and works on the chosen pairs from there
-    (`saeuron.sae.sparse`); the plain one is autograd through dense latents, and is the reference.
+    Two paths give the same numbers. The fast path makes one dense product, p, and then works on the chosen pairs
+    (`saeuron.sae.sparse`). The plain path is autograd through dense latents; it is the reference.
     """
 
     fast: bool = True
-    """Which path; set by the trainer."""
+    """Whether to use the fast path; set by the trainer."""
     by_row: ClassVar[bool] = False
-    """Whether exactly so many are chosen of each row, whatever equals there are."""
+    """Whether a fixed number is chosen in each row, even with ties."""
     divided: ClassVar[frozenset[str]] = frozenset({"W_enc", "W_dec", "b_enc", "threshold"})
-    """What `divide` divides: tensors with a row for each latent."""
+    """Tensors that `divide` divides: those with a row for each latent."""
 
     def __init__(self, config: SAEConfig, width: int) -> None:
         super().__init__(config, width)
         self.room = Room()
-        """Of the fast path; variants that take their steps in turns may share one."""
+        """Memory of the fast path; variants that take their steps in turns may share it."""
         self.kernels = TORCH
-        """Of the fast path; set by the trainer."""
+        """Kernels of the fast path; set by the trainer."""
 
     def divide(self, ranks: Ranks) -> None:
-        """Keep this rank's latents alone. Batches, x_hat, the loss and b_dec stay whole, and alike on all ranks."""
+        """Keep only this rank's latents. Batches, x_hat, the loss and b_dec stay whole, and equal on all ranks."""
         self.latents_of, self.n_latents = ranks, self.n_latents // ranks.size
         with torch.no_grad():
             for name in self.divided:
@@ -143,35 +143,35 @@ class SparseVariant(Variant):
                 tensor.data = ranks.part_of(tensor.data)
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
-        """The active pairs of p [B, N]; those whose value would be zero left out, so that none gets a gradient."""
+        """The active pairs of p [B, N]; pairs of value zero are left out, so that they get no gradient."""
         raise NotImplementedError
 
     def value(self, pre: Tensor) -> Tensor:
-        """F of the chosen p, [M]."""
+        """f of the chosen p, [M]."""
         return pre
 
     def least(self, pattern: Pattern, values: Tensor) -> Tensor:
-        """The least kept activation, see `Forward`; infinite where none was kept."""
+        """Least kept activation, see `Forward`; infinite if none was kept."""
         return self.latents_of.least(values.amin() if len(values) else values.new_tensor(torch.inf))
 
     def decode(self, pattern: Pattern, values: Tensor) -> Tensor:
-        """F W_dec [B, D] of f [M] at the pairs of a pattern, by the fast path."""
+        """f W_dec [B, D] of f [M] at the pairs of a pattern, by the fast path."""
         W_dec = self.decoder()
         return decode(pattern, values, W_dec, self.table(W_dec), self.kernels)
 
     def table(self, W: Tensor) -> Tensor:
-        """What gathers read of a weight matrix: bfloat16 where that is the precision and the kernels can."""
+        """The copy of a weight matrix that gathers read: bfloat16 if the precision asks for it and the kernels can."""
         half = self.kernels.reads_half and self.config.precision == "bfloat16"
         return W.detach().bfloat16() if half else W.detach()
 
     def reconstruct(self, pattern: Pattern, values: Tensor) -> Tensor:
-        """X_hat [B, D] of f [M] at the pairs of a pattern."""
+        """x_hat [B, D] of f [M] at the pairs of a pattern."""
         if self.fast:
             return self.latents_of.total(self.decode(pattern, values)) + self.b_dec
         return self.latents_of.total(pattern.dense(values) @ self.decoder()) + self.b_dec
 
     def loss(self, x: Tensor, x_hat: Tensor, pattern: Pattern, values: Tensor, pre: "Pre") -> Tensor:
-        """What is minimised, AuxK apart."""
+        """The training loss, without AuxK."""
         del pattern, values, pre
         return fvu(x, x_hat, self.rows_of)
 
@@ -186,7 +186,7 @@ class SparseVariant(Variant):
 
 
 class Pre:
-    """P of a batch: all of it to choose from, and differentiable at the pairs that were chosen."""
+    """p of a batch: all of it, to choose from, and differentiable at the chosen pairs."""
 
     def __init__(self, variant: SparseVariant, x: Tensor) -> None:
         self.variant = v = variant
@@ -204,22 +204,22 @@ class Pre:
             x_bar, W_enc = self.x_bar.bfloat16(), v.W_enc.bfloat16()
             if v.kernels.reads_half and v.by_row:
                 return torch.addmm(v.b_enc.bfloat16(), x_bar, W_enc.T)
-            # Others compare sums of p, or take all equals, of which rounding makes many: the biases keep them apart.
+            # Others compare sums of p or keep all ties, and rounding makes ties: float32 biases separate them.
             return (x_bar @ W_enc.T).float() + v.b_enc
         if self.x_bar.device.type != "cpu":
-            # There memory is kept by torch.
+            # torch caches device memory itself.
             return torch.addmm(v.b_enc, self.x_bar, v.W_enc.T)
         room = v.room.of(len(self.x_bar), len(v.b_enc), self.x_bar)
         return torch.addmm(v.b_enc, self.x_bar, v.W_enc.T, out=room)
 
     def at(self, pattern: Pattern) -> Tensor:
-        """P of the pairs, [M]."""
+        """p of the pairs, [M]."""
         v = self.variant
         if not v.fast:
             return self.all[pattern.rows, pattern.latents]
         x_bar = self.x_bar.detach()
         if v.config.precision == "bfloat16":
-            # What bfloat16 chose is computed again, with sums in float32.
+            # Pairs were chosen in bfloat16; their values are recomputed with sums in float32.
             with torch.no_grad():
                 found = v.kernels.dots(pattern, x_bar, v.table(v.W_enc)) + v.b_enc[pattern.latents]
         else:

@@ -8,10 +8,10 @@ from saeuron.sae.variants.base import SparseVariant
 
 
 class BatchTopK(SparseVariant):
-    """F = ReLU(p) on the k B largest of the batch (section 3): rows may use more or fewer than k latents.
+    """f = ReLU(p) on the k B largest of the batch (section 3): rows may use more or fewer than k latents.
 
-    At inference, where a row must not depend on others, f = ReLU(p) 1[p > theta] with theta the running mean of the
-    least kept activation.
+    At inference a row must not depend on others: f = ReLU(p) 1[p > theta], with theta the running mean of the least
+    kept activation.
     """
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:

@@ -1,4 +1,4 @@
-"""Mutual Choice and Feature Choice (2411.02124): which latents go with which rows, as an allocation of k B pairs."""
+"""Mutual Choice and Feature Choice (2411.02124): assign k B pairs of latents and rows."""
 
 import torch
 from torch import Tensor
@@ -13,14 +13,14 @@ _BLOCK = 256
 
 
 class _Choice(SparseVariant):
-    """What both share: aux_zipf_loss, which stands where AuxK stands elsewhere, with its weight `auxk_alpha`.
+    """The part that both share: aux_zipf_loss, which replaces AuxK, with its weight `auxk_alpha`.
 
-    A latent is under-used when its density, the running mean of the share of rows in which it is active, is below
-    `share` of what is expected of it. The loss is AuxK's formula (`saeuron.sae.losses.aux_k`) with the under-used
-    latents in the place of the dead: of these the D/2 with the largest p reconstruct the residual. It is part of every
-    step's loss, because latents need help before they are dead. The paper calls it a generalisation of AuxK to
-    under-used latents; the rule for who they are is ours, and with a share so small that only densities of zero are
-    below it, it is AuxK with a running mean for a memory.
+    A latent is under-used when its density (running mean of the share of rows in which it is active) is below `share`
+    of its expected density. The loss is AuxK's formula (`saeuron.sae.losses.aux_k`) with under-used latents in place of
+    dead ones: the D/2 of them with the largest p reconstruct the residual. It is part of every step's loss, because
+    latents need help before they are dead. The paper calls it a generalisation of AuxK to under-used latents; the rule
+    for who is under-used is ours. With a share so small that only densities of zero are below it, it equals AuxK with
+    a running mean for memory.
     """
 
     share: float
@@ -28,15 +28,15 @@ class _Choice(SparseVariant):
     def __init__(self, config: SAEConfig, width: int) -> None:
         super().__init__(config, width)
         self.density: Tensor
-        # Nobody falls short before the first batch has been counted.
+        # Start at the mean density: no latent falls short before the first batch is counted.
         self.register_buffer("density", torch.full((self.n_latents,), config.k / self.n_latents))
 
     def expected(self) -> Tensor:
-        """The density that is expected of each latent, (N)."""
+        """Expected density of each latent, (N)."""
         raise NotImplementedError
 
     def under_used(self) -> Tensor:
-        """Which latents are, bool [N]."""
+        """Under-used latents, bool [N]."""
         return self.density < self.share * self.expected()
 
     def loss(self, x: Tensor, x_hat: Tensor, pattern: Pattern, values: Tensor, pre: Pre) -> Tensor:
@@ -46,34 +46,34 @@ class _Choice(SparseVariant):
         return found
 
     def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
-        """Nothing: the dead are under-used, and so in the loss."""
+        """Zero: dead latents are under-used, so `loss` includes them."""
         del x_hat, dead
         return x.new_zeros(())
 
     def least_kept(self, pattern: Pattern, values: Tensor) -> Tensor:
-        """The least kept activation of each latent, (N)."""
+        """Least kept activation of each latent, (N)."""
         raise NotImplementedError
 
     def least(self, pattern: Pattern, values: Tensor) -> Tensor:
-        """Both that is followed, [2, N]: the least kept activation and the density in this batch."""
+        """The two tracked quantities, [2, N]: the least kept activation, and the density in this batch."""
         counts = torch.bincount(pattern.latents, minlength=self.n_latents)
         return torch.stack([self.least_kept(pattern, values), counts.to(values) / pattern.shape[0]])
 
     @torch.no_grad()
     def follow(self, least: Tensor | None, step: int) -> None:
-        """Theta as elsewhere, and the density as a running mean over about the last hundred steps."""
+        """Update theta, and the density as a running mean over about the last hundred steps."""
         assert least is not None
         super().follow(least[0], step)
         self.density.lerp_(least[1], max(1 / (step + 1), 0.01))
 
 
 class MutualChoice(_Choice):
-    """F = ReLU(p) on the k B largest affinities of the batch, whatever their rows and latents.
+    """f = ReLU(p) on the k B largest affinities of the batch, over all rows and latents.
 
-    The affinity of a row and a latent is p, so this is the choice that BatchTopK makes, in other words; what differs
-    is aux_zipf_loss in the place of AuxK. The latent that is used r-th most is expected to have the r-th density of
-    Zipf's law with mean k / N (`mutual_choice.exponent`), but never more than that mean: a latent that does its part
-    is not under-used because those before it do more.
+    The affinity of a row and a latent is p, so the choice is BatchTopK's; the difference is aux_zipf_loss in place of
+    AuxK. The r-th most used latent is expected to have the r-th density of Zipf's law with mean k / N
+    (`mutual_choice.exponent`), but at most that mean: a latent that does its part is not under-used because those
+    before it do more.
     """
 
     def __init__(self, config: SAEConfig, width: int) -> None:
@@ -96,12 +96,12 @@ class MutualChoice(_Choice):
 
 
 class FeatureChoice(_Choice):
-    """F = ReLU(p) on the m_i rows of the batch with the largest p_i, for every latent i; the sum of m_i is k B.
+    """f = ReLU(p) on the m_i rows of the batch with the largest p_i, for every latent i; the sum of m_i is k B.
 
-    So no latent can be crowded out, and rows use as many latents as want them. m is uniform or follows Zipf's law
-    (`quotas`, `feature_choice.exponent`) in the latent's index: which latents are to be common is our choice, made
-    before training. A latent may fill less than its quota, since a negative p is nothing; it is under-used when it
-    fills less than `share` of it.
+    So no latent can be crowded out, and the number of latents per row is free. m is uniform or follows Zipf's law
+    (`quotas`, `feature_choice.exponent`) in the latent's index: which latents are common is decided before training. A
+    latent may fill less than its quota, because a negative p gives nothing; it is under-used when it fills less than
+    `share` of it.
 
     At inference theta_i is the running mean of latent i's own least kept activation.
     """
@@ -116,7 +116,7 @@ class FeatureChoice(_Choice):
         batch, n = pre.shape
         m = quotas(n, self.config.k * batch, self.config.feature_choice.exponent, batch)
         chosen = torch.zeros_like(pre, dtype=torch.bool)
-        # In blocks of latents, because a few of the first may want every row, and the rest few.
+        # In blocks of latents: a few of the first may take every row, the others take few.
         for p, wanted, found in zip(pre.split(_BLOCK, 1), m.split(_BLOCK), chosen.split(_BLOCK, 1), strict=True):
             values, where = p.topk(int(wanted.max()), dim=0)
             rank = torch.arange(len(values), device=pre.device)[:, None]
@@ -134,7 +134,7 @@ class FeatureChoice(_Choice):
 def quotas(count: int, total: int, exponent: float, most: int) -> Tensor:
     """Whole numbers between 1 and `most` with sum `total`, close to Zipf's law; int64 [count], on the CPU.
 
-    Everyone gets one (if there are enough to go round), the rest goes by `saeuron.sae.losses.zipf`, rounded to the
+    Everyone gets one (if there are enough); the rest is shared by `saeuron.sae.losses.zipf`, rounded by the method of
     largest remainders.
     """
     each = int(total >= count)

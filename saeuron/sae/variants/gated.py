@@ -10,26 +10,26 @@ from saeuron.sae.variants.base import Forward, Variant
 
 
 class Gated(Variant):
-    """Which latents fire and how strongly are two paths that share W_enc (section 3.2), sg meaning no gradient:
+    """Two paths that share W_enc decide which latents fire and how strongly (section 3.2); sg means no gradient:
 
         a = W_enc x_bar;  pi = a + b_gate;  f = 1[pi > 0] ReLU(exp(r) a + b_mag)
         loss = FVU of f W_dec + b_dec + lambda mean |ReLU(pi)|_1 / s + FVU of ReLU(pi) sg(W_dec) + sg(b_dec)
 
     Rows of W_dec have unit norm, so the L1 norm weighs latents alike. The paper's activations have unit mean square;
-    dividing by s = sqrt(mean |x - mean x|^2) makes lambda mean the same for any. For the same reason both biases are
-    stored in units of the standard deviation of a over the first sample.
+    dividing by s = sqrt(mean |x - mean x|^2) makes lambda independent of their scale. For the same reason both biases
+    are stored in units of the standard deviation of a over the first sample.
 
-    The paper finds lambda by trying. Here a controller turns it towards L0 = k, with L0 that of the batch: lambda =
-    weight * (L0 / k)^2, and after each step log weight grows by adapt * clamp(L0 / k - 1, -1, 1). It promises no more
-    than to approach k: on a few hundred steps L0 ends within about a fifth. With `gated.adapt` 0, lambda is `weight`.
+    The paper finds lambda by trial. Here a controller moves it towards L0 = k, with L0 that of the batch: lambda =
+    weight * (L0 / k)^2, and after each step log weight grows by adapt * clamp(L0 / k - 1, -1, 1). It only approaches k:
+    after a few hundred steps L0 is within about a fifth of it. With `gated.adapt` 0, lambda is `weight`.
 
-    Inference has one path: p = exp(r) a + b_mag, and pi > 0 where p > b_mag - exp(r) b_gate = theta; so W_enc' =
-    exp(r) W_enc, b_enc' = b_mag and f = ReLU(p) 1[p > theta], as the paper's appendix finds of tied weights. AuxK,
-    which the paper has not, works on pi: a dead latent lacks an open gate. L1 sets no bound to the number of latents
-    at work, so products are dense.
+    Inference has one path: p = exp(r) a + b_mag, and pi > 0 where p > b_mag - exp(r) b_gate = theta. So W_enc' =
+    exp(r) W_enc, b_enc' = b_mag and f = ReLU(p) 1[p > theta], as in the paper's appendix on tied weights. AuxK, which
+    the paper lacks, works on pi, because a dead latent needs an open gate. L1 does not bound the number of active
+    latents, so products are dense.
 
     Attributes:
-        gate, magnitude, r: (N), parameters in the place of b_enc. unit, weight: scalars, buffers.
+        gate, magnitude, r: (N), parameters that replace b_enc. unit, weight: scalars, buffers.
     """
 
     def __init__(self, config: SAEConfig, width: int) -> None:
@@ -43,12 +43,12 @@ class Gated(Variant):
 
     @property
     def b_gate(self) -> Tensor:
-        """(N)."""
+        """b_gate, (N)."""
         return self.unit * self.gate
 
     @property
     def b_mag(self) -> Tensor:
-        """(N)."""
+        """b_mag, (N)."""
         return self.unit * self.magnitude
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class Gated(Variant):
         push = (l0 / self.config.k) ** 2 if self.config.gated.adapt else 1
         l1 = opening.sum() / (variance(x, self.rows_of) * len(x)).sqrt()
         loss = fvu(x, x_hat, self.rows_of) + self.weight * push * l1 + fvu(x, via_gate, self.rows_of)
-        # In the place of a least activation, which is learned here, stands what `follow` needs.
+        # Thresholds are learned here, so `least` carries L0 instead, which `follow` needs.
         return Forward(loss, x_hat, fires.any(0), active, least=l0)
 
     def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class Gated(Variant):
 
     @torch.no_grad()
     def follow(self, least: Tensor | None, step: int) -> None:
-        """Turn lambda towards L0 = k; `least` is L0, a scalar."""
+        """Move lambda towards L0 = k; `least` is L0, a scalar."""
         del step
         assert least is not None
         excess = (least / self.config.k - 1).clamp(-1, 1)

@@ -10,25 +10,25 @@ from saeuron.sae.variants.base import Forward, Pre, SparseVariant
 
 
 class GBA(SparseVariant):
-    """Biases b <= 0 that no gradient moves: control keeps each latent firing as often as its group should.
+    """SAE with biases b <= 0 that get no gradient: a controller keeps each latent firing as often as its group should.
 
-    F = p where p + b > 0, else 0, with p = W_enc x_bar: the JumpReLU form that the paper's experiments use, in which
-    the bias says when a latent fires and not how strongly. (Its theory is about ReLU(p + b); there W_enc can outgrow
-    any bias, and on planted data it did.) The loss is the FVU alone. -b is kept as `threshold`, which is what
-    inference compares with; `b_enc` is zero.
+    f = p where p + b > 0, else 0, with p = W_enc x_bar. This is the JumpReLU form of the paper's experiments: the bias
+    decides when a latent fires, not how strongly. (Its theory is about ReLU(p + b); there W_enc can outgrow any bias,
+    and on planted data it did.) The loss is the FVU alone. -b is stored as `threshold`, which inference compares with;
+    `b_enc` is zero.
 
-    The N latents are in `gba.groups` groups of equal size, in order. Their target frequencies fall geometrically, the
-    highest `gba.span` times the lowest, and their mean is k / N, so that L0 is about k. None is above 1/2 (the paper's
-    highest): where that binds, L0 is less. Biases start at the quantiles of p over the first sample.
+    The N latents form `gba.groups` groups of equal size, in order. Their target frequencies fall geometrically, the
+    highest `gba.span` times the lowest, with mean k / N, so that L0 is about k. None is above 1/2 (the paper's
+    highest); if that limit binds, L0 is smaller. Biases start at the quantiles of p over the first sample.
 
     Every `gba.window` steps b_i falls by rate * peak * clamp(q_i / target_i - 1, -1, 1): q_i is how often latent i
-    fired in the window, and peak the largest p of a latent in it, averaged over the group. The paper's step is as
-    large however far q_i is off, and raises only the biases of silent latents; then L0 ends well below k. W_enc is not
-    tied to W_dec, as it is there.
+    fired in the window, and peak is the largest p of a latent in it, averaged over the group. The paper's step does not
+    depend on how far q_i is off, and raises only the biases of silent latents; L0 then ends well below k. W_enc is not
+    tied to W_dec, unlike in the paper.
 
     Attributes:
-        target: (N). frequency: q so far, the window's steps to come counted as silent, (N). peak: the largest p of the
-            window so far, (N); with several processes the mean of theirs.
+        target: (N). frequency: q so far, with the rest of the window counted as silent, (N). peak: largest p of the
+            window so far, (N); with several processes, the mean of theirs.
     """
 
     def __init__(self, config: SAEConfig, width: int) -> None:
@@ -67,13 +67,13 @@ class GBA(SparseVariant):
         values = pre.at(pattern)
         x_hat = self.reconstruct(pattern, values)
         frequency = torch.bincount(pattern.latents, minlength=self.n_latents).to(x) / len(x)
-        # In the place of the least activations stands what `follow` needs.
+        # `least` carries the two quantities that `follow` needs.
         least = torch.stack([frequency, everything.amax(0)])
         return Forward(fvu(x, x_hat, self.rows_of), x_hat, pattern.any(), len(values), least)
 
     @torch.no_grad()
     def follow(self, least: Tensor | None, step: int) -> None:
-        """Count; at the end of a window, adapt. `least` is how often each latent fired and its largest p, [2, N]."""
+        """Count, and adapt the biases at the end of a window. `least`: firing frequency and largest p, [2, N]."""
         assert least is not None
         options = self.config.gba
         self.frequency += least[0] / options.window

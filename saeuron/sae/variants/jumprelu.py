@@ -19,7 +19,7 @@ def kernel(distance: Tensor) -> Tensor:
 
 
 class _Jump(torch.autograd.Function):
-    """F = p 1[p > theta], all [M]; df/dp = 1[p > theta], df/dtheta = -(theta / eps) K((p - theta) / eps)."""
+    """f = p 1[p > theta], all [M]; df/dp = 1[p > theta], df/dtheta = -(theta / eps) K((p - theta) / eps)."""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, theta: Tensor, eps: Tensor) -> Tensor:
@@ -47,16 +47,16 @@ class _Step(torch.autograd.Function):
 
 
 class JumpReLU(SparseVariant):
-    """F = p 1[p > theta], theta = exp(l) learned; the loss is FVU + weight * (L0 / k - 1)^2, L0 the mean over rows.
+    """f = p 1[p > theta], theta = exp(l) learned; the loss is FVU + weight * (L0 / k - 1)^2, L0 the mean over rows.
 
-    Gradients pass the jumps straight through, by the paper's rule (section 3). Of the sparsity losses it gives, this
-    is the one that aims at a wanted L0, so that `k` means what it means elsewhere. Only thresholds feel L0: p does not.
+    Gradients use the paper's straight-through rule (section 3). Of its sparsity losses, this is the one that aims at a
+    given L0, so that `k` means the same as in other variants. L0 has a gradient for the thresholds only, not for p.
 
-    What the paper leaves to the scale of its normalised activations follows the first sample here (`initialise`). The
-    kernel's width eps is `jumprelu.bandwidth` standard deviations of p. Every theta starts where BatchTopK's would be,
-    at the least of the k B largest p, so that L0 is k and the step cheap from the start (the paper starts at a small
-    theta, with many latents active). And as Adam moves every parameter by about the learning rate, log thetas, which
-    have to move further than weights, are stored in units of `jumprelu.speed`.
+    The paper relies on normalised activations; here the scales come from the first sample (`initialise`). The kernel's
+    width eps is `jumprelu.bandwidth` standard deviations of p. Every theta starts where BatchTopK's would be, at the
+    least of the k B largest p, so that L0 is k and steps are cheap from the start (the paper starts at a small theta,
+    with many latents active). Adam moves every parameter by about the learning rate, but log theta has to move further
+    than weights: it is stored in units of `jumprelu.speed`.
 
     Attributes:
         level: l / speed, (N). eps: a scalar, a buffer.
@@ -70,21 +70,21 @@ class JumpReLU(SparseVariant):
         self.follow(None, 0)
 
     def theta(self) -> Tensor:
-        """(N)."""
+        """theta, (N)."""
         return (self.config.jumprelu.speed * self.level).exp()
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
         super().initialise(rows)
         pre = torch.addmm(self.b_enc, rows - self.b_dec, self.W_enc.T)
-        # Of rows that are all alike there is no deviation.
+        # Identical rows have no deviation.
         self.eps.copy_((self.config.jumprelu.bandwidth * pre.std()).clamp(min=1e-12))
         least = kth_largest(pre, self.config.k * len(pre)).clamp(min=float(self.eps))
         self.level.copy_(least.log() / self.config.jumprelu.speed)
         self.follow(None, 0)
 
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
-        """Pairs that are active, or so close below theta that the kernel sees them."""
+        """Pairs that are active, or less than half the kernel's width below theta."""
         del x_bar
         rows, latents = (pre > self.theta() - self.eps / 2).nonzero(as_tuple=True)
         return Pattern(rows, latents, (pre.shape[0], pre.shape[1]))
@@ -93,7 +93,7 @@ class JumpReLU(SparseVariant):
         del step
         all_pre = Pre(self, x)
         near = self.choose(all_pre.all.detach(), all_pre.x_bar.detach())
-        # An embedding, because its gradient is summed in one order: that of plain indexing is not.
+        # embedding sums its gradient in a fixed order; plain indexing does not.
         pre, theta = all_pre.at(near), embedding(near.latents, self.theta()[:, None]).squeeze(1)
         values = _Jump.apply(pre, theta, self.eps)
         x_hat = self.reconstruct(near, values)
@@ -107,6 +107,6 @@ class JumpReLU(SparseVariant):
 
     @torch.no_grad()
     def follow(self, least: Tensor | None, step: int) -> None:
-        """Nothing to follow: the threshold of inference is the one that was learned."""
+        """Copy the learned thresholds for inference; nothing else is tracked."""
         del least, step
         self.threshold.copy_(self.theta())

@@ -13,11 +13,11 @@ from saeuron.sae.variants.batch_topk import BatchTopK
 class Matryoshka(BatchTopK):
     """One BatchTopK f, decoded from nested prefixes of the latents; the loss is the mean of their FVUs.
 
-    With widths n_1 < .. < n_m = N, x_hat_j = f[:n_j] W_dec[:n_j] + b_dec, and the first latents have to do without the
-    later ones: they become the general ones, and are not absorbed by special ones. The paper sums over j (section 3);
-    the mean has the same minimum, and keeps AuxK's weight beside it that of other variants. AuxK and inference see
-    all N latents. The paper draws widths anew in one of its experiments; here they are fixed: `matryoshka.fractions`
-    of N, rounded.
+    With widths n_1 < .. < n_m = N, x_hat_j = f[:n_j] W_dec[:n_j] + b_dec. The first latents must do without the later
+    ones: they become general, and are not absorbed by specific ones. The paper sums over j (section 3); the mean has
+    the same minimum, and keeps AuxK's relative weight the same as in other variants. AuxK and inference use all N
+    latents. The paper draws random widths in one of its experiments; here they are fixed: `matryoshka.fractions` of N,
+    rounded.
     """
 
     def __init__(self, config: SAEConfig, width: int) -> None:
@@ -27,7 +27,7 @@ class Matryoshka(BatchTopK):
         """n_1 < .. < n_m."""
 
     def prefixes(self, pattern: Pattern, values: Tensor) -> Tensor:
-        """x_hat of every prefix, [B, m, D]: each band of latents n_j-1 .. n_j is decoded once, then summed up."""
+        """x_hat of every prefix, [B, m, D]: each band of latents n_(j-1) .. n_j is decoded once, then accumulated."""
         m = len(self.widths)
         band = torch.bucketize(pattern.latents, torch.tensor(self.widths, device=values.device), right=True)
         order = (pattern.rows * m + band).argsort(stable=True)

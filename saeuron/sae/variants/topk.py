@@ -13,9 +13,9 @@ from saeuron.sae.variants.base import Pre, SparseVariant
 
 
 def row_pattern(pre: Tensor, k: int, latents_of: Ranks = ALONE, kernels: Kernels = TORCH) -> Pattern:
-    """The k largest p of each row of [B, N], those that are positive.
+    """The k largest p of each row of [B, N], if positive.
 
-    Where ranks hold a part of the latents each: of all ranks' together, ties for the last place included.
+    If ranks hold a part of the latents each: the k largest over all ranks, including ties for the last place.
     """
     values, latents = kernels.row_top_k(pre, min(k, pre.shape[1]))
     rows = torch.arange(len(pre), device=pre.device).repeat_interleave(values.shape[1])
@@ -27,11 +27,11 @@ def row_pattern(pre: Tensor, k: int, latents_of: Ranks = ALONE, kernels: Kernels
 
 
 class TopK(SparseVariant):
-    """F = ReLU(p) on the k largest p of each row (equation 2).
+    """f = ReLU(p) on the k largest p of each row (equation 2).
 
     With `topk.multi` the loss is L(k) + multi * L(4k), the paper's Multi-TopK (section 3.3; it uses 1/8), which keeps
-    an SAE useful at more latents than it was trained for. The threshold that is followed is the mean over rows of the
-    least kept p, so that `inference: threshold` keeps about k a row.
+    an SAE useful with more latents than it was trained for. The tracked threshold is the mean over rows of the least
+    kept p, so that `inference: threshold` keeps about k per row.
     """
 
     activation: ClassVar[Activation] = "topk"

@@ -14,20 +14,20 @@ from saeuron.sae.variants.base import Forward, Variant
 
 
 class VSAE(Variant):
-    """F = ReLU(z) on the k largest z of each row, z = mu + u sigma noise, noise from N(0, 1); at inference z = mu.
+    """f = ReLU(z) on the k largest z of each row, z = mu + u sigma noise, noise from N(0, 1); at inference z = mu.
 
-    mu = p, before any gate, as befits the mean of a Gaussian (the authors' code takes the divergence of ReLU(z)); the
-    gate, TopK's, works on what was drawn. The loss is
+    mu = p, before any gate, as suits the mean of a Gaussian (the authors' code takes the divergence of ReLU(z)); the
+    gate, TopK's, is applied to the sample z. The loss is
     FVU + weight * KL(N(mu / u, sigma^2) || N(0, 1)), the mean over rows and latents of
     (mu^2 / u^2 + sigma^2 - 1 - log sigma^2) / 2, with a weight that rises from zero over the first steps.
 
-    sigma is fixed, or (`vsae.variance: learned`) exp(l / 2) with l = W_var x_bar + b_var, which starts at the fixed
-    one. The paper's prior is N(0, 1) in the units of its activations; ours may be of any size, so u, the standard
-    deviation of p over the first sample, is the unit of noise and prior.
+    sigma is fixed, or (`vsae.variance: learned`) exp(l / 2) with l = W_var x_bar + b_var, starting at the fixed value.
+    The paper's prior is N(0, 1) in the units of its activations. Ours may have any scale, so u, the standard deviation
+    of p over the first sample, is the unit of noise and prior.
 
-    Every latent takes part in the divergence and might be drawn, so gradients are dense, and `precision` and the
-    sparse path have no say. A latent counts as fired if mu alone is among the k: what only noise wakes is dead at
-    inference. The threshold that is followed, for `inference: threshold`, is the least kept mu.
+    Every latent contributes to the divergence and may be drawn, so gradients are dense; `precision` and the sparse path
+    do not apply. A latent counts as fired if its mu is among the k largest: a latent that only noise activates is dead
+    at inference. The tracked threshold, for `inference: threshold`, is the least kept mu.
     """
 
     activation: ClassVar[Activation] = "topk"
@@ -47,7 +47,7 @@ class VSAE(Variant):
         self.unit.copy_(((rows - self.b_dec) @ self.W_enc.T).std().clamp(min=1e-12))
 
     def log_variance(self, x_bar: Tensor) -> Tensor:
-        """Log sigma^2, [B, N], or a scalar where it is fixed."""
+        """log sigma^2, [B, N], or a scalar if it is fixed."""
         if self.config.vsae.variance == "fixed":
             return x_bar.new_tensor(self.start)
         return x_bar @ self.W_var.T + self.b_var
@@ -68,16 +68,16 @@ class VSAE(Variant):
         return Forward(loss, x_hat, fired, int((latents != 0).sum()), least)
 
     def noise(self, mu: Tensor, step: int) -> Tensor:
-        """N(0, 1) for every row and latent, [B, N]: of the whole batch, whoever works on which slice of it.
+        """N(0, 1) for every row and latent, [B, N]: this rank's slice of the noise of the whole batch.
 
-        It is drawn where the work is done, for to send it there would take longer than the step; so a GPU's differs
-        from a CPU's.
+        Drawn on the device, because sending it there would take longer than the step; a GPU's noise differs from a
+        CPU's.
         """
         chance = generator(self.config.seed, "vsae", step, device=mu.device)
         batch = len(mu) * self.rows_of.size
         return self.rows_of.part(torch.randn(batch, mu.shape[1], generator=chance, device=mu.device)).to(mu)
 
     def weight(self, step: int) -> float:
-        """Of the divergence at a step."""
+        """Weight of the divergence at a step."""
         rise = self.config.vsae.warmup * self.config.steps
         return self.config.vsae.weight * min(1.0, (step + 1) / max(1.0, rise))

@@ -187,7 +187,7 @@ class TestSAELens:
 
     def test_a_gain_beyond_float32(self, tmp_path):
         folder = changed(tmp_path, SAELENS / "gated", {"r_mag": torch.full((24,), 100.0)})
-        assert "leave the range of float32" in complaint(read, folder)
+        assert "exceed the range of float32" in complaint(read, folder)
 
 
 class TestSparsify:
