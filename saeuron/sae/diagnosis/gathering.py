@@ -224,7 +224,7 @@ class Reader:
 
 
 def _grid(output: Tensor, latents: tuple[int, ...]) -> tuple[int, int]:
-    """(height, width) of a hookpoint's positions: the map's own; for a sequence, from the shape of the image latents."""
+    """(height, width) of a hookpoint's positions: a map's own; for a sequence, from the shape of the image latents."""
     if output.ndim == 4:
         return output.shape[2], output.shape[3]
     positions, (height, width) = (output.shape[1] if output.ndim == 3 else 1), latents
