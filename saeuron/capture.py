@@ -16,7 +16,7 @@ from saeuron.noise import generator
 
 
 class _Collector:
-    """Keeps the wanted steps, half and positions of one hookpoint for one micro-batch."""
+    """Keeps the configured steps, half and positions of one hookpoint for one micro-batch."""
 
     def __init__(self, config: CaptureConfig, hookpoint: str) -> None:
         self.config, self.hookpoint = config, hookpoint
@@ -40,10 +40,10 @@ class _Collector:
                 return
             raise ConfigError(
                 "capture.half is 'unconditional', but the model runs without guidance and has no such half; "
-                "read 'conditional', or set model.guidance above 1."
+                "use 'conditional', or set model.guidance above 1."
             )
         if self.config.half == "both" and step.guided:
-            # One member per image: the halves stand side by side along the positions.
+            # One entry per image: concatenate its halves along the positions.
             n = len(rows) // 2
             rows = torch.cat([rows[:n], rows[n:]], dim=1)
         if self.config.positions is not None and self.config.positions < rows.shape[1]:
@@ -51,7 +51,7 @@ class _Collector:
                 self.chosen = self._choose(rows.shape[1]).to(rows.device)
             rows = rows.gather(1, self.chosen[..., None].expand(-1, -1, rows.shape[2]))
         dtype = torch.float16 if self.config.dtype == "float16" else torch.bfloat16
-        # A copy in any case: what a module gave may be written over before it is stored.
+        # Always a copy: modules may overwrite their output before it is stored.
         self.steps.append((step.timestep, rows.to(dtype, copy=True)))
 
     def _choose(self, positions: int) -> Tensor:
@@ -65,9 +65,9 @@ class _Collector:
         return torch.stack(kept).sort(dim=1).values
 
     def arrays(self) -> tuple[list[int], NDArray[Any]]:
-        """(timesteps, [b, steps, kept positions, D]); bfloat16 comes as its bits in uint16, which numpy can hold.
+        """(timesteps, [b, steps, kept positions, D]); bfloat16 is returned as its bits in uint16, which numpy supports.
 
-        Raises ConfigError for numbers that are not finite, of which one would spoil a whole SAE.
+        Raises ConfigError if a number is not finite: one would spoil a whole SAE.
         """
         if not self.steps:
             raise ConfigError(f"nothing was read at {self.hookpoint}: the pipeline does not run it for this half.")
@@ -89,7 +89,7 @@ def capture(
     model: ModelConfig,
     config: CaptureConfig,
 ) -> Iterator[tuple[Request, Mapping[str, list[int]], Mapping[str, NDArray[Any]], NDArray[np.uint8]]]:
-    """Generate images and keep what their hookpoints gave; several hookpoints in one pass.
+    """Generate images and keep the activations of their hookpoints; several hookpoints in one pass.
 
     Yields:
         Per image: (request, {hookpoint: timesteps kept, -1 for a text encoder's}, {hookpoint: float16 (or bfloat16

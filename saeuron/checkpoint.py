@@ -1,7 +1,7 @@
-"""Tensors and numbers to one safetensors file and back: training state without pickle.
+"""Tensors and numbers in one safetensors file: training state without pickle.
 
-The bytes of a file depend on its contents alone: all metadata travels in one JSON key, because safetensors writes
-several keys in an order that differs from process to process.
+The bytes of a file depend on its contents alone. All metadata is in one JSON key, because safetensors writes several
+keys in an order that differs between processes.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from saeuron.files import atomic_path
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write `tensors` and JSON-able `metadata` to `path`: all of it, or nothing."""
+    """Write `tensors` and JSON-able `metadata` to `path`, atomically."""
     contiguous: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -35,10 +35,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote; metadata is {} for a file of another library.
+    """Read a file of `save_tensors`; metadata is {} for a file of another library.
 
     Raises:
-        BadWeights: the file is not safetensors, or is cut short, or its metadata are not ours.
+        BadWeights: the file is not safetensors, is cut short, or its metadata is not ours.
         FileNotFoundError: there is no such file.
     """
     if not path.exists():
@@ -62,7 +62,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
-    """64 hex digits of the SHA-256 of all that a file says: for files that no manifest vouches for, as they change."""
+    """SHA-256 of a file's contents, 64 hex digits; for files that change, and so have no manifest."""
     found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().contiguous()
@@ -81,13 +81,13 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, T
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `pack_optimizer` took, into an optimizer over the same parameters."""
+    """Restore the tensors of `pack_optimizer`, into an optimizer over the same parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(prefix + "."):
             index, name = key[len(prefix) + 1 :].split(".", 1)
-            # Fused optimizers walk memory and ignore strides: a moment must lie as its parameter does (channels_last).
+            # Fused optimizers ignore strides: a moment needs the memory layout of its parameter (channels_last).
             like = parameters[int(index)]
             fits = value.shape == like.shape
             value = torch.empty_like(like, dtype=value.dtype).copy_(value) if fits else value.clone()
@@ -96,11 +96,11 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, prefix: str, tensors: Map
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """`tensors` with `prefix.` before every name."""
+    """The tensors with `prefix.` before every name."""
     items = tensors.items() if isinstance(tensors, Mapping) else tensors
     return {f"{prefix}.{name}": tensor for name, tensor in items}
 
 
 def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose name starts with `prefix.`, without it."""
+    """The tensors whose name starts with `prefix.`, with the prefix stripped."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}

@@ -1,7 +1,7 @@
-"""One frozen configuration per stage; `RunConfig` holds them all and is what a YAML file says.
+"""One frozen configuration per stage; `RunConfig` holds them all and mirrors the YAML file.
 
-Unknown keys are refused. A stage's configuration enters its artifacts' ids, so it holds what changes results and
-nothing else: devices and folders are arguments, and where steps run (`RunnerConfig`) belongs to no stage.
+Unknown keys are refused. A stage's configuration enters its artifacts' ids, so it holds only what changes results.
+Devices and folders are arguments, and `RunnerConfig`, where tasks run, belongs to no stage.
 """
 
 from typing import Any, Literal, Self
@@ -16,14 +16,14 @@ Half = Literal["conditional", "unconditional", "both"]
 
 
 class ModelConfig(Config):
-    """Which diffusion model, and how it is sampled."""
+    """The diffusion model, and how it is sampled."""
 
     spec: str = "canvas"
     """`canvas` (ships with the project), a local folder, or a hub id."""
     steps: int = Field(12, ge=1, le=1000)
     """Denoising steps of every generation."""
     scheduler: str | None = None
-    """Class name of a diffusers scheduler, such as `DDIMScheduler`; None: the one that the model was saved with."""
+    """Class name of a diffusers scheduler, such as `DDIMScheduler`; None: the model's own."""
     guidance: float = Field(2.5, ge=0)
     """Classifier-free guidance scale; 1 or less turns it off."""
     micro_batch: int = Field(32, ge=1)
@@ -36,21 +36,21 @@ class DomainConfig(Config):
     """One family of concepts: styles, objects, ..."""
 
     concepts: tuple[str, ...] = Field(min_length=1)
-    """Names, as they stand in prompts. Each is scored against the others of its domain."""
+    """Names, as used in prompts. Each is scored against the others of its domain."""
     hookpoints: tuple[str, ...] = Field(min_length=1)
-    """Where this family is edited: dotted module paths in the pipeline, one SAE each."""
+    """Where this domain is edited: dotted module paths in the pipeline, one SAE each."""
     score_on: Literal["crossed", "plain"] = "crossed"
     """Scoring prompts: `crossed` pairs a concept with every concept of the other domains (the paper's choice for
     styles), `plain` uses prompts that name nothing else (its choice for objects)."""
     settings: dict[str, dict[str, tuple[Any, ...]]] = Field({})
-    """{method: {setting: values}} to try for this family, in place of those in `tune.settings`: what is a mild setting
-    differs from hookpoint to hookpoint."""
+    """{method: {setting: values}} to try for this domain, in place of those in `tune.settings`: what is a mild
+    setting differs between hookpoints."""
     judge: str = "canvas"
-    """Who recognises this family in images: `canvas`, `clip:MODEL` with a folder or hub id of a CLIP or SigLIP, or
-    `none` (metrics are then null, and settings are not searched)."""
+    """Judge of this domain: `canvas`, `clip:MODEL` with a folder or hub id of a CLIP or SigLIP, or `none` (metrics are
+    then null, and settings are not searched)."""
     judge_templates: tuple[str, ...] = ()
     """Sentences with the placeholder {label} that `clip` compares images with, such as `a picture in {label} style`;
-    none: `a photo of a {label}`."""
+    empty: `a photo of a {label}`."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -61,7 +61,7 @@ class DomainConfig(Config):
 
 
 class PromptsConfig(Config):
-    """Where prompts come from."""
+    """The sources of prompts."""
 
     templates: dict[Split, tuple[str, ...]] = Field({})
     """Sentences with `{domain}` placeholders; each is filled with every combination of the concepts it names."""
@@ -75,17 +75,17 @@ class CaptureConfig(Config):
     prompts_per_cell: int = Field(1, ge=1)
     """Training prompts of each combination of concepts, chosen by `seed`."""
     plain_prompts: int = Field(4, ge=0)
-    """Training prompts of each concept that is asked for alone."""
+    """Training prompts of each concept that name no other concept."""
     every: int = Field(1, ge=1)
     """Keep every n-th denoising step."""
     half: Half = "conditional"
-    """Which half of the classifier-free guidance batch is read."""
+    """Half of the guided batch to read."""
     read: Literal["output", "update"] = "output"
-    """The module's output, or its output minus its input."""
+    """What to read: the module's output, or its output minus its input."""
     positions: int | None = Field(None, ge=1)
-    """Spatial positions kept of each image, a seeded sample, the same at every step; None keeps all."""
+    """Spatial positions kept per image: a seeded sample, the same at every step; None keeps all."""
     dtype: Literal["float16", "bfloat16"] = "float16"
-    """How activations are stored."""
+    """Data type of stored activations."""
     seed: int = 0
     """Seed of noise, prompts and positions."""
     shard_images: int = Field(128, ge=1)
@@ -98,12 +98,12 @@ class ScoreConfig(Config):
     images: int = Field(40, ge=1)
     """Images per concept, spread evenly over its scoring prompts."""
     images_per_prompt: int | None = Field(None, ge=1)
-    """If given, this many images of every scoring prompt in place of `images` in all: then prompts that are added to a
-    concept add images, and take none away."""
+    """If given, images of every scoring prompt, in place of `images` in total. Prompts added to a concept then add
+    images and drop none."""
     every: int = Field(1, ge=1)
     """Read every n-th denoising step."""
     half: Half = "conditional"
-    """Which half is read."""
+    """Half of the guided batch to read."""
     seed: int = 1
     """Seed of noise and of the choice of prompts."""
 
@@ -112,10 +112,10 @@ class TuneConfig(Config):
     """The search for each concept's removal, on validation prompts."""
 
     settings: dict[str, dict[str, tuple[Any, ...]]] = Field({})
-    """{method: {setting: values}} to try, such as {saeuron: {n: [8, 16], gamma: [-1.0]}}; what is not named has the
+    """{method: {setting: values}} to try, such as {saeuron: {n: [8, 16], gamma: [-1.0]}}; other settings keep the
     method's own values (`saeuron/methods/`)."""
     half: Half = "both"
-    """Which half is edited."""
+    """Half of the guided batch to edit."""
     target_images: int = Field(24, ge=1)
     """Validation images asked to show the concept."""
     retained_images: int = Field(48, ge=1)
@@ -124,7 +124,7 @@ class TuneConfig(Config):
     learning_images: int = Field(40, ge=1)
     """Training images of the concept, and as many of others, for methods that learn from activations."""
     concepts: tuple[str, ...] | None = None
-    """Which concepts get a removal; None: all."""
+    """Concepts that get a removal; None: all."""
     seed: int = 2
     """Seed of noise and of the choice of prompts."""
 
@@ -137,43 +137,45 @@ class EvaluateConfig(Config):
     seed: int = 3
     """Seed of noise and of the choice of prompts."""
     retained_cells: int | None = Field(None, ge=1)
-    """At most this many (concept, concept) cells of the retained set, a seeded, stratified sample; None: all. Above 50
-    concepts a sample is the sensible choice."""
+    """At most this many (concept, concept) cells of the retained set, a seeded, stratified sample; None: all. Use a
+    sample above 50 concepts."""
     shard_images: int = Field(128, ge=1)
     """Images per shard, the unit of work."""
 
 
 class ConceptConfig(Config):
-    """A concept that is added to a workspace later: what `saeuron concept add` reads."""
+    """A concept that is added to a workspace later: the file of `saeuron concept add`."""
 
     name: str = Field(min_length=1)
-    """As it stands in prompts."""
+    """Name, as used in prompts."""
     domain: str
-    """The family it joins."""
+    """The domain it joins."""
     templates: dict[Split, tuple[str, ...]] | None = None
     """Sentences with `{domain}` placeholders; None: those of the run."""
 
 
 class RunnerConfig(Config):
-    """Where the steps of a run run. Enters no identity: the results are the same, byte for byte, at the same threads
-    per worker, micro-batch and kind of device.
+    """Where the tasks of a run are executed.
+
+    Not part of any id: results are the same, byte for byte, with the same threads per worker, micro-batch and kind of
+    device.
     """
 
     kind: Literal["threads", "dask", "ray"] = "threads"
-    """`threads`: one step after another in the run's own process, because a loaded model serves one step at a time.
+    """`threads`: one task after another in the run's own process, because a loaded model serves one task at a time.
     `dask`, `ray`: several worker processes of these libraries (extras of the package), on this machine or at
     `address`."""
     workers: int | None = Field(None, ge=1)
-    """Processes, each with a model of its own; None: one per device, or as many as the cores hold at `threads`. At an
-    address: how many the cluster has."""
+    """Processes, each with a model of its own; None: one per device, or as many as the cores allow with `threads`. With
+    an address: the size of the cluster."""
     threads: int | None = Field(None, ge=1)
-    """Torch threads of each worker; None: as many as the run is told. Results depend on it by rounding."""
+    """Torch threads of each worker; None: the run's own setting. Results depend on it by rounding."""
     address: str | None = None
     """A running cluster: `tcp://HOST:8786` (dask), `ray://HOST:10001` (ray). Its workers must see the workspace under
     the same path, as a shared folder, and PREFECT_API_URL under the same address."""
     devices: tuple[str, ...] | None = None
-    """Each worker claims one of these for itself until it ends; None: all of the run's kind that its machine has, none
-    on CPU."""
+    """Devices of which each worker claims one until it ends; None: all of the run's kind on its machine, none on
+    CPU."""
 
     @model_validator(mode="before")
     @classmethod
@@ -187,12 +189,12 @@ class RunnerConfig(Config):
             if (self.workers or 1) > 1:
                 raise ValueError(
                     f"runner.workers is {self.workers}, but threads of one process share its model and so run one "
-                    "step at a time; take kind: dask"
+                    "task at a time; use kind: dask"
                 )
             if self.address:
-                raise ValueError("runner.address is of a cluster, but runner.kind is 'threads'; take dask or ray")
+                raise ValueError("runner.address needs a cluster, but runner.kind is 'threads'; use dask or ray")
             if self.devices:
-                raise ValueError("runner.devices is for workers; without them, give the run's own --device")
+                raise ValueError("runner.devices needs workers, but runner.kind is 'threads'; use --device instead")
         if self.devices is not None and len(set(self.devices)) < max(self.workers or 1, len(self.devices)):
             raise ValueError(
                 f"runner.devices names {len(set(self.devices))} devices for "
@@ -202,7 +204,7 @@ class RunnerConfig(Config):
 
 
 class RunConfig(Config):
-    """A whole run: what one YAML file says."""
+    """A whole run: the content of one YAML file."""
 
     model: ModelConfig = ModelConfig()
     domains: dict[str, DomainConfig] = Field(min_length=1)
@@ -215,8 +217,8 @@ class RunConfig(Config):
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     saes: dict[str, str] = Field({})
-    """{hookpoint: SAE of the workspace, by its id or the beginning of it}: taken there in place of one that is trained,
-    such as one that `saeuron sae import` brought."""
+    """{hookpoint: SAE of the workspace, by its id or a prefix of it}: used instead of training one, for example after
+    `saeuron sae import`."""
     runner: RunnerConfig = RunnerConfig()
 
     @field_validator("method", mode="before")
@@ -233,9 +235,7 @@ class RunConfig(Config):
         for domain, config in self.domains.items():
             for concept in config.concepts:
                 if concept in owner:
-                    raise ValueError(
-                        f"concept {concept!r} stands in two domains ({owner[concept]}, {domain}); keep one"
-                    )
+                    raise ValueError(f"concept {concept!r} is in two domains ({owner[concept]}, {domain}); keep one")
                 owner[concept] = domain
         for hookpoint in self.saes:
             if hookpoint not in self.hookpoints:
@@ -246,17 +246,17 @@ class RunConfig(Config):
             if getattr(self, stage).half == "unconditional" and self.model.guidance <= 1:
                 raise ValueError(
                     f"{stage}.half is 'unconditional', but model.guidance {self.model.guidance} has no such half; "
-                    "take 'conditional', or a guidance above 1"
+                    "use 'conditional', or a guidance above 1"
                 )
         return self
 
     def grid(self, domain: str, method: str) -> dict[str, tuple[Any, ...]]:
-        """The values to try of a method's settings for one domain: its own before those for all."""
+        """Values to try for a method's settings in one domain; the domain's own take precedence."""
         return self.tune.settings.get(method, {}) | self.domains[domain].settings.get(method, {})
 
     @property
     def hookpoints(self) -> tuple[str, ...]:
-        """Every hookpoint of every domain, once, in order."""
+        """Every hookpoint of every domain, without repetition, in order."""
         return tuple(dict.fromkeys(h for d in self.domains.values() for h in d.hookpoints))
 
     def domain_of(self, concept: str) -> str | None:

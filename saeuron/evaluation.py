@@ -1,4 +1,4 @@
-"""Which test prompts and images the figures of a removal are measured on."""
+"""The test prompts and images on which a removal is measured."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ def images(
     """One test prompt of every combination of concepts, `config.seeds` images of each.
 
     Args:
-        prompts: a prompt set; only its test prompts count.
-        config: how many images, and the seed of the choice.
+        prompts: a prompt set; only its test prompts are used.
+        config: the number of images, and the seed of the choice.
         sampled_for: (domain, concept) that was removed. With `config.retained_cells`, all cells of the concept are
-            kept and that many of the others, dealt in turn over the concepts of the domain. None: every cell is kept.
+            kept, and that many of the others, dealt in turn over the concepts of the domain. None: all are kept.
 
     Raises:
         BadPrompts: the prompt set has no test prompts.

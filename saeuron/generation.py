@@ -17,14 +17,14 @@ from saeuron.prompts import Prompt
 
 @dataclass(frozen=True)
 class Request:
-    """One image to make."""
+    """One image to generate."""
 
     prompt: Prompt
     index: int
 
     @property
     def key(self) -> str:
-        """Name of the image in shards and tables."""
+        """Key of the image in shards and tables."""
         return f"{self.prompt.id}_{self.index:04d}"
 
 
@@ -39,21 +39,21 @@ def spread(prompts: Sequence[Prompt], total: int) -> list[Request]:
 
 
 def latent_shape(pipe: Any) -> tuple[int, int, int]:
-    """(C, H, W) of one image's latents at the pipeline's own size."""
+    """(C, H, W) of one image's latents at the pipeline's default size."""
     return family_of(pipe).latent_shape(pipe)
 
 
 LANES = 8
-"""A micro-batch is filled up to a multiple of this: matrix products of fewer rows take other kernels, which round
-otherwise, and the bits of an image would depend on what stands beside it (measured on CPUs with AVX-512)."""
+"""Micro-batches are padded to a multiple of this: matrix products with fewer rows use other kernels, which round
+differently, and the bits of an image would depend on its neighbours (measured on CPUs with AVX-512)."""
 
 
 def generate(
     pipe: Any, images: Sequence[Request], config: ModelConfig, seed: int, extra: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
-    """Images in micro-batches, in the order asked for; the last one is filled up, see `LANES`.
+    """Images in micro-batches, in the order requested; the last one is padded, see `LANES`.
 
-    Hooks see the whole of a batch that was filled up: its own images come first.
+    Hooks see the whole padded batch: its own images come first.
 
     Args:
         extra: more arguments of the pipeline's call, see `sample`.
@@ -72,19 +72,19 @@ def generate(
 def sample(
     pipe: Any, texts: Sequence[str], noise: torch.Tensor, config: ModelConfig, extra: Mapping[str, Any] | None = None
 ) -> NDArray[np.uint8]:
-    """One call of the pipeline.
+    """Images of one call of the pipeline.
 
     Args:
         texts: b prompts.
-        noise: float32 [b, C, H, W], `initial_noise`; its H and W are the image's, in units of the VAE's scale.
-        extra: more arguments of the pipeline's call. One text where the pipeline takes one per prompt, such as
-            `negative_prompt`, is for all of them.
+        noise: float32 [b, C, H, W], from `initial_noise`; H and W set the image's size, in units of the VAE's scale.
+        extra: more arguments of the pipeline's call. A single text for an argument that takes one per prompt, such as
+            `negative_prompt`, is used for all of them.
 
     Returns:
         uint8 [b, H, W, 3].
 
     Raises:
-        NotFinite: an image holds NaN or infinity, as where half precision overflows.
+        NotFinite: an image holds NaN or infinity, for example after an overflow in half precision.
         SaeuronError: `extra` holds an argument that is set here.
     """
     family = family_of(pipe)
@@ -103,7 +103,7 @@ def sample(
         raise SaeuronError(f"extra arguments {', '.join(twice)} are set by saeuron; leave them out.")
     images = pipe(**own, **more).images
     for text, image in zip(texts, images, strict=True):
-        # As uint8 it would be a black picture, and count as a removal that worked.
+        # As uint8 it would be black, and count as a successful removal.
         if not np.isfinite(image).all():
             raise NotFinite(text, str(own["latents"].dtype).removeprefix("torch."))
     return (images * 255).round().astype(np.uint8)

@@ -1,9 +1,8 @@
 """Hookpoints: find a module by its dotted path, see its output or input as rows, read the timestep.
 
-A hookpoint is a module of the denoiser or of a text encoder: `unet.mid_block` is what it gives, `unet.mid_block:input`
-its first argument. Hooks are attached in a context manager, which leaves nothing behind. The timestep comes from the
-denoiser's own argument, never from counting calls. What differs between families of pipelines is in
-`saeuron.pipelines`.
+A hookpoint is a module of the denoiser or of a text encoder: `unet.mid_block` is its output, `unet.mid_block:input` its
+first argument. Hooks are attached by a context manager and removed at its end. The timestep comes from the denoiser's
+own argument, never from counting calls. Differences between pipeline families are in `saeuron.pipelines`.
 """
 
 import functools
@@ -22,25 +21,25 @@ from saeuron.pipelines import Family, family_of
 from saeuron.pipelines.base import Rows
 
 INPUT = ":input"
-"""Ending of a hookpoint that is a module's first argument."""
+"""Suffix of a hookpoint that is a module's first argument."""
 
 
 def device_of(pipe: Any) -> torch.device:
-    """The device of the denoising network's weights; the CPU where it has none."""
+    """The device of the denoiser's weights; the CPU if it has none."""
     return family_of(pipe).device(pipe)
 
 
 def hookpoints(pipe: Any) -> dict[str, nn.Module]:
-    """Every module that can be hooked, by its dotted path from the pipeline; each has an input too, `PATH:input`."""
+    """Every module that can be hooked, by its dotted path from the pipeline; `PATH:input` is its input."""
     roots = family_of(pipe).roots(pipe)
     return {f"{root}.{name}": m for root, inner in roots.items() for name, m in inner.named_modules() if name}
 
 
 def resolve(pipe: Any, path: str) -> nn.Module:
-    """The module at `path`, for example `unet.up_blocks.1.attentions.1`, or that path with `:input`.
+    """The module at `path`, for example `unet.up_blocks.1.attentions.1`, or at that path with `:input`.
 
     Raises:
-        UnknownName: there is none; the nearest paths are named.
+        UnknownName: there is none; the message names the nearest paths.
     """
     known, bare = hookpoints(pipe), path.removesuffix(INPUT)
     if bare not in known:
@@ -65,21 +64,21 @@ def from_rows(rows: Tensor, like: Tensor) -> Tensor:
 
 @dataclass
 class Step:
-    """Where the pipeline is: updated at every call of the denoiser or a text encoder, read by the hooks inside."""
+    """Current position in the generation: updated at every call of the denoiser or a text encoder, read by hooks."""
 
     timestep: int = -1
-    """The scheduler's timestep, 0 (clean) to 999 (noise), without its fraction; -1 in a text encoder."""
+    """The scheduler's timestep, 0 (clean) to 999 (noise), truncated to an integer; -1 in a text encoder."""
     guided: bool = False
     """Whether the batch is [unconditional half, conditional half]."""
     index: int = -1
-    """Which step of this generation it is, from 0, by the scheduler's own list; -1 in a text encoder."""
+    """Step of this generation, from 0, by the scheduler's list; -1 in a text encoder."""
     only: Rows = "conditional"
-    """What all rows of an unguided batch are. A text encoder is called for each half by itself."""
+    """Half that an unguided batch belongs to. A text encoder is called for each half separately."""
 
     def half(self, rows: Tensor, half: Half, images: int | None = None) -> Tensor:
-        """The wanted half of a batch (first dimension); empty if the batch does not hold it.
+        """The requested half of a batch (first dimension); empty if the batch does not hold it.
 
-        `images` are those that count, the first of each half, where a batch was filled up; None: all.
+        `images`: number of images that count, from the first of each half, if the batch was padded; None: all.
         """
         if not self.guided:
             return rows[:images] if half in (self.only, "both") else rows[:0]
@@ -89,7 +88,7 @@ class Step:
         return (rows[n:] if half == "conditional" else rows[:n])[:images]
 
     def kept(self, every: int) -> bool:
-        """Whether it is one of every `every` steps; a text encoder's always is."""
+        """Whether the step is one of every `every` steps; always true in a text encoder."""
         return self.in_text or self.index % every == 0
 
     @property
@@ -99,10 +98,10 @@ class Step:
 
 
 Reader = Callable[[Step, Tensor, Tensor | None], None]
-"""Called with the step, the output and, for `update`, the input of a module. At `PATH:input` the input stands for the
-output, and the third argument is None."""
+"""Called with the step, the output and, for `update`, the input of a module. At `PATH:input`, the input takes the place
+of the output, and the third argument is None."""
 Editor = Callable[[Step, Tensor], Tensor | None]
-"""Called with the step and a module's output (or input); returns what replaces it, or None to leave it."""
+"""Called with the step and a module's output (or input); returns the replacement, or None to leave it unchanged."""
 
 
 @contextmanager
@@ -127,7 +126,7 @@ def _encoding(pipe: Any, family: Family, step: Step) -> Iterator[None]:
     """Keep the step up to date while text encoders run.
 
     One `encode_prompt` runs each of them for the prompts, then for the empty or negative prompts. The batches look
-    alike, so what a call is for follows from its place within `encode_prompt`. Calls from elsewhere are conditional.
+    alike, so a call's half follows from its order within `encode_prompt`. Calls from elsewhere are conditional.
     """
     left: dict[str, list[Rows]] = {}
     texts = {name: module for name, module in family.roots(pipe).items() if name != family.root}
@@ -166,10 +165,10 @@ def _encoding(pipe: Any, family: Family, step: Step) -> Iterator[None]:
 def attached(
     pipe: Any, *, readers: Mapping[str, Reader] | None = None, editors: Mapping[str, Sequence[Editor]] | None = None
 ) -> Iterator[Step]:
-    """Attach readers and editors to hookpoints for as long as the context lasts.
+    """Attach readers and editors to hookpoints while the context lasts.
 
     Args:
-        readers: {hookpoint: reader}; they see what the module gave (or was given), before any edit.
+        readers: {hookpoint: reader}; they see the module's output (or input) before any edit.
         editors: {hookpoint: editors}, applied in order.
 
     Raises:
@@ -191,7 +190,7 @@ def attached(
 
 
 def _read(family: Family, step: Step, module: nn.Module, path: str, reader: Reader) -> Callable[[], None]:
-    """Register a reader; returns what takes it off."""
+    """Register a reader; returns the function that removes it."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         reader(step, _argument(module, args, kwargs)[1], None)
@@ -205,7 +204,7 @@ def _read(family: Family, step: Step, module: nn.Module, path: str, reader: Read
 
 
 def _edit(family: Family, step: Step, module: nn.Module, path: str, chain: Sequence[Editor]) -> Callable[[], None]:
-    """Register editors; returns what takes them off."""
+    """Register editors; returns the function that removes them."""
 
     def edited(tensor: Tensor) -> Tensor | None:
         changed = False
@@ -233,7 +232,7 @@ def _edit(family: Family, step: Step, module: nn.Module, path: str, chain: Seque
 
 
 def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str | None, Tensor]:
-    """A module's first argument, and its name where it was passed by name.
+    """A module's first argument, and its name if it was passed by keyword.
 
     Raises:
         SaeuronError: it is not a tensor.
@@ -248,9 +247,9 @@ def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
 
 
 def _recorders_last(module: nn.Module) -> None:
-    """Put the hooks of transformers that record hidden states behind all others, or they would record unedited ones.
+    """Move the hooks by which transformers records hidden states behind all others, so that they record edited ones.
 
-    SDXL takes its text embeddings from these records. They are installed once and stay, so they may be there before us.
+    SDXL takes its text embeddings from these records. The hooks stay installed, so they may precede ours.
     """
     for number, hook in list(module._forward_hooks.items()):
         if getattr(hook, "__module__", "").startswith("transformers."):
@@ -258,7 +257,7 @@ def _recorders_last(module: nn.Module) -> None:
 
 
 def width(pipe: Any, path: str) -> int | None:
-    """D of a hookpoint as far as its module tells without running it; None where it does not."""
+    """D of a hookpoint, if its module tells without being run; else None."""
     module = resolve(pipe, path)
     gives, takes = ("out_channels", "out_features"), ("in_channels", "in_features", "query_dim")
     names = (*takes, "embed_dim") if path.endswith(INPUT) else (*gives, "in_channels", "out_dim", "embed_dim")

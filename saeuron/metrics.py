@@ -1,13 +1,13 @@
 """UA, IRA and CRA with their ceilings and intervals (UnlearnCanvas, 2402.11846).
 
-The request is to remove one concept. Images are judged by a classifier of each domain.
+A removal is measured for one concept. A classifier of each domain judges the images.
 
     UA          1 - accuracy of the concept's domain on images asked to show it
     IRA         that accuracy on images asked to show the other concepts of the domain, mean over concepts
     CRA         accuracy of the other domain on all images that cross both domains, the concept's own included
     CRA-retained, CRA-target   CRA on the images that do not, and that do, ask for the concept
 
-A blank image has lost its concept and everything else: UA calls it a success, CRA-target does not.
+A blank image has lost the concept and everything else: UA counts it as a success, CRA-target does not.
 """
 
 import math
@@ -22,7 +22,7 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Judged:
-    """One image: what it was asked to show and what the judges saw, {domain: concept}; None: no judge."""
+    """One image: what it was asked to show, and what the judges saw, {domain: concept}; None: no judge."""
 
     prompt_id: str
     index: int
@@ -30,13 +30,13 @@ class Judged:
     seen: Mapping[str, str | None]
 
     def right(self, domain: str) -> bool:
-        """Whether the judge of `domain` saw what was asked for."""
+        """Whether the judge of `domain` saw the concept that was asked for."""
         return self.seen.get(domain) == self.asked.get(domain)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of one removal. Null values: there is no judge, or no image."""
+    """One figure of one removal. None: there is no judge, or no image."""
 
     metric: str
     value: float | None
@@ -49,26 +49,26 @@ class Metric:
     n_images: int
     n_prompts: int
     image_set: str
-    """In words, which images the figure is over."""
+    """The images that the figure covers, in words."""
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a proportion (Wilson 1927).
 
     Raises:
-        ValueError: there were no trials.
+        ValueError: there are no trials.
     """
     if trials <= 0:
         raise ValueError("wilson needs at least one trial")
     p, z2 = successes / trials, Z95**2
     centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z95 * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    # Exact at the ends, where rounding would leave the proportion outside its own interval.
+    # Exact at the ends, where rounding could put the proportion outside its interval.
     return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < trials else 1.0
 
 
 _TOGETHER = 250
-"""Draws of a bootstrap that are made at once."""
+"""Bootstrap draws computed at once."""
 
 
 def bootstrap_by_prompt(
@@ -79,18 +79,18 @@ def bootstrap_by_prompt(
     seed: int = 0,
     draws: int = 2000,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a mean whose images cluster by prompt: prompts are drawn, with all their images.
+    """95 % percentile interval of a mean over images clustered by prompt: whole prompts are resampled.
 
     Args:
-        values: [n] per image (a paired difference, say). prompts: [n] ids.
-        concepts: [n], the same for all images of a prompt: the mean is then over concepts, those that are drawn.
+        values: [n], one per image, such as paired differences. prompts: [n], ids.
+        concepts: [n], equal for all images of a prompt. If given, the mean is over the concepts that were drawn.
     """
     _, first, group = np.unique(np.asarray(prompts), return_index=True, return_inverse=True)
     sums, counts = np.bincount(group, weights=values), np.bincount(group)
     names = np.asarray(concepts)[first] if concepts is not None else np.zeros(len(first))
     member = (names[:, None] == np.unique(names)).astype(np.float64)
     generator, means, size = np.random.default_rng(seed), [], len(counts)
-    # Many draws at once, and not all of them, or thousands of prompts would fill the memory.
+    # In batches of draws: all at once would need much memory for thousands of prompts.
     for start in range(0, draws, _TOGETHER):
         rows = min(_TOGETHER, draws - start)
         drawn = generator.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
@@ -104,7 +104,7 @@ def bootstrap_by_prompt(
 
 @dataclass(frozen=True)
 class _Question:
-    """A metric's images, the domain that is judged, and whether being wrong is the success."""
+    """One metric: its images, the judged domain, and whether a wrong answer is the success."""
 
     metric: str
     domain: str
@@ -112,7 +112,7 @@ class _Question:
     image_set: str
     member: Callable[[Judged], bool]
     by: str | None = None
-    """Mean over the concepts of this domain rather than over images."""
+    """If given, average over the concepts of this domain instead of images."""
 
 
 def _questions(domain: str, concept: str, others: Sequence[str]) -> list[_Question]:
@@ -169,10 +169,10 @@ def evaluate(
     Args:
         domain, concept: what was removed.
         domains: all domains of the run.
-        edited, unedited: the same requests, with and without the removal; they are paired by (prompt, index).
+        edited, unedited: the same requests, with and without the removal, paired by (prompt, index).
 
     Raises:
-        ValueError: the two sets are not the same requests: a denominator would shrink silently.
+        ValueError: the two sets differ in their requests; dropping some would change a denominator silently.
     """
     key = {(j.prompt_id, j.index) for j in edited}
     if key != {(j.prompt_id, j.index) for j in unedited} or len(key) != len(edited) or len(key) != len(unedited):
@@ -189,7 +189,7 @@ def evaluate(
 
 
 def _paired_drop(domain: str, concept: str, edited: Sequence[Judged], unedited: Sequence[Judged]) -> Metric | None:
-    """How much accuracy the retained concepts of the domain lose, image by image; interval by prompt."""
+    """Accuracy that the retained concepts of the domain lose, paired by image; interval by prompt."""
     plain = {(j.prompt_id, j.index): j for j in unedited}
     pairs = [
         (j, plain[j.prompt_id, j.index])
@@ -207,9 +207,9 @@ def _paired_drop(domain: str, concept: str, edited: Sequence[Judged], unedited: 
 
 
 def summary(metrics: Sequence[Metric]) -> float | None:
-    """(UA + IRA + CRA) / 3, the figure that tuning maximises; None where one of them is null.
+    """(UA + IRA + CRA) / 3, the figure that tuning maximises; None if one of them is None.
 
-    With several other domains CRA is the mean of theirs; with none it is (UA + IRA) / 2.
+    With several other domains, CRA is the mean of theirs. Without another domain it is (UA + IRA) / 2.
     """
     parts = []
     crossed = any(m.metric.split(" ")[0] == "CRA" for m in metrics)

@@ -1,10 +1,10 @@
-"""What a removal of a concept needs of the statistics of its domain (2501.18052, section 4).
+"""Profiles: the statistics that a removal of a concept needs (2501.18052, section 4).
 
     s(i,t,c)   the score, see `scoring.py`
     m(i,t)     the unweighted mean of mu(i,t,c) over all concepts of the domain, c included
 
-Both follow from the concept's own sums and two sums over its domain, which are integers: a concept that joins or leaves
-is added to them or taken out, whatever the number of the others, and they are the same bits in any order.
+Both follow from the concept's own sums and two sums over its domain. These are integers: a concept can be added to them
+or subtracted, at a cost that does not depend on the number of others, and the bits are the same in any order.
 """
 
 from collections.abc import Iterable
@@ -18,15 +18,15 @@ from torch import Tensor
 from saeuron.scoring import FIXED_POINT, means, share
 
 MEAN_UNIT = 1 << 36
-"""Means are summed as integers, in units of 2^-36."""
+"""Sums of means are integers in units of 2^-36."""
 
 
 class Counted(Protocol):
-    """What is needed of one concept's statistics; `scoring.Totals` has it."""
+    """The statistics needed of one concept; `scoring.Totals` provides them."""
 
     @property
     def timesteps(self) -> NDArray[np.int32]:
-        """[T]."""
+        """[T], the scheduler's timesteps."""
 
     @property
     def sum_fixed(self) -> NDArray[np.int64]:
@@ -34,11 +34,11 @@ class Counted(Protocol):
 
     @property
     def n_rows(self) -> NDArray[np.uint64]:
-        """[T]."""
+        """[T], rows seen."""
 
 
 class DomainTotals(NamedTuple):
-    """Sums over the concepts of a domain. The arrays are never written to."""
+    """Sums over the concepts of a domain. The arrays must not be written to."""
 
     timesteps: NDArray[np.int32]
     """[T], in the order of the statistics."""
@@ -47,12 +47,12 @@ class DomainTotals(NamedTuple):
     mean_fixed: NDArray[np.int64]
     """[T, N], the sum of the concepts' means, each rounded to 2^-36."""
     n_rows: NDArray[np.uint64]
-    """[T]."""
+    """[T], rows of all concepts."""
     concepts: int
 
     @classmethod
     def of(cls, members: Iterable[Counted]) -> "DomainTotals":
-        """Of these concepts, looked at one by one: there may be many.
+        """Totals of these concepts. They are read one by one, because there may be many.
 
         Raises:
             ValueError: there are none, or they were gathered at different steps.
@@ -70,11 +70,11 @@ class DomainTotals(NamedTuple):
         return cls(member.timesteps, member.sum_fixed, _mean_fixed(member), member.n_rows, 1)
 
     def plus(self, member: Counted) -> "DomainTotals":
-        """With one concept more. Raises as `of`."""
+        """Totals with one more concept. Raises as `of`."""
         return self._with(member, 1)
 
     def minus(self, member: Counted) -> "DomainTotals":
-        """Without one of its concepts. Raises as `of`."""
+        """Totals without one of its concepts. Raises as `of`."""
         return self._with(member, -1)
 
     def _with(self, member: Counted, sign: int) -> "DomainTotals":
@@ -96,14 +96,14 @@ def _mean_fixed(member: Counted) -> NDArray[np.int64]:
 
 def _add(left: NDArray[np.int64], right: NDArray[np.int64], sign: int) -> NDArray[np.int64]:
     total = left + right if sign > 0 else left - right
-    # Integers wrap without a word: then the total lies on the wrong side of what was added to.
+    # Integers overflow silently: then the total lies on the wrong side of the left term.
     if ((total < left) != (right * sign < 0)).any():
         raise OverflowError("the sums of a domain do not fit int64: score fewer images of each concept")
     return total
 
 
 class Profile(NamedTuple):
-    """All that a removal of one concept needs of the statistics of its domain."""
+    """Statistics that a removal of one concept needs."""
 
     timesteps: Tensor
     """int64 [T], in the order of the statistics."""
@@ -116,13 +116,13 @@ class Profile(NamedTuple):
 
 
 def profile(own: Counted, domain: DomainTotals) -> Profile:
-    """The profile of a concept of a domain, which counts it in.
+    """The profile of a concept; `domain` includes the concept.
 
     Raises:
         ValueError: they were gathered at different steps.
     """
     others = domain.minus(own)
-    # Copies: what was read from a file may not be written to, and torch does not like that.
+    # Copies: arrays read from a file may be read-only, which torch warns about.
     mean = means(torch.tensor(own.sum_fixed), _rows(own.n_rows))
     other = means(torch.tensor(others.sum_fixed), _rows(others.n_rows))
     threshold = torch.tensor(domain.mean_fixed).double() / MEAN_UNIT / domain.concepts

@@ -1,6 +1,6 @@
 """Prompt sets: sentences that ask for concepts, from templates or from files.
 
-A prompt's id is a hash of its text, so the same sentence has the same noise in every run, whatever stands beside it.
+A prompt's id is a hash of its text, so that a sentence has the same noise in every run.
 """
 
 import csv
@@ -34,13 +34,13 @@ class Prompt:
 
 
 def fill(template: str, concepts: Mapping[str, str]) -> str:
-    """Put concepts into a template; the sentence starts with a capital letter."""
+    """Fill a template with concepts and capitalise the first letter."""
     text = template.format_map(concepts)
     return text[:1].upper() + text[1:]
 
 
 def placeholders(template: str, domains: Iterable[str]) -> tuple[str, ...]:
-    """The domains a template names; a placeholder that is no domain is a user error."""
+    """The domains that a template names. Raises BadPrompts or UnknownName for a malformed or unknown placeholder."""
     try:
         names = dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
     except ValueError as error:
@@ -48,12 +48,12 @@ def placeholders(template: str, domains: Iterable[str]) -> tuple[str, ...]:
     known = list(domains)
     for name in names:
         if name not in known:
-            raise UnknownName("placeholder", name, known, f"It stands in the template {template!r}.")
+            raise UnknownName("placeholder", name, known, f"It is used in the template {template!r}.")
     return tuple(names)
 
 
 def from_templates(config: PromptsConfig, domains: Mapping[str, Sequence[str]]) -> list[Prompt]:
-    """Every template filled with every combination of the concepts of the domains it names."""
+    """Every template filled with every combination of concepts of the domains it names."""
     prompts = []
     for split, templates in config.templates.items():
         for template in templates:
@@ -67,7 +67,7 @@ def from_templates(config: PromptsConfig, domains: Mapping[str, Sequence[str]]) 
 def _rows(path: Path) -> list[dict[str, str]]:
     match path.suffix.lower():
         case ".csv":
-            # Spreadsheets put a byte order mark first, which would become part of the first column's name.
+            # Spreadsheets write a byte order mark, which would become part of the first column's name.
             with path.open(newline="", encoding="utf-8-sig") as file:
                 return [dict(row) for row in csv.DictReader(file)]
         case ".jsonl":
@@ -94,7 +94,7 @@ def from_file(path: Path, domains: Mapping[str, Sequence[str]]) -> list[Prompt]:
     """Prompts of one file. Columns: `text`, `split` (default train) and one column per domain (may be empty).
 
     Raises:
-        BadPrompts: the file is missing, empty, of an unknown kind, or a row lacks its text or names a wrong split.
+        BadPrompts: the file is missing, empty or of an unknown type, or a row has no text or an unknown split.
         UnknownName: a row names a concept that its domain does not have.
     """
     if not path.is_file():
@@ -104,7 +104,7 @@ def from_file(path: Path, domains: Mapping[str, Sequence[str]]) -> list[Prompt]:
     except (ValueError, csv.Error) as error:  # not UTF-8, not Parquet, a broken CSV
         raise BadPrompts(f"{path} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from error
     if not rows:
-        raise BadPrompts(f"{path} holds no prompts; expected one a row, with a column `text`.")
+        raise BadPrompts(f"{path} holds no prompts; expected one per row, with a column `text`.")
     prompts = []
     for number, row in enumerate(rows, 1):
         text = str(row.get("text") or "").strip()
@@ -125,7 +125,7 @@ def build(config: PromptsConfig, domains: Mapping[str, DomainConfig]) -> list[Pr
     """The prompt set of a run, sorted by (split, text).
 
     Raises:
-        BadPrompts: nothing was asked for, or a sentence stands in two splits or asks for two different things.
+        BadPrompts: the set is empty, or a sentence occurs twice with different splits or concepts.
     """
     names = {domain: d.concepts for domain, d in domains.items()}
     prompts = from_templates(config, names)
@@ -138,24 +138,23 @@ def build(config: PromptsConfig, domains: Mapping[str, DomainConfig]) -> list[Pr
         other = by_text.setdefault(prompt.text, prompt)
         if other != prompt:
             raise BadPrompts(
-                f"the prompt {prompt.text!r} stands twice, as {other.split} {dict(other.concepts)} and as "
+                f"the prompt {prompt.text!r} occurs twice, as {other.split} {dict(other.concepts)} and as "
                 f"{prompt.split} {dict(prompt.concepts)}; the splits must not share sentences: change one of them."
             )
     return sorted(by_text.values(), key=lambda p: (SPLITS.index(p.split), p.text))
 
 
 def choose(prompts: Iterable[Prompt], count: int, seed: int) -> list[Prompt]:
-    """`count` of the prompts (all, if fewer), by a seeded hash of their ids.
+    """At most `count` of the prompts, by a seeded hash of their ids.
 
-    Adding prompts to the pool never changes the relative order of those already there, so a set that grows keeps
-    most of its members.
+    Adding prompts never changes the relative order of the others, so a growing set keeps most of its members.
     """
     ranked = sorted(prompts, key=lambda p: hashlib.sha256(f"{seed}:{p.id}".encode()).digest())
     return ranked[:count]
 
 
 def cells(prompts: Iterable[Prompt]) -> dict[tuple[tuple[str, str], ...], list[Prompt]]:
-    """Prompts grouped by exactly what they ask for, keyed by the sorted (domain, concept) pairs."""
+    """Prompts grouped by the concepts they ask for, keyed by the sorted (domain, concept) pairs."""
     groups: dict[tuple[tuple[str, str], ...], list[Prompt]] = {}
     for prompt in prompts:
         groups.setdefault(tuple(sorted(prompt.concepts.items())), []).append(prompt)

@@ -1,11 +1,11 @@
-"""Which latents belong to a concept: sums gathered as the model runs, scores, selection (2501.18052, section 4.2).
+"""Score latents for a concept and select the best: sums gathered during generation (2501.18052, section 4.2).
 
     mu(i,t,c) = mean of f_i over all positions and images of the prompts of c at step t
     s(i,t,c)  = mu(i,t,c) / (sum_j mu(j,t,c) + d) - mu(i,t,other) / (sum_j mu(j,t,other) + d),   d = 1e-8
-    F(c,t)    = the n latents of highest score at that step
+    F(c,t)    = the n latents with the highest score at that step
 
-mu(., other) pools the rows of all other concepts of the domain: a pooled mean, not a mean of means. `profiles.py` has
-what a removal needs of this.
+mu(., other) pools the rows of all other concepts of the domain: a pooled mean, not a mean of means. `profiles.py`
+derives what a removal needs.
 """
 
 from typing import Any, NamedTuple
@@ -21,14 +21,14 @@ from saeuron.sae.autoencoder import SAE, check_width
 
 DELTA = 1e-8
 FIXED_POINT = 1 << 24
-"""Sums are kept as integers, in units of 2^-24, so that they are the same in any order of merging."""
+"""Sums are integers in units of 2^-24, so that they are equal in any order of merging."""
 
 
 class Totals(NamedTuple):
-    """Sums per (step, latent); T steps, N latents."""
+    """Sums of one concept per (step, latent); T steps, N latents."""
 
     timesteps: NDArray[np.int32]
-    """[T], descending, the scheduler's own."""
+    """[T], descending; the scheduler's timesteps."""
     fires: NDArray[np.uint64]
     """[T, N], rows with f != 0."""
     image_fires: NDArray[np.uint32]
@@ -38,21 +38,21 @@ class Totals(NamedTuple):
     sumsq_fixed: NDArray[np.int64]
     """[T, N], sum of f^2 in units of 2^-24."""
     max: NDArray[np.float32]
-    """[T, N]."""
+    """[T, N], largest f."""
     n_rows: NDArray[np.uint64]
-    """[T]."""
+    """[T], rows seen."""
     n_images: NDArray[np.uint32]
-    """[T]."""
+    """[T], images seen."""
 
 
 class Accumulator:
-    """Reads one hookpoint, encodes, and keeps sums only: no activation is stored."""
+    """Read one hookpoint, encode, and keep sums only: no activation is stored."""
 
     def __init__(self, sae: SAE, half: Half, every: int = 1, known: int | None = None) -> None:
-        """Read every `every`-th denoising step, but not the steps that are multiples of `known`."""
+        """Read every `every`-th denoising step, except the steps that are multiples of `known`."""
         self.sae, self.half, self.every, self.known = sae, half, every, known
         self.images: int | None = None
-        """How many of a batch's images count, the first ones; None: all. See `saeuron.generation.LANES`."""
+        """Number of images of a batch that count, from the first; None: all. See `saeuron.generation.LANES`."""
         self._cells: dict[int, dict[str, Tensor]] = {}
 
     def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
@@ -86,7 +86,7 @@ class Accumulator:
             cell[name] = torch.maximum(cell[name], value) if name == "max" else cell[name] + value
 
     def totals(self) -> Totals:
-        """What has been gathered, steps from noise to image."""
+        """The sums gathered so far, steps from noise to image."""
         steps = sorted(self._cells, reverse=True)
 
         def stack(name: str) -> NDArray[Any]:
@@ -110,7 +110,7 @@ def means(sum_fixed: Tensor, n_rows: Tensor) -> Tensor:
 
 
 def scores(sum_fixed: Tensor, n_rows: Tensor) -> Tensor:
-    """S for every concept of one domain, float64 [C, T, N].
+    """s for every concept of one domain, float64 [C, T, N].
 
     Args:
         sum_fixed: int64 [C, T, N], units of 2^-24.
@@ -122,10 +122,10 @@ def scores(sum_fixed: Tensor, n_rows: Tensor) -> Tensor:
 
 
 def share(mu: Tensor) -> Tensor:
-    """Mu / (sum_j mu_j + d), over the last dimension."""
+    """mu / (sum_j mu_j + d), over the last dimension."""
     return mu / (mu.sum(-1, keepdim=True) + DELTA)
 
 
 def select(score: Tensor, n: int) -> Tensor:
-    """F: the n latents of highest score at each step, best first, int64 [T, n]; ties go to the lower index."""
+    """F: the n latents with the highest score at each step, best first, int64 [T, n]; ties go to the lower index."""
     return score.argsort(dim=-1, descending=True, stable=True)[..., :n]

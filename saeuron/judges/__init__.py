@@ -1,8 +1,8 @@
-"""Judges: who says what an image shows. One file a judge, and one line in the table `JUDGES`.
+"""Judges: they tell what an image shows. One file per judge, and one line in the table `JUDGES`.
 
-judge.py   what a judge is, and what it says of an image
+judge.py   the interface of a judge, and its judgement of an image
 canvas.py  the classifier that ships with the canvas model
-clip.py    zero-shot: any CLIP or SigLIP, the labels in sentences
+clip.py    zero-shot: any CLIP or SigLIP, with labels in sentences
 none.py    no judge: figures are null, never a guess
 
 A judge is named by a specification, `NAME` or `NAME:ARGUMENT`: `canvas`, `clip:openai/clip-vit-large-patch14`.
@@ -19,7 +19,7 @@ from saeuron.judges.none import NoJudge
 __all__ = ["JUDGES", "NONE", "Judge", "Judgement", "check", "choices", "create", "register"]
 
 Factory = Callable[[str, str, Sequence[str], str], Judge]
-"""(argument, domain, templates, device) -> judge. It loads no weights, and raises a `UserError` for what it refuses."""
+"""(argument, domain, templates, device) -> judge. It loads no weights, and raises a `UserError` for bad arguments."""
 
 NONE = "none"
 JUDGES: dict[str, Factory] = {"canvas": CanvasJudge, "clip": ClipJudge, NONE: NoJudge}
@@ -35,18 +35,18 @@ def register(name: str, judge: Factory) -> None:
     if ":" in name or not name:
         raise ConfigError(f"a judge cannot be named {name!r}; expected a name without a colon.")
     if name in JUDGES:
-        raise ConfigError(f"a judge named {name!r} is there already; choose another name.")
+        raise ConfigError(f"a judge named {name!r} is registered already; choose another name.")
     JUDGES[name] = judge
 
 
 def create(spec: str, domain: str, templates: Sequence[str] = (), device: str = "cpu") -> Judge:
-    """The judge that a specification names; its weights are loaded when it is first called.
+    """The judge that a specification names; its weights are loaded at its first call.
 
     Args:
         spec: `NAME` or `NAME:ARGUMENT`.
-        domain: what it is to recognise: 'style', 'object', ...
-        templates: sentences with the placeholder {label}, for judges that read; none: the judge's own.
-        device: where it runs.
+        domain: the domain to judge: 'style', 'object', ...
+        templates: sentences with the placeholder {label}, for judges that use them; empty: the judge's own.
+        device: the device to run on.
 
     Raises:
         UnknownName: there is no such judge, or it does not know the domain.
@@ -59,14 +59,14 @@ def create(spec: str, domain: str, templates: Sequence[str] = (), device: str = 
 
 
 def choices(judge: Judge, concepts: Iterable[str]) -> tuple[str, ...]:
-    """The labels to judge a domain by: all that the judge knows, or else the concepts, sorted."""
+    """The labels to judge a domain by: the judge's fixed labels, else the concepts, sorted."""
     return judge.labels if judge.labels is not None else tuple(sorted(set(concepts)))
 
 
 def check(spec: str, domain: str, concepts: Iterable[str], templates: Sequence[str] = ()) -> None:
     """Raise a `UserError` unless the judge knows the domain and a label for each of its concepts; loads nothing.
 
-    A judge that has no label for a concept would count every image as a success of its removal.
+    A judge without a label for a concept would count every image as a success of its removal.
     """
     labels = create(spec, domain, templates).labels
     for concept in concepts:

@@ -16,7 +16,7 @@ _HEADS = {"object": OBJECTS, "style": STYLE_CLASSES}
 
 
 class CanvasJudge:
-    """The head for the domain `object` or `style`; the score is its softmax over the labels that are asked for.
+    """The head for the domain `object` or `style`; the score is its softmax over the labels asked for.
 
     Raises:
         UnknownName: the classifier has no head for the domain.

@@ -1,4 +1,4 @@
-"""Zero-shot judging by any CLIP or SigLIP of Hugging Face: labels become sentences, images are compared with these."""
+"""Zero-shot judge with any CLIP or SigLIP of Hugging Face: compares images with sentences about the labels."""
 
 import functools
 import hashlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 TEMPLATES = ("a photo of a {label}",)
-"""Sentences for the labels, where none are configured."""
+"""Sentences for the labels, if none are configured."""
 _KINDS = ("clip", "siglip")
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 _BATCH = 32
@@ -30,18 +30,18 @@ _BATCH = 32
 class ClipJudge:
     """Scores the labels of a domain by the cosine between an image and sentences about each label.
 
-    A label's direction is the normalised mean of the normalised embeddings of its sentences. Cosines are scaled as the
-    model was trained; CLIP's score is a softmax over the labels, SigLIP's a sigmoid of each label by itself.
+    A label's direction is the normalised mean of the normalised embeddings of its sentences. Cosines are scaled as in
+    the model's training. CLIP's score is a softmax over the labels, SigLIP's a sigmoid of each label by itself.
 
     Args:
         argument: a local folder or a hub id; safetensors only.
-        domain: what is judged; any.
-        templates: sentences with the placeholder {label}; none: `TEMPLATES`.
+        domain: any; not used.
+        templates: sentences with the placeholder {label}; empty: `TEMPLATES`.
         device: where the model runs, in float32.
 
     Raises:
-        BadModel: there is no such folder, or it holds no CLIP or SigLIP. A hub id is only asked for when it is needed.
-        ConfigError: there is no argument, or a template is malformed.
+        BadModel: the folder does not exist, or holds no CLIP or SigLIP. A hub id is checked at first use.
+        ConfigError: the argument is missing, or a template is malformed.
     """
 
     labels = None
@@ -74,7 +74,7 @@ class ClipJudge:
 
     @functools.cached_property
     def _content(self) -> str:
-        """Hash of the model's files. A hub id is downloaded first, if need be."""
+        """Hash of the model's files. Downloads a hub id, if needed."""
         digest = hashlib.sha256()
         for path in sorted({p for pattern in _FILES for p in self._folder.glob(pattern)}):
             with path.open("rb") as file:
@@ -96,7 +96,7 @@ class ClipJudge:
             raise BadModel(f"cannot load the judge's model {self._spec!r}: {_first_line(error)}") from error
 
     def _directions(self, labels: tuple[str, ...]) -> "torch.Tensor":
-        """The unit direction of each label, float32 [L, D]; those of the last labels are kept."""
+        """Unit direction of each label, float32 [L, D]; the last result is cached."""
         from torch.nn.functional import normalize
 
         if self._known[0] == labels:
@@ -104,7 +104,7 @@ class ClipJudge:
 
         tokenizer, _, model = self._parts
         sentences = [template.format(label=label) for label in labels for template in self._templates]
-        # SigLIP was trained on sentences that are filled up; to CLIP what follows a sentence's end makes no difference.
+        # SigLIP was trained on padded sentences; CLIP ignores what follows a sentence's end.
         length = model.config.text_config.max_position_embeddings
         tokens = tokenizer(sentences, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         embedded = model.get_text_features(tokens["input_ids"].to(self._device)).pooler_output
@@ -142,14 +142,14 @@ class ClipJudge:
 
 @functools.lru_cache(maxsize=1)
 def _load(folder: Path, content: str, device: str) -> tuple[Any, Any, Any]:
-    """(tokenizer, image processor, model), which the judges of several domains share."""
+    """(tokenizer, image processor, model), shared by the judges of several domains."""
     import torch
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    del content  # Another model may lie where this one was found.
+    del content  # Part of the cache key: the folder may hold another model later.
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        # Pillow's resampling, whether torchvision is installed or not: the two differ.
+        # Pillow's resampling, even if torchvision is installed: the two differ.
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
         model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
     return tokenizer, processor, model.eval().requires_grad_(False).to(device)
@@ -169,7 +169,7 @@ def _check_template(template: str) -> None:
 
 
 def _local(spec: str) -> Path | None:
-    """The local folder that `spec` names; None where it can only be a hub id."""
+    """The local folder that `spec` names; None if it can only be a hub id."""
     path = Path(spec).expanduser()
     if path.is_dir():
         return path
@@ -187,7 +187,7 @@ def _check_folder(folder: Path) -> None:
     if kind not in _KINDS:
         raise BadModel(f"{folder} holds a model of type {kind!r}; the judge 'clip' needs one of {', '.join(_KINDS)}.")
     if not any(folder.glob("*.safetensors")):
-        raise BadModel(f"{folder} holds no .safetensors file; take a model that has one.")
+        raise BadModel(f"{folder} holds no .safetensors file; use a model that has one.")
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file() and '"SiglipTokenizer"' in tokenizer.read_text() and not find_spec("sentencepiece"):
         raise BadModel(f"the tokenizer of {folder} needs sentencepiece; install it: pip install 'saeuron[siglip]'")

@@ -1,4 +1,4 @@
-"""What a judge is, and what it says of an image."""
+"""The interface of a judge, and its judgement of an image."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -13,28 +13,28 @@ class Judgement(NamedTuple):
     """What one image shows."""
 
     label: str | None
-    """One of the labels that the judge was given; None: nothing is said."""
+    """One of the labels that the judge was given; None: no judgement."""
     score: float | None
-    """How sure the judge is, between 0 and 1."""
+    """The judge's confidence, between 0 and 1."""
 
 
 class Judge(Protocol):
-    """Recognises one domain in images. Making a judge is cheap: weights are loaded by its first call."""
+    """Recognises one domain in images. Creating a judge is cheap: weights are loaded at its first call."""
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The fixed set of labels that it knows; None: it judges by any."""
+        """The fixed set of labels that it knows; None: it can judge by any labels."""
 
     @property
     def identity(self) -> str:
-        """Its content, such as a hash of weights and templates: equal identities give equal judgements."""
+        """Its id by content, such as a hash of weights and templates: equal ids give equal judgements."""
 
     def __call__(self, images: NDArray[np.uint8], labels: Sequence[str]) -> list[Judgement]:
-        """Which of the labels each image shows.
+        """The label that each image shows.
 
         Args:
             images: uint8 [B, H, W, 3].
-            labels: one or more different names, all of them known to the judge.
+            labels: one or more distinct names, all known to the judge.
 
         Returns:
             One judgement per image, in order.
@@ -42,8 +42,8 @@ class Judge(Protocol):
 
 
 def refuse_options(name: str, argument: str, templates: Sequence[str]) -> None:
-    """Raise `ConfigError` if a judge that takes neither is given an argument or templates."""
+    """Raise `ConfigError` if a judge that takes neither argument nor templates is given one."""
     if argument:
         raise ConfigError(f"the judge {name!r} takes no argument, got {argument!r}; expected judge: {name}.")
     if templates:
-        raise ConfigError(f"the judge {name!r} reads no sentences; leave judge_templates out.")
+        raise ConfigError(f"the judge {name!r} uses no sentences; leave judge_templates out.")

@@ -1,4 +1,4 @@
-"""No judge: nothing is said of any image, and the figures of the domain are null."""
+"""The judge `none`: it judges nothing, and the figures of its domain are null."""
 
 from collections.abc import Sequence
 
@@ -19,6 +19,6 @@ class NoJudge:
         del domain, device
 
     def __call__(self, images: NDArray[np.uint8], labels: Sequence[str]) -> list[Judgement]:
-        """No judgement of each image."""
+        """One empty judgement per image."""
         del labels
         return [Judgement(None, None)] * len(images)

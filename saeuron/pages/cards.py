@@ -1,4 +1,4 @@
-"""Model cards, written from provenance: what is published says what it is, what it was measured at, and its limits."""
+"""Model cards of published SAEs and removals, written from provenance: what it is, its figures and its limits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,24 +35,24 @@ The method is that of SAeUron ([arXiv 2501.18052](https://arxiv.org/abs/2501.180
 ```"""
 _CANVAS = (
     "Its model is canvas, a small pipeline that ships with saeuron and draws simple objects in simple styles: "
-    "figures on it say nothing of Stable Diffusion's."
+    "its figures do not carry over to Stable Diffusion."
 )
 
 
 @dataclass(frozen=True)
 class SAEFacts:
-    """Where an SAE came from; empty where nobody knows."""
+    """Where an SAE came from; empty fields are unknown."""
 
     name: str
-    """Its id, or where it was read from."""
+    """Its id, or the source it was read from."""
     format: str
-    """The format of the folder that the card lies in."""
+    """The format of the folder that holds the card."""
     command: str
-    """What made it."""
+    """The command that made it."""
     model: str = ""
-    """The diffusion model, as it was named."""
+    """The diffusion model's name, as configured."""
     model_id: str = ""
-    """A hash of its content."""
+    """A hash of the model's content."""
     run: str | None = None
     """The whole configuration of the run that trained it, YAML."""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -63,13 +63,13 @@ class SAEFacts:
 
 
 def published(name: str) -> str:
-    """A model or a source as a card may name it: where a folder lay on its maker's disk is nobody's business."""
+    """The name of a model or source to print on a card: local paths are private, so only their last part is shown."""
     path = Path(name).expanduser()
     return path.name if path.is_absolute() or path.exists() else name
 
 
 def sae_card(sae: SAE, facts: SAEFacts, notes: Sequence[str] = ()) -> str:
-    """The README.md of a published SAE, whose files lie in a folder named by its hookpoint beside it."""
+    """The README.md of a published SAE, whose files are in a folder beside it, named by its hookpoint."""
     info, place = sae.info, sae.info.hookpoint or "sae"
     rows: dict[str, Any] = {
         "model": _model(facts.model, facts.model_id),
@@ -129,8 +129,8 @@ def removal_card(removal: Removal, figures: Sequence[Mapping[str, Any]], file: s
     parts = [
         _front(model, "saeuron", ["concept-unlearning"]),
         f"# Removal of {removal.domain} `{removal.concept}`",
-        "It edits a diffusion model's activations while it draws, so that the concept is left out; the model's weights "
-        f"stay as they are. Written by saeuron {saeuron.__version__}.",
+        "It edits a diffusion model's activations during generation, so that the concept is left out; the model's "
+        f"weights stay as they are. Written by saeuron {saeuron.__version__}.",
         _table(rows),
         *([_grid(edits)] if edits else []),
         "## Figures",
@@ -196,25 +196,25 @@ def _trained(facts: SAEFacts) -> list[str]:
 def _limits(facts: SAEFacts) -> list[str]:
     found = []
     if facts.figures.get("fvu") is None:
-        found.append("How well it reconstructs was not measured here.")
+        found.append("Its reconstruction was not measured here.")
     else:
-        found.append("Its figures are over the activations that it was trained on, not over others.")
+        found.append("Its figures were measured on the activations it was trained on, not on others.")
     if facts.model == "canvas":
         found.append(_CANVAS)
     return [*found, "A latent is a direction that was found, not a meaning: what it stands for has to be checked."]
 
 
 def _removal_limits(model: str, figures: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = ["It fits this model alone, and was tuned on prompts like those it was measured on."]
+    found = ["It fits this model only, and was tuned on prompts like those it was measured on."]
     if figures:
         found.append(
-            "Judged by classifiers, on the prompts of that run; other prompts, and attacks, may bring it back."
+            "Judged by classifiers, on the prompts of that run; other prompts, and attacks, may bring the concept back."
         )
     else:
-        found.append("Nothing was measured: whether the concept is gone, and what else went, is not known.")
+        found.append("Nothing was measured: whether the concept is gone, and what else was lost, is unknown.")
     if model == "canvas":
         found.append(_CANVAS)
-    return [*found, "It is an edit at run time: whoever has the model can leave it out."]
+    return [*found, "It is an edit at run time: anyone who has the model can run it without the edit."]
 
 
 def _measured(figures: Sequence[Mapping[str, Any]], concept: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a page about an SAE is made of, as plain records: whoever has the numbers fills them in."""
+"""The contents of an SAE's page, as plain records; callers fill them in."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from saeuron.pages.pictures import Picture
 
 RANGES = ("noisy third", "middle third", "clean third")
-"""The steps of a generation in three parts, in the order in which they come."""
+"""The steps of a generation in three parts, in order."""
 
 
 @dataclass(frozen=True)
 class ConceptScore:
-    """How much a latent belongs to a concept, s(i,t,c) of `saeuron.scoring`."""
+    """Score of a latent for a concept, s(i,t,c) of `saeuron.scoring`."""
 
     domain: str
     concept: str
@@ -26,12 +26,12 @@ class ConceptScore:
 
     @property
     def mean(self) -> float:
-        """Over all steps."""
+        """Mean score over all steps."""
         return float(np.mean(self.scores))
 
     @property
     def peak(self) -> tuple[float, int]:
-        """(the highest, its timestep)."""
+        """(the highest score, its timestep)."""
         best = int(np.argmax(self.scores))
         return self.scores[best], self.timesteps[best]
 
@@ -47,31 +47,31 @@ class Example:
     """One of the images on which a latent is largest."""
 
     key: str
-    """Name of the image: the same image under two latents has the same."""
+    """Name of the image, the same for all latents."""
     prompt: str
     picture: Picture
     heat: NDArray[np.uint8]
-    """[h, w]: the latent over the image at `timestep`, 255 being its largest of all."""
+    """[h, w]: the latent over the image at `timestep`; 255 is its overall maximum."""
     value: float
     timestep: int
     row: int
     column: int
-    """Where on the map its largest value is."""
+    """Row and column of its largest value on the map."""
 
 
 @dataclass(frozen=True)
 class Latent:
-    """All that is known of one latent."""
+    """Everything known of one latent."""
 
     latent: int
     density: float
-    """Share of rows on which it fires."""
+    """Fraction of rows on which it fires."""
     image_density: float
-    """Share of images in which it does anywhere, at any step."""
+    """Fraction of images in which it fires at any position and step."""
     mean: float
     maximum: float
     max_cosine: float
-    """Of its decoder row, to any other."""
+    """Largest cosine of its decoder row to any other."""
     nearest: int
     stability: float | None
     """Largest cosine to a row of the other SAE; None: not compared."""
@@ -80,7 +80,7 @@ class Latent:
     profile: Sequence[float]
     """[T], its mean at each step."""
     scores: Sequence[ConceptScore] = ()
-    """Best mean first."""
+    """Sorted by mean, best first."""
     examples: Sequence[Example] = ()
     neighbours: Sequence[tuple[int, float]] = ()
     """(latent, cosine) of the nearest decoder rows."""
@@ -88,7 +88,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class StepFigures:
-    """One timestep of one half."""
+    """Figures of one timestep of one half."""
 
     timestep: int
     half: str
@@ -103,7 +103,7 @@ class StepFigures:
 
     @property
     def recovered(self) -> float | None:
-        """Share of the loss that x_hat recovers; None where zero in the hookpoint's place costs next to nothing."""
+        """Fraction of the loss that x_hat recovers; None if zero in the hookpoint's place costs next to nothing."""
         if self.loss_clean is None or self.loss_sae is None or self.loss_zero is None:
             return None
         cost = self.loss_zero - self.loss_clean
@@ -112,14 +112,14 @@ class StepFigures:
 
 @dataclass(frozen=True)
 class SAEReport:
-    """An SAE, looked at."""
+    """Everything that the page of an SAE shows."""
 
     sae_id: str
     hookpoint: str
     config: Mapping[str, Any]
-    """What to know of its making, in order: shown as it stands."""
+    """Facts about its training, shown in this order."""
     figures: Mapping[str, Any]
-    """`diagnosis.json`: see `tasks/sae_report.py`."""
+    """The contents of `diagnosis.json`: see `tasks/sae_report.py`."""
     steps: Sequence[StepFigures]
     density: NDArray[np.float64]
     """[N]."""
@@ -128,12 +128,12 @@ class SAEReport:
     stability: NDArray[np.float64] | None
     """[N]; None: not compared."""
     against: str | None
-    """The SAE that it was compared with."""
+    """The SAE it was compared with."""
     chance: float | None
-    """The mean stability of random rows of the same shapes."""
+    """Mean stability of random rows of the same shapes."""
     dead: Sequence[int]
     always_on: Sequence[int]
     latents: Sequence[Latent] = ()
-    """Those that are shown."""
+    """The latents to show."""
     protocol: str | None = None
-    """Under which scores were gathered; None: it was never scored."""
+    """The protocol of the scores; None: it was never scored."""

@@ -1,4 +1,4 @@
-"""HTML pages from templates, with every picture inside the file."""
+"""HTML pages from templates, with every picture embedded in the file."""
 
 import base64
 import io
@@ -14,9 +14,9 @@ from PIL import Image
 from saeuron.pages.pictures import Picture
 
 THUMBNAIL = 160
-"""Shorter side in pixels above which a picture is made smaller, and a JPEG."""
+"""Larger pictures are scaled down to this shorter side, in pixels, and stored as JPEG."""
 _HARD = 64
-"""Shorter side up to which a picture keeps its hard pixels."""
+"""Pictures up to this shorter side, in pixels, are enlarged without smoothing."""
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("saeuron.pages"),
@@ -29,7 +29,7 @@ _TEMPLATES = jinja2.Environment(
 
 
 def render(template: str, **records: Any) -> str:
-    """A page of `templates/`. Whatever is not `Markup` is escaped; a name that is missing is an error.
+    """A page of `templates/`. Everything but `Markup` is escaped; a missing name is an error.
 
     Filters: number, percent, plain and overlay, the functions below.
     """
@@ -37,17 +37,17 @@ def render(template: str, **records: Any) -> str:
 
 
 def number(value: float | None, form: str = ".3g") -> str:
-    """A figure, or a dash where there is none."""
+    """A formatted number, or a dash for None."""
     return "-" if value is None else format(value, form)
 
 
 def percent(value: float | None) -> str:
-    """A share in percent, or a dash."""
+    """A fraction in percent, or a dash for None."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def plain(value: Any) -> str:
-    """A configuration's value in words: keys and values of a mapping, numbers with five digits."""
+    """A configuration value as text: keys and values of a mapping, numbers with five digits."""
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
     return f"{value:.5g}" if isinstance(value, float) else str(value)
@@ -61,7 +61,7 @@ class Gallery:
         self._rules: list[str] = []
 
     def add(self, key: str, picture: Picture) -> str:
-        """The CSS classes of an element that shows the picture; pictures with the same key are the same."""
+        """The CSS classes of an element that shows the picture; one key stands for one picture."""
         height, width = picture.shape[:2]
         if key not in self._classes:
             name = f"i{len(self._classes)}"
@@ -71,7 +71,7 @@ class Gallery:
 
     @property
     def style(self) -> Markup:
-        """The rules that hold the pictures."""
+        """The CSS rules that hold the pictures."""
         return Markup("\n".join(self._rules))
 
 
@@ -92,14 +92,14 @@ def encoded(image: Image.Image, kind: str, **how: Any) -> str:
 
 
 def heat_colours(heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A map [h, w] as colours to lay over a picture, RGBA [h, w, 4]: clear at 0, yellow, then red at 255."""
+    """Colours for a map [h, w] to lay over a picture, RGBA [h, w, 4]: transparent at 0, yellow, red at 255."""
     share = heat.astype(np.float64) / 255
     colours = np.stack([np.full_like(share, 255), 215 * (1 - share) ** 0.8, 20 * share, 185 * share], axis=-1)
     return colours.round().astype(np.uint8)
 
 
 def overlay(heat: NDArray[np.uint8]) -> str:
-    """The map as a data URI, to be stretched over a picture; browsers smooth what they enlarge."""
+    """The map as a data URI, to be stretched over a picture; browsers smooth it."""
     return encoded(Image.fromarray(heat_colours(heat), "RGBA"), "PNG", optimize=True)
 
 

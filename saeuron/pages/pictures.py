@@ -1,4 +1,4 @@
-"""Pictures a person looks at: contact sheets and plots, as PNG files."""
+"""Contact sheets and plots, as PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ def _font(size: int) -> Any:
 
 
 def save_png(path: Path, image: Image.Image) -> Path:
-    """Write a PNG: whole, or not at all."""
+    """Write a PNG file, atomically."""
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")
     return path
 
 
 def enlarge(picture: Picture, side: int) -> Image.Image:
-    """A picture with its shorter side brought to `side` pixels; small ones keep their hard pixels."""
+    """A picture scaled to a shorter side of `side` pixels; enlarging does not smooth."""
     image = Image.fromarray(picture)
     small = min(image.size) < side
     scale = side / min(image.size)
@@ -35,7 +35,7 @@ def enlarge(picture: Picture, side: int) -> Image.Image:
 
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> str:
-    """The text, shortened until it is no wider than `width` pixels."""
+    """The text, shortened to at most `width` pixels."""
     if draw.textlength(text, font=font) <= width:
         return text
     while text and draw.textlength(text + "...", font=font) > width:
@@ -46,7 +46,7 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> str:
 def contact_sheet(
     columns: Sequence[tuple[str, Picture, Picture]], title: str, path: Path, *, side: int = 96, across: int = 10
 ) -> Path:
-    """Unedited above edited, one column per image, wrapped into bands of `across`.
+    """A PNG of unedited above edited images, one column each, wrapped into bands of `across`; returns `path`.
 
     Args:
         columns: (caption, unedited, edited), pictures of one size.
@@ -72,7 +72,7 @@ def contact_sheet(
 
 
 def side_by_side(unedited: Picture, edited: Picture, path: Path, *, side: int = 256) -> Path:
-    """The same prompt and noise without and with the removal, in one PNG."""
+    """A PNG of one prompt and noise without and with the removal; returns `path`."""
     left, right = enlarge(unedited, side), enlarge(edited, side)
     sheet = Image.new("RGB", (left.width + right.width + 12, left.height + 24), "white")
     draw = ImageDraw.Draw(sheet)
@@ -87,7 +87,7 @@ Curves = Sequence[tuple[str, Sequence[float]]]
 
 
 def score_plot(panels: Sequence[tuple[str, Sequence[int], Curves]], title: str, path: Path) -> Path:
-    """The score of a concept's best latents at each step, from noise (left) to image (right).
+    """A PNG of the scores of a concept's best latents at each step, from noise (left) to image (right).
 
     Args:
         panels: (name, timesteps [T] descending, curves) of each hookpoint, side by side on one scale.

@@ -1,4 +1,4 @@
-"""Small plots as SVG text, to stand in an HTML page; they scale with their column and need no scripts."""
+"""Small plots as SVG text for HTML pages; they scale with their column and need no scripts."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ _WIDTH, _HEIGHT = 400, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 38, 40
 
 _APART = 50
-"""How many times as high as another a curve may be before they share a logarithmic axis."""
+"""Ratio of two curves' heights above which the axis becomes logarithmic."""
 
 Series = tuple[str, Sequence[float | None]]
-"""(name, a value for each x; None where there is none)."""
+"""(name, one value per x; None if missing)."""
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -34,7 +34,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def label(value: float) -> str:
-    """A number as short as it can be said to three digits."""
+    """A number with three digits, as short as possible."""
     return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
 
@@ -44,7 +44,7 @@ def lines(
     """Curves over denoising steps.
 
     Args:
-        xs: timesteps, descending, as they come while an image is made; they stand from left to right.
+        xs: timesteps, descending; plotted from left to right.
     """
     axis = _axis(series)
     x_of = {x: _LEFT + (_WIDTH - _LEFT - _RIGHT) * (i / max(len(xs) - 1, 1)) for i, x in enumerate(xs)}
@@ -77,7 +77,7 @@ def histogram(
     bins: int = 24,
     span: tuple[float, float] | None = None,
 ) -> str:
-    """How many values fall in each of `bins` equal parts of their span."""
+    """A histogram of the values, in `bins` equal parts of their span."""
     found = np.asarray(values, dtype=np.float64)
     low, high = span or ((float(found.min()), float(found.max())) if len(found) else (0.0, 1.0))
     if not high > low:
@@ -102,7 +102,7 @@ def histogram(
 
 
 def bars(items: Sequence[tuple[str, float]], title: str) -> str:
-    """A horizontal bar for each (name, value), about zero."""
+    """A horizontal bar for each (name, value), starting at zero."""
     row, left = 17, 112
     height = _TOP + row * len(items) + 6
     low, high = min([0.0, *(v for _, v in items)]), max([0.0, *(v for _, v in items)])
@@ -124,7 +124,7 @@ def bars(items: Sequence[tuple[str, float]], title: str) -> str:
 
 
 class _Axis:
-    """The vertical axis: where a value stands, between the first mark and the last."""
+    """The vertical axis, from the first mark to the last."""
 
     def __init__(self, marks: Sequence[float], *, logarithmic: bool = False) -> None:
         self.marks = marks
@@ -132,13 +132,13 @@ class _Axis:
         self._low, self._high = self._of(marks[0]), self._of(marks[-1])
 
     def y(self, value: float) -> float:
-        """Height in the plot, from above."""
+        """Position of a value in the plot, in pixels from the top."""
         inner = _HEIGHT - _TOP - _BOTTOM
         return _HEIGHT - _BOTTOM - inner * (self._of(value) - self._low) / (self._high - self._low)
 
 
 def _axis(series: Sequence[Series]) -> _Axis:
-    """From zero; by powers of ten where one curve would otherwise flatten another."""
+    """An axis that starts at zero, or a logarithmic one if a curve would otherwise be flat."""
     curves = [[v for v in values if v is not None] for _, values in series]
     known = [v for curve in curves for v in curve]
     highest = [max(curve) for curve in curves if curve]
@@ -150,7 +150,7 @@ def _axis(series: Sequence[Series]) -> _Axis:
 
 
 def _frame(title: str, axis: _Axis) -> list[str]:
-    """Title, horizontal lines and their numbers."""
+    """Title, horizontal lines and their labels."""
     parts = [_text(4, 14, title, anchor="start", weight="600", colour=_INK)]
     for mark in axis.marks:
         y = axis.y(mark)

@@ -1,4 +1,4 @@
-"""The page about one SAE: what it keeps and loses, its latents as a whole, and the most telling of them one by one."""
+"""The page of one SAE: what it keeps and loses, its latents as a whole, and its most informative latents."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from saeuron.pages.contents import RANGES, Latent, SAEReport, StepFigures
 from saeuron.pages.document import Gallery, render
 
 BARS = 18
-"""Concepts in the bars of one latent."""
+"""Concepts shown in the bar plot of one latent."""
 COUNTERPART = 0.9
-"""The cosine from which two decoder rows are taken for the same latent."""
+"""Cosine from which two decoder rows count as the same latent."""
 
 
 def page(report: SAEReport) -> str:
-    """The page as HTML, with everything inside."""
+    """The page as self-contained HTML."""
     gallery = Gallery()
     for latent in report.latents:
         for example in latent.examples:
@@ -36,7 +36,7 @@ def page(report: SAEReport) -> str:
 
 
 def _plots(report: SAEReport, steps: dict[int, dict[str, StepFigures]]) -> dict[str, Any]:
-    """The plots of the page, SVG by name; `profiles` and `scores` hold one for each latent."""
+    """The plots of the page, SVG by name; `profiles` and `scores` hold one per latent."""
     half = report.figures["half"]
     own = [s for s in report.steps if s.half == half and s.loss_clean is not None]
     timesteps = [s.timestep for s in own]

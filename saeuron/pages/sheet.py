@@ -1,4 +1,4 @@
-"""One latent on one PNG: the images on which it is largest, its map over each, its profile and its scores."""
+"""One latent as a PNG: its top images with its map over each, its profile and its scores."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def sheet(latent: Latent, title: str, path: Path) -> Path:
 
 
 def _grey(picture: Picture) -> Picture:
-    """As the page shows it under a map: without colour, a little darker."""
+    """The picture as the page shows it under a map: grey, a little darker."""
     light = (picture.astype(np.float64) @ np.array([0.2126, 0.7152, 0.0722])) * 0.82
     return np.repeat(light.round().astype(np.uint8)[..., None], 3, axis=2)
 

@@ -1,6 +1,6 @@
-"""Families of diffusion pipelines: everything that differs between Stable Diffusion, SDXL and others.
+"""Pipeline families: everything that differs between Stable Diffusion, SDXL and others.
 
-base.py                 what a family has to say, with defaults
+base.py                 the interface of a family, with defaults
 stable_diffusion.py     Stable Diffusion 1.x and 2.x, and canvas
 stable_diffusion_xl.py  SDXL, SDXL Turbo
 loading.py              load a pipeline; identify a model by its content; check hookpoints and schedulers
@@ -33,20 +33,20 @@ def register(family: Family) -> None:
 
 
 def family_named(name: str, spec: object = "the model") -> Family:
-    """The family of a pipeline class; `spec` is the model that the message names.
+    """The family of a pipeline class; `spec` is the model named in messages.
 
     Raises:
         BadModel: the class is not supported.
     """
     if name not in FAMILIES:
         raise BadModel(
-            f"{spec} is of the class {name}, which is not supported; expected {' or '.join(sorted(FAMILIES))}."
+            f"{spec} has the class {name}, which is not supported; expected {' or '.join(sorted(FAMILIES))}."
         )
     return FAMILIES[name]
 
 
 def family_of(pipe: Any) -> Family:
-    """The family of a pipeline: by its class or a parent of it, or by the name in its attribute `family`.
+    """The family of a pipeline, by its class or a parent class, or by its attribute `family`.
 
     Raises:
         BadModel: the class is not supported.

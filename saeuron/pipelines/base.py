@@ -1,4 +1,4 @@
-"""What a family of pipelines has to say.
+"""The interface of a pipeline family.
 
 The defaults hold for a pipeline with one denoiser, one text encoder and classifier-free guidance by a doubled batch,
 [unconditional rows, conditional rows]. A family overrides what differs.
@@ -18,23 +18,23 @@ Rows = Literal["conditional", "unconditional"]
 
 
 class Family(ABC):
-    """One family of diffusers pipelines. It holds no state: the pipeline is an argument."""
+    """One family of diffusers pipelines. It has no state: the pipeline is an argument."""
 
     name: ClassVar[str]
     """The class name in model_index.json, such as `StableDiffusionPipeline`."""
     root: ClassVar[str] = "unet"
-    """The denoiser's attribute, the first word of its hookpoints."""
+    """The denoiser's attribute, and the first word of its hookpoints."""
     text_roots: ClassVar[tuple[str, ...]] = ("text_encoder",)
     """The text encoders' attributes. A pipeline may lack some of them."""
     per_prompt: ClassVar[frozenset[str]] = frozenset({"negative_prompt"})
-    """Arguments of the pipeline's call that hold one text per prompt."""
+    """Arguments of the pipeline's call that take one text per prompt."""
 
     @abstractmethod
     def load(self, source: Path | str, dtype: torch.dtype) -> Any:
-        """The pipeline of a folder or hub id, on the CPU, from safetensors. Any exception means it cannot be loaded."""
+        """Load a folder or hub id, on the CPU, from safetensors. Any exception means that it cannot be loaded."""
 
     def prepare(self, pipe: Any, device: torch.device) -> None:
-        """Set a loaded pipeline up for its device, after it was moved there; nothing by default."""
+        """Prepare a loaded pipeline after it was moved to its device; does nothing by default."""
         return
 
     def denoiser(self, pipe: Any) -> nn.Module:
@@ -49,27 +49,27 @@ class Family(ABC):
         return module
 
     def device(self, pipe: Any) -> torch.device:
-        """The device of the denoiser's weights; the CPU where it has none."""
+        """The device of the denoiser's weights; the CPU if it has none."""
         return next(self.denoiser(pipe).parameters(), torch.empty(0, device="cpu")).device
 
     def roots(self, pipe: Any) -> dict[str, nn.Module]:
-        """The networks whose modules are hookpoints, by their attribute; the denoiser comes first."""
+        """The networks whose modules are hookpoints, by attribute, the denoiser first."""
         text = {name: getattr(pipe, name, None) for name in self.text_roots}
         return {self.root: self.denoiser(pipe)} | {n: m for n, m in text.items() if isinstance(m, nn.Module)}
 
     def worth_naming(self, path: str) -> bool:
-        """Whether a hookpoint is one that people choose: messages suggest these first."""
+        """Whether people usually choose this hookpoint: messages suggest such ones first."""
         del path
         return True
 
     def timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-        """The scheduler's timestep of a call of the denoiser, from the call's own arguments."""
+        """The scheduler's timestep, from the arguments of a call of the denoiser."""
         return float(torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1]).flatten()[0])
 
     def index(self, pipe: Any, timestep: float) -> int:
-        """Which step of the generation a timestep is, from 0; -1 if it is not in the scheduler's list.
+        """The step of a timestep in the generation, from 0; -1 if it is not in the scheduler's list.
 
-        Some schedulers call the denoiser twice at one timestep (PNDM, Heun): then their own counter decides.
+        Some schedulers call the denoiser twice at one timestep (PNDM, Heun); then their own counter decides.
         """
         found = (pipe.scheduler.timesteps == timestep).nonzero().flatten().tolist()
         if len(found) > 1:
@@ -82,21 +82,21 @@ class Family(ABC):
     def guided(self, pipe: Any) -> bool:
         """Whether the denoiser's batch is [unconditional rows, conditional rows]; otherwise all are conditional.
 
-        A pipeline that has not been called yet is not guided.
+        False for a pipeline that has not been called yet.
         """
         return bool(getattr(pipe, "do_classifier_free_guidance", False))
 
     def text_rows(self, arguments: Mapping[str, Any]) -> tuple[Rows, ...]:
-        """What each text encoder is called for in one `encode_prompt`, in order.
+        """The halves that each text encoder is called for in one `encode_prompt`, in order.
 
         Args:
-            arguments: of `encode_prompt`, by name.
+            arguments: those of `encode_prompt`, by name.
         """
         given = arguments.get("prompt_embeds") is not None
         return ("unconditional",) if given else ("conditional", "unconditional")
 
     def stream(self, module: nn.Module, output: Any) -> Tensor:
-        """The image stream of a module's output: itself, or the first of a tuple or of a diffusers output record."""
+        """The image stream of a module's output: the output itself, or the first entry of a tuple or output record."""
         del module
         tensor = output if isinstance(output, Tensor) else output[0]
         if not isinstance(tensor, Tensor):
@@ -104,7 +104,7 @@ class Family(ABC):
         return tensor
 
     def with_stream(self, module: nn.Module, output: Any, tensor: Tensor) -> Any:
-        """The output with another image stream."""
+        """The output with its image stream replaced."""
         del module
         if isinstance(output, Tensor):
             return tensor
@@ -114,28 +114,28 @@ class Family(ABC):
 
     @abstractmethod
     def latent_shape(self, pipe: Any) -> tuple[int, int, int]:
-        """(C, H, W) of one image's latents at the pipeline's own size."""
+        """(C, H, W) of one image's latents at the pipeline's default size."""
 
     @abstractmethod
     def start(self, pipe: Any, noise: Tensor) -> dict[str, Any]:
-        """Arguments of the pipeline's call that start it from this noise, float32 [b, C, H, W], at its size."""
+        """Arguments of the pipeline's call to start from this noise, float32 [b, C, H, W], at its size."""
 
     @abstractmethod
     def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
-        """Keyword arguments of the denoiser that carry the prompts, for the rows of a guided batch if it is guided."""
+        """Keyword arguments of the denoiser for these prompts, with the rows of a guided batch if it is guided."""
 
     @abstractmethod
     def encode_images(self, pipe: Any, pictures: Tensor) -> Tensor:
-        """Clean latents z [b, C, H, W], in the denoiser's dtype and on its device, of uint8 images [b, H, W, 3]."""
+        """Clean latents z [b, C, H, W] of uint8 images [b, H, W, 3], in the denoiser's dtype and on its device."""
 
     @abstractmethod
     def add_noise(self, pipe: Any, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
-        """Latents z_t as the denoiser takes them, of clean latents and noise, all [b, C, H, W]."""
+        """Latents z_t, as the denoiser expects them, from clean latents and noise, all [b, C, H, W]."""
 
     @abstractmethod
     def predict_noise(self, pipe: Any, noised: Tensor, timestep: int, prompts: Mapping[str, Any]) -> Tensor:
-        """Predicted noise [rows, C, H, W] of latents z_t [b, C, H, W]; rows is 2b in a guided batch.
+        """Predicted noise [rows, C, H, W] for latents z_t [b, C, H, W]; rows is 2b in a guided batch.
 
         Args:
-            prompts: what `encode_prompt` gave.
+            prompts: the result of `encode_prompt`.
         """

@@ -1,4 +1,4 @@
-"""Load diffusion pipelines, identify them by content, and check what a configuration says of them."""
+"""Load diffusion pipelines, identify them by content, and check hookpoints, schedulers and devices."""
 
 import hashlib
 import importlib
@@ -17,7 +17,7 @@ from saeuron.quiet import quiet
 
 
 def _folder(spec: str | Path) -> Path | None:
-    """The local folder that `spec` names; None where it can only be a hub id. A `Path` is always a folder."""
+    """The local folder that `spec` names; None if it can only be a hub id. A `Path` is always a folder."""
     if spec == "canvas":
         return WEIGHTS
     path = Path(spec).expanduser()
@@ -37,9 +37,9 @@ def _first_line(error: Exception) -> str:
 
 
 def check(spec: str | Path, scheduler: str | None = None) -> None:
-    """Check that `spec` can be a model that is supported, and its scheduler's name; loads nothing.
+    """Check that `spec` can be a supported model, and the scheduler's name; loads nothing.
 
-    A hub id passes: only the hub can tell.
+    A hub id passes, because only the hub can tell.
 
     Raises:
         BadModel: there is no such model, or its family is not supported.
@@ -53,9 +53,9 @@ def check(spec: str | Path, scheduler: str | None = None) -> None:
 
 
 def identity(spec: str | Path) -> str:
-    """A model's identity by content: a hash of its folder's configuration and weight files, 20 hexadecimal digits.
+    """A model's id by content: a hash of its folder's configuration and weight files, 20 hexadecimal digits.
 
-    A hub id is looked up in the local cache (downloaded first if need be), so that moving a branch changes the answer.
+    A hub id is looked up in the local cache, and downloaded if missing: if its branch moves, the id changes.
     """
     folder = _folder(spec)
     if folder is None:
@@ -88,12 +88,12 @@ def load_pipeline(
 
     Args:
         spec: `canvas` (the model that ships with the project), a local folder, or a hub id. Safetensors only.
-        device: where it runs.
+        device: the device to move it to.
         dtype: precision of its weights.
         scheduler: class name of a diffusers scheduler, such as `DDIMScheduler`; None: the model's own.
 
     Raises:
-        BadModel: it is not there, its family is not supported, or it cannot be loaded.
+        BadModel: it is missing, its family is not supported, or it cannot be loaded.
         UnknownName: diffusers has no such scheduler.
         ConfigError: the scheduler is for other families.
     """
@@ -121,12 +121,12 @@ def _scheduler(name: str) -> Any:
         raise UnknownName("scheduler", name, known, "(model.scheduler)")
     found: Any = getattr(diffusers, name)
     if not hasattr(found, "scale_model_input"):
-        raise ConfigError(f"model.scheduler: {name} is for other kinds of models; take DDIMScheduler, or none.")
+        raise ConfigError(f"model.scheduler: {name} is for other kinds of models; use DDIMScheduler, or none.")
     return found
 
 
 def _family(spec: str | Path) -> Family:
-    """The family of a model, by its model_index.json."""
+    """The family of a model, read from its model_index.json."""
     return family_named(str(_read(spec, "model_index.json").get("_class_name")), spec)
 
 
@@ -155,10 +155,10 @@ def _path(spec: str | Path, name: str) -> Path:
 
 
 def check_hookpoints(spec: str | Path, paths: Iterable[str]) -> dict[str, int | None]:
-    """The width D of each hookpoint, None where its module does not tell; the weights are not loaded.
+    """The width D of each hookpoint, None if its module does not tell; loads no weights.
 
     Raises:
-        BadModel: the model is not there, or its family is not supported.
+        BadModel: the model is missing, or its family is not supported.
         UnknownName: the model has no such hookpoint.
     """
     from saeuron.hooks import width
@@ -167,7 +167,7 @@ def check_hookpoints(spec: str | Path, paths: Iterable[str]) -> dict[str, int | 
     family, index = _family(spec), _read(spec, "model_index.json")
     known = [root for root in (family.root, *family.text_roots) if index.get(root, [None])[0]]
     asked = {path.split(".")[0] for path in paths}
-    # Only what is asked for is built, but all of it where a name is wrong: the nearest may be anywhere.
+    # Build only the networks asked for; all of them if a name is wrong, to suggest the nearest hookpoint.
     roots = [root for root in known if root == family.root or root in asked or asked - {*known}]
     networks = {root: _without_weights(index[root], _read(spec, f"{root}/config.json")) for root in roots}
     pipe = SimpleNamespace(family=family.name, **networks)
@@ -187,7 +187,7 @@ def _without_weights(entry: list[str], config: dict[str, Any]) -> Any:
 
 
 def check_device(device: str) -> None:
-    """Raise `ConfigError` for a device that torch does not know or that this machine lacks."""
+    """Raise `ConfigError` for a device that torch does not know or this machine lacks."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

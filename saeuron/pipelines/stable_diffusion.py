@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: a UNet, one CLIP text encoder. Canvas is one of them."""
+"""Stable Diffusion 1.x and 2.x, and canvas: a UNet and one CLIP text encoder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,20 +11,20 @@ from saeuron.errors import SaeuronError
 from saeuron.pipelines.base import Family
 
 _SMALL = 16
-"""Latents of at most this side count as canvas-sized."""
+"""Latents up to this side count as canvas-sized."""
 
 
 class StableDiffusion(Family):
-    """`StableDiffusionPipeline`; any kind of prediction of a variance-preserving process."""
+    """`StableDiffusionPipeline`, with any prediction type of a variance-preserving process."""
 
     name = "StableDiffusionPipeline"
     options: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
-    """Arguments of `from_pretrained`: no part that changes finished images."""
+    """Arguments of `from_pretrained`: leave out parts that change finished images."""
 
     def load(self, source: Path | str, dtype: torch.dtype) -> Any:
         import diffusers
 
-        # The model_index.json of any canvas names this module; diffusers finds it once it is imported.
+        # Canvas's model_index.json names this module; diffusers finds it after the import.
         import saeuron.canvas.vae  # noqa: F401
 
         pipeline: Any = getattr(diffusers, self.name)
@@ -41,7 +41,7 @@ class StableDiffusion(Family):
             pipe.unet.set_attn_processor(AttnProcessor())
 
     def worth_naming(self, path: str) -> bool:
-        """Attention blocks of the UNet and cross-attentions in them; layers of the text encoders."""
+        """Attention blocks of the UNet and their cross-attentions; layers of the text encoders."""
         parts = path.split(".")
         if parts[0] != self.root:
             return len(parts) > 1 and parts[-2] == "layers"
@@ -74,7 +74,7 @@ class StableDiffusion(Family):
     def add_noise(self, pipe: Any, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
         """sqrt(a) z + sqrt(1 - a) eps, with a = the scheduler's cumulative alpha.
 
-        Not the scheduler's own `add_noise`, which for some schedulers gives latents in another scale than the UNet's.
+        The scheduler's own `add_noise` is not used, because some schedulers scale latents differently from the UNet.
         """
         a = pipe.scheduler.alphas_cumprod[timestep].to(device=clean.device, dtype=clean.dtype)
         return a**0.5 * clean + (1 - a) ** 0.5 * noise
@@ -86,18 +86,18 @@ class StableDiffusion(Family):
 
 
 def _pixels(pictures: Tensor) -> Tensor:
-    """Float32 [b, 3, H, W] in [-1, 1] of uint8 [b, H, W, 3]."""
+    """float32 [b, 3, H, W] in [-1, 1], from uint8 [b, H, W, 3]."""
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def predicted_noise(prediction: Tensor, noised: Tensor, scheduler: Any, timestep: int) -> Tensor:
-    """Noise eps of a denoiser's output [B, C, H, W] at z_t, whatever it was trained to predict.
+    """Noise eps from a denoiser's output [B, C, H, W] at z_t, for every prediction type.
 
     With a = the scheduler's cumulative alpha: eps itself; from v (2202.00512) sqrt(a) v + sqrt(1 - a) z_t; from the
     clean image z, (z_t - sqrt(a) z) / sqrt(1 - a).
 
     Raises:
-        SaeuronError: the scheduler names another kind of prediction.
+        SaeuronError: the scheduler has another prediction type.
     """
     a = float(scheduler.alphas_cumprod[timestep])
     match scheduler.config.prediction_type:
@@ -109,5 +109,5 @@ def predicted_noise(prediction: Tensor, noised: Tensor, scheduler: Any, timestep
             return (noised - a**0.5 * prediction) / (1 - a) ** 0.5
     raise SaeuronError(
         f"the scheduler's prediction_type is {scheduler.config.prediction_type!r}; expected epsilon, v_prediction or "
-        "sample: the denoising loss of another kind is not known."
+        "sample: the denoising loss of other types is unknown."
     )

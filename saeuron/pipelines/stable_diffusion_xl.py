@@ -15,7 +15,7 @@ class StableDiffusionXL(StableDiffusion):
     name = "StableDiffusionXLPipeline"
     text_roots = ("text_encoder", "text_encoder_2")
     per_prompt = frozenset({"negative_prompt", "negative_prompt_2", "prompt_2"})
-    # Whether there is a watermark would depend on an optional package.
+    # The default watermark depends on whether an optional package is installed.
     options: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
 
     def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ class StableDiffusionXL(StableDiffusion):
             list(texts), device=device, do_classifier_free_guidance=guided
         )
         size = tuple(side * pipe.vae_scale_factor for side in self.latent_shape(pipe)[1:])
-        # Original size, top left corner of the crop, target size: what the pipeline's call takes by default.
+        # Original size, top left corner of the crop, target size: the defaults of the pipeline's call.
         sizes = torch.tensor([[*size, 0, 0, *size]], dtype=positive.dtype, device=device)
         words = torch.cat([negative, positive]) if guided else positive
         pooled = torch.cat([negative_pooled, pooled]) if guided else pooled
@@ -40,7 +40,7 @@ class StableDiffusionXL(StableDiffusion):
         return (z - shift * config.scaling_factor) / scale
 
     def _encode(self, pipe: Any, pixels: Tensor) -> Tensor:
-        """Float32 where the VAE overflows in float16; the pipeline decodes so too."""
+        """Encode in float32 if the VAE overflows in float16; the pipeline decodes in the same way."""
         if not (pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast):
             return super()._encode(pipe, pixels)
         pipe.vae.to(torch.float32)

@@ -97,7 +97,7 @@ class TestFile:
             ("base: canvas\ntrain: {k: 0, lr: -1}\n", "(and 1 more)"),
             ("base: canvas\ntrain:\n", "train: Input should be a valid dictionary"),
             ("base: canvas\ntune: {n: [0]}\n", "unknown key 'tune.n'"),
-            ("base: canvas\ndomains: {style: {concepts: [cat, neon]}}\n", "stands in two domains"),
+            ("base: canvas\ndomains: {style: {concepts: [cat, neon]}}\n", "is in two domains"),
             ("base: canvas\ndomains: {style: {concepts: [neon, neon]}}\n", "named twice: neon"),
             ("model: {steps: 3}\n", "domains: Field required"),
             ("base: canvas\n1: 2\n", "1"),

@@ -269,7 +269,7 @@ class TestExport:
             trained, HOOK, "`canvas` (content 0123456789abcdef0123)", "batch_topk", "| width D | 160 |", "0.2500",
             "12.50%", "7.50", "saeuron run run.yaml --workspace DIR", f'SAE.load_from_disk("{HOOK}")', "| rows | 300 |",
             "| half of the guidance batch | conditional |", "steps: 30", "arXiv 2501.18052", "## Limits",
-            "say nothing of Stable Diffusion's",
+            "do not carry over to Stable Diffusion",
         ):  # fmt: skip
             assert words in card, words
         assert str(tmp_path) not in card

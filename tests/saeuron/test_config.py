@@ -52,7 +52,7 @@ def test_configurations_are_frozen(stage):
 
 def test_a_concept_stands_in_one_domain():
     both = {**DOMAINS, "style": {"concepts": ("neon", "cat"), "hookpoints": ("unet.b",)}}
-    with pytest.raises(ValidationError, match=r"'cat' stands in two domains \(object, style\)"):
+    with pytest.raises(ValidationError, match=r"'cat' is in two domains \(object, style\)"):
         RunConfig.model_validate({"domains": both})
 
 

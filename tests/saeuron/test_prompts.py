@@ -144,7 +144,7 @@ def test_build_sorts_and_merges_equal_prompts(tmp_path):
 
 def test_splits_must_not_share_sentences():
     config = PromptsConfig(templates={"train": ("a {object}.",), "test": ("A {object}.",)})
-    with pytest.raises(BadPrompts, match=r"'A cat\.' stands twice, as train .* and as test .*splits"):
+    with pytest.raises(BadPrompts, match=r"'A cat\.' occurs twice, as train .* and as test .*splits"):
         build(config, DOMAINS)
 
 

@@ -268,7 +268,7 @@ def test_a_judge_that_cannot_be_fetched_is_told_of_before_anything_is_made(made:
 
 
 def test_templates_reach_the_judge(made: Workspace) -> None:
-    with pytest.raises(ConfigError, match="reads no sentences"):
+    with pytest.raises(ConfigError, match="uses no sentences"):
         Run.of(made, configured(made, "canvas", judge_templates=("{label}",)), "cpu").judges("neon")
 
 

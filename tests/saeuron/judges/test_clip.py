@@ -191,7 +191,7 @@ def test_what_is_no_clip_is_refused_before_anything_is_loaded(clip_folder, tmp_p
     monkeypatch.setattr(transformers.AutoModel, "from_pretrained", lambda *a, **k: pytest.fail("loaded"))
     copy = shutil.copytree(clip_folder, tmp_path / "copy")
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(BadModel, match=r"holds no .safetensors file; take a model that has one"):
+    with pytest.raises(BadModel, match=r"holds no .safetensors file; use a model that has one"):
         create(f"clip:{copy}", "style")
     (copy / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(BadModel, match="a model of type 'bert'; the judge 'clip' needs one of clip, siglip"):

@@ -49,7 +49,7 @@ def test_an_unknown_judge_names_the_nearest():
 def test_what_a_judge_does_not_take_is_refused(name):
     with pytest.raises(ConfigError, match=f"the judge '{name}' takes no argument, got 'x'; expected judge: {name}"):
         create(f"{name}:x", "style")
-    with pytest.raises(ConfigError, match="reads no sentences; leave judge_templates out"):
+    with pytest.raises(ConfigError, match="uses no sentences; leave judge_templates out"):
         create(name, "style", ("a {label}",))
 
 
@@ -128,7 +128,7 @@ def test_a_judge_from_outside_is_registered_by_name(monkeypatch):
     assert judge(pictures((1, 1)), judge.labels) == [("loud", 1.0)]
     with pytest.raises(UnknownName, match="label of the judge 'loud' 'louder'"):
         check("loud", "noise", ("louder",))
-    with pytest.raises(ConfigError, match="a judge named 'loud' is there already"):
+    with pytest.raises(ConfigError, match="a judge named 'loud' is registered already"):
         judges.register("loud", Loud)
     with pytest.raises(ConfigError, match="cannot be named 'a:b'"):
         judges.register("a:b", Loud)

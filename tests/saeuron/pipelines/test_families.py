@@ -18,7 +18,7 @@ def test_a_family_is_that_of_the_class_or_of_its_nearest_parent(tiny_pipe):
 
     assert family_of(tiny_pipe) is FAMILIES["StableDiffusionPipeline"]
     assert family_of(Mine(**tiny_pipe.components, requires_safety_checker=False)) is family_of(tiny_pipe)
-    with pytest.raises(BadModel, match=r"^this pipeline is of the class int, which is not supported; expected Stable"):
+    with pytest.raises(BadModel, match=r"^this pipeline has the class int, which is not supported; expected Stable"):
         family_of(3)
 
 
@@ -41,7 +41,7 @@ def test_a_family_from_outside_loads_and_hooks_its_own_pipelines(tiny_model_fold
     folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionPipeline", "ElsewherePipeline"))
-    with pytest.raises(BadModel, match="is of the class ElsewherePipeline, which is not supported"):
+    with pytest.raises(BadModel, match="has the class ElsewherePipeline, which is not supported"):
         load_pipeline(folder)
     monkeypatch.setattr("saeuron.pipelines.FAMILIES", FAMILIES.copy())
     register(Elsewhere())

@@ -82,7 +82,7 @@ def test_another_familys_folder_is_refused_by_name(copy, function):
     index = json.loads((copy / "model_index.json").read_text())
     (copy / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
     supported = "expected StableDiffusionPipeline or StableDiffusionXLPipeline"
-    with pytest.raises(BadModel, match=rf"is of the class FluxPipeline, which is not supported; {supported}") as caught:
+    with pytest.raises(BadModel, match=rf"has the class FluxPipeline, which is not supported; {supported}") as caught:
         function(copy)
     assert str(copy) in str(caught.value) and "\n" not in str(caught.value)
 

@@ -283,7 +283,7 @@ class TestLocate:
             message = complaint(locate, str(source))
             assert "pickle" in message and "save it as safetensors" in message
         (tmp_path / "cfg.json").write_text("{}")
-        assert "pickle only" in complaint(read, locate(str(tmp_path)).path)
+        assert "only as a pickle" in complaint(read, locate(str(tmp_path)).path)
 
     def test_a_file_stands_for_its_folder(self):
         assert locate(str(SAELENS / "topk" / "sae_weights.safetensors")).path == SAELENS / "topk"
