@@ -1,6 +1,6 @@
-"""What a query's process (`guard`) and the process that asks (`query`) agree on; imports nothing."""
+"""The protocol between a query's process (`guard`) and its caller (`query`); imports nothing."""
 
 READY = b"\n"
-"""First byte of the answer: connected, the query begins."""
+"""First byte of the answer: connected, the query starts."""
 REFUSED = 3
-"""Exit code that says: read the file `refused`."""
+"""Exit code: the reason is in the file `refused`."""

@@ -1,4 +1,4 @@
-"""Every column of every view that each workspace has: its type, unit and meaning."""
+"""Type, unit and meaning of every column of the views that every workspace has."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ COLUMNS: dict[str, list[Column]] = {
             "outdated",
             "BOOLEAN",
             "",
-            "true if it is in use and the concepts scored now are others than those of its reference set",
+            "true if it is in use but the concepts scored now differ from its reference set",
         ),
     ],
     "images": [

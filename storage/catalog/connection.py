@@ -1,7 +1,7 @@
 """SQL over a workspace: DuckDB in memory, with views over the Parquet files of the committed artifacts.
 
-The views are built anew at each connection, from the manifests: nothing has to be kept in step, a workspace can be
-moved, and no file is locked. `columns.py` describes each view.
+The views are rebuilt from the manifests at each connection: no state can become stale, a workspace can be moved, and no
+file is locked. `columns.py` describes the views.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ _connections = itertools.count()
 
 
 def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with every view of a workspace, as of what was committed when it was opened.
+    """A DuckDB connection with every view of a workspace, as committed when it was opened.
 
-    The view `columns` describes them all; those of the stages that ship are there, empty, in an empty workspace too.
+    The view `columns` describes all views. The views of built-in stages exist, empty, in an empty workspace too.
 
-    The connection reads no file outside the workspace's artifacts and its settings are locked; `memory` and
-    `threads` bound its work. It trusts its caller with the artifacts themselves: SQL from elsewhere goes through
-    `query.run_query`. Raises NotAWorkspace or WorkspaceTooNew; where a table has to come from
-    an object store, ObjectDamaged or StoreAway.
+    The connection reads no file outside the workspace's artifacts, and its settings are locked; `memory` and `threads`
+    bound its work. It trusts its caller: use `query.run_query` for SQL from others. Raises NotAWorkspace or
+    WorkspaceTooNew; ObjectDamaged or StoreAway if a table has to come from an object store.
     """
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)
     connection = duckdb.connect(":memory:")
-    # Committed files do not change, and a question about one feature would read the ends of hundreds again and again.
+    # Committed files do not change, and a query about one latent would read the footers of hundreds again and again.
     connection.execute("SET parquet_metadata_cache = true")
     connection.execute("CREATE SCHEMA source")
     found, declared = everything(workspace)
@@ -67,7 +66,7 @@ def _create(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
 
 
 def _lock_down(connection: duckdb.DuckDBPyConnection, readable: Path, memory: str, threads: int) -> None:
-    # DuckDB makes this folder when it has to spill, and removes it.
+    # DuckDB creates this folder when it has to spill, and deletes it.
     spill = Path(tempfile.gettempdir()) / f"storage-sql-{os.getpid()}-{next(_connections)}"
     settings = {
         "threads": str(int(threads)),
@@ -77,10 +76,10 @@ def _lock_down(connection: duckdb.DuckDBPyConnection, readable: Path, memory: st
         "python_enable_replacements": "false",
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
-        # Under both names, for DuckDB asks before it has resolved a glob.
+        # In both forms, because DuckDB checks before it has resolved a glob.
         "allowed_directories": f"[{_text(f'{readable}/')}, {_text(f'{_literal(readable)}/')}]",
         "enable_external_access": "false",
-        # Last: it locks all that stands above.
+        # Last: it locks all settings.
         "lock_configuration": "true",
     }
     for name, value in settings.items():
@@ -88,7 +87,7 @@ def _lock_down(connection: duckdb.DuckDBPyConnection, readable: Path, memory: st
 
 
 def _literal(path: Path) -> str:
-    """The path as a glob that matches it alone."""
+    """The path as a glob that matches only itself."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))
 
 

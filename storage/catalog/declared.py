@@ -1,4 +1,4 @@
-"""The views that stages declare: those of the stages that ship, and those that manifests bring from elsewhere."""
+"""Views that stages declare: those of built-in stages, and those that manifests bring from elsewhere."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _FILES = pa.schema([("file_index", pa.uint64()), ("id", pa.string())])
 
 
 def brought(manifests: Iterable[Manifest]) -> dict[str, View]:
-    """{name: view} of those that manifests declare. Of several declarations of one name the newest counts.
+    """The views that manifests declare, {name: view}. If a name is declared several times, the newest counts.
 
-    A name that the catalog has itself is left to the catalog.
+    The catalog's own names take precedence.
     """
     found: dict[str, tuple[tuple[str, str], View]] = {}
     for manifest in manifests:
@@ -32,7 +32,7 @@ def brought(manifests: Iterable[Manifest]) -> dict[str, View]:
 
 
 def described(workspace: Workspace) -> dict[str, list[Column]]:
-    """Every view of a workspace and its columns."""
+    """Every view of a workspace, with its columns."""
     views = brought(workspace.artifacts())
     return {**COLUMNS, **{name: view.described for name, view in views.items()}}
 
@@ -40,9 +40,9 @@ def described(workspace: Workspace) -> dict[str, list[Column]]:
 def declared_sources(
     workspace: Workspace, stages: Mapping[str, Sequence[Manifest]]
 ) -> tuple[list[Source], dict[str, View]]:
-    """What the declared views stand on, and the views, {name: view}.
+    """The relations behind the declared views, and the views, {name: view}.
 
-    An artifact is in a view if it declares it as the newest artifact does: the view's columns are those of one version.
+    An artifact is included only if its declaration equals the newest one, so that columns are those of one version.
     """
     everything = [manifest for manifests in stages.values() for manifest in manifests]
     members = {view.name: (view, [*stages.get(stage, ())]) for stage, views in SHIPPED.items() for view in views}
@@ -78,7 +78,7 @@ def _told(manifest: Manifest, name: str) -> Any:
 
 
 def sql(view: View) -> str:
-    """The statement that makes a declared view."""
+    """The SQL statement that creates a declared view."""
     if not view.file:
         return f'CREATE VIEW "{view.name}" AS SELECT * FROM source."view_{view.name}"'
     columns = ", ".join(f'r."{column.name}"' for column in view.columns)

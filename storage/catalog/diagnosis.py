@@ -1,4 +1,4 @@
-"""What the catalog knows of SAEs that were looked at: `saeuron sae report` wrote the files (`tasks/sae_report.py`)."""
+"""Relations of diagnosed SAEs, from the files of `saeuron sae report` (`tasks/sae_report.py`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXAMPLES = pa.schema(
         ("timestep", pa.int32()),
         ("position", pa.int32()),
         ("value", pa.float32()),
-        ("heat", pa.binary()),  # h * w bytes, 255 being the latent's largest value of all
+        ("heat", pa.binary()),  # h * w bytes, 255 is the latent's overall maximum
     ]
 )
 STEPS = pa.schema(
@@ -58,7 +58,7 @@ _DIAGNOSES = pa.schema(
 
 
 def diagnosis_sources(workspace: Workspace) -> list[Source]:
-    """The tables of every diagnosis and of every comparison of two SAEs; of each SAE the newest is current."""
+    """The tables of every diagnosis and every comparison of two SAEs; the newest of each SAE is current."""
     seen, compared = workspace.artifacts("diagnosis"), workspace.artifacts("stability")
     files = {"latent": LATENTS, "profile": PROFILES, "example": EXAMPLES, "step": STEPS}
     names = {"latent": "latents.parquet", "profile": "profiles.parquet", "example": "examples.parquet",

@@ -1,4 +1,4 @@
-"""All that the views of a workspace stand on. Needs no DuckDB: a process that only fetches files does not import it."""
+"""All relations behind the views of a workspace. Needs no DuckDB, so a process that only fetches files starts fast."""
 
 from __future__ import annotations
 

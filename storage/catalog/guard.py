@@ -1,12 +1,12 @@
-"""What stands between a query that someone wrote and everything else: which SQL is let through, and where it runs.
+"""The sandbox of queries that users write: a check of the SQL, and a process to run it in.
 
-Only a SELECT of the views passes. DuckDB's word for the kind of a statement is not enough: `WITH x AS (COPY ... TO
-'file') SELECT ...` is a SELECT to it, and so is a call of json_execute_serialized_sql, and both wrote a file within the
-allowed folders. So the parsed tree is walked as well, and only what is known to read is let through.
+Only a SELECT of the views passes. DuckDB's statement type is not a sufficient check: for DuckDB, `WITH x AS (COPY ...
+TO 'file') SELECT ...` is a SELECT, and so is a call of json_execute_serialized_sql; both wrote a file within the
+allowed folders. So the parsed tree is checked too, and only what is known to read is allowed.
 
-It runs in a process of its own (`python -m storage.catalog.guard FOLDER`), because DuckDB's limits do not hold within
-one operation: `range(1000000000)` as a list took 8 GB and minutes, and no interrupt stopped it. Here the kernel counts
-the memory, and a query that overruns its time is killed with its process (`storage.catalog.query` does that).
+A query runs in a process of its own (`python -m storage.catalog.guard FOLDER`), because DuckDB's limits do not hold
+within one operation: `range(1000000000)` as a list took 8 GB and minutes, and no interrupt stopped it. Here the kernel
+limits the memory, and `storage.catalog.query` kills the process of a query that exceeds its time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "
 _TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree"})
 _REFUSED_FUNCTIONS = frozenset(
     {
-        # What tells of the machine and the settings, or changes something, or only waits.
+        # Functions that reveal the machine or the settings, change state, or only wait.
         *("current_setting", "getvariable", "getenv", "current_query", "get_block_size", "json_serialize_plan"),
         *("nextval", "currval", "setval", "setseed", "write_log", "sleep_ms", "pg_sleep"),
     }
@@ -41,31 +41,31 @@ _REFUSED_FUNCTIONS = frozenset(
 _UNKNOWN_TABLE = re.compile(r"Table with name (\S+) does not exist")
 _BATCH_ROWS = 100_000
 _SPARE_BYTES = 1 << 30
-"""What DuckDB, Arrow and Python may need beside the memory of the query: code, stacks, a batch on its way out."""
+"""Memory for DuckDB, Arrow and Python beyond the query's own: code, stacks, a batch on its way out."""
 _FILE_BYTES = 10 * 10**9
 """Largest temporary file in bytes; DuckDB's limit for all of them together is the same."""
 _MOST_SECONDS = 1e9
-"""The largest limit on processor time that every system takes."""
+"""Largest limit on processor time that every system accepts."""
 _STATM = Path("/proc/self/statm")
-"""Where Linux says how much memory the process has mapped; elsewhere DuckDB's limit stands alone."""
+"""Linux's figure of the process's mapped memory; on other systems only DuckDB's limit applies."""
 
 
 def only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
     """The one statement in `sql`, a SELECT from the views without side effects.
 
-    Raises BadQuery for anything else, duckdb.Error for what is not SQL.
+    Raises BadQuery for anything else, duckdb.Error for text that is not SQL.
     """
     try:
         sql.encode()
     except UnicodeEncodeError:
-        raise BadQuery("the query is not text: expected letters that UTF-8 can write") from None
+        raise BadQuery("the query is not text: expected characters that UTF-8 can encode") from None
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
         raise BadQuery(f"the query holds {len(statements)} statements: expected one SELECT")
     statement = statements[0]
     try:
         kind = statement.type.name
-    except ValueError:  # a kind that DuckDB's Python has no name for, such as UPDATE EXTENSIONS
+    except ValueError:  # a type that DuckDB's Python client has no name for, such as UPDATE EXTENSIONS
         kind = "of another kind"
     if kind != "SELECT":
         raise BadQuery(f"the query is {kind}: expected SELECT; only runs change what is stored")
@@ -82,7 +82,7 @@ def only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.State
 
 
 def views(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """The views that may be asked."""
+    """The views that queries may read."""
     query = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND schema_name = 'main' ORDER BY view_oid"
     return [name for (name,) in connection.execute(query).fetchall()]
 
@@ -92,7 +92,7 @@ def _check(tree: Any, internal: set[str], views: Sequence[str]) -> None:
     ctes = {str(entry["key"]).lower() for part in parts if "cte_map" in part for entry in part["cte_map"]["map"]}
     if taken := sorted(ctes & internal):
         # Within its own definition such a name would mean DuckDB's view.
-        raise BadQuery(f"the query names a part of it {taken[0]!r}, as a table of DuckDB's own is: choose another name")
+        raise BadQuery(f"the query's WITH defines {taken[0]!r}, a table of DuckDB's own: choose another name")
     for part in parts:
         kind = str(part.get("type"))
         if kind.endswith("_NODE") and kind not in _NODES:
@@ -106,12 +106,12 @@ def _check(tree: Any, internal: set[str], views: Sequence[str]) -> None:
         if kind == "TABLE_FUNCTION" and (name := _function_name(part["function"])) not in _TABLE_FUNCTIONS:
             raise BadQuery(f"the query reads from {name}(): expected a view, or {', '.join(sorted(_TABLE_FUNCTIONS))}")
         if (name := _function_name(part)) in _REFUSED_FUNCTIONS:
-            raise BadQuery(f"the query calls {name}(): expected functions of the columns; it is not one")
+            raise BadQuery(f"the query calls {name}(), which is not allowed: expected functions of the columns")
 
 
 def _check_table(part: dict[str, Any], ctes: set[str], views: Sequence[str]) -> None:
     path = [str(name) for name in part["qualified_name"]["path"]]
-    # As a list, so that a name with a dot in it is not taken for two.
+    # As a list, so that a name that contains a dot is not split.
     if path[:-1] in ([], ["main"], ["memory", "main"]) and path[-1].lower() in {*ctes, *views}:
         return
     raise BadQuery(_no_view(".".join(path), views))
@@ -128,7 +128,7 @@ def _function_name(part: dict[str, Any]) -> str:
 
 
 def _parts(tree: Any) -> Iterator[dict[str, Any]]:
-    # A list in place of recursion: a query may be nested deeper than Python's stack.
+    # A loop instead of recursion: a query may be nested deeper than Python's stack.
     waiting = [tree]
     while waiting:
         part = waiting.pop()
@@ -140,7 +140,7 @@ def _parts(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def explained(message: str, memory: str, views: Sequence[str]) -> str:
-    """DuckDB's message as one line that says what to do. `memory` is the limit, `views` are those that there are."""
+    """DuckDB's message as one line that says what to do. `memory` is the limit, `views` are the known views."""
     if message.startswith(("Out of Memory", "std::bad_alloc", "malloc of size")):
         return f"the query needs more memory than {memory}: ask for less, or raise the limit"
     if (unknown := _UNKNOWN_TABLE.search(message)) is not None:
@@ -151,12 +151,12 @@ def explained(message: str, memory: str, views: Sequence[str]) -> str:
 def main(folder: Path) -> NoReturn:
     """Answer the query in `folder`: its rows as an Arrow stream on standard output, or the reason in `refused`.
 
-    The process ends here, without destructors: to close a stream of DuckDB 2.0.0 half-way hung in one of 25 runs.
+    Ends the process without destructors: closing a partly read stream of DuckDB 2.0.0 hung in one of 25 runs.
 
-    `query.json` holds {root, sql, memory, threads, bytes}.
+    `query.json` holds {root, sql, memory, threads, seconds, bytes}.
     """
     job = json.loads((folder / "query.json").read_text())
-    # What a library prints must not get among the rows.
+    # Anything that a library prints must not end up among the rows.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     there: list[str] = []
@@ -166,10 +166,10 @@ def main(folder: Path) -> NoReturn:
         _limit(connection, job["seconds"] * job["threads"])
         answer.write(READY)
         answer.flush()
-        # A relation streams; `execute` would first hold, or spill to disk, all of a result that is too large.
+        # A relation streams; `execute` would first hold, or spill to disk, the whole result.
         _answer(connection.sql(only_select(connection, job["sql"])), answer, job["bytes"])
         os._exit(0)
-    except Exception as error:  # whatever it is, the asker gets one line
+    except Exception as error:  # the caller gets one line, whatever happens
         if isinstance(error, BadQuery):
             message = str(error)
         else:
@@ -180,12 +180,12 @@ def main(folder: Path) -> NoReturn:
 
 
 def _answer(relation: duckdb.DuckDBPyRelation, file: BinaryIO, most: int) -> None:
-    """Write the rows, or raise BadQuery once they are more than `most` bytes."""
+    """Write the rows; raises BadQuery when they exceed `most` bytes."""
     size = 0
     reader = relation.to_arrow_reader(_BATCH_ROWS)
     with pa.ipc.new_stream(file, reader.schema) as rows:
         for batch in reader:
-            # A cell of NULL or of a bit costs the reader eight bytes too.
+            # The reader needs eight bytes for any cell, even NULL or a bit.
             size += max(batch.nbytes, 8 * batch.num_rows * batch.num_columns)
             if size > most:
                 raise BadQuery(f"the result is larger than {most} bytes: add a LIMIT, or ask for less")
@@ -194,10 +194,9 @@ def _answer(relation: duckdb.DuckDBPyRelation, file: BinaryIO, most: int) -> Non
 
 
 def _limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> None:
-    """From here on the kernel refuses memory beyond twice the query's own, and files larger than any it should make.
+    """Set the kernel's limits: twice the query's memory, and the largest file.
 
-    It also ends the process after so many seconds of work, which are `storage.catalog.query`'s to count unless it was
-    killed.
+    Processor time is limited too, in case `storage.catalog.query`, which counts the time, was killed.
     """
     [(memory,)] = connection.execute("SELECT parse_formatted_bytes(current_setting('memory_limit'))").fetchall()
     limits = {resource.RLIMIT_FSIZE: _FILE_BYTES, resource.RLIMIT_CORE: 0}

@@ -1,4 +1,4 @@
-"""SQL from people: one SELECT, bounded in time, memory and reach; and its result as text or a file."""
+"""SQL from users: one SELECT, limited in time, memory and reach; and its result as text or a file."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from storage.files import write_atomic
 from storage.workspace import Workspace
 
 RESULT_BYTES = 1 << 30
-"""Largest result in bytes; DuckDB's own memory limit does not count what it hands out."""
+"""Largest result in bytes; DuckDB's memory limit does not count its output."""
 TEXT_CELLS = 10_000_000
-"""Most cells (rows x columns) of a result as text: each is an object of Python's on the way, 100 bytes and more."""
+"""Most cells (rows x columns) of a result as text: each becomes a Python object of 100 bytes or more."""
 TEXT_BYTES = 1 << 28
 """Largest result as text, in bytes of the table."""
 
@@ -46,12 +46,12 @@ def _table_files(workspace: Workspace) -> Iterator[Path]:
 def run_query(
     workspace: Workspace | Path | str, sql: str, *, seconds: float = 60.0, memory: str = "1GB", threads: int = 2
 ) -> pa.Table:
-    """The result of one SELECT over the views of a workspace, as committed when it is asked.
+    """The result of one SELECT over the views of a workspace, as committed at the time of the call.
 
-    It runs in a process of its own (see `guard`), which is killed when it needs more than `seconds`, or when an
-    exception, such as Ctrl-C's, ends the waiting. Raises BadQuery, in one line, for any other statement or number of
-    them, for what DuckDB cannot parse, bind or run, and for a query that needs more than `seconds`, `memory` or
-    RESULT_BYTES; NotAWorkspace, WorkspaceTooNew.
+    The query runs in a process of its own (see `guard`), which is killed after `seconds`, or when an exception, such as
+    KeyboardInterrupt, ends the waiting. Raises BadQuery, in one line, for any other statement or several, for a query
+    that DuckDB cannot parse, bind or run, or that exceeds `seconds`, `memory` or RESULT_BYTES; NotAWorkspace,
+    WorkspaceTooNew.
     """
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)
@@ -73,7 +73,7 @@ def run_query(
                 stderr=log,
                 env=_environment(folder),
                 bufsize=0,
-                # Or Ctrl-C would reach it as well, and end it with a traceback.
+                # Otherwise Ctrl-C would reach it too, and end it with a traceback.
                 start_new_session=True,
             ) as process,
         ):
@@ -82,17 +82,15 @@ def run_query(
                 return _answer(process, folder, seconds, memory)
             finally:
                 process.kill()
-                # After a Ctrl-C `with` would not: what holds the query's memory would outlive it.
+                # After Ctrl-C `with` does not wait, and the process's memory would outlive this call.
                 process.wait()
 
 
 @contextmanager
 def _deaf() -> Iterator[Callable[[], None]]:
-    """Ctrl-C waits until the function that this gives is called: one that comes while a process is being started would
-    leave that process to itself.
-    """
+    """Defer Ctrl-C until the yielded function is called: during the start of a process it would orphan that process."""
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # no other thread hears signals
+        yield lambda: None  # signals reach the main thread only
         return
     came: list[int] = []
     before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -110,7 +108,7 @@ def _deaf() -> Iterator[Callable[[], None]]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """What the query's process may know: where the code is, and a folder of its own for what it spills."""
+    """Environment of the query's process: the code's location, and a folder of its own for spilled data."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ", "LANG", "LC_ALL") if name in os.environ}
     return kept | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path), "TMPDIR": str(folder)}
 
@@ -123,13 +121,13 @@ def _answer(process: subprocess.Popen[bytes], folder: Path, seconds: float, memo
         late.set()
         process.kill()
 
-    # Connecting is our own work, and takes as long as the workspace is large: the query's time begins after it.
+    # Connecting takes longer the larger the workspace is, and is not counted: the query's time starts after it.
     process.stdout.read(len(READY))
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
     timer.daemon = True
     timer.start()
     try:
-        # In pieces, or a Ctrl-C is heard when all is read: Python looks for signals between its own steps only.
+        # In pieces, because Python handles Ctrl-C only between its own steps.
         rows = bytearray()
         while piece := process.stdout.read(1 << 20):
             rows += piece
@@ -153,11 +151,11 @@ def _answer(process: subprocess.Popen[bytes], folder: Path, seconds: float, memo
 
 
 def format_table(table: pa.Table, fmt: Literal["table", "csv", "json", "parquet"], out: Path | None = None) -> str:
-    """The table as text to print; or, with `out`, the file written and one line that says so.
+    """The table as text; with `out`, the file is written and the text is one line that names it.
 
-    `table` fits the terminal's width: aligned columns, or one block a row. `csv` and `json` (a list of objects) lose
-    nothing, `parquet` needs `out`. Raises BadQuery for parquet without `out`, another `fmt`, or two columns of one name
-    in a format other than `table`; DiskFull.
+    `table` fits the terminal's width: aligned columns, or one block per row. `csv` and `json` (a list of objects) are
+    complete, `parquet` needs `out`. Raises BadQuery for parquet without `out`, another `fmt`, or two columns of one
+    name in a format other than `table`; DiskFull.
     """
     twice = next((name for name, count in Counter(table.column_names).items() if count > 1), None)
     if twice is not None and fmt != "table":
@@ -189,14 +187,14 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for: whole numbers beyond 64 bits come as Decimal, times as ISO text, bytes as hex."""
+    """Values that JSON lacks: Decimal (integers beyond 64 bits) as a number, times as ISO text, bytes as hex."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity as null, at any depth: JSON has neither."""
+    """NaN and infinity as null, at any depth, because JSON has neither."""
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, dict):

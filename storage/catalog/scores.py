@@ -1,7 +1,8 @@
-"""What the catalog knows of statistics: the files of every concept, and those that were derived from many.
+"""Relations of statistics: the files of every concept, and those derived from many concepts.
 
-Derived are the totals of a domain, so that no score needs the statistics of all other concepts, and packs in the order
-of features. Both may be missing or behind: then the views stand on the concepts' own files, slower, and say the same.
+Derived are the totals of a domain, so that a score need not read the statistics of all other concepts, and packs, which
+are ordered by latent. Both may be missing or stale: then the views read the concepts' own files, with the same result
+but slower.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from storage.workspace import Workspace
 _SCORE_FILES = pa.schema(
     [
         ("file_index", pa.uint64()),
-        ("totals_index", pa.uint64()),  # of current statistics: the totals that they are part of
+        ("totals_index", pa.uint64()),  # the totals that include these statistics; null unless they are current
         ("current", pa.bool_()),
         *((name, pa.string()) for name in ("score_id", "sae_id", "hookpoint", "protocol", "domain", "concept", "half")),
     ]
@@ -49,14 +50,14 @@ _PACK_MEMBERS = pa.schema([("file_index", pa.uint64()), ("member", pa.uint32()),
 
 
 def score_rows(manifests: list[Manifest], removed: Set[tuple[str, str]]) -> list[Row]:
-    """One row per concept and SAE; `folder` is where its files lie in the artifact."""
+    """One row per concept and SAE; `folder` is the folder of its files within the artifact."""
     newest: dict[tuple[str, ...], tuple[str, str]] = {}
     rows: list[Row] = []
     for manifest in manifests:
         about = manifest.summary
         names = {file.name for file in manifest.files}
         for sae in about.get("saes", ()):
-            # Those of earlier versions lack it; the next run counts anew.
+            # Artifacts of earlier versions lack this file; the next run makes the statistics again.
             if f"{sae['folder']}/{FEATURES_FILE}" not in names:
                 continue
             key = (sae["sae_id"], about["protocol"], about["domain"], about["concept"])
@@ -73,7 +74,7 @@ def score_rows(manifests: list[Manifest], removed: Set[tuple[str, str]]) -> list
                     **{name: about[name] for name in ("protocol", "domain", "concept")},
                 }
             )
-    # A concept scored twice under one protocol counts once, or 'all other concepts' would hold the concept itself.
+    # A concept scored twice under one protocol counts once: otherwise 'all other concepts' would include itself.
     for row in rows:
         key = (row["sae_id"], row["protocol"], row["domain"], row["concept"])
         row["current"] = newest[key][1] == row["score_id"] and key[2:] not in removed
@@ -81,7 +82,7 @@ def score_rows(manifests: list[Manifest], removed: Set[tuple[str, str]]) -> list
 
 
 def score_sources(workspace: Workspace, rows: list[Row], stages: Mapping[str, list[Manifest]]) -> list[Source]:
-    """The sources of the views statistics, features, scores and top_features; `rows` are those of `score_rows`."""
+    """Relations of the views statistics, features, scores and top_features; `rows` are those of `score_rows`."""
     folders = [workspace.folder(row["score_id"]) / row["folder"] for row in rows]
     totals, loose = _totals(rows, stages.get("totals", []))
     packs = {m.id: m.config["scores"] for m in stages.get("features", [])}
@@ -132,7 +133,7 @@ def _current_cells(
 
 
 def _totals(rows: Sequence[Row], manifests: Sequence[Manifest]) -> tuple[list[Manifest], list[Row]]:
-    """Note in each current row which totals it is part of; the totals that there are, and the rows that have none."""
+    """Set `totals_index` in every current row; returns the totals in use, and the rows that no totals include."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row["current"]:

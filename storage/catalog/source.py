@@ -1,4 +1,4 @@
-"""What the views stand on: relations of the schema `source`."""
+"""The relations behind the views, in the schema `source`."""
 
 from __future__ import annotations
 

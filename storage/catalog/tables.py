@@ -1,4 +1,4 @@
-"""What the catalog knows from manifests: small tables, and the lists of the Parquet files behind the views."""
+"""Relations from manifests: small tables, and the lists of the Parquet files behind the views."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RUNS = pa.schema(
 
 
 def sources(workspace: Workspace, stages: Mapping[str, list[Manifest]]) -> list[Source]:
-    """What the views of views.sql stand on, from the committed artifacts, {stage: manifests}, and the runs."""
+    """The relations behind views.sql, from the committed artifacts, {stage: manifests}, and the runs."""
     removed = _removed(workspace)
     scores = score_rows(stages.get("score", []), removed)
     removals = _removal_rows(workspace, stages.get("removal", []), scores, removed)
@@ -68,7 +68,7 @@ def _parquet(
 
 
 def _removed(workspace: Workspace) -> set[tuple[str, str]]:
-    """(domain, concept) of those that `saeuron concept remove` took out."""
+    """(domain, concept) of the concepts that were dropped from the workspace's list."""
     found = set()
     for path in (workspace.root / "concepts").glob("*.json"):
         try:
@@ -84,7 +84,7 @@ def _removal_rows(
     workspace: Workspace, manifests: list[Manifest], scores: list[Row], removed: Set[tuple[str, str]]
 ) -> list[Row]:
     stale = _stale(manifests, scores)
-    # One that another has taken the place of, or whose concept has left, is history: nothing is to be done about it.
+    # Only removals in use can be outdated, not superseded ones or those of dropped concepts.
     used = in_use(workspace, manifests) if stale else {}
     rows = []
     for manifest in manifests:
@@ -104,7 +104,7 @@ def _removal_rows(
 
 
 def _stale(removals: list[Manifest], scores: list[Row]) -> set[str]:
-    """Those for which the concepts scored now, under their protocol and SAEs, are others than those they knew."""
+    """Removals whose reference set differs from the concepts scored now, under the same protocol and SAEs."""
     kinds = {row["score_id"]: (row["protocol"], row["domain"]) for row in scores}
     saes: dict[str, set[str]] = {}
     now: dict[tuple[str, str, str], set[str]] = {}
@@ -138,7 +138,7 @@ def _run_rows(folder: Path) -> list[Row]:
 
 
 def _time(text: str | None) -> datetime | None:
-    """An ISO time as a naive datetime in UTC, the form DuckDB needs no extension for."""
+    """An ISO time as a naive datetime in UTC, for which DuckDB needs no extension."""
     if text is None:
         return None
     moment = datetime.fromisoformat(text)

@@ -1,6 +1,6 @@
--- The views of a workspace. `source` holds what connecting put there: one small table per kind of manifest, and
--- *_rows over the Parquet files, whose file_index is the place of the file in the list (source.<kind>_files).
--- Views that show one file of each artifact, or its summary, are declared instead (storage/tables.py, declared.py).
+-- The views of a workspace. The schema `source` is filled when connecting: one small table per kind of manifest, and
+-- *_rows over the Parquet files, where file_index is the index of the file in the list (source.<kind>_files).
+-- Views of one file per artifact, or of its summary, are declared instead (storage/tables.py, declared.py).
 
 CREATE VIEW statistics AS
 SELECT
@@ -14,7 +14,7 @@ FROM source.statistics_rows s
 JOIN source.cell_rows c ON c.file_index = s.file_index AND c.timestep = s.timestep
 JOIN source.score_files f ON f.file_index = s.file_index;
 
--- The same, from files in the order of features: to be asked for one or a few of them.
+-- The same rows, from files ordered by latent: for queries about one or a few latents.
 CREATE VIEW features AS
 SELECT
     f.score_id, f.sae_id, f.hookpoint, f.protocol, f.domain, f.concept, f.half, s.timestep, s.feature,
@@ -32,7 +32,7 @@ FROM (
 ) s
 JOIN source.score_files f ON f.file_index = s.score_index;
 
--- What a score needs of a concept's cell, and who it belongs to: a table, small and asked of every row.
+-- The cell of each current concept, with what a score needs of it. A table, because it is small and read for every row.
 CREATE TABLE source.cells AS
 WITH domains AS (
     SELECT totals_index, timestep, sum(n_rows) AS n_rows, sum(mass) AS mass FROM source.current_cells GROUP BY ALL
@@ -48,12 +48,12 @@ FROM source.current_cells c
 JOIN domains d ON d.totals_index = c.totals_index AND d.timestep = c.timestep
 JOIN source.score_files f ON f.file_index = c.file_index;
 
--- Score of a feature for a concept (arXiv 2501.18052, section 4):
+-- Score of a latent (column feature) for a concept (arXiv 2501.18052, section 4):
 --   share(i) - share_other(i), share(i) = mean(i) / (sum_j mean(j) + 1e-8), 'other' = the pooled rest of the domain.
--- Other is the domain's total minus the concept's own sums. Sums are whole numbers up to the last division, so no order
--- of work changes a bit. Totals lie in files; where they are behind, `loose` rows are summed.
--- Rows are joined to totals from the left only, or DuckDB might join the totals with every concept first: on
--- 51 million rows that takes 25 s, and this 4.
+-- 'other' is the domain's total minus the concept's own sums. Sums are integers up to the last division, so the order
+-- of work changes no bit. Totals are in files; if these are stale, `loose` rows are summed.
+-- Rows are joined to totals by a LEFT JOIN: otherwise DuckDB might first join the totals with every concept, which
+-- takes 25 s on 51 million rows, and this 4 s.
 CREATE VIEW scores AS
 WITH totals AS (
     SELECT file_index AS totals_index, timestep, feature, sum_fixed FROM source.totals_rows
@@ -77,8 +77,8 @@ SELECT
 FROM own o
 LEFT JOIN totals t ON t.totals_index = o.totals_index AND t.timestep = o.timestep AND t.feature = o.feature;
 
--- An aggregate that keeps the 32 best, where a window would sort every feature. It groups by all the names, or a filter
--- on one of them would be applied after the ranking of everything. Equal scores: the lower feature first.
+-- An aggregate that keeps the 32 best, because a window would sort all latents. It groups by all names, so that a
+-- filter on one of them is applied before the ranking. Equal scores: the lower latent first.
 CREATE VIEW top_features AS
 WITH best AS (
     SELECT
@@ -93,8 +93,8 @@ SELECT
     best[rank].mean AS mean, best[rank].mean_other AS mean_other
 FROM (SELECT *, unnest(range(1, len(best) + 1)) AS rank FROM best);
 
--- What was measured of each SAE on held-out images, by the newest `saeuron sae report`, and beside it the newest
--- comparison with another SAE.
+-- Measurements of each SAE on held-out images, from the newest `saeuron sae report`, with the newest comparison with
+-- another SAE.
 CREATE VIEW latents AS
 SELECT
     f.sae_id, f.hookpoint, l.latent, l.density,
@@ -127,7 +127,7 @@ SELECT
     f.id AS image_set_id, i.image_set, i.key, i.shard, i.prompt_id, i.image_index, i.split, i.asked, i.removals
 FROM source.image_rows i JOIN source.image_files f USING (file_index);
 
--- An image may have been judged more than once: by several judges, or among other labels.
+-- An image may have several judgements: by several judges, or with other sets of labels.
 CREATE VIEW judgements AS
 SELECT
     f.id AS judgements_id, j.image_set_id, j.key, j.prompt_id, j.image_index, j.domain, j.asked, j.judge, j.label,

@@ -1,4 +1,4 @@
-"""What concepts do to the latents of an SAE, as mergeable sums.
+"""Statistics of concepts on the latents of an SAE, as mergeable sums.
 
 sums.py    sums of one concept per (timestep, latent)
 totals.py  sums of a domain

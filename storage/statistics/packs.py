@@ -1,12 +1,12 @@
-"""Statistics in the order of features, for the page of one of them: packs, which hold many concepts in one file.
+"""Packs: statistics of many concepts in one file, ordered by latent, for queries about one latent.
 
-    features.parquet   member, and the columns of a concept's own features.parquet; sorted by feature
+    features.parquet   member, and the columns of a concept's own features.parquet; sorted by feature (the latent)
 
-`member` is the place of the concept's score id in the sorted list of those that were packed.
+`member` is the index of the concept's score id in the sorted list of packed ids.
 
-A concept's own features.parquet is enough while there are few: opening one costs DuckDB a millisecond and a half. A
-pack is made of several once there are `LOOSE` that no pack holds, and takes in the packs that are not larger than what
-it has, so that each concept is written about log2(concepts) times and few files are ever open.
+A concept's own features.parquet is enough for few concepts, but DuckDB needs 1.5 ms to open each. Once `LOOSE` concepts
+are in no pack, a pack is made of them. It also takes in the packs that are not larger than itself. So each concept is
+written about log2(concepts) times, and few files are ever open.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from storage.parquet import parquet_writer
 from storage.statistics.sums import BY_FEATURE, FEATURES_FILE, FEATURES_SCHEMA
 
 LOOSE = 8
-"""Concepts outside of packs at which one is made."""
+"""Number of concepts outside of packs from which a pack is made."""
 PACK_SCHEMA = pa.schema([("member", pa.uint32()), *FEATURES_SCHEMA])
 ROW_GROUP = 122_880
-"""Rows of a pack's row group: DuckDB looks at the bounds of each, and reads one whole."""
+"""Rows of a pack's row group: DuckDB checks the bounds of each group, and reads whole groups."""
 
 
 def in_use(packs: Mapping[str, Set[str]]) -> list[str]:
-    """Of packs {id: its members} those to read, largest first: no member is in two, and none is held by others."""
+    """The packs to read, of {id: members}, largest first: no concept twice, and no pack that is contained in others."""
     chosen: list[str] = []
     held: set[str] = set()
     for name in sorted(packs, key=lambda name: (-len(packs[name]), name)):
@@ -41,7 +41,7 @@ def in_use(packs: Mapping[str, Set[str]]) -> list[str]:
 
 
 def to_pack(members: Iterable[str], packs: Mapping[str, Set[str]]) -> list[str]:
-    """The members of the pack that is to be made, sorted; none while there are few that no pack holds."""
+    """Members of the next pack to make, sorted; empty while fewer than `LOOSE` are in no pack."""
     there = set(members)
     used = in_use(packs)
     chosen = there.difference(*(packs[name] for name in used))
@@ -54,15 +54,15 @@ def to_pack(members: Iterable[str], packs: Mapping[str, Set[str]]) -> list[str]:
 
 
 def write_pack(folder: Path, members: Mapping[str, Path]) -> None:
-    """Merge the features.parquet of {score id: folder}; a few features at a time, so that memory does not fill.
+    """Merge the features.parquet of {score id: folder}, a few latents at a time to bound the memory.
 
-    Raises ArtifactDamaged if one is not as `write_statistics` leaves it, or has another number of features; DiskFull.
+    Raises ArtifactDamaged if a file was not written by `write_statistics` or has another number of latents; DiskFull.
     """
     names = sorted(members)
     files = [_opened(members[name] / FEATURES_FILE) for name in names]
     groups = {file.num_row_groups for file in files}
     if len(groups) != 1:
-        raise ArtifactDamaged(members[names[-1]] / FEATURES_FILE, "as many features as the others", f"{sorted(groups)}")
+        raise ArtifactDamaged(members[names[-1]] / FEATURES_FILE, "as many latents as the others", f"{sorted(groups)}")
     with parquet_writer(folder / FEATURES_FILE, PACK_SCHEMA, BY_FEATURE) as writer:
         waiting = PACK_SCHEMA.empty_table()
         for group in range(groups.pop()):
@@ -86,7 +86,7 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 def _merged(parts: Sequence[pa.Table]) -> pa.Table:
-    """The rows of some features of every member: feature by feature, then member by member."""
+    """The rows of some latents of every member: latent by latent, then member by member."""
     features = len(np.unique(parts[0]["feature"].to_numpy()))
     columns = {}
     for name in PACK_SCHEMA.names:

@@ -1,11 +1,11 @@
-"""What one concept does to the latents of one SAE: sums per (timestep, feature), which merge exactly.
+"""Statistics of one concept on the latents of one SAE: sums per (timestep, latent), which merge exactly.
 
-Sums of activations and of their squares are integers in units of 2^-24, so that adding parts gives the same bits in
-every order: float64 does that for sums of float16, but not for squares.
+Sums of activations and of their squares are integers in units of 2^-24, so that parts add to the same bits in any
+order. float64 would be exact for sums of float16, but not for their squares.
 
-    statistics.parquet   timestep, feature, fires, image_fires, sum_fixed, sumsq_fixed, max; dense, in this order
-    features.parquet     the same rows, with n_rows and n_images, sorted by (feature, timestep); see `features.py`
-    cells.parquet        timestep, n_rows, n_images, mass (the sum of sum_fixed over all features)
+    statistics.parquet   timestep, feature (the latent), fires, image_fires, sum_fixed, sumsq_fixed, max; dense, sorted
+    features.parquet     the same rows, with n_rows and n_images, sorted by (feature, timestep); see `packs.py`
+    cells.parquet        timestep, n_rows, n_images, mass (the sum of sum_fixed over all latents)
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from storage.errors import ArtifactDamaged
 from storage.parquet import ROW_GROUP, read_parquet, write_parquet
 
 FIXED_POINT = 2**24
-"""How many units make 1.0."""
+"""Units in 1.0."""
 STATISTICS_FILE = "statistics.parquet"
 FEATURES_FILE = "features.parquet"
 CELLS_FILE = "cells.parquet"
 STEP_ROWS = 16_384
-"""Most rows of a row group of statistics.parquet, where it holds several timesteps."""
+"""Most rows of a row group of statistics.parquet that holds several timesteps."""
 FEATURES = 512
-"""Features in a row group of features.parquet."""
+"""Latents in a row group of features.parquet."""
 
 _DELTA, _SPLIT = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"
-# Splitting the bytes of the sums beats deltas: 5.1 bytes a row for the whole table against 6.4.
+# Splitting the bytes of the sums is better than deltas: 5.1 bytes a row for the whole table instead of 6.4.
 _STATISTICS = {
     "timestep": (pa.int32(), _DELTA),
     "feature": (pa.uint32(), _DELTA),
@@ -52,7 +52,7 @@ _CELLS = {
 STATISTICS_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _STATISTICS.items()])
 FEATURES_SCHEMA = pa.schema([*STATISTICS_SCHEMA, ("n_rows", pa.uint64()), ("n_images", pa.uint32())])
 BY_FEATURE = {"fires": "PLAIN", "image_fires": "PLAIN", "sum_fixed": "PLAIN", "sumsq_fixed": _SPLIT, "max": "PLAIN"}
-"""Encodings where rows are sorted by feature; a page of one took DuckDB 13 ms, and with deltas 17 (docs/adr/0008)."""
+"""Encodings of files sorted by latent; reading one latent took DuckDB 13 ms, with deltas 17 (docs/adr/0008)."""
 CELLS_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _CELLS.items()])
 
 
@@ -60,11 +60,11 @@ CELLS_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _CELLS.items()])
 class Sums:
     """Sums over the rows (one spatial position of one image at one step) of T timesteps, for N latents.
 
-    Raises ValueError if a shape or dtype is another, a timestep comes twice, or a maximum is NaN.
+    Raises ValueError for a wrong shape or dtype, a repeated timestep, or a maximum that is NaN.
     """
 
     timesteps: NDArray[np.int32]
-    """[T] timesteps of the scheduler."""
+    """[T] the scheduler's timesteps."""
     fires: NDArray[np.uint64]
     """[T, N] rows where the latent is not 0."""
     image_fires: NDArray[np.uint32]
@@ -74,7 +74,7 @@ class Sums:
     sumsq_fixed: NDArray[np.int64]
     """[T, N] sum of its square, in 2^-24."""
     max: NDArray[np.float32]
-    """[T, N] its largest value."""
+    """[T, N] largest value of the latent."""
     n_rows: NDArray[np.uint64]
     """[T] rows seen."""
     n_images: NDArray[np.uint32]
@@ -87,7 +87,7 @@ class Sums:
             if array.dtype != dtype or array.shape != shape[:dims]:
                 raise ValueError(f"{name} is {array.dtype} {array.shape}: expected {np.dtype(dtype)} {shape[:dims]}")
         if len(np.unique(self.timesteps)) != len(self.timesteps):
-            raise ValueError(f"timesteps {self.timesteps.tolist()}: each may come once")
+            raise ValueError(f"timesteps {self.timesteps.tolist()}: each may occur once")
         if np.isnan(self.max).any():
             raise ValueError("max holds NaN: expected numbers")
 
@@ -105,9 +105,9 @@ _FIELDS: dict[str, tuple[type[np.generic], int]] = {
 
 
 def merge(parts: Sequence[Sums]) -> Sums:
-    """The sums over all parts, whose images must differ. Timesteps are united and sorted. The same bits in every order.
+    """Sums over all parts, which must be of different images. Timesteps are united and sorted; the order is irrelevant.
 
-    Raises ValueError if there are no parts or their N differ, OverflowError if a count or a sum does not fit.
+    Raises ValueError if there are no parts or their N differ, OverflowError if a count or sum does not fit.
     """
     if not parts or len({part.fires.shape[1] for part in parts}) != 1:
         raise ValueError(f"{len(parts)} parts of {sorted({p.fires.shape[1] for p in parts})} latents: expected one N")
@@ -120,7 +120,7 @@ def merge(parts: Sequence[Sums]) -> Sums:
         total = np.full(shape[:dims], -np.inf if name == "max" else 0, dtype=dtype)
         for part in parts:
             at = np.searchsorted(timesteps, part.timesteps)
-            # Adding 0 turns -0 into 0, which would otherwise depend on the order.
+            # Adding 0 turns -0 into 0: otherwise the bits of a maximum would depend on the order.
             value = getattr(part, name)
             total[at] = np.maximum(total[at], value + dtype(0)) if name == "max" else _add(total[at], value, name)
         out[name] = total
@@ -129,14 +129,14 @@ def merge(parts: Sequence[Sums]) -> Sums:
 
 def _add(left: NDArray[Any], right: NDArray[Any], name: str) -> NDArray[Any]:
     total: NDArray[Any] = left + right
-    # Integers wrap without a word: for two terms of one sign that shows as a total on the wrong side.
+    # Integers overflow silently: then the total lies on the wrong side of the left term.
     if ((total < left) != (right < 0)).any():
         raise OverflowError(f"{name} does not fit {total.dtype}: score fewer images in one artifact")
     return total
 
 
 def write_statistics(folder: Path, sums: Sums) -> None:
-    """Write the three files: twice T * N rows, zeros included, and T cells. Equal sums, equal bytes.
+    """Write the three files: twice T * N rows, zeros included, and T cells. Equal sums give equal bytes.
 
     Raises OverflowError if the mass of a step does not fit, DiskFull.
     """
@@ -156,22 +156,22 @@ def write_statistics(folder: Path, sums: Sums) -> None:
     turned |= {name: np.tile(getattr(sums, name)[order], width) for name in ("n_rows", "n_images")}
     cells: dict[str, NDArray[Any]] = {"timestep": sums.timesteps[order], "mass": mass(sums.sum_fixed)[order]}
     cells |= {name: getattr(sums, name)[order] for name in ("n_rows", "n_images")}
-    # Whole steps in a row group: one step is found by its bounds, and nothing else is read.
+    # Row groups hold whole steps: a query for one step finds it by its bounds, and reads nothing else.
     _write(folder / STATISTICS_FILE, rows, _STATISTICS, width * max(1, STEP_ROWS // width))
     write_parquet(folder / FEATURES_FILE, pa.table(turned, FEATURES_SCHEMA), BY_FEATURE, count * FEATURES)
     _write(folder / CELLS_FILE, cells, _CELLS, ROW_GROUP)
 
 
 def mass(sum_fixed: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64 [T], the sum of [T, N] over the features. Raises OverflowError if it does not fit."""
+    """Sum of [T, N] over the latents, int64 [T]. Raises OverflowError if it does not fit."""
     if (np.abs(sum_fixed.astype(np.float64)).sum(-1) >= 2.0**62).any():
-        raise OverflowError("the sum over all features does not fit int64: score fewer images in one artifact")
+        raise OverflowError("the sum over all latents does not fit int64: score fewer images in one artifact")
     total: NDArray[np.int64] = sum_fixed.sum(-1)
     return total
 
 
 def read_statistics(folder: Path) -> Sums:
-    """What `write_statistics` wrote, timesteps ascending. Raises ArtifactMissing or ArtifactDamaged."""
+    """Read the sums of `write_statistics`, timesteps ascending. Raises ArtifactMissing or ArtifactDamaged."""
     cells = read_parquet(folder / CELLS_FILE)
     table = read_parquet(folder / STATISTICS_FILE)
     for name, found, schema in ((STATISTICS_FILE, table, STATISTICS_SCHEMA), (CELLS_FILE, cells, CELLS_SCHEMA)):
@@ -199,11 +199,11 @@ class Counts:
     n_images: NDArray[np.uint32]
     """[T]."""
     mass: NDArray[np.int64]
-    """[T], the sum of sum_fixed over the features."""
+    """[T], the sum of sum_fixed over the latents."""
 
 
 def read_counts(folder: Path) -> Counts:
-    """As `read_statistics`, in a sixth of the time. Raises ArtifactMissing or ArtifactDamaged."""
+    """Like `read_statistics`, six times as fast. Raises ArtifactMissing or ArtifactDamaged."""
     cells = read_parquet(folder / CELLS_FILE)
     if not cells.schema.equals(CELLS_SCHEMA):
         raise ArtifactDamaged(folder / CELLS_FILE, f"columns {CELLS_SCHEMA.names}", f"{cells.schema.names}")

@@ -1,9 +1,9 @@
-"""What the concepts of one domain do to the latents of one SAE together, so that nobody has to read them all.
+"""Totals: sums over the concepts of one domain, so that a score need not read the statistics of all of them.
 
-    totals.parquet   timestep, feature, sum_fixed (over all concepts, 2^-24), mean_fixed (sum of their means, 2^-36)
+    totals.parquet   timestep, feature (the latent), sum_fixed (over all concepts, 2^-24), mean_fixed (of means, 2^-36)
     cells.parquet    score_id, timestep, n_rows, n_images, mass: the cells of every concept
 
-Both sums are integers, so a concept can be added to them, or taken out, and the bits are those of a sum from nothing.
+Both sums are integers, so a concept can be added or subtracted, with the same bits as a sum from scratch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from storage.parquet import read_parquet, write_parquet
 from storage.statistics.sums import CELLS_FILE, CELLS_SCHEMA, STEP_ROWS, Counts
 
 MEAN_UNIT = 2**36
-"""How many units of mean_fixed make 1.0."""
+"""Units of mean_fixed in 1.0."""
 TOTALS_FILE = "totals.parquet"
 TOTALS_SCHEMA = pa.schema(
     [("timestep", pa.int32()), ("feature", pa.uint32()), ("sum_fixed", pa.int64()), ("mean_fixed", pa.int64())]
@@ -43,9 +43,9 @@ class Totals:
     sum_fixed: NDArray[np.int64]
     """[T, N], in 2^-24."""
     mean_fixed: NDArray[np.int64]
-    """[T, N], the sum of the concepts' means, each in 2^-36."""
+    """[T, N], the sum of the concepts' means, each rounded to 2^-36."""
     cells: pa.Table
-    """As `cells.parquet`; T rows of each concept."""
+    """The table of `cells.parquet`; T rows per concept."""
 
 
 def member_cells(score_id: str, counts: Counts) -> pa.Table:
@@ -61,7 +61,7 @@ def member_cells(score_id: str, counts: Counts) -> pa.Table:
 
 
 def write_totals(folder: Path, totals: Totals) -> None:
-    """Write both files. Equal totals, in whatever order they were added, equal bytes. Raises DiskFull."""
+    """Write both files. Equal totals give equal bytes, whatever the order of addition. Raises DiskFull."""
     count, width = totals.sum_fixed.shape
     rows = {
         "timestep": np.repeat(totals.timesteps, width),
@@ -76,7 +76,7 @@ def write_totals(folder: Path, totals: Totals) -> None:
 
 
 def read_totals(folder: Path) -> Totals:
-    """What `write_totals` wrote. Raises ArtifactMissing or ArtifactDamaged."""
+    """Read the totals of `write_totals`. Raises ArtifactMissing or ArtifactDamaged."""
     cells, table = read_parquet(folder / CELLS_FILE), read_parquet(folder / TOTALS_FILE)
     for name, found, schema in ((TOTALS_FILE, table, TOTALS_SCHEMA), (CELLS_FILE, cells, MEMBER_CELLS_SCHEMA)):
         if not found.schema.equals(schema):
