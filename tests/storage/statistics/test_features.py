@@ -47,7 +47,7 @@ def test_a_pack_holds_the_rows_of_its_members(tmp_path: Path, monkeypatch: pytes
 def test_members_of_other_sizes_and_damage(tmp_path: Path) -> None:
     for name, latents in (("a", 1100), ("b", 100)):
         write_statistics(tmp_path / name, random_sums(1, latents=latents))
-    with pytest.raises(ArtifactDamaged, match="as many features"):
+    with pytest.raises(ArtifactDamaged, match="as many latents"):
         write_pack(tmp_path / "pack", {name: tmp_path / name for name in "ab"})
     assert not (tmp_path / "pack" / "features.parquet").exists()
     (tmp_path / "b" / "features.parquet").write_bytes(b"PAR1")
