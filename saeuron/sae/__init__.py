@@ -5,8 +5,8 @@ selection.py       activation functions, and the exact selections behind them
 config.py          the configuration of an SAE and its training
 training.py        train one SAE on a stream of rows, with exact resume
 streams.py         rows on their way from storage to training
-losses.py          losses and formulas that variants share
 losses.py          loss terms and formulas that variants share
+sparse.py          products with sparse codes
 update.py          one optimizer step: project, clip, Adam, constraints
 ranks.py           several processes that train one SAE
 triton_kernels.py  the sparse work of a training step in Triton
