@@ -11,23 +11,23 @@ Names are imported on first use, so that `import saeuron` is quick.
     schema.py      the base class of configurations
     errors.py      the tree of exceptions
     prompts.py     prompt sets from templates and files
-    noise.py       randomness that belongs to an image
+    noise.py       seeded random numbers of an image
     generation.py  images for (prompt, index) pairs
     hooks.py       hookpoints: read and edit a module's output
     capture.py     activations, collected while images are generated
     scoring.py     statistics and scores of latents
-    profiles.py    what a removal needs of a domain's statistics
-    evaluation.py  which test prompts and images figures are measured on
+    profiles.py    the statistics that a removal needs
+    evaluation.py  the test prompts and images of an evaluation
     tuning.py      the search for a removal's settings
     metrics.py     UA, IRA, CRA with ceilings and intervals
     checkpoint.py  tensors and numbers in one safetensors file
-    threads.py     how torch's threads wait, set before torch is imported
-    files.py       files that are whole or absent
-    quiet.py       silence for the libraries that load models
-    pipelines/     a file a family of diffusion pipelines: all that differs between them
+    threads.py     the wait policy of torch's threads, set before torch is imported
+    files.py       write files atomically
+    quiet.py       suppress output of libraries that load models
+    pipelines/     one file per family of diffusion pipelines
     sae/           sparse autoencoders
     methods/       ways to remove a concept
-    judges/        who says what an image shows
+    judges/        judges of images: canvas, CLIP, none
     pages/         HTML pages and pictures
     canvas/        the model that ships with the project
 """

@@ -75,7 +75,7 @@ class _Collector:
         if not bool(stacked.isfinite().all()):
             raise ConfigError(
                 f"activations at {self.hookpoint} are not finite in {self.config.dtype}"
-                + (", which ends at 65504: set capture.dtype to bfloat16." if self.config.dtype == "float16" else ".")
+                + (", with maximum 65504: set capture.dtype to bfloat16." if self.config.dtype == "float16" else ".")
             )
         if stacked.dtype == torch.bfloat16:
             stacked = stacked.view(torch.uint16)

@@ -1,18 +1,18 @@
 """The library's exceptions.
 
     SaeuronError
-    ├── UserError            the user can mend it: one line, exit code 2, never retried
+    ├── UserError            the user can correct it: one line, exit code 2, never retried
     │   ├── ConfigError      a bad value or key in a configuration
     │   ├── UnknownName      a concept, hookpoint, timestep ... that does not exist; names the nearest ones
     │   ├── BadPrompts       a prompt file that cannot be used
     │   ├── BadModel         a model that cannot be loaded
-    │   ├── BadSAE           an SAE of another library that cannot be carried over (interchange/folder.py)
+    │   ├── BadSAE           an SAE of another library that cannot be converted (interchange/folder.py)
     │   └── WidthMismatch    an SAE or a removal that does not fit a hookpoint
     ├── NotFinite            a generated image of NaN or infinity
     └── BadWeights           a weights file that is damaged or of another kind
 
-A message says what, the value, what was expected and what to do, in one line. What a constructor takes is kept in
-`args`, so that every error survives a trip between processes.
+A message says what is wrong, the value, what was expected and what to do, in one line. `args` holds the constructor's
+arguments, so that every error can be pickled between processes.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ class SaeuronError(Exception):
 
 
 class UserError(SaeuronError):
-    """Something the user gave is wrong; retrying without a change cannot help."""
+    """An input of the user is wrong; retrying without a change cannot help."""
 
 
 class ConfigError(UserError):
@@ -32,7 +32,7 @@ class ConfigError(UserError):
 
 
 class UnknownName(UserError):
-    """A name that nothing answers to."""
+    """A name that does not exist; the message suggests the nearest known names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         super().__init__(kind, name, sorted(known), hint)

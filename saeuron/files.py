@@ -1,4 +1,4 @@
-"""Files that are whole or absent. The library stands without `storage`, so it has its own."""
+"""Write files atomically. The library does not import `storage`, so it has its own function."""
 
 import hashlib
 import os
@@ -13,9 +13,9 @@ _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it becomes `path` when the block ends well, and vanishes if not.
+    """A temporary path beside `path` to write to; renamed to `path` if the block succeeds, deleted if it fails.
 
-    Its name, `.{name}.{machine}-{pid}.{thread}.tmp`, is the one that a workspace sweeps up after a killed process.
+    A workspace's clean-up recognises its name, `.{name}.{machine}-{pid}.{thread}.tmp`, after a process was killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{threading.get_native_id()}.tmp")

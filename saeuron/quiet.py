@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No output of diffusers and transformers within; their settings are put back after."""
+    """Suppress output of diffusers and transformers within the context; restore their settings after it."""
     from diffusers.utils import logging as diffusers_log
     from transformers.utils import logging as transformers_log
 

@@ -1,4 +1,4 @@
-"""What every configuration is."""
+"""The base class of configurations."""
 
 from pydantic import BaseModel, ConfigDict
 

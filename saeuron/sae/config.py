@@ -244,13 +244,13 @@ class SAEConfig(Config):
         if self.share == "latents" and latents % self.processes:
             raise ConfigError(
                 f"train.expansion * D is {latents}{at}: expected a multiple of train.processes, {self.processes}, "
-                "which share out the latents."
+                "because each process holds an equal part of the latents."
             )
         pairs = self.k * self.batch // self.processes
         if self.variant == "feature_choice" and pairs < latents:
             raise ConfigError(
-                f"train.k * train.batch is {pairs} in each process: expected at least the {latents} latents{at}, of "
-                "which feature_choice gives each a row; raise train.batch or train.k."
+                f"train.k * train.batch is {pairs} in each process: expected at least the {latents} latents{at}, "
+                "because feature_choice gives each latent a row; raise train.batch or train.k."
             )
         return latents
 
@@ -258,8 +258,8 @@ class SAEConfig(Config):
     def _shared_out(self) -> Self:
         if self.share == "rows" and self.batch % self.processes:
             raise ValueError(
-                f"train.batch is {self.batch}; expected a multiple of train.processes, {self.processes}, which share "
-                "out its rows"
+                f"train.batch is {self.batch}; expected a multiple of train.processes, {self.processes}, because each "
+                "process takes an equal part of its rows"
             )
         if self.share == "latents" and self.variant not in _DIVISIBLE:
             raise ValueError(
