@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
-from prefect import flow
-
-from flows import runners, server
+from flows import runners
 from flows.run import Run
 from flows.stages.capture import capture
 from flows.stages.evaluate import evaluate
@@ -22,13 +20,12 @@ from storage.errors import StorageError
 from storage.identity import split_id
 from tasks.engine import model, progress
 from tasks.engine.job import Job, Made, Ran
-from tasks.engine.step import publish
+from tasks.engine.step import Step, publish
 from tasks.engine.worker import Worker
 from tasks.registry import runs
 from tasks.stages import from_elsewhere
 
 
-@flow(name="pipeline", flow_run_name="pipeline in {workspace}", validate_parameters=True)
 def pipeline(
     config: RunConfig,
     workspace: str = "workspace",
@@ -72,16 +69,6 @@ def pipeline(
     return {"run_id": run_id, "counts": run.counts, "failures": run.failures, **result}
 
 
-def launch(config: RunConfig, workspace: str, concepts: list[str] | None, device: str, threads: int) -> dict[str, Any]:
-    """`pipeline` with the workers that its configuration asks for; they end with it."""
-    if config.runner.kind == "threads":
-        return pipeline(config, workspace, concepts, device, threads)
-    workers = runners.width(config.runner, device, runners.threads(config, threads))
-    with server.reachable():
-        flow_ = pipeline.with_options(task_runner=runners.task_runner(config.runner, workers))
-        return flow_(config, workspace, concepts, device, threads)
-
-
 def _check_present(run: Run, concepts: list[str]) -> None:
     """Raise for a concept that was asked for by name and has left; say of the others that they are left out."""
     for concept in concepts:
@@ -108,7 +95,7 @@ def _added(run: Run, stage: type[Job]) -> None:
 
     def do(item: tuple[Callable[[Any], Made], Job]) -> Made:
         task, job = item
-        done = run.step(task, job)
+        done = run.step(cast(Step, task), job)
         run.publish(publish, job)
         return done
 

@@ -16,6 +16,7 @@ from storage.identity import split_id
 from storage.manifests import Manifest
 from storage.verify import ids_in
 from tasks.engine.job import Job, Made
+from tasks.engine.step import Step
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,7 @@ class Plan(Run):
     costs: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Median seconds and megabytes of these, by stage."""
 
-    def step(
-        self, task: Callable[..., Made], job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None
-    ) -> Made:
+    def step(self, task: Step, job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None) -> Made:
         """Note the job; what it would give is only known where it is there."""
         del task, args
         workspace = Workspace(job.workspace)

@@ -21,7 +21,7 @@ from storage.manifests import Manifest
 from tasks.engine import progress
 from tasks.engine.job import Job, Made
 from tasks.engine.judge import DomainJudge
-from tasks.engine.step import FINAL_ERRORS, in_place, submit
+from tasks.engine.step import FINAL_ERRORS, Step, in_place
 from tasks.engine.worker import Worker
 from tasks.registry.concepts import Added, Roster
 
@@ -68,9 +68,7 @@ class Run:
         }
         return cls(config, workspace.root, model_id, device, roster, judge_ids)
 
-    def step(
-        self, task: Callable[..., Made], job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None
-    ) -> Made:
+    def step(self, task: Step, job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None) -> Made:
         """Run one step and remember what came of it.
 
         `prepare` gives the job what it is made from, which is only asked for where it has to be made.
@@ -79,7 +77,7 @@ class Run:
 
     def shards(
         self,
-        task: Callable[..., Made],
+        task: Step,
         job: Sought,
         count: Callable[[Any], int],
         stage: str = "",
@@ -150,7 +148,7 @@ class Run:
         return {name(todo[i]): done[i] for i in sorted(done)}
 
     def _begin(
-        self, task: Callable[..., Made], job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None
+        self, task: Step, job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None
     ) -> Callable[[], Made]:
         """Give a step to the workers, if there are any; what comes back finishes it.
 
@@ -163,7 +161,7 @@ class Run:
         if self.worker is None:
             return functools.partial(task, job, *args)
         with self.turn:
-            return submit(task, job.model_copy(update={"worker": self.worker}), *args)
+            return task.submit(job.model_copy(update={"worker": self.worker}), *args)
 
     def _note(self, made: Made, job: Job, *args: int) -> Made:
         with self.turn:

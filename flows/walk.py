@@ -8,7 +8,7 @@ from flows.run import Run, Sought
 from saeuron.config import RunConfig
 from storage import Workspace
 from tasks.engine.job import Job, Made
-from tasks.engine.step import in_place
+from tasks.engine.step import Step, in_place
 
 
 class _Missing(BaseException):
@@ -18,7 +18,7 @@ class _Missing(BaseException):
 class Walk(Run):
     """A run that ends at the first step that would make something. It writes nothing."""
 
-    def shards(self, task: Callable[..., Made], job: Sought, *unused: Any, **options: Any) -> None:
+    def shards(self, task: Step, job: Sought, *unused: Any, **options: Any) -> None:
         """Shards belong to their artifact."""
         if not self.opened.has(job.id):
             raise _Missing
@@ -26,7 +26,7 @@ class Walk(Run):
     def publish(self, do: Callable[[Any], object], job: Job) -> None:
         """The run itself does this, with or without Prefect."""
 
-    def _begin(self, task: Callable[..., Made], job: Sought, *args: int, **options: Any) -> Callable[[], Made]:
+    def _begin(self, task: Step, job: Sought, *args: int, **options: Any) -> Callable[[], Made]:
         there = in_place(job, self.opened)
         if there is None:
             raise _Missing

@@ -72,11 +72,12 @@ def do(work: Work, workspace: Workspace, device: str, threads: int, keep_config:
         RuntimeError: a step failed; what was finished is kept.
     """
     check_all(work.config, device, workspace)
-    from flows.pipeline import launch, pipeline
+    from flows.flow import launch
+    from flows.pipeline import pipeline
 
     if keep_config:
         runs.remember(workspace, work.config)
-    run = pipeline.fn if work.config.runner.kind == "threads" else launch
+    run = pipeline if work.config.runner.kind == "threads" else launch
     result: dict[str, Any] = run(work.config, str(workspace.root), work.concepts, device, threads)
     if result["failures"]:
         raise RuntimeError("; ".join(f"{what}: {why}" for what, why in result["failures"]))

@@ -7,7 +7,6 @@ from saeuron.metrics import evaluate as figures
 from saeuron.metrics import summary
 from storage.tables import METRICS, table, write_table
 from tasks import images, judge
-from tasks.engine import page
 from tasks.engine.job import Clock, Job, Made, commit
 from tasks.engine.step import step
 
@@ -38,6 +37,8 @@ class EvaluateJob(Job):
         return f"{self.concept} by {self.method}"
 
     def show(self, made: Made) -> None:
+        from tasks.engine import page
+
         page.show_figures(self, made)
 
     @property

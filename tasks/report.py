@@ -10,7 +10,6 @@ from saeuron.profiles import profile
 from saeuron.prompts import Prompt
 from tasks import images, score, totals
 from tasks import prompts as prompt_sets
-from tasks.engine import page
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 
@@ -64,6 +63,8 @@ class ReportJob(Job):
         return {file: place for file, place in super().places.items() if self.scores or file != "scores.png"}
 
     def show(self, made: Made) -> None:
+        from tasks.engine import page
+
         page.show_pictures(self, made)
 
     @property

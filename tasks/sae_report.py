@@ -33,7 +33,7 @@ from storage.dense import shards
 from storage.files import write_json
 from storage.tables import write_table
 from tasks import prompts as prompt_sets
-from tasks.engine import model, page, progress
+from tasks.engine import model, progress
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 
@@ -80,6 +80,8 @@ class DiagnosisJob(Job):
         return self.sae_id
 
     def show(self, made: Made) -> None:
+        from tasks.engine import page
+
         page.show_diagnosis(self, made)
 
 

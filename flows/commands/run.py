@@ -114,19 +114,22 @@ def run_pipeline(
         server.start()
     check_all(config, device, opened)
     from flows.display import Display
-    from flows.pipeline import launch, pipeline
+    from flows.pipeline import pipeline
     from flows.walk import finds_everything
-    from tasks.engine import page, progress
+    from tasks.engine import progress
 
     if keep_config:
         runs.remember(opened, config)
     arguments = (config, str(opened.root), concepts, device, threads)
     if not new and not server_address() and finds_everything(config, opened, concepts, device):
         with Display(console) as display, progress.listening(display):
-            result = pipeline.fn(*arguments)
+            result = pipeline(*arguments)
     else:
         console.print("starting Prefect", style="dim")
         server.start()
+        from flows.flow import launch
+        from tasks.engine import page
+
         page.hear_libraries()
         with (
             Display(console) as display,

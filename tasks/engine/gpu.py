@@ -1,11 +1,7 @@
 """Runs that share a GPU take turns, by Prefect's global concurrency limit "gpu"."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-
-from prefect.concurrency.sync import concurrency
-
-from tasks.engine.page import watched
+from contextlib import contextmanager, nullcontext
 
 LIMIT = "gpu"
 
@@ -17,8 +13,12 @@ def gpu(device: str) -> Iterator[None]:
     Where there is no such limit nothing waits, nor where there is no server: a run's own has no other run to wait for.
     A tag on the task would do the same, at six times the cost of a step, and what is limited by tag is never cached.
     """
-    if device.startswith("cuda") and watched():
-        with concurrency(LIMIT, occupy=1):
-            yield
-    else:
+    if not device.startswith("cuda"):
+        yield
+        return
+    from prefect.concurrency.sync import concurrency
+
+    from tasks.engine.page import watched
+
+    with concurrency(LIMIT, occupy=1) if watched() else nullcontext():
         yield

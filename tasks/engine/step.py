@@ -6,18 +6,15 @@ The artifacts' manifests are the only cache: Prefect keeps no results. A deleted
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
+from typing import Any
 
 import saeuron.errors
 import storage.errors
 from storage import Workspace
 from storage.errors import ArtifactDamaged, ArtifactMissing, Damaged, DiskFull
 from storage.files import NO_ROOM
-from tasks.engine import page
 from tasks.engine.gpu import gpu
 from tasks.engine.job import Job, Made, note_seconds
 from tasks.engine.worker import at_work
@@ -54,56 +51,83 @@ def setting_aside() -> Iterator[None]:
         raise
 
 
-Step = TypeVar("Step", bound=Callable[..., Made])
-
-
-def step(name: str) -> Callable[[Step], Step]:
-    """Make a function (job, ...) -> Made a Prefect task that is retried twice for transient faults.
+class Step:
+    """A function (job, ...) -> Made that makes an artifact: a Prefect task, retried twice for transient faults.
 
     A step whose artifact is whole does nothing. Whoever comes second, in this process or another, waits for the first
-    and finds the work done.
+    and finds the work done. Prefect is imported at the first call.
     """
 
-    def wrap(function: Step) -> Step:
-        @task(
-            name=name,
-            task_run_name=f"{name} {{job.label}}",
+    def __init__(self, name: str, function: Callable[..., Made]) -> None:
+        functools.update_wrapper(self, function)
+        self.name, self.function = name, function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By reference: workers import the module.
+        return _imported, (self.function.__module__, self.function.__qualname__)
+
+    def __call__(self, job: Job, *args: Any) -> Made:
+        """Run the task in this process."""
+        return self._task(job, *args)
+
+    def submit(self, job: Job, *args: Any) -> Callable[[], Made]:
+        """Give the task to the workers of the flow that runs; what comes back waits for it."""
+        result: Callable[[], Made] = self._task.submit(job, *args).result
+        return result
+
+    @functools.cached_property
+    def _task(self) -> Any:
+        from prefect import task
+        from prefect.cache_policies import NO_CACHE
+
+        def once(job: Job, *args: Any) -> Made:
+            return self.fn(job, *args)
+
+        return task(
+            name=self.name,
+            task_run_name=f"{self.name} {{job.label}}",
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=2,
             retry_delay_seconds=2,
             retry_condition_fn=_worth_retrying,
-        )
-        @functools.wraps(function)
-        def once(job: Job, *args: Any, **kwargs: Any) -> Made:
-            with at_work(job.worker, job.workspace, job.device) as device:
-                return locked(
-                    job if device == job.device else job.model_copy(update={"device": device}), *args, **kwargs
-                )
+        )(once)
 
-        def locked(job: Job, *args: Any, **kwargs: Any) -> Made:
-            workspace = job.open
-            with workspace.lock("_".join([job.id, *map(str, args)])):
-                workspace.resume(job.id)
-                if (there := in_place(job)) is not None:
-                    return there
-                try:
-                    _fetch(workspace, job)
-                    with setting_aside(), gpu(job.device):
-                        made = function(job, *args, **kwargs)
-                    if args and not made.cached:
-                        note_seconds(job, made, *args)
-                except OSError as error:
-                    # The library writes weights and pictures by itself, and knows no error of storage.
-                    if error.errno in NO_ROOM:
-                        raise DiskFull(error.filename or job.folder, 0) from error
-                    raise
-                page.show(job, made, *args)
-                return made
+    def fn(self, job: Job, *args: Any) -> Made:
+        """Do it without Prefect: prepare this process, wait for the artifact's lock, make what is not there."""
+        with at_work(job.worker, job.workspace, job.device) as device:
+            return self._locked(job if device == job.device else job.model_copy(update={"device": device}), *args)
 
-        return cast(Step, once)
+    def _locked(self, job: Job, *args: Any) -> Made:
+        from tasks.engine import page
 
-    return wrap
+        workspace = job.open
+        with workspace.lock("_".join([job.id, *map(str, args)])):
+            workspace.resume(job.id)
+            if (there := in_place(job)) is not None:
+                return there
+            try:
+                _fetch(workspace, job)
+                with setting_aside(), gpu(job.device):
+                    made = self.function(job, *args)
+                if args and not made.cached:
+                    note_seconds(job, made, *args)
+            except OSError as error:
+                # The library writes weights and pictures by itself, and knows no error of storage.
+                if error.errno in NO_ROOM:
+                    raise DiskFull(error.filename or job.folder, 0) from error
+                raise
+            page.show(job, made, *args)
+            return made
+
+
+def step(name: str) -> Callable[[Callable[..., Made]], Step]:
+    """Make a function a step, under the name that Prefect's page shows."""
+    return functools.partial(Step, name)
+
+
+def _imported(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
 
 
 def in_place(job: Job, workspace: Workspace | None = None) -> Made | None:
@@ -129,8 +153,3 @@ def publish(job: Job) -> dict[str, Path]:
             workspace.agreed(functools.partial(workspace.write, path, data))
         found[file] = path
     return found
-
-
-def submit(task_: Callable[..., Made], job: Job, *args: int) -> Callable[[], Made]:
-    """Give a step to the workers of the flow that runs; what comes back waits for it."""
-    return task_.submit(job, *args).result  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from storage.errors import ArtifactDamaged, DiskFull
 from storage.files import write_json
 from tasks.engine import worker
 from tasks.engine.job import Clock, Job, Made, commit
-from tasks.engine.step import step, submit
+from tasks.engine.step import step
 from tasks.engine.worker import Worker, at_work, claim, portable
 
 for _name in ("saeuron.sae.interchange.folder", "tasks.registry.records"):
@@ -197,7 +197,7 @@ def outcomes(server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wo
         # One at a time: Dask counts a worker's death against every task that waits on it.
         for do in todo:
             try:
-                found[do] = submit(odd, OddJob(workspace=workspace.root, worker=told, do=do))()
+                found[do] = odd.submit(OddJob(workspace=workspace.root, worker=told, do=do))()
             except Exception as error:
                 found[do] = error
         return found
