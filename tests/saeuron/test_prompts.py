@@ -112,7 +112,7 @@ def test_a_csv_as_spreadsheets_write_it(tmp_path):
         ("p.txt", b"\xff\xfe\x00 cat", "cannot be read"),
     ],
 )
-def test_each_bad_file_says_what_and_where_in_one_line(tmp_path, name, content, message):
+def test_each_bad_file_is_named_with_its_fault_in_one_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(BadPrompts, match=message) as caught:

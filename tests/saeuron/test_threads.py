@@ -53,7 +53,7 @@ def test_either_setting_of_the_users_wins(settings: dict[str, str], kept: str) -
     assert (done.stdout.strip(), done.stderr) == (kept, "")
 
 
-def test_torch_imported_before_is_said_once() -> None:
+def test_importing_torch_first_warns_once() -> None:
     code = f"import sys; sys.modules['torch'] = sys; import saeuron, saeuron.threads as t; t.wait_passively(); {SHOW}"
     done = python(code)
     assert done.stdout.strip() == "PASSIVE None"

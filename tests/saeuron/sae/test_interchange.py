@@ -33,7 +33,7 @@ class TestAgainstTheLibraries:
         assert (SAELENS / "WRITTEN_BY").read_text().startswith(f"sae-lens {VERSION},")
 
     @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: f"{p.parent.name}-{p.name}")
-    def test_we_compute_what_they_compute(self, folder):
+    def test_latents_and_reconstruction_equal_those_of_the_other_library(self, folder):
         expected = load_file(folder / "expected.safetensors")
         sae = read(folder).sae
         latents = sae.encode(expected["x"])
@@ -57,11 +57,11 @@ class TestAgainstTheLibraries:
             # sparsify has a name for one variant alone.
             assert same(sae, again) or (format == "sparsify" and same(sae, _named(again, sae.info.variant)))
 
-    def test_what_training_was_is_known_from_what_saelens_writes_for_inference(self):
+    def test_the_training_variant_is_read_from_saelens_metadata(self):
         info = read(SAELENS / "batchtopk").sae.info
         assert (info.variant, info.k, info.activation) == ("batch_topk", 4, "threshold")
 
-    def test_notes_say_what_was_folded(self):
+    def test_notes_list_every_conversion(self):
         notes = " ".join(read(SAELENS / "topk_rescaled").notes)
         assert "0.37" in notes and "norms" in notes and "b_dec" in notes
         assert (
@@ -113,7 +113,7 @@ class TestRoundTrips:
             ("top_afa", "saelens", "top-AFA"),
         ],
     )
-    def test_what_a_format_cannot_express_is_not_written(self, activation, format, words, tmp_path):
+    def test_an_sae_that_a_format_cannot_express_is_not_written(self, activation, format, words, tmp_path):
         assert words in complaint(write, some_sae(activation), tmp_path / "out", format)
         assert not (tmp_path / "out").exists()
 

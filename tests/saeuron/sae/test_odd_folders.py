@@ -169,7 +169,7 @@ class TestHookpoints:
             assert read(folder, hookpoint).sae.info.hookpoint == hookpoint
 
     @pytest.mark.parametrize("hookpoint", BAD)
-    def test_what_could_lead_elsewhere_is_refused_unless_another_is_given(self, hookpoint, tmp_path):
+    def test_an_unsafe_hookpoint_is_refused_unless_another_is_given(self, hookpoint, tmp_path):
         for folder in self.saying(hookpoint, tmp_path):
             message = complaint(read, folder)
             assert "expected a module's dotted name" in message and "--hookpoint" in message

@@ -284,7 +284,7 @@ def test_every_module_is_a_hookpoint(hookpoint):
     ],
     ids=lambda text: ascii(text)[:12],
 )
-def test_what_could_lead_elsewhere_is_no_hookpoint(hookpoint):
+def test_an_unsafe_path_is_no_hookpoint(hookpoint):
     info = {**vars(random_sae().info), "hookpoint": hookpoint}
     with pytest.raises(BadWeights, match=r"hookpoint '.*expected a module's dotted name"):
         SAE.from_tensors(random_sae().state_dict(), info, "it")
@@ -306,7 +306,7 @@ def test_tensors_that_are_not_an_saes(change, words):
     assert str(found.value).startswith("it does not hold an SAE of this project: ") and words in str(found.value)
 
 
-def test_what_a_file_claims_takes_no_memory():
+def test_shapes_are_checked_before_memory_is_allocated():
     for size in (10**12, 10**30):
         with pytest.raises(BadWeights, match=r"n_latents|W_enc of shape"):
             SAE.from_tensors(random_sae().state_dict(), {**vars(random_sae().info), "n_latents": size}, "it")

@@ -200,7 +200,7 @@ def test_the_threshold_is_the_running_mean_of_the_least_kept_activation():
     assert trainer.sae.threshold.tolist() == pytest.approx([np.mean(leasts)] * 48, rel=1e-5)
 
 
-def test_topk_can_be_told_to_use_a_threshold_at_inference():
+def test_topk_can_use_a_threshold_at_inference():
     config = SMALL.model_copy(update={"variant": "topk", "steps": 200})
     data = torch.from_numpy(batches(200))
     trainers = [Trainer(config.model_copy(update={"inference": i}), WIDTH, "") for i in ("native", "threshold")]
@@ -232,7 +232,7 @@ def test_more_active_latents_than_there_are():
 
 
 @pytest.mark.parametrize("share", ["rows", "latents"])
-def test_what_processes_cannot_share_out_evenly(share):
+def test_rows_and_latents_that_processes_cannot_divide_evenly_are_refused(share):
     three = {"processes": 3, "share": share, "variant": "topk", "batch": 32, "expansion": 5}
     if share == "rows":
         with pytest.raises(ValueError, match=r"train\.batch is 32; expected a multiple of train\.processes, 3"):

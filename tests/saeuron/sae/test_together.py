@@ -75,7 +75,7 @@ def test_hookpoints_on_one_stream_end_as_they_would_alone(tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_what_is_sent_ahead_comes_in_order_and_is_waited_for(monkeypatch, count):
+def test_batches_sent_ahead_keep_their_order_and_are_waited_for(monkeypatch, count):
     """Torch's CUDA by its names alone: what was done, in order."""
     done = []
 

@@ -112,7 +112,7 @@ def test_what_does_not_fit() -> None:
         _replaced(sums, max=np.full((1, 7), np.nan, np.float32))
 
 
-def test_what_scores_need_is_read_alone(tmp_path: Path) -> None:
+def test_counts_are_the_part_of_the_sums_that_scores_need(tmp_path: Path) -> None:
     write_statistics(tmp_path, random_sums(1))
     whole, counts = read_statistics(tmp_path), read_counts(tmp_path)
     for name in ("timesteps", "sum_fixed", "n_rows"):

@@ -65,7 +65,7 @@ def test_the_loss_and_all_gradients_are_the_slow_reference(random_variant, path,
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
-def test_what_a_row_keeps_depends_on_the_others(random_variant, path):
+def test_the_latents_that_a_row_keeps_depend_on_the_other_rows(random_variant, path):
     variant, x = random_variant(SMALL, path=path), sample()
     alone = [variant(row[None], 0).active for row in x]
     assert alone == [3] * 20
@@ -123,7 +123,7 @@ def test_a_step_minimises_the_reference_with_aux_k(random_variant):
     assert trainer.sae.threshold.tolist() == pytest.approx([least] * 48, rel=1e-5)
 
 
-def test_what_is_exported_compares_with_the_threshold_row_by_row(random_variant):
+def test_the_export_applies_the_threshold_row_by_row(random_variant):
     variant = random_variant(SMALL)
     variant.follow(torch.tensor(0.8, dtype=torch.float64), 0)
     sae, x = variant.export("h"), sample(40, seed=2)

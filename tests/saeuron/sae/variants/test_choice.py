@@ -149,7 +149,7 @@ def test_mutual_choice_chooses_as_batch_topk_does(random_variant):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_before_the_first_batch_nobody_is_under_used(name):
+def test_no_latent_is_under_used_before_the_first_batch(name):
     assert not Trainer(of(name), 8, "").variant.under_used().any()
 
 

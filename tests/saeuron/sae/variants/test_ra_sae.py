@@ -116,7 +116,7 @@ def test_there_are_no_more_candidates_than_rows_in_a_batch():
     assert Trainer(small(candidates=1000), 8, "").variant.candidates.shape == (64, 8)
 
 
-def test_what_is_exported_is_the_decoder_as_it_came_out(random_variant):
+def test_the_export_holds_the_decoder_as_computed(random_variant):
     variant = random_variant(SMALL)
     assert not hasattr(variant, "W_dec")
     assert torch.equal(variant.export().W_dec, variant.decoder().detach().float())

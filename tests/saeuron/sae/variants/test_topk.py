@@ -112,7 +112,7 @@ def test_a_step_minimises_the_reference_with_aux_k(random_variant):
 
 
 @pytest.mark.parametrize("inference", ["native", "threshold"])
-def test_what_is_exported_does_as_the_reference(random_variant, inference):
+def test_the_export_equals_the_reference(random_variant, inference):
     variant = quiet(random_variant(SMALL.model_copy(update={"inference": inference})), 1.5)
     variant.follow(torch.tensor(0.3, dtype=torch.float64), 0)
     sae, x = variant.export("h"), sample(40, seed=2)
