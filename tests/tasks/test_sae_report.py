@@ -215,7 +215,7 @@ class TestStability:
 class TestScores:
     @pytest.fixture
     def expected(self, looked: Workspace) -> np.ndarray:
-        """S by the library's own formula, [concepts, T, N]."""
+        """s by the library's own formula, [concepts, T, N]."""
         ids = {m.summary["concept"]: m.id for m in looked.artifacts("score")}
         totals = [scoring.read(looked, ids[concept], HOOKPOINTS[0]) for concept in ("neon", "dots")]
         # Stored ascending; shown from noise to image.

@@ -34,7 +34,7 @@ def random_sae(width=6, latents=14, seed=0, hookpoint="", threshold=0.3):
 
 
 def identity_sae(width, hookpoint):
-    """X_hat = x: latents for both signs of each direction, all of which may fire."""
+    """x_hat = x: latents for both signs of each direction, all of which may fire."""
     sae = SAE(SAEInfo("topk", width, 2 * width, 2 * width, hookpoint, "topk"))
     both = torch.cat([torch.eye(width), -torch.eye(width)])
     return SAE.of(sae.info, {**sae.state_dict(), "W_enc": both, "W_dec": both.clone()})

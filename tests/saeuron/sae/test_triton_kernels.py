@@ -29,7 +29,7 @@ SHAPES = [(3, 96, 40, 4), (4, 200, 72, 7), (3, 64, 1, 1), (3, 320, 150, 32)]
 
 
 def rows_of(shape, seed=0):
-    """P [B, N], one row of it with fewer positive numbers than k, one full of equals."""
+    """p [B, N], one row of it with fewer positive numbers than k, one full of equals."""
     torch.manual_seed(seed)
     pre = torch.randn(shape[:2])
     pre[0, :-1], pre[0, -1] = -1, 1
