@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show,
 
 @app.command("list")
 def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
-    """Every concept of the workspace, and how far it is.
+    """List every concept, and how far it is.
 
     Example: saeuron concept list
     """
@@ -49,7 +49,7 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
 
 @app.command("show")
 def concept_show(name: str, workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
-    """One concept: its removal, its figures and where its pictures are.
+    """Show a concept: its removals, figures and pictures.
 
     Example: saeuron concept show neon
     """
@@ -75,7 +75,9 @@ def concept_add(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Add a concept to a workspace, or bring back one that was removed; only its own work is done.
+    """Add a concept, or bring back a dropped one.
+
+    Only its own work is done.
 
     Example: saeuron concept add examples/grain.yaml
     """
@@ -89,7 +91,9 @@ def concept_add(
 
 @app.command("remove")
 def concept_remove(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
-    """Take a concept out of scores and runs; what it has stays until `saeuron gc`.
+    """Take a concept off the list.
+
+    It leaves scores and runs; its files stay until `saeuron gc`.
 
     Example: saeuron concept remove neon
     """
@@ -125,7 +129,9 @@ def concept_refresh(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Tune and evaluate outdated removals anew, against the concepts that are there now; says what changed.
+    """Make outdated removals anew, against today's concepts.
+
+    Tunes and evaluates them, and prints what changed.
 
     Example: saeuron concept refresh neon
     """

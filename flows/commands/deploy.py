@@ -11,10 +11,14 @@ from flows.commands.options import say
 
 
 def deploy(
-    apply: Annotated[bool, typer.Option("--apply", help="Run the commands; what is there already is kept.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Run the commands; what is on the server already is kept.")
+    ] = False,
     gpus: Annotated[int, typer.Option(min=1, help="How many runs may work on GPUs at once.")] = 1,
 ) -> None:
-    """Say which commands put the deployments of prefect.yaml on the server at PREFECT_API_URL, or run them.
+    """Put the deployments on a Prefect server.
+
+    Prints the commands for the server at PREFECT_API_URL; with --apply, runs them.
 
     Example: saeuron deploy --apply
     """

@@ -1,4 +1,4 @@
-"""`saeuron diff`: what sets two runs apart."""
+"""`saeuron diff`: compare two runs."""
 
 import json
 from typing import Annotated
@@ -9,12 +9,14 @@ from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
 
 
 def diff(
-    run_a: Annotated[str, typer.Argument(help="A run's id or its beginning, last, last~1: see the view runs.")],
-    run_b: Annotated[str, typer.Argument(help="Another one.")],
+    run_a: Annotated[str, typer.Argument(help="A run: its id or the beginning of it, last, or last~1.")],
+    run_b: Annotated[str, typer.Argument(help="The run to compare it with.")],
     workspace: WorkspaceOption = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs: configurations, artifacts, and figures whose intervals do not meet.
+    """Compare two runs: settings, artifacts, figures.
+
+    Figures are listed whose 95 % intervals do not overlap.
 
     Example: saeuron diff last~1 last
     """

@@ -13,10 +13,12 @@ from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
 
 def gc(
     workspace: WorkspaceOption = WORKSPACE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted, and delete nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete artifacts that nothing refers to, what was set aside as damaged, and what removed concepts have left.
+    """Delete what nothing refers to.
+
+    That is: unused artifacts, files that were set aside as damaged, and files of dropped concepts.
 
     Example: saeuron gc --dry-run
     """
@@ -25,10 +27,10 @@ def gc(
     from tasks.registry import runs
 
     opened = Workspace.open(workspace, create=False)
-    # First of all, because what comes now takes seconds to load.
+    # First, because the imports below take seconds.
     runs.remembered(opened)
     with tempfile.TemporaryDirectory() as elsewhere:
-        # Prefect makes its folder when it is imported, and nothing is run here.
+        # Prefect makes its folder when it is imported; nothing is run here, so a temporary one will do.
         prepare(Path(elsewhere), verbose=False)
         from flows.upkeep import gc as flow
 

@@ -1,4 +1,4 @@
-"""`saeuron generate`: draw with and without removals."""
+"""`saeuron generate`: draw a prompt with and without removals."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +22,9 @@ def generate(
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
-    """Draw a prompt without and with removals, side by side, from the same noise.
+    """Draw a prompt without and with removals, side by side.
+
+    Both images start from the same noise.
 
     Example: saeuron generate "An image of cat in neon style." --remove neon --out cat.png
     """

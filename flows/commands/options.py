@@ -1,4 +1,4 @@
-"""What the commands share: their options, and how they speak."""
+"""Options that several commands share, and their output."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def _folder(workspace: str | Path) -> Path:
-    """The folder of a workspace, also of one that was named by a URL: it is resolved once, here."""
+    """The folder of a workspace that was named by a path or a URL."""
     from storage.workspace import locate
 
     return locate(workspace)
@@ -34,12 +34,12 @@ WORKSPACE = Path("workspace")
 
 
 def console_for(as_json: bool = False) -> "Console":
-    """Progress goes to standard error, so that standard output holds the result alone."""
+    """A console on standard error, for progress: standard output holds the result alone."""
     from rich.console import Console
 
     return Console(stderr=True, quiet=as_json)
 
 
 def say(text: str = "") -> None:
-    """One line of the result, to standard output."""
+    """Print a line of the result to standard output."""
     typer.echo(text)

@@ -1,4 +1,4 @@
-"""`saeuron removal`: publish what takes a concept away."""
+"""`saeuron removal`: publish removals."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,14 @@ def removal() -> None:
 
 @app.command("export")
 def removal_export(
-    concept: Annotated[str, typer.Argument(help="The concept that is removed.")],
+    concept: Annotated[str, typer.Argument(help="Concept whose removal is exported.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder.")],
     workspace: WorkspaceOption = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Copy a concept's removal, with a model card that holds its measured figures.
+    """Copy a concept's removal, with a model card.
+
+    The card holds the measured figures.
 
     Example: saeuron removal export neon --out published
     """
@@ -41,5 +43,5 @@ def removal_export(
         then = command("generate", "A PROMPT", "--remove", files[0], "--out", "image.png", workspace=workspace)
         say(f"next: {then}")
     else:
-        say("it was never measured, and its card says so")
+        say("it was not measured yet, and its card says so")
         say(f"next: {command('evaluate', concept, workspace=workspace)}")

@@ -1,4 +1,4 @@
-"""`saeuron run` and `saeuron evaluate`: the whole method, or the part that is missing for a figure."""
+"""`saeuron run` and `saeuron evaluate`: the whole method, or what is missing for the figures of some concepts."""
 
 import json
 from pathlib import Path
@@ -18,11 +18,13 @@ def run(
     device: Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Precision of the model: float32, float16, bfloat16.")] = None,
     threads: Threads = 2,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be made, why, and at what cost.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print what would be made, why, and at what cost.")] = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole method: prompts, capture, train, score, tune, evaluate. Run it again to go on.
+    """Run the whole method; run it again to go on.
+
+    Stages: prompts, capture, train, score, tune, images, judge, evaluate. What is there already is not made again.
 
     Example: saeuron run canvas --workspace workspace --set train.k=16
     """
@@ -46,7 +48,9 @@ def evaluate(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Measure removals on test prompts; what is missing for that is made first.
+    """Measure removals on test prompts.
+
+    What is missing for that is made first.
 
     Example: saeuron evaluate neon cat --seeds 5
     """
@@ -58,7 +62,7 @@ def evaluate(
 
 
 def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
-    """Check, and say what a run would do; the workspace is left as it is, or absent."""
+    """Check, and print what a run would do; the workspace is not changed or created."""
     import tempfile
     from dataclasses import asdict
 
@@ -93,9 +97,9 @@ def run_pipeline(
     as_json: bool,
     keep_config: bool = True,
 ) -> None:
-    """Check, run the flow, and say what came of it.
+    """Check the configuration, run the flow, print the result.
 
-    Where nothing has to be made, no Prefect server is started. One that the user named hears of every run.
+    Where nothing has to be made, no Prefect server is started. A server that the user named is told of every run.
     """
     from flows import server
     from flows.environment import check_server, prepare, server_address
@@ -110,7 +114,7 @@ def run_pipeline(
     console.print("checking the configuration", style="dim")
     new = not (opened.root / runs.CONFIG).exists()
     if new:
-        # It starts while the configuration is checked; here there is work to do in any case.
+        # A new workspace has work to do in any case, so the server starts while the configuration is checked.
         server.start()
     check_all(config, device, opened)
     from flows.display import Display

@@ -8,26 +8,26 @@ import typer
 
 from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read, write and measure sparse autoencoders.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, export, describe and measure SAEs.")
 
 Named = Annotated[
     str, typer.Argument(help="A folder; an SAE of the workspace, by its id or hookpoint; or owner/name[:folder].")
 ]
-Scale = Annotated[float | None, typer.Option(help="SAELens' factor of activations, where its folder does not hold it.")]
+Scale = Annotated[float | None, typer.Option(help="SAELens' factor of activations, if its folder lacks it.")]
 
 
 @app.command("import")
 def sae_import(
     source: Annotated[str, typer.Argument(help="A folder, or owner/name[:folder] on the hub.")],
-    hookpoint: Annotated[str, typer.Option(help="The module it belongs to; left out, the source says it.")] = "",
+    hookpoint: Annotated[str, typer.Option(help="The module it belongs to; by default what the source says.")] = "",
     model: Annotated[
-        str | None, typer.Option(help="The diffusion model to check it against; that of the last run by default.")
+        str | None, typer.Option(help="Diffusion model to check it against; by default that of the last run.")
     ] = None,
     scale: Scale = None,
     workspace: WorkspaceOption = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Bring an SAE of SAeUron, sparsify, SAELens or saeuron into the workspace.
+    """Import an SAE of SAeUron, sparsify, SAELens or saeuron.
 
     Example: saeuron sae import bcywinski/SAeUron --hookpoint unet.up_blocks.1.attentions.1
     """
@@ -48,13 +48,15 @@ def sae_import(
 @app.command("export")
 def sae_export(
     sae: Named,
-    format: Annotated[Literal["saeuron", "sparsify", "saelens"], typer.Option(help="Whose folder to write.")],
+    format: Annotated[Literal["saeuron", "sparsify", "saelens"], typer.Option(help="Library to write for.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder.")],
-    hookpoint: Annotated[str, typer.Option(help="The name it gets there; its own by default.")] = "",
+    hookpoint: Annotated[str, typer.Option(help="The module's name in the folder; its own by default.")] = "",
     workspace: WorkspaceOption = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Write an SAE as a folder that the library of that format loads, with a model card.
+    """Write an SAE in the format of a library.
+
+    The folder can be loaded by that library, and holds a model card.
 
     Example: saeuron sae export sae_v2_3f --format saelens --out published
     """
@@ -71,7 +73,7 @@ def sae_export(
 
 @app.command("info")
 def sae_info(sae: Named, scale: Scale = None, workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
-    """Say what an SAE is: format, variant, sizes, hookpoint, norms.
+    """Describe an SAE: format, variant, sizes, norms.
 
     Example: saeuron sae info published/unet.mid_block
     """

@@ -32,7 +32,7 @@ def report(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Look at an SAE on held-out images, and write one HTML page about it.
+    """Measure an SAE on held-out images; write an HTML page.
 
     Example: saeuron sae report unet.up_blocks.0.attentions.1 --stability
     """
@@ -68,9 +68,10 @@ def feature_show(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """One latent: its density, its concepts, its neighbours, and a PNG of the images on which it is largest.
+    """Show one latent: density, concepts, neighbours, images.
 
-    What `saeuron sae report` measured last is shown; without it, it is measured first.
+    Also writes a PNG of the images on which it is largest. Shows what `saeuron sae report` measured last; if there is
+    no such report, the SAE is measured first.
 
     Example: saeuron feature show unet.up_blocks.0.attentions.1 12 --out latent.png
     """

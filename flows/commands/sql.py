@@ -1,4 +1,4 @@
-"""`saeuron sql`: ask the tables."""
+"""`saeuron sql`: query the tables."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,13 +11,13 @@ from flows.commands.options import WORKSPACE, WorkspaceOption, say
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT statement.")],
     workspace: WorkspaceOption = WORKSPACE,
-    format: Annotated[
-        Literal["table", "csv", "json", "parquet"], typer.Option(help="How to write the answer.")
-    ] = "table",
-    out: Annotated[Path | None, typer.Option(help="Write here instead of to the screen.")] = None,
+    format: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option(help="Format of the answer.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the screen.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Stop a query after this time.")] = 60.0,
 ) -> None:
-    """Ask the tables in SQL: one SELECT, which can neither read nor write files.
+    """Query the tables in SQL.
+
+    The query is one SELECT, which can neither read nor write files.
 
     The view `columns` lists every view, its columns, their units and meanings: select * from columns
 

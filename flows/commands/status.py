@@ -13,7 +13,9 @@ def status(
     deep: Annotated[bool, typer.Option(help="Read every byte and compare its hash.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What is in the workspace, how large it is, what is outdated or damaged.
+    """Show what a workspace holds, and what is damaged.
+
+    Lists artifacts by stage with their sizes, and outdated removals. Exit code 1: something is damaged.
 
     Example: saeuron status --deep
     """

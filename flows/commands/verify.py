@@ -1,4 +1,4 @@
-"""`saeuron verify`: whether everything is as it was written."""
+"""`saeuron verify`: find damage, and repair it."""
 
 import json
 from dataclasses import asdict
@@ -13,11 +13,13 @@ def verify(
     workspace: WorkspaceOption = WORKSPACE,
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its hash.")] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Move what is damaged away, so that it is made again.")
+        bool, typer.Option("--repair", help="Move damaged files away, so that they are made again.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check artifacts, copies, records and configurations. Exit code 1: there was damage, put away or not.
+    """Check every file of a workspace for damage.
+
+    Artifacts, their copies, records and configurations are checked. Exit code 1: there was damage, repaired or not.
 
     Example: saeuron verify --deep --repair
     """
@@ -40,7 +42,7 @@ def verify(
         say("damaged: none" + ("" if deep else " (sizes and JSON; --deep reads every byte)"))
     else:
         say(flow.page(opened, found))
-        say(f"\n{len(found)} damaged" + (f"; what was in the way lies in {aside}" if repair else ""))
+        say(f"\n{len(found)} damaged" + (f"; the damaged files are in {aside}" if repair else ""))
         if repair:
             say("\n".join(f"next: {command}" for command in todo) or "next: nothing has to be made again")
         else:

@@ -215,7 +215,7 @@ def test_all_at_once(whole: Workspace) -> None:
     rows = json.loads(done.out)["damage"]
     assert sorted(Path(r["path"]) for r in rows) == sorted(next(whole.root.glob(PLACES[n])) for n in names)
     done = run_here("verify", "-w", whole.root, "--deep", "--repair")
-    assert done.code == 1 and f"{len(names)} damaged; what was in the way lies in {whole.damaged}" in done.out
+    assert done.code == 1 and f"{len(names)} damaged; the damaged files are in {whole.damaged}" in done.out
     assert run_here("verify", "-w", whole.root, "--deep").code == 0
 
 
