@@ -372,13 +372,13 @@ def test_the_page_shows_bars_figures_and_pictures(client: Any, killed: Any, chan
     shown = artifacts(client, killed.id)
     assert shown["progress-train"].type == "progress" and float(shown["progress-train"].data) == 100
     for concept in ("stripes", "cat"):
-        rows = json.loads(shown[f"figures-{concept}"].data)
+        rows = json.loads(shown[f"figures-{concept}-saeuron"].data)
         assert [row["metric"] for row in rows][:3] == ["UA", "IRA", "CRA"]
         assert all(re.fullmatch(r"-|\d+\.\d", row["value"]) for row in rows)
-        assert shown[f"sheet-{concept}"].type == "image"
-        assert shown[f"sheet-{concept}"].data.startswith("data:image/jpeg;base64,")
-        target = (changed / "pictures" / f"{concept}_scores.png").as_uri()
-        assert (changed / "pictures" / f"{concept}_scores.png").is_file() and target in shown[f"scores-{concept}"].data
+        assert shown[f"sheet-{concept}-saeuron"].type == "image"
+        assert shown[f"sheet-{concept}-saeuron"].data.startswith("data:image/jpeg;base64,")
+        target = changed / "pictures" / f"{concept}.saeuron_scores.png"
+        assert target.is_file() and target.as_uri() in shown[f"scores-{concept}-saeuron"].data
 
 
 def test_events_tell_of_shards_and_artifacts(client: Any, killed: Any, changed: Path) -> None:
