@@ -3,18 +3,44 @@
 from dataclasses import asdict
 from typing import ClassVar
 
+from pydantic import BaseModel, ConfigDict
+
 from saeuron.metrics import evaluate as figures
 from saeuron.metrics import summary
 from storage.tables import METRICS, table, write_table
 from tasks import images, judge
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
+
+
+class Value(BaseModel):
+    """One metric, as a fraction, with its 95 % interval and the unedited model's figure; None: nothing could judge."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float | None
+    unedited: float | None
+    low: float | None
+    high: float | None
+
+
+class EvaluationSummary(Summary):
+    """The figures of one removal on test images."""
+
+    domain: str
+    concept: str
+    method: str
+    value: float | None
+    """(UA + IRA + CRA) / 3."""
+    metrics: dict[str, Value]
+    images: int
 
 
 class EvaluateJob(Job):
     """One removal's metrics."""
 
     stage: ClassVar[str] = "evaluation"
+    summary_type: ClassVar[type[Summary]] = EvaluationSummary
     version: ClassVar[int] = 2
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
@@ -68,16 +94,14 @@ def evaluate(job: EvaluateJob) -> Made:
         "removal_id": job.removal_id,
     }
     write_table(job.folder / "metrics.parquet", table([{**common, **asdict(m)} for m in metrics], METRICS))
-    shown = {
-        "domain": job.domain,
-        "concept": job.concept,
-        "method": job.method,
-        "value": summary(metrics),
-        "metrics": {
-            m.metric: {"value": m.value, "unedited": m.unedited, "low": m.low, "high": m.high} for m in metrics
-        },
-        "images": len(edited),
-    }
+    shown = EvaluationSummary(
+        domain=job.domain,
+        concept=job.concept,
+        method=job.method,
+        value=summary(metrics),
+        metrics={m.metric: Value(value=m.value, unedited=m.unedited, low=m.low, high=m.high) for m in metrics},
+        images=len(edited),
+    )
     inputs = {
         "removal": job.removal_id,
         "edited": list(job.edited),

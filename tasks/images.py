@@ -23,7 +23,7 @@ from storage.tables import IMAGES, read_table, table, write_table
 from tasks import prompts as prompt_sets
 from tasks import tune
 from tasks.engine import model, progress
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 from tasks.trials import png
 
@@ -32,10 +32,17 @@ log = logging.getLogger(__name__)
 INDEX = "images.parquet"
 
 
+class ImagesSummary(Summary):
+    """How many images there are."""
+
+    images: int
+
+
 class ImagesJob(Job):
     """The test images of one prompt set under the same removals."""
 
     stage: ClassVar[str] = "images"
+    summary_type: ClassVar[type[Summary]] = ImagesSummary
     version: ClassVar[int] = 3
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
@@ -160,7 +167,8 @@ def image_set(job: ImagesJob) -> Made:
         for i, request in enumerate(images(job))
     ]
     write_table(job.folder / INDEX, table(rows, IMAGES))
-    return commit(job, {"prompts": job.prompts_id, "removals": list(job.removal_ids)}, {"images": len(rows)}, clock)
+    inputs = {"prompts": job.prompts_id, "removals": list(job.removal_ids)}
+    return commit(job, inputs, ImagesSummary(images=len(rows)), clock)
 
 
 Row = dict[str, Any]

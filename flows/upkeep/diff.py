@@ -19,7 +19,7 @@ ROWS = 20
 
 EVALUATION = "evaluation"
 """The stage whose summaries hold figures with intervals."""
-NAMES = ("domain", "concept", "hookpoint")
+NAMES = ("domain", "concept", "method", "hookpoint")
 """Fields of a summary that name an artifact among those of its stage."""
 IGNORED = {"seconds", "protocol", "reference_set"}
 """Fields of a summary that are not compared: hashes and timings."""
@@ -45,6 +45,7 @@ class Figure:
 
     domain: str
     concept: str
+    method: str
     metric: str
     a: tuple[float, float, float]
     """Value, low, high."""
@@ -173,9 +174,9 @@ def _measured(workspace: Workspace, ids: Mapping[str, bool]) -> list[Manifest]:
 
 
 def _figures(a: list[Manifest], b: list[Manifest]) -> tuple[list[Figure], int, int]:
-    def by_name(manifests: list[Manifest]) -> dict[tuple[str, str, str], tuple[str, dict[str, Any]]]:
+    def by_name(manifests: list[Manifest]) -> dict[tuple[str, str, str, str], tuple[str, dict[str, Any]]]:
         return {
-            (m.summary["domain"], m.summary["concept"], name): (m.id, figure)
+            (m.summary["domain"], m.summary["concept"], m.summary["method"], name): (m.id, figure)
             for m in manifests
             for name, figure in m.summary["metrics"].items()
         }
@@ -241,10 +242,17 @@ def page(found: Difference) -> str:
     ]
     if beyond:
         rows = [
-            {"concept": f.concept, "metric": f.metric, "A": _interval(f.a), "B": _interval(f.b), "": "beyond intervals"}
+            {
+                "concept": f.concept,
+                "method": f.method,
+                "metric": f.metric,
+                "A": _interval(f.a),
+                "B": _interval(f.b),
+                "": "beyond intervals",
+            }
             for f in beyond
         ]
-        lines.append(text_table(["concept", "metric", "A", "B", ""], rows))
+        lines.append(text_table(["concept", "method", "metric", "A", "B", ""], rows, optional=["method"]))
         lines.append("Percent, with the 95 % interval of each.")
     return "\n".join(lines)
 
@@ -272,7 +280,7 @@ def as_json(found: Difference) -> dict[str, Any]:
             "unmatched": found.unmatched,
             "compared": [
                 {
-                    **{name: getattr(f, name) for name in ("domain", "concept", "metric")},
+                    **{name: getattr(f, name) for name in ("domain", "concept", "method", "metric")},
                     "a": dict(zip(names, f.a, strict=True)),
                     "b": dict(zip(names, f.b, strict=True)),
                     "beyond_intervals": f.beyond,

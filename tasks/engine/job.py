@@ -208,7 +208,7 @@ def _noted_seconds(folder: Path) -> float:
     return round(total, 3)
 
 
-def commit(job: Job, inputs: Mapping[str, Any], summary: Summary | dict[str, Any], clock: Clock, **how: Any) -> Made:
+def commit(job: Job, inputs: Mapping[str, Any], summary: Summary, clock: Clock, **how: Any) -> Made:
     """Write the manifest of what `job` made, last of all. Its seconds are those of the parts as well.
 
     Raises:
@@ -222,7 +222,7 @@ def commit(job: Job, inputs: Mapping[str, Any], summary: Summary | dict[str, Any
         job.id,
         config=job.identity,
         inputs=dict(inputs),
-        summary=summary.model_dump(mode="json") if isinstance(summary, Summary) else summary,
+        summary=summary.model_dump(mode="json"),
         seconds=round(own + _noted_seconds(job.folder), 3),
         publishes=job.places,
         # Those that ship are known everywhere.

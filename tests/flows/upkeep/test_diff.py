@@ -45,7 +45,7 @@ def evaluation(workspace: Workspace, seed: int, concept: str, **metrics: Interva
     name = artifact_id("evaluation", 1, {"seed": seed, "concept": concept})
     workspace.folder(name).mkdir(parents=True)
     shown = {m: dict(zip(("value", "low", "high"), v, strict=True)) for m, v in metrics.items()}
-    summary = {"domain": "style", "concept": concept, "metrics": shown}
+    summary = {"domain": "style", "concept": concept, "method": "saeuron", "metrics": shown}
     workspace.commit(name, config={}, inputs={}, summary=summary, seconds=0)
     return name
 

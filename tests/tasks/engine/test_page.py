@@ -13,8 +13,15 @@ from PIL import Image
 from storage import Workspace
 from storage.files import write_json
 from tasks.engine import gpu, page, progress
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
+
+
+class FiguresSummary(Summary):
+    domain: str
+    concept: str
+    metrics: dict[str, dict[str, float | None]]
+    images: int
 
 
 class FiguresJob(Job):
@@ -33,7 +40,7 @@ def figures(job: FiguresJob) -> Made:
     clock = Clock()
     write_json(job.folder / "any.json", 1)
     metrics = {"UA": {"value": 0.5, "unedited": None, "low": 0.25, "high": 0.75}}
-    return commit(job, {}, {"domain": "style", "concept": job.concept, "metrics": metrics, "images": 4}, clock)
+    return commit(job, {}, FiguresSummary(domain="style", concept=job.concept, metrics=metrics, images=4), clock)
 
 
 @step("probe shard")

@@ -22,7 +22,7 @@ from storage import Workspace
 from storage.errors import ArtifactDamaged, DiskFull
 from storage.files import write_json
 from tasks.engine import worker
-from tasks.engine.job import Clock, Job, Made, commit
+from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 from tasks.engine.worker import Worker, at_work, claim, portable
 
@@ -148,6 +148,12 @@ def test_a_workspace_that_the_worker_does_not_see(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+class OddSummary(Summary):
+    pid: int
+    threads: int
+    device: str
+
+
 class OddJob(Job):
     stage: ClassVar[str] = "odd"
     version: ClassVar[int] = 1
@@ -175,7 +181,7 @@ def odd(job: OddJob) -> Made:
     import torch
 
     write_json(job.folder / "pid.json", os.getpid())
-    return commit(job, {}, {"pid": os.getpid(), "threads": torch.get_num_threads(), "device": job.device}, clock)
+    return commit(job, {}, OddSummary(pid=os.getpid(), threads=torch.get_num_threads(), device=job.device), clock)
 
 
 @pytest.fixture(scope="module")
