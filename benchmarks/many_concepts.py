@@ -5,7 +5,7 @@
 *One more*: the steps score and tune of the canvas style `grain`, beside a workspace of so many styles, over generating
 and encoding the same images with nothing around it, in turns. SAEs are random (training them is no part of it), and the
 other styles' statistics are invented, by the real writers. The evaluation, of a size that the user sets, is left out.
-Packs of features are apart: one is written with every eighth concept (`storage.statistics.packs`), each concept is in
+Packs are measured apart: one is written with every eighth concept (`storage.statistics.packs`), each concept is in
 about 1 + log2(concepts / 8) of them over time, and that is its share.
 
 *Nothing to do*: `saeuron run` on a workspace of so many concepts whose artifacts are all there, contents aside. Its
@@ -61,7 +61,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     from saeuron.sae.autoencoder import SAE, SAEInfo
     from saeuron.scoring import Accumulator
     from saeuron.tuning import validation_images
-    from tasks import features, prompts, score, totals, trials, tune
+    from tasks import packs, prompts, score, totals, trials, tune
     from tasks.engine import model
     from tasks.engine.judge import DomainJudge
 
@@ -158,7 +158,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     start = time.perf_counter()
     for hookpoint, sae in saes.items():
         members = tuple(sorted(reference.values()))
-        features.features.fn(features.FeaturesJob(**where, hookpoint=hookpoint, sae_id=sae, scores=members))  # type: ignore[attr-defined]
+        packs.packs.fn(packs.PacksJob(**where, hookpoint=hookpoint, sae_id=sae, scores=members))  # type: ignore[attr-defined]
     packed = time.perf_counter() - start
     share = packed / len(reference) * (1 + max(0.0, math.log2(len(reference) / LOOSE)))
     ratios = [a / b for a, b in zip(times["ours"], times["bare"], strict=True)]

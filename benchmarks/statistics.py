@@ -23,7 +23,7 @@ from benchmarks.results import Figure, parser, show
 from storage import Workspace, connect
 from storage.identity import artifact_id
 from storage.statistics.sums import FIXED_POINT, Sums, write_statistics
-from tasks.features import FeaturesJob, features
+from tasks.packs import PacksJob, packs
 from tasks.totals import TotalsJob, totals
 
 HOOKPOINT = "unet.up_blocks.1.attentions.1"
@@ -41,21 +41,21 @@ QUESTIONS = (
     Question("all scores", "select count(*), sum(score), max(score) from scores", 10.0),
     Question(
         "top 32 of a concept and step",
-        "select feature, score, mean, mean_other from top_features "
+        "select latent, score, mean, mean_other from top_latents "
         "where concept = 'concept 0' and timestep = {step} order by rank",
         0.025,
     ),
     Question(
         "page of a latent",
-        "select concept, timestep, fires, image_fires, mean, max from features where feature = {feature}",
+        "select concept, timestep, fires, image_fires, mean, max from statistics_by_latent where latent = {latent}",
         0.025,
     ),
     Question(
         "  the same of statistics, in the order of steps",
-        "select concept, timestep, fires, image_fires, mean, max from statistics where feature = {feature}",
+        "select concept, timestep, fires, image_fires, mean, max from statistics where latent = {latent}",
         None,
     ),
-    Question("  the same of its scores", "select concept, timestep, score from scores where feature = {feature}", None),
+    Question("  the same of its scores", "select concept, timestep, score from scores where latent = {latent}", None),
 )
 
 
@@ -85,7 +85,7 @@ def main() -> None:
             *derived,
         ]
         for question in QUESTIONS:
-            sql = question.sql.format(step=20 * (options.steps // 2), feature=options.latents // 2)
+            sql = question.sql.format(step=20 * (options.steps // 2), latent=options.latents // 2)
             figures += _asked(root, files, question._replace(sql=sql), options.threads, options.repeats)
     show(figures, options.json)
 
@@ -127,7 +127,7 @@ def _derived(workspace: Workspace, names: list[str]) -> list[Figure]:
         totals.fn(job.based(workspace.artifacts("totals"), workspace.has))
         took.append(time.perf_counter() - start)
     start = time.perf_counter()
-    features.fn(FeaturesJob(**place, scores=tuple(sorted(names))))
+    packs.fn(PacksJob(**place, scores=tuple(sorted(names))))
     pack = time.perf_counter() - start
     return [
         Figure("totals of all concepts but one", took[0], "s"),

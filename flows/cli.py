@@ -34,7 +34,9 @@ for command in (run, evaluate, sql, generate, status, verify, gc, diff, deploy):
 app.add_typer(concept.app, name="concept")
 sae.app.command("report")(sae_report.report)
 app.add_typer(sae.app, name="sae")
-app.add_typer(sae_report.feature, name="feature")
+app.add_typer(sae_report.latents, name="latent")
+# The former name of `latent`, for one release.
+app.add_typer(sae_report.latents, name="feature", hidden=True)
 app.add_typer(removal.app, name="removal")
 
 

@@ -6,7 +6,7 @@ train.py       the SAE of a hookpoint
 fit.py         the training itself, in one process or several
 score.py       statistics of a concept
 totals.py      sums of a domain
-features.py    packs of statistics, ordered by latent
+packs.py       statistics of several concepts in one file, ordered by latent
 trials.py      candidates for a removal, and validation images with each
 tune.py        the removal of a concept: the best of its trials
 images.py      test images

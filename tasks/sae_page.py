@@ -28,14 +28,14 @@ NEIGHBOURS = 5
 
 _SPECIFIC = """
 WITH means AS (
-    SELECT feature, domain, concept, avg(score) AS score FROM scores WHERE sae_id = ? AND protocol = ? GROUP BY ALL
+    SELECT latent, domain, concept, avg(score) AS score FROM scores WHERE sae_id = ? AND protocol = ? GROUP BY ALL
 )
-SELECT feature FROM means GROUP BY feature ORDER BY max(score) DESC, feature LIMIT ?
+SELECT latent FROM means GROUP BY latent ORDER BY max(score) DESC, latent LIMIT ?
 """
 _SCORES = """
-SELECT feature, domain, concept, list(timestep ORDER BY timestep DESC), list(score ORDER BY timestep DESC)
-FROM scores WHERE sae_id = ? AND protocol = ? AND list_contains(?::UINTEGER[], feature)
-GROUP BY ALL ORDER BY feature, avg(score) DESC, concept
+SELECT latent, domain, concept, list(timestep ORDER BY timestep DESC), list(score ORDER BY timestep DESC)
+FROM scores WHERE sae_id = ? AND protocol = ? AND list_contains(?::UINTEGER[], latent)
+GROUP BY ALL ORDER BY latent, avg(score) DESC, concept
 """
 
 

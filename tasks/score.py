@@ -68,7 +68,7 @@ class ScoreJob(Job):
     """The statistics of one concept at every hookpoint of its domain."""
 
     stage: ClassVar[str] = "score"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     summary_type: ClassVar[type[Summary]] = ScoreSummary
     command: ClassVar[str] = RUN
     in_run: ClassVar[bool] = True

@@ -7,9 +7,9 @@ from saeuron.errors import ConfigError
 from tasks.capture import CaptureJob
 from tasks.engine.job import Job
 from tasks.evaluate import EvaluateJob
-from tasks.features import FeaturesJob
 from tasks.images import ImagesJob
 from tasks.judge import JudgeJob
+from tasks.packs import PacksJob
 from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
 from tasks.sae_report import DiagnosisJob, StabilityJob
@@ -25,7 +25,7 @@ SHIPPED: tuple[type[Job], ...] = (
     TrainJob,
     ScoreJob,
     TotalsJob,
-    FeaturesJob,
+    PacksJob,
     TrialsJob,
     TuneJob,
     ImagesJob,

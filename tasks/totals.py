@@ -34,7 +34,7 @@ class TotalsJob(Job):
     """The totals of one domain at one SAE."""
 
     stage: ClassVar[str] = "totals"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     summary_type: ClassVar[type[Summary]] = TotalsSummary
     command: ClassVar[str] = RUN
     in_run: ClassVar[bool] = True

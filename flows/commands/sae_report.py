@@ -1,4 +1,4 @@
-"""`saeuron sae report` and `saeuron feature show`: what an SAE keeps and loses, what one of its latents stands for."""
+"""`saeuron sae report` and `saeuron latent show`: what an SAE keeps and loses, what one of its latents stands for."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from saeuron.errors import ConfigError
 if TYPE_CHECKING:
     from tasks.sae_page import Diagnosis
 
-feature = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at single latents of an SAE.")
+latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at single latents of an SAE.")
 
 Named = Annotated[str, typer.Argument(metavar="ID", help="The SAE: its id, the beginning of it, or its hookpoint.")]
 
@@ -53,12 +53,12 @@ def report(
     say("\n".join(figures(diagnosis)))
     say(f"page: {path}")
     shown = diagnosis.shown()
-    then = command("feature", "show", diagnosis.sae_id, shown[0] if shown else 0, workspace=workspace)
+    then = command("latent", "show", diagnosis.sae_id, shown[0] if shown else 0, workspace=workspace)
     say(f"next: {then}")
 
 
-@feature.command("show")
-def feature_show(
+@latents.command("show")
+def latent_show(
     sae: Named,
     latent: Annotated[int, typer.Argument(metavar="LATENT", help="Which of its latents, from 0.")],
     out: Annotated[Path | None, typer.Option(help="The PNG; in the workspace's pictures by default.")] = None,
@@ -73,7 +73,7 @@ def feature_show(
     Also writes a PNG of the images on which it is largest. Shows what `saeuron sae report` measured last; if there is
     no such report, the SAE is measured first.
 
-    Example: saeuron feature show unet.up_blocks.0.attentions.1 12 --out latent.png
+    Example: saeuron latent show unet.up_blocks.0.attentions.1 12 --out latent.png
     """
     if out is not None and out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a file name that ends in .png")

@@ -1,4 +1,4 @@
-"""Keep the sums over each domain, and packs of statistics in the order of features, up with the concepts."""
+"""Keep the sums over each domain, and packs of statistics ordered by latent, up with the concepts."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,8 +6,8 @@ from flows.run import Run
 from storage import Workspace
 from storage.statistics.packs import in_use, to_pack
 from tasks.engine.job import Made
-from tasks.features import FeaturesJob
-from tasks.features import features as features_task
+from tasks.packs import PacksJob
+from tasks.packs import packs as packs_task
 from tasks.totals import TotalsJob
 from tasks.totals import totals as totals_task
 
@@ -33,7 +33,7 @@ def keep(run: Run, scores: Mapping[str, str], saes: Mapping[str, str]) -> None:
     at = {h: [i for d, other in places if other == h for i in present[d]] for _, h in places}
     jobs = [job for hookpoint, members in at.items() for job in _packs(run, members, hookpoint, saes[hookpoint])]
     if jobs:
-        run.each("features", jobs, lambda job: run.step(features_task, job), lambda job: job.label)
+        run.each("packs", jobs, lambda job: run.step(packs_task, job), lambda job: job.label)
 
 
 def _totals(run: Run, domain: str, members: tuple[str, ...], hookpoint: str, sae_id: str) -> Made:
@@ -42,14 +42,14 @@ def _totals(run: Run, domain: str, members: tuple[str, ...], hookpoint: str, sae
     return run.step(totals_task, job, prepare=lambda job: job.based(workspace.artifacts(job.stage), workspace.has))
 
 
-def _packs(run: Run, members: list[str], hookpoint: str, sae_id: str) -> list[FeaturesJob]:
+def _packs(run: Run, members: list[str], hookpoint: str, sae_id: str) -> list[PacksJob]:
     """The packs that are in use, and the one that is to be made of what no pack holds."""
 
-    def job(scores: Iterable[str]) -> FeaturesJob:
-        return FeaturesJob(workspace=run.workspace, hookpoint=hookpoint, sae_id=sae_id, scores=tuple(sorted(scores)))
+    def job(scores: Iterable[str]) -> PacksJob:
+        return PacksJob(workspace=run.workspace, hookpoint=hookpoint, sae_id=sae_id, scores=tuple(sorted(scores)))
 
-    known = Workspace(run.workspace).artifacts(FeaturesJob.stage)
-    mine = (m for m in known if m.version == FeaturesJob.version and m.config["sae_id"] == sae_id)
+    known = Workspace(run.workspace).artifacts(PacksJob.stage)
+    mine = (m for m in known if m.version == PacksJob.version and m.config["sae_id"] == sae_id)
     packs = {m.id: set(m.config["scores"]) for m in mine}
     if new := to_pack(members, packs):
         made = job(new)

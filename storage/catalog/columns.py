@@ -19,8 +19,7 @@ _SCORE = [
     _CONCEPT,
 ]
 _TIMESTEP = Column("timestep", "INTEGER", "scheduler step", "denoising timestep, high is noisy")
-_FEATURE = Column("feature", "UINTEGER", "index", "latent of the SAE, from 0")
-_LATENT = Column("latent", "UINTEGER", "index", "latent of the SAE, from 0; `feature` in scores")
+_LATENT = Column("latent", "UINTEGER", "index", "latent of the SAE, from 0")
 _MEAN = Column("mean", "DOUBLE", "activation", "mean over all rows of the concept, zeros included")
 _MEAN_OTHER = Column("mean_other", "DOUBLE", "activation", "pooled mean over the rows of the domain's other concepts")
 _DIFFERENCE = Column("score", "DOUBLE", "1", "share - share_other")
@@ -28,7 +27,7 @@ _STATISTICS = [
     *_SCORE,
     HALF,
     _TIMESTEP,
-    _FEATURE,
+    _LATENT,
     Column("fires", "UBIGINT", "rows", "rows where the latent is not 0"),
     Column("image_fires", "UINTEGER", "images", "images with such a row"),
     Column("sum", "DOUBLE", "activation", "sum of the latent over all rows, exact to 2^-24 a row"),
@@ -39,29 +38,38 @@ _STATISTICS = [
     _MEAN,
 ]
 
+_TOP_LATENTS = [
+    *_SCORE,
+    _TIMESTEP,
+    Column("rank", "BIGINT", "place", "1 is the highest score of the concept at this timestep; to 32"),
+    _LATENT,
+    _DIFFERENCE,
+    _MEAN,
+    _MEAN_OTHER,
+]
+
+
+def _deprecated(columns: list[Column], successor: str) -> list[Column]:
+    """The columns of a view that keeps a former name: its column `feature` is the successor's `latent`."""
+    feature = _LATENT._replace(name="feature", meaning=f"latent of the SAE; view deprecated, use {successor}")
+    return [feature if column is _LATENT else column for column in columns]
+
+
 COLUMNS: dict[str, list[Column]] = {
     **{view.name: view.described for view in (PROMPTS, CAPTURES, SAES)},
     "statistics": _STATISTICS,
-    "features": _STATISTICS,
+    "statistics_by_latent": _STATISTICS,
     "scores": [
         *_SCORE,
         _TIMESTEP,
-        _FEATURE,
+        _LATENT,
         _MEAN,
         _MEAN_OTHER,
         Column("share", "DOUBLE", "1", "mean / (sum of the means of all latents + 1e-8)"),
         Column("share_other", "DOUBLE", "1", "the same of mean_other"),
         _DIFFERENCE,
     ],
-    "top_features": [
-        *_SCORE,
-        _TIMESTEP,
-        Column("rank", "BIGINT", "place", "1 is the highest score of the concept at this timestep; to 32"),
-        _FEATURE,
-        _DIFFERENCE,
-        _MEAN,
-        _MEAN_OTHER,
-    ],
+    "top_latents": _TOP_LATENTS,
     "latents": [
         _SAE,
         HOOKPOINT,
@@ -185,6 +193,8 @@ COLUMNS: dict[str, list[Column]] = {
         Column("failed", "BIGINT", "artifacts", "not made, because of an error"),
         Column("message", "VARCHAR", "", "what to know about it, in words"),
     ],
+    "features": _deprecated(_STATISTICS, "statistics_by_latent"),
+    "top_features": _deprecated(_TOP_LATENTS, "top_latents"),
     "columns": [
         Column("view_name", "VARCHAR", "", "the view"),
         Column("column_name", "VARCHAR", "", "the column"),

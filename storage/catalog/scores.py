@@ -17,10 +17,10 @@ from storage.manifests import Manifest
 from storage.parquet import read_parquet
 from storage.statistics.packs import PACK_SCHEMA, in_use
 from storage.statistics.sums import (
+    BY_LATENT_FILE,
+    BY_LATENT_SCHEMA,
     CELLS_FILE,
     CELLS_SCHEMA,
-    FEATURES_FILE,
-    FEATURES_SCHEMA,
     STATISTICS_FILE,
     STATISTICS_SCHEMA,
 )
@@ -58,7 +58,7 @@ def score_rows(manifests: list[Manifest], removed: Set[tuple[str, str]]) -> list
         names = {file.name for file in manifest.files}
         for sae in about.get("saes", ()):
             # Artifacts of earlier versions lack this file; the next run makes the statistics again.
-            if f"{sae['folder']}/{FEATURES_FILE}" not in names:
+            if f"{sae['folder']}/{BY_LATENT_FILE}" not in names:
                 continue
             key = (sae["sae_id"], about["protocol"], about["domain"], about["concept"])
             newest[key] = max(newest.get(key, ("", "")), (manifest.created, manifest.id))
@@ -82,11 +82,11 @@ def score_rows(manifests: list[Manifest], removed: Set[tuple[str, str]]) -> list
 
 
 def score_sources(workspace: Workspace, rows: list[Row], stages: Mapping[str, list[Manifest]]) -> list[Source]:
-    """Relations of the views statistics, features, scores and top_features; `rows` are those of `score_rows`."""
+    """Relations of the views statistics, statistics_by_latent, scores and top_latents; `score_rows` makes `rows`."""
     folders = [workspace.folder(row["score_id"]) / row["folder"] for row in rows]
     totals, loose = _totals(rows, stages.get("totals", []))
-    packs = {m.id: m.config["scores"] for m in stages.get("features", [])}
-    saes = {m.id: m.config["sae_id"] for m in stages.get("features", [])}
+    packs = {m.id: m.config["scores"] for m in stages.get("packs", [])}
+    saes = {m.id: m.config["sae_id"] for m in stages.get("packs", [])}
     by_sae = {sae_id: {i: {*packs[i]} for i in packs if saes[i] == sae_id} for sae_id in sorted({*saes.values()})}
     used = [name for each in by_sae.values() for name in in_use(each)]
     at = {(row["score_id"], row["sae_id"]): row["file_index"] for row in rows}
@@ -111,9 +111,9 @@ def score_sources(workspace: Workspace, rows: list[Row], stages: Mapping[str, li
         Source("loose_files", _LOOSE_FILES, table(loose, _LOOSE_FILES)),
         Source("loose_rows", STATISTICS_SCHEMA, files=tuple(folder / STATISTICS_FILE for folder in alone)),
         Source("pack_members", _PACK_MEMBERS, table(members, _PACK_MEMBERS)),
-        Source("pack_rows", PACK_SCHEMA, files=tuple(workspace.folder(name) / FEATURES_FILE for name in used)),
+        Source("pack_rows", PACK_SCHEMA, files=tuple(workspace.folder(name) / BY_LATENT_FILE for name in used)),
         Source("own_files", _OWN_FILES, table(own_rows, _OWN_FILES)),
-        Source("own_rows", FEATURES_SCHEMA, files=tuple(folders[index] / FEATURES_FILE for index in own)),
+        Source("own_rows", BY_LATENT_SCHEMA, files=tuple(folders[index] / BY_LATENT_FILE for index in own)),
     ]
 
 

@@ -4,7 +4,7 @@
 
 CREATE VIEW statistics AS
 SELECT
-    f.score_id, f.sae_id, f.hookpoint, f.protocol, f.domain, f.concept, f.half, s.timestep, s.feature,
+    f.score_id, f.sae_id, f.hookpoint, f.protocol, f.domain, f.concept, f.half, s.timestep, s.latent,
     s.fires, s.image_fires,
     s.sum_fixed / 16777216.0::DOUBLE AS sum,
     s.sumsq_fixed / 16777216.0::DOUBLE AS sumsq,
@@ -15,9 +15,9 @@ JOIN source.cell_rows c ON c.file_index = s.file_index AND c.timestep = s.timest
 JOIN source.score_files f ON f.file_index = s.file_index;
 
 -- The same rows, from files ordered by latent: for queries about one or a few latents.
-CREATE VIEW features AS
+CREATE VIEW statistics_by_latent AS
 SELECT
-    f.score_id, f.sae_id, f.hookpoint, f.protocol, f.domain, f.concept, f.half, s.timestep, s.feature,
+    f.score_id, f.sae_id, f.hookpoint, f.protocol, f.domain, f.concept, f.half, s.timestep, s.latent,
     s.fires, s.image_fires,
     s.sum_fixed / 16777216.0::DOUBLE AS sum,
     s.sumsq_fixed / 16777216.0::DOUBLE AS sumsq,
@@ -48,7 +48,7 @@ FROM source.current_cells c
 JOIN domains d ON d.totals_index = c.totals_index AND d.timestep = c.timestep
 JOIN source.score_files f ON f.file_index = c.file_index;
 
--- Score of a latent (column feature) for a concept (arXiv 2501.18052, section 4):
+-- Score of a latent for a concept (arXiv 2501.18052, section 4):
 --   share(i) - share_other(i), share(i) = mean(i) / (sum_j mean(j) + 1e-8), 'other' = the pooled rest of the domain.
 -- 'other' is the domain's total minus the concept's own sums. Sums are integers up to the last division, so the order
 -- of work changes no bit. Totals are in files; if these are stale, `loose` rows are summed.
@@ -56,40 +56,40 @@ JOIN source.score_files f ON f.file_index = c.file_index;
 -- takes 25 s on 51 million rows, and this 4 s.
 CREATE VIEW scores AS
 WITH totals AS (
-    SELECT file_index AS totals_index, timestep, feature, sum_fixed FROM source.totals_rows
+    SELECT file_index AS totals_index, timestep, latent, sum_fixed FROM source.totals_rows
     UNION ALL
-    SELECT l.totals_index, s.timestep, s.feature, sum(s.sum_fixed)::BIGINT
+    SELECT l.totals_index, s.timestep, s.latent, sum(s.sum_fixed)::BIGINT
     FROM source.loose_rows s JOIN source.loose_files l ON l.file_index = s.file_index
     GROUP BY ALL
 ),
 own AS (
-    SELECT c.*, r.feature, r.sum_fixed
+    SELECT c.*, r.latent, r.sum_fixed
     FROM source.statistics_rows r
     JOIN source.cells c ON c.file_index = r.file_index AND c.timestep = r.timestep
 )
 SELECT
-    o.score_id, o.sae_id, o.hookpoint, o.protocol, o.domain, o.concept, o.timestep, o.feature,
+    o.score_id, o.sae_id, o.hookpoint, o.protocol, o.domain, o.concept, o.timestep, o.latent,
     o.sum_fixed / o.units AS mean,
     CASE WHEN o.units_other > 0 THEN (t.sum_fixed - o.sum_fixed)::DOUBLE / o.units_other ELSE 0 END AS mean_other,
     mean / o.norm AS share,
     mean_other / o.norm_other AS share_other,
     share - share_other AS score
 FROM own o
-LEFT JOIN totals t ON t.totals_index = o.totals_index AND t.timestep = o.timestep AND t.feature = o.feature;
+LEFT JOIN totals t ON t.totals_index = o.totals_index AND t.timestep = o.timestep AND t.latent = o.latent;
 
 -- An aggregate that keeps the 32 best, because a window would sort all latents. It groups by all names, so that a
 -- filter on one of them is applied before the ranking. Equal scores: the lower latent first.
-CREATE VIEW top_features AS
+CREATE VIEW top_latents AS
 WITH best AS (
     SELECT
         score_id, sae_id, hookpoint, protocol, domain, concept, timestep,
-        max({score: score, lower: -feature::BIGINT, feature: feature, mean: mean, mean_other: mean_other}, 32) AS best
+        max({score: score, lower: -latent::BIGINT, latent: latent, mean: mean, mean_other: mean_other}, 32) AS best
     FROM scores
     GROUP BY ALL
 )
 SELECT
     score_id, sae_id, hookpoint, protocol, domain, concept, timestep, rank,
-    best[rank].feature AS feature, best[rank].score AS score,
+    best[rank].latent AS latent, best[rank].score AS score,
     best[rank].mean AS mean, best[rank].mean_other AS mean_other
 FROM (SELECT *, unnest(range(1, len(best) + 1)) AS rank FROM best);
 
@@ -141,5 +141,9 @@ SELECT
 FROM source.metric_rows m JOIN source.metric_files f USING (file_index);
 
 CREATE VIEW runs AS SELECT * FROM source.runs;
+
+-- Former names, for one release.
+CREATE VIEW features AS SELECT * RENAME (latent AS feature) FROM statistics_by_latent;
+CREATE VIEW top_features AS SELECT * RENAME (latent AS feature) FROM top_latents;
 
 CREATE VIEW columns AS SELECT * FROM source.columns;

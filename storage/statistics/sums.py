@@ -3,8 +3,8 @@
 Sums of activations and of their squares are integers in units of 2^-24, so that parts add to the same bits in any
 order. float64 would be exact for sums of float16, but not for their squares.
 
-    statistics.parquet   timestep, feature (the latent), fires, image_fires, sum_fixed, sumsq_fixed, max; dense, sorted
-    features.parquet     the same rows, with n_rows and n_images, sorted by (feature, timestep); see `packs.py`
+    statistics.parquet   timestep, latent, fires, image_fires, sum_fixed, sumsq_fixed, max; dense, sorted
+    by_latent.parquet    the same rows, with n_rows and n_images, sorted by (latent, timestep); see `packs.py`
     cells.parquet        timestep, n_rows, n_images, mass (the sum of sum_fixed over all latents)
 """
 
@@ -25,18 +25,18 @@ from storage.parquet import ROW_GROUP, read_parquet, write_parquet
 FIXED_POINT = 2**24
 """Units in 1.0."""
 STATISTICS_FILE = "statistics.parquet"
-FEATURES_FILE = "features.parquet"
+BY_LATENT_FILE = "by_latent.parquet"
 CELLS_FILE = "cells.parquet"
 STEP_ROWS = 16_384
 """Most rows of a row group of statistics.parquet that holds several timesteps."""
-FEATURES = 512
-"""Latents in a row group of features.parquet."""
+GROUP_LATENTS = 512
+"""Latents in a row group of by_latent.parquet."""
 
 _DELTA, _SPLIT = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"
 # Splitting the bytes of the sums is better than deltas: 5.1 bytes a row for the whole table instead of 6.4.
 _STATISTICS = {
     "timestep": (pa.int32(), _DELTA),
-    "feature": (pa.uint32(), _DELTA),
+    "latent": (pa.uint32(), _DELTA),
     "fires": (pa.uint64(), _DELTA),
     "image_fires": (pa.uint32(), _DELTA),
     "sum_fixed": (pa.int64(), _SPLIT),
@@ -50,8 +50,14 @@ _CELLS = {
     "mass": (pa.int64(), _SPLIT),
 }
 STATISTICS_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _STATISTICS.items()])
-FEATURES_SCHEMA = pa.schema([*STATISTICS_SCHEMA, ("n_rows", pa.uint64()), ("n_images", pa.uint32())])
-BY_FEATURE = {"fires": "PLAIN", "image_fires": "PLAIN", "sum_fixed": "PLAIN", "sumsq_fixed": _SPLIT, "max": "PLAIN"}
+BY_LATENT_SCHEMA = pa.schema([*STATISTICS_SCHEMA, ("n_rows", pa.uint64()), ("n_images", pa.uint32())])
+BY_LATENT_ENCODINGS = {
+    "fires": "PLAIN",
+    "image_fires": "PLAIN",
+    "sum_fixed": "PLAIN",
+    "sumsq_fixed": _SPLIT,
+    "max": "PLAIN",
+}
 """Encodings of files sorted by latent; reading one latent took DuckDB 13 ms, with deltas 17 (docs/adr/0008)."""
 CELLS_SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _CELLS.items()])
 
@@ -145,12 +151,12 @@ def write_statistics(folder: Path, sums: Sums) -> None:
     values = {name: getattr(sums, name)[order] for name in STATISTICS_SCHEMA.names[2:]}
     rows: dict[str, NDArray[Any]] = {
         "timestep": np.repeat(sums.timesteps[order], width),
-        "feature": np.tile(np.arange(width, dtype=np.uint32), count),
+        "latent": np.tile(np.arange(width, dtype=np.uint32), count),
     }
     rows |= {name: value.ravel() for name, value in values.items()}
     turned: dict[str, NDArray[Any]] = {
         "timestep": np.tile(sums.timesteps[order], width),
-        "feature": np.repeat(np.arange(width, dtype=np.uint32), count),
+        "latent": np.repeat(np.arange(width, dtype=np.uint32), count),
     }
     turned |= {name: value.T.ravel() for name, value in values.items()}
     turned |= {name: np.tile(getattr(sums, name)[order], width) for name in ("n_rows", "n_images")}
@@ -158,7 +164,9 @@ def write_statistics(folder: Path, sums: Sums) -> None:
     cells |= {name: getattr(sums, name)[order] for name in ("n_rows", "n_images")}
     # Row groups hold whole steps: a query for one step finds it by its bounds, and reads nothing else.
     _write(folder / STATISTICS_FILE, rows, _STATISTICS, width * max(1, STEP_ROWS // width))
-    write_parquet(folder / FEATURES_FILE, pa.table(turned, FEATURES_SCHEMA), BY_FEATURE, count * FEATURES)
+    write_parquet(
+        folder / BY_LATENT_FILE, pa.table(turned, BY_LATENT_SCHEMA), BY_LATENT_ENCODINGS, count * GROUP_LATENTS
+    )
     _write(folder / CELLS_FILE, cells, _CELLS, ROW_GROUP)
 
 

@@ -1,6 +1,6 @@
 """Totals: sums over the concepts of one domain, so that a score need not read the statistics of all of them.
 
-    totals.parquet   timestep, feature (the latent), sum_fixed (over all concepts, 2^-24), mean_fixed (of means, 2^-36)
+    totals.parquet   timestep, latent, sum_fixed (over all concepts, 2^-24), mean_fixed (of means, 2^-36)
     cells.parquet    score_id, timestep, n_rows, n_images, mass: the cells of every concept
 
 Both sums are integers, so a concept can be added or subtracted, with the same bits as a sum from scratch.
@@ -23,12 +23,12 @@ MEAN_UNIT = 2**36
 """Units of mean_fixed in 1.0."""
 TOTALS_FILE = "totals.parquet"
 TOTALS_SCHEMA = pa.schema(
-    [("timestep", pa.int32()), ("feature", pa.uint32()), ("sum_fixed", pa.int64()), ("mean_fixed", pa.int64())]
+    [("timestep", pa.int32()), ("latent", pa.uint32()), ("sum_fixed", pa.int64()), ("mean_fixed", pa.int64())]
 )
 MEMBER_CELLS_SCHEMA = pa.schema([("score_id", pa.string()), *CELLS_SCHEMA])
 _ENCODINGS = {
     "timestep": "DELTA_BINARY_PACKED",
-    "feature": "DELTA_BINARY_PACKED",
+    "latent": "DELTA_BINARY_PACKED",
     "sum_fixed": "BYTE_STREAM_SPLIT",
     "mean_fixed": "BYTE_STREAM_SPLIT",
 }
@@ -65,7 +65,7 @@ def write_totals(folder: Path, totals: Totals) -> None:
     count, width = totals.sum_fixed.shape
     rows = {
         "timestep": np.repeat(totals.timesteps, width),
-        "feature": np.tile(np.arange(width, dtype=np.uint32), count),
+        "latent": np.tile(np.arange(width, dtype=np.uint32), count),
         "sum_fixed": totals.sum_fixed.ravel(),
         "mean_fixed": totals.mean_fixed.ravel(),
     }

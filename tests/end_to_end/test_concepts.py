@@ -26,11 +26,9 @@ def answer(workspace: Path, query: str) -> list[dict[str, object]]:
 def scored(workspace: Path) -> dict[tuple[str, int, int], tuple[float, float]]:
     """(mean of the others, score) of the styles, by concept, timestep and latent, at one hookpoint."""
     query = (
-        "select * from scores where domain = 'style' and hookpoint = 'unet.up_blocks.1.attentions.0' and feature < 500"
+        "select * from scores where domain = 'style' and hookpoint = 'unet.up_blocks.1.attentions.0' and latent < 500"
     )
-    return {
-        (r["concept"], r["timestep"], r["feature"]): (r["mean_other"], r["score"]) for r in answer(workspace, query)
-    }  # type: ignore[misc]
+    return {(r["concept"], r["timestep"], r["latent"]): (r["mean_other"], r["score"]) for r in answer(workspace, query)}  # type: ignore[misc]
 
 
 def outdated(workspace: Path) -> list[object]:

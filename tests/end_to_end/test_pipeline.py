@@ -67,14 +67,16 @@ class TestRun:
             "captures",
             "saes",
             "statistics",
-            "features",
+            "statistics_by_latent",
             "scores",
-            "top_features",
+            "top_latents",
             "removals",
             "images",
             "judgements",
             "metrics",
             "runs",
+            "features",
+            "top_features",
         ],
     )
     def test_every_view_holds_rows(self, workspace: Path, view: str) -> None:

@@ -1,11 +1,11 @@
-"""The command line with packs of features from three concepts on: of eight the tiny pipeline has not enough."""
+"""The command line with packs from three concepts on: of eight the tiny pipeline has not enough."""
 
 import contextlib
 from collections.abc import Iterator
 
 import pytest
 
-from storage.statistics import packs as features
+from storage.statistics import packs
 
 MODULE = "tests.faults.packed"
 
@@ -14,7 +14,7 @@ MODULE = "tests.faults.packed"
 def packed() -> Iterator[None]:
     """So in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "LOOSE", 3)
+        patch.setattr(packs, "LOOSE", 3)
         yield
 
 

@@ -67,7 +67,7 @@ READ = {
     "prompts": ["prompts.parquet"],
     "capture": ["*/00000.tar", "*/00001.tar.json"],
     "sae": ["sae.safetensors", "cfg.json"],
-    "score": ["*/statistics.parquet", "*/cells.parquet", "*/features.parquet"],
+    "score": ["*/statistics.parquet", "*/cells.parquet", "*/by_latent.parquet"],
     "totals": ["totals.parquet", "cells.parquet"],
     "trials": ["000.safetensors", "000.tar", "unedited.tar"],
     "removal": ["removal.safetensors"],

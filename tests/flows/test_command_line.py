@@ -28,7 +28,8 @@ def commands() -> Iterator[tuple[str, click.Command]]:
         if inner is None:
             yield name.strip(), command
         for key, sub in (inner or {}).items():
-            yield from walk(f"{name} {key}", sub)
+            if not sub.hidden:
+                yield from walk(f"{name} {key}", sub)
 
     yield from walk("", typer.main.get_command(app))
 
@@ -39,7 +40,7 @@ COMMANDS = dict(commands())
 class TestHelp:
     def test_these_are_the_commands(self) -> None:
         assert set(COMMANDS) == {
-            "run", "evaluate", "sql", "generate", "status", "verify", "gc", "diff", "removal export", "feature show",
+            "run", "evaluate", "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
             "concept list", "concept show", "concept add", "concept remove", "concept refresh",
             "sae import", "sae export", "sae info", "sae report", "deploy",
         }  # fmt: skip
@@ -60,6 +61,13 @@ class TestHelp:
         for parameter in COMMANDS[name].params:
             if isinstance(parameter, click.Option) or hasattr(parameter, "is_flag"):
                 assert getattr(parameter, "help", None), parameter.name
+
+    def test_feature_is_a_hidden_name_of_latent(self) -> None:
+        commands = vars(typer.main.get_command(app))["commands"]
+        former, latent = commands["feature"], commands["latent"]
+        assert former.hidden and not latent.hidden
+        assert former.commands["show"].callback.__wrapped__ is latent.commands["show"].callback.__wrapped__
+        assert " feature " not in run_here("--help").out
 
     def test_without_a_command_it_shows_the_help(self) -> None:
         done = run_here()

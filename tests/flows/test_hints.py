@@ -34,8 +34,8 @@ def next_of(lines: list[str], workspace: Workspace) -> list[str]:
 def test_words_and_places_are_quoted(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace.root)
     assert command("evaluate", NAME) == "saeuron evaluate 'soft light/dusk'"
-    assert command("feature", "show", "sae_v2_0", 3, workspace=Path("a b")) == (
-        f"saeuron feature show sae_v2_0 3 -w {shlex.quote(str(workspace.root / 'a b'))}"
+    assert command("latent", "show", "sae_v2_0", 3, workspace=Path("a b")) == (
+        f"saeuron latent show sae_v2_0 3 -w {shlex.quote(str(workspace.root / 'a b'))}"
     )
     assert at(Path("workspace")) == at(Workspace(workspace.root / "workspace")) == ""
     assert at(workspace) == f" -w '{workspace.root}'"

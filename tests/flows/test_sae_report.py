@@ -1,4 +1,4 @@
-"""`saeuron sae report` and `saeuron feature show`, from the command line to what is in the workspace."""
+"""`saeuron sae report` and `saeuron latent show`, from the command line to what is in the workspace."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from flows.commands.sae_report import feature, report
+from flows.commands.sae_report import latents, report
 from flows.run import Run
 from flows.sae_report import check_latent, diagnosis_job, latent_lines, sae_report, sparkline
 from saeuron.errors import ConfigError, UnknownName
@@ -26,7 +26,7 @@ from tests.sae_workspace import HOOKPOINTS, build
 
 app = typer.Typer()
 app.command("report")(report)
-app.add_typer(feature, name="feature")
+app.add_typer(latents, name="latent")
 
 FEW = ("--images", "4", "--rows", "40")
 
@@ -197,16 +197,16 @@ class TestFlow:
         page = workspace.reports / f"{sae_id}.html"
         assert f"page: {page}" in done.stdout and f"SAE at {HOOKPOINTS[0]}" in page.read_text()
         assert f"by chance; encoders 1.000; against {sae_id}" in done.stdout
-        assert "next: saeuron feature show" in done.stdout
+        assert "next: saeuron latent show" in done.stdout
         told = json.loads(call("report", sae_id, "-w", workspace.root, *FEW, "--json").stdout)
         assert told["page"] == str(page) and told["against"] == sae_id
         assert told["figures"]["images"] == 4 and told["figures"]["halves"]["conditional"]["fvu"] > 0
 
 
-class TestFeature:
+class TestLatent:
     def test_one_latent_on_eighty_columns(self, looked: Workspace, tmp_path: Path) -> None:
         out = tmp_path / "latent.png"
-        done = call("feature", "show", HOOKPOINTS[0], "7", "-w", looked.root, "--out", out)
+        done = call("latent", "show", HOOKPOINTS[0], "7", "-w", looked.root, "--out", out)
         assert done.exit_code == 0, done.output
         lines = done.stdout.splitlines()
         assert lines[0] == f"latent 7 of {find(looked, HOOKPOINTS[0]).id}"
@@ -219,7 +219,7 @@ class TestFeature:
         assert not list(looked.runs.glob("*.json"))
 
     def test_as_json(self, looked: Workspace) -> None:
-        done = call("feature", "show", HOOKPOINTS[0], "7", "-w", looked.root, "--json")
+        done = call("latent", "show", HOOKPOINTS[0], "7", "-w", looked.root, "--json")
         told = json.loads(done.stdout)
         assert told["latent"] == 7 and len(told["neighbours"]) == 5 and len(told["scores"]) == 2
         assert [p["timestep"] for p in told["profile"]] == [999, 499]
@@ -258,9 +258,9 @@ class TestMistakes:
             (("report", HOOKPOINTS[0], "--against", "x", "--stability"), "give one of the two"),
             (("report", HOOKPOINTS[0], "--out", "page.pdf"), "ends in .html"),
             (("report", HOOKPOINTS[0], "--device", "cuda:99"), "cuda:99"),
-            (("feature", "show", "nothing", "3"), "unknown SAE 'nothing'"),
-            (("feature", "show", HOOKPOINTS[0], "3", "--out", "page.html"), "ends in .png"),
-            (("feature", "show", HOOKPOINTS[0], "32"), "there is no latent 32"),
+            (("latent", "show", "nothing", "3"), "unknown SAE 'nothing'"),
+            (("latent", "show", HOOKPOINTS[0], "3", "--out", "page.html"), "ends in .png"),
+            (("latent", "show", HOOKPOINTS[0], "32"), "there is no latent 32"),
         ],
     )
     def test_are_one_line_and_leave_no_run(self, looked: Workspace, words: tuple[str, ...], said: str) -> None:
@@ -272,7 +272,7 @@ class TestMistakes:
     def test_no_workspace(self, tmp_path: Path) -> None:
         from storage.errors import NotAWorkspace
 
-        for words in (("report", "x"), ("feature", "show", "x", "0")):
+        for words in (("report", "x"), ("latent", "show", "x", "0")):
             assert isinstance(call(*words, "-w", tmp_path / "none").exception, NotAWorkspace)
 
 

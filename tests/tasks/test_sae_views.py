@@ -74,7 +74,7 @@ def test_latents_join_scores_and_prompts(looked: Workspace) -> None:
     best = run_query(
         looked,
         "select l.latent, s.concept, max(s.score) as score from latents l "
-        "join scores s on s.sae_id = l.sae_id and s.feature = l.latent group by all",
+        "join scores s on s.sae_id = l.sae_id and s.latent = l.latent group by all",
     )
     assert best.num_rows == 2 * 32
     shown = run_query(looked, "select p.split from top_examples e join prompts p using (prompt_id)")

@@ -79,7 +79,7 @@ def test_only_the_difference_is_generated(
     generated.clear()
     assert from_nothing(made, grown) == incremental
     assert len(generated) >= count and set(incremental) == {
-        "images.json", *(f"{h}/{name}.parquet" for h in BOTH for name in ("cells", "features", "statistics"))
+        "images.json", *(f"{h}/{name}.parquet" for h in BOTH for name in ("by_latent", "cells", "statistics"))
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from storage import Workspace, connect
 from storage.errors import ArtifactDamaged
 from storage.identity import artifact_id
 from storage.statistics.sums import write_statistics
-from tasks.features import FeaturesJob, features
+from tasks.packs import PacksJob, packs
 from tasks.score import read as read_score
 from tasks.totals import TotalsJob, read, totals
 from tests.storage.conftest import random_sums
@@ -126,7 +126,7 @@ def test_scores_are_the_same_bits_with_totals_and_without(workspace: Workspace, 
     totals.fn(job(workspace, names))  # type: ignore[attr-defined]
     assert (rows(workspace, "totals_rows"), rows(workspace, "loose_rows")) == (len(STEPS) * LATENTS, 0)
     assert ask(workspace, ALL.format("scores")) == before
-    best = ask(workspace, ALL.format("top_features"))
+    best = ask(workspace, ALL.format("top_latents"))
     # One more concept, of which the totals know nothing yet.
     score("style 4")
     assert (rows(workspace, "totals_rows"), rows(workspace, "loose_rows")) == (0, 5 * len(STEPS) * LATENTS)
@@ -134,29 +134,29 @@ def test_scores_are_the_same_bits_with_totals_and_without(workspace: Workspace, 
     assert len(behind) == 5 * len(STEPS) * LATENTS and not {*before} <= {*behind}
     totals.fn(job(workspace, [*names, artifact_id("score", 3, {"concept": "style 4"})]))  # type: ignore[attr-defined]
     assert ask(workspace, ALL.format("scores")) == behind
-    assert ask(workspace, ALL.format("top_features")) != best
+    assert ask(workspace, ALL.format("top_latents")) != best
 
 
-def test_features_are_statistics_in_another_order(workspace: Workspace, score: Score) -> None:
+def test_statistics_by_latent_are_those_rows_in_another_order(workspace: Workspace, score: Score) -> None:
     names = [score(f"style {i}") for i in range(5)]
     statistics = ask(workspace, ALL.format("statistics"))
-    assert ask(workspace, ALL.format("features")) == statistics
-    pack = FeaturesJob(workspace=workspace.root, hookpoint=HOOKPOINT, sae_id=SAE, scores=tuple(sorted(names[:3])))
-    made = features.fn(pack)  # type: ignore[attr-defined]
-    assert ask(workspace, ALL.format("features")) == statistics
+    assert ask(workspace, ALL.format("statistics_by_latent")) == statistics
+    pack = PacksJob(workspace=workspace.root, hookpoint=HOOKPOINT, sae_id=SAE, scores=tuple(sorted(names[:3])))
+    made = packs.fn(pack)  # type: ignore[attr-defined]
+    assert ask(workspace, ALL.format("statistics_by_latent")) == statistics
     # What is asked of the pack is read there: without it, and its concepts' own files, nothing of them is left.
-    sql = "SELECT DISTINCT concept FROM features WHERE feature = 7 ORDER BY ALL"
+    sql = "SELECT DISTINCT concept FROM statistics_by_latent WHERE latent = 7 ORDER BY ALL"
     for name in names[:3]:
-        (workspace.folder(name) / HOOKPOINT / "features.parquet").write_bytes(b"")
+        (workspace.folder(name) / HOOKPOINT / "by_latent.parquet").write_bytes(b"")
     assert len(ask(workspace, sql)) == 2, "a damaged concept is left out, in a pack as well"
     workspace.delete(made.id)
     assert len(ask(workspace, sql)) == 2
 
 
-def test_features_of_the_packed_are_read_from_the_pack(workspace: Workspace, score: Score) -> None:
+def test_statistics_by_latent_of_packed_concepts_are_read_from_the_pack(workspace: Workspace, score: Score) -> None:
     names = [score(f"style {i}") for i in range(3)]
-    pack = FeaturesJob(workspace=workspace.root, hookpoint=HOOKPOINT, sae_id=SAE, scores=tuple(sorted(names[:2])))
-    made = features.fn(pack)  # type: ignore[attr-defined]
+    pack = PacksJob(workspace=workspace.root, hookpoint=HOOKPOINT, sae_id=SAE, scores=tuple(sorted(names[:2])))
+    made = packs.fn(pack)  # type: ignore[attr-defined]
     assert workspace.has(made.id)
     assert (rows(workspace, "pack_rows"), rows(workspace, "own_rows")) == (
         2 * len(STEPS) * LATENTS,

@@ -16,7 +16,7 @@ from tasks.registry import concepts, runs
 from tests.end_to_end.process import TINY
 from tests.flows.test_plan import made_up
 
-DERIVED = ("totals", "features")
+DERIVED = ("totals", "packs")
 
 
 def config(styles: int) -> RunConfig:
@@ -33,7 +33,7 @@ def todo(root: Path, config: RunConfig) -> Counter[str]:
 @pytest.mark.parametrize(("styles", "packs"), [(LOOSE - 1, 0), (LOOSE, 2), (LOOSE + 1, 2)])
 def test_a_pack_is_made_of_many_concepts(tmp_path: Path, styles: int, packs: int) -> None:
     """Styles have two hookpoints, objects, of which there are three, have one."""
-    expected = Counter({"totals": 3, "features": packs})
+    expected = Counter({"totals": 3, "packs": packs})
     assert todo(tmp_path / "w", config(styles)) == +expected
 
 
@@ -41,17 +41,17 @@ def test_one_more_concept_costs_its_own_totals_and_no_pack(tmp_path: Path) -> No
     chosen = config(LOOSE + 1)
     workspace = made_up(tmp_path / "w", chosen)
     assert todo(workspace.root, chosen) == Counter()
-    known = {p.id for p in plan(chosen, workspace.root) if p.stage == "features"}
+    known = {p.id for p in plan(chosen, workspace.root) if p.stage == "packs"}
     assert len(known) == 2, "packs that are in use are part of a run"
     runs.remember(workspace, chosen)
     for i in range(LOOSE):
         new = ConceptConfig(name=f"new {i}", domain="style", templates=dict(chosen.prompts.templates))
         concepts.add(workspace, chosen, new)
         # The eighth makes the next pack, which leaves the larger one as it is.
-        expected = Counter({"totals": 2, "features": 2 if i == LOOSE - 1 else 0})
+        expected = Counter({"totals": 2, "packs": 2 if i == LOOSE - 1 else 0})
         assert todo(workspace.root, chosen) == +expected, i
         made_up(workspace.root, chosen)
-    used = {p.id: p for p in plan(chosen, workspace.root) if p.stage == "features"}
+    used = {p.id: p for p in plan(chosen, workspace.root) if p.stage == "packs"}
     assert known < used.keys() and len(used) == 4 and all(p.cached for p in used.values())
 
 

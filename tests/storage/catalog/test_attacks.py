@@ -99,7 +99,7 @@ WRITING = """
     FROM enable_logging(storage := 'file', storage_path := '{inside}')
     FROM create_external_resource('x')
     FROM force_checkpoint()
-    PIVOT scores ON feature USING sum(score)
+    PIVOT scores ON latent USING sum(score)
     SELECT write_log('x')
     SELECT nextval('x')
     SELECT setseed(0.5)

@@ -83,7 +83,7 @@ def test_statistics(workspace: Workspace, scored: dict[str, dict[str, Sums]]) ->
     with connect(workspace) as connection:
         (count,) = connection.execute("SELECT count(*) FROM statistics").fetchall()[0]
         row = connection.execute(
-            "SELECT * FROM statistics WHERE concept = ? AND sae_id = 'sae_b' AND timestep = 40 AND feature = 3",
+            "SELECT * FROM statistics WHERE concept = ? AND sae_id = 'sae_b' AND timestep = 40 AND latent = 3",
             ["it's"],
         ).fetchall()[0]
     assert count == 8 * len(STEPS) * LATENTS
@@ -100,7 +100,7 @@ def test_scores_are_the_formula(
 ) -> None:
     query = """
         SELECT mean, score, share - share_other FROM scores
-        WHERE sae_id = ? AND protocol = 'p' AND domain = 'style' AND concept = ? AND timestep = ? ORDER BY feature
+        WHERE sae_id = ? AND protocol = 'p' AND domain = 'style' AND concept = ? AND timestep = ? ORDER BY latent
     """
     others = [parts[sae] for name, parts in scored.items() if name != concept]
     with connect(workspace) as connection:
@@ -116,7 +116,7 @@ def test_a_lone_concept_has_no_other(workspace: Workspace, scored: dict[str, dic
     with connect(workspace) as connection:
         query = """
             SELECT mean_other, share_other, score FROM scores
-            WHERE domain = 'object' AND timestep = 20 ORDER BY feature
+            WHERE domain = 'object' AND timestep = 20 ORDER BY latent
         """
         found = np.array(connection.execute(query).fetchall())
     assert (found[:, :2] == 0).all()
@@ -136,7 +136,7 @@ def test_timesteps_may_differ_between_concepts(workspace: Workspace, score: Scor
     score("oil", {"sae_a": oil})
     with connect(workspace) as connection:
         for t, others in ((20, []), (40, [oil])):
-            query = "SELECT score FROM scores WHERE concept = 'ink' AND timestep = ? ORDER BY feature"
+            query = "SELECT score FROM scores WHERE concept = 'ink' AND timestep = ? ORDER BY latent"
             found = [value for (value,) in connection.execute(query, [t]).fetchall()]
             np.testing.assert_allclose(found, _reference(ink, others, t)[1], rtol=1e-9, atol=1e-12)
 
@@ -151,7 +151,7 @@ def test_a_concept_scored_anew_counts_once(workspace: Workspace, score: Score) -
         ids = connection.execute("SELECT DISTINCT score_id FROM scores WHERE concept = 'ink'").fetchall()
         kept = connection.execute("SELECT DISTINCT score_id FROM statistics WHERE concept = 'ink'").fetchall()
         other = connection.execute(
-            "SELECT mean_other FROM scores WHERE concept = 'oil' AND timestep = 20 ORDER BY feature"
+            "SELECT mean_other FROM scores WHERE concept = 'oil' AND timestep = 20 ORDER BY latent"
         )
         found = [value for (value,) in other.fetchall()]
     assert ids == [(new.id,)] and {i for (i,) in kept} == {old.id, new.id}
@@ -159,24 +159,35 @@ def test_a_concept_scored_anew_counts_once(workspace: Workspace, score: Score) -
     np.testing.assert_allclose(found, sums.sum_fixed[1] / FIXED_POINT / sums.n_rows[1], rtol=1e-12)
 
 
-def test_top_features(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
+def test_top_latents(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
     with connect(workspace) as connection:
         rows = connection.execute(
-            "SELECT rank, feature, score FROM top_features "
+            "SELECT rank, latent, score FROM top_latents "
             "WHERE concept = 'oil' AND sae_id = 'sae_a' AND timestep = 40 ORDER BY rank"
         ).fetchall()
-        (most,) = connection.execute("SELECT max(rank) FROM top_features").fetchall()[0]
+        (most,) = connection.execute("SELECT max(rank) FROM top_latents").fetchall()[0]
     _, score = _reference(scored["oil"]["sae_a"], [scored[c]["sae_a"] for c in ("ink", "it's")], 40)
     expected = sorted(range(LATENTS), key=lambda i: (-round(score[i], 12), i))[:32]
     assert [rank for rank, _, _ in rows] == list(range(1, 33)) and most == 32
-    assert [feature for _, feature, _ in rows] == expected
+    assert [latent for _, latent, _ in rows] == expected
 
 
-def test_ties_go_to_the_lower_feature(workspace: Workspace, score: Score) -> None:
+def test_ties_go_to_the_lower_latent(workspace: Workspace, score: Score) -> None:
     score("ink", {"sae_a": random_sums(1, (20,), latents=50, scale=0.0)})
     with connect(workspace) as connection:
-        rows = connection.execute("SELECT feature FROM top_features ORDER BY rank").fetchall()
-    assert [feature for (feature,) in rows] == list(range(32))
+        rows = connection.execute("SELECT latent FROM top_latents ORDER BY rank").fetchall()
+    assert [latent for (latent,) in rows] == list(range(32))
+
+
+@pytest.mark.parametrize(("former", "view"), [("features", "statistics_by_latent"), ("top_features", "top_latents")])
+def test_former_names_of_views_answer(
+    workspace: Workspace, scored: dict[str, dict[str, Sums]], former: str, view: str
+) -> None:
+    with connect(workspace) as connection:
+        expected = connection.sql(f"FROM {view} ORDER BY ALL").to_arrow_table()
+        found = connection.sql(f"FROM {former} ORDER BY ALL").to_arrow_table()
+    assert found.num_rows and found.column_names.count("feature") == 1 and "latent" not in found.column_names
+    assert found.rename_columns(expected.column_names).equals(expected)
 
 
 def test_manifest_views(workspace: Workspace, add: Add) -> None:

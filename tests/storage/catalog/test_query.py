@@ -129,8 +129,8 @@ def test_an_error_in_the_middle_of_the_rows(workspace: Workspace) -> None:
 
 
 def test_a_misspelt_view(workspace: Workspace) -> None:
-    with pytest.raises(BadQuery, match="no view 'top_feature': did you mean top_features"):
-        run_query(workspace, "SELECT * FROM top_feature")
+    with pytest.raises(BadQuery, match="no view 'top_latent': did you mean top_latents"):
+        run_query(workspace, "SELECT * FROM top_latent")
     with pytest.raises(BadQuery, match="no view 'zzz': the views are prompts"):
         run_query(workspace, "SELECT * FROM zzz")
 

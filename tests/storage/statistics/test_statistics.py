@@ -36,7 +36,7 @@ def test_round_trip_is_sorted_and_dense(tmp_path: Path) -> None:
     assert table.num_rows == 3 * 7 and (table["sum_fixed"].to_numpy() == 0).any()
     assert table.column_names == [
         "timestep",
-        "feature",
+        "latent",
         "fires",
         "image_fires",
         "sum_fixed",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import ArtifactDamaged
-from storage.statistics import packs as features
+from storage.statistics import packs
 from storage.statistics.packs import LOOSE, in_use, to_pack, write_pack
 from storage.statistics.sums import STATISTICS_SCHEMA, write_statistics
 from tests.storage.conftest import random_sums
@@ -15,32 +15,32 @@ from tests.storage.conftest import random_sums
 
 def test_a_pack_holds_the_rows_of_its_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Several row groups of each, of different numbers of steps, that do not end where the pack's do.
-    monkeypatch.setattr(features, "ROW_GROUP", 700)
+    monkeypatch.setattr(packs, "ROW_GROUP", 700)
     steps = {"c": (20, 40), "a": (20,), "b": (1, 2, 3)}
     sums = {name: random_sums(i, steps[name], 1100) for i, name in enumerate(steps)}
     for name, each in sums.items():
         write_statistics(tmp_path / name, each)
     for folder in ("pack", "again"):
         write_pack(tmp_path / folder, {name: tmp_path / name for name in steps})
-    file = pq.ParquetFile(tmp_path / "pack" / "features.parquet")
+    file = pq.ParquetFile(tmp_path / "pack" / "by_latent.parquet")
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     assert sum(sizes) == 6 * 1100 and set(sizes[:-1]) == {700}
     found = file.read().to_pylist()
-    places = [(row["feature"], row["member"], row["timestep"]) for row in found]
+    places = [(row["latent"], row["member"], row["timestep"]) for row in found]
     assert places == sorted(places)
     slow = [
         {
-            "member": member, "timestep": int(t), "feature": feature, "n_rows": int(each.n_rows[i]),
+            "member": member, "timestep": int(t), "latent": latent, "n_rows": int(each.n_rows[i]),
             "n_images": int(each.n_images[i]),
-            **{name: getattr(each, name)[i, feature].item() for name in STATISTICS_SCHEMA.names[2:]},
+            **{name: getattr(each, name)[i, latent].item() for name in STATISTICS_SCHEMA.names[2:]},
         }
         for member, each in enumerate(sums[name] for name in "abc")
         for i, t in enumerate(each.timesteps)
-        for feature in range(1100)
+        for latent in range(1100)
     ]  # fmt: skip
-    key = lambda row: (row["feature"], row["member"], row["timestep"])  # noqa: E731
+    key = lambda row: (row["latent"], row["member"], row["timestep"])  # noqa: E731
     assert found == sorted(slow, key=key)
-    first, second = ((tmp_path / folder / "features.parquet").read_bytes() for folder in ("pack", "again"))
+    first, second = ((tmp_path / folder / "by_latent.parquet").read_bytes() for folder in ("pack", "again"))
     assert first == second
 
 
@@ -49,11 +49,11 @@ def test_members_of_other_sizes_and_damage(tmp_path: Path) -> None:
         write_statistics(tmp_path / name, random_sums(1, latents=latents))
     with pytest.raises(ArtifactDamaged, match="as many latents"):
         write_pack(tmp_path / "pack", {name: tmp_path / name for name in "ab"})
-    assert not (tmp_path / "pack" / "features.parquet").exists()
-    (tmp_path / "b" / "features.parquet").write_bytes(b"PAR1")
+    assert not (tmp_path / "pack" / "by_latent.parquet").exists()
+    (tmp_path / "b" / "by_latent.parquet").write_bytes(b"PAR1")
     with pytest.raises(ArtifactDamaged, match="a Parquet file"):
         write_pack(tmp_path / "pack", {name: tmp_path / name for name in "ab"})
-    (tmp_path / "b" / "features.parquet").write_bytes((tmp_path / "a" / "statistics.parquet").read_bytes())
+    (tmp_path / "b" / "by_latent.parquet").write_bytes((tmp_path / "a" / "statistics.parquet").read_bytes())
     with pytest.raises(ArtifactDamaged, match="columns"):
         write_pack(tmp_path / "pack", {name: tmp_path / name for name in "ab"})
 
@@ -62,7 +62,7 @@ def test_there_are_no_more_row_groups_than_needed(tmp_path: Path) -> None:
     for i in range(3):
         write_statistics(tmp_path / str(i), random_sums(i, tuple(range(50)), 2000))
     write_pack(tmp_path, {str(i): tmp_path / str(i) for i in range(3)})
-    assert pq.ParquetFile(tmp_path / "features.parquet").num_row_groups == int(np.ceil(300_000 / features.ROW_GROUP))
+    assert pq.ParquetFile(tmp_path / "by_latent.parquet").num_row_groups == int(np.ceil(300_000 / packs.ROW_GROUP))
 
 
 @given(st.lists(st.integers(1, 30), max_size=60))

@@ -1,14 +1,14 @@
-"""Merge the statistics of many concepts into one file in the order of features, for the page of one of them."""
+"""Merge the statistics of many concepts into one file ordered by latent, for the page of one of them."""
 
 from typing import ClassVar
 
 from storage.statistics.packs import write_pack
-from storage.statistics.sums import FEATURES_FILE
+from storage.statistics.sums import BY_LATENT_FILE
 from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 
 
-class FeaturesSummary(Summary):
+class PacksSummary(Summary):
     """Whose statistics a pack holds."""
 
     hookpoint: str
@@ -16,12 +16,12 @@ class FeaturesSummary(Summary):
     concepts: int
 
 
-class FeaturesJob(Job):
+class PacksJob(Job):
     """A pack of the statistics of one SAE; see `storage.statistics.packs`."""
 
-    stage: ClassVar[str] = "features"
+    stage: ClassVar[str] = "packs"
     version: ClassVar[int] = 1
-    summary_type: ClassVar[type[Summary]] = FeaturesSummary
+    summary_type: ClassVar[type[Summary]] = PacksSummary
     command: ClassVar[str] = RUN
     in_run: ClassVar[bool] = True
 
@@ -36,13 +36,13 @@ class FeaturesJob(Job):
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        return dict.fromkeys(self.scores, (f"{self.hookpoint}/{FEATURES_FILE}",))
+        return dict.fromkeys(self.scores, (f"{self.hookpoint}/{BY_LATENT_FILE}",))
 
 
-@step("features")
-def features(job: FeaturesJob) -> Made:
+@step("packs")
+def packs(job: PacksJob) -> Made:
     """Merge."""
-    clock, file = Clock(), f"{job.hookpoint}/{FEATURES_FILE}"
+    clock, file = Clock(), f"{job.hookpoint}/{BY_LATENT_FILE}"
     write_pack(job.folder, {i: job.open.whole(i, file) / job.hookpoint for i in job.scores})
-    summary = FeaturesSummary(hookpoint=job.hookpoint, sae_id=job.sae_id, concepts=len(job.scores))
+    summary = PacksSummary(hookpoint=job.hookpoint, sae_id=job.sae_id, concepts=len(job.scores))
     return commit(job, {"scores": list(job.scores), "sae": job.sae_id}, summary, clock)
