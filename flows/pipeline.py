@@ -72,10 +72,10 @@ def pipeline(
 def _check_present(run: Run, concepts: list[str]) -> None:
     """Raise for a concept that was asked for by name and has left; say of the others that they are left out."""
     for concept in concepts:
-        if concept in run.removed:
-            raise ConfigError(f"concept {concept!r} was removed; `saeuron concept add FILE` brings it back.")
-    if left := sorted(c for c in run.removed if run.domain_of(c)):
-        progress.line(f"left out: {', '.join(left)} (removed; `saeuron concept add FILE` brings it back)")
+        if concept in run.dropped:
+            raise ConfigError(f"concept {concept!r} was dropped; `saeuron concept add FILE` brings it back.")
+    if left := sorted(c for c in run.dropped if run.domain_of(c)):
+        progress.line(f"left out: {', '.join(left)} (dropped; `saeuron concept add FILE` brings it back)")
 
 
 def wanted(run: Run) -> list[str]:
@@ -83,7 +83,7 @@ def wanted(run: Run) -> list[str]:
     chosen = run.config.tune.concepts
     everything = [c for names in run.domain_concepts.values() for c in names]
     named = everything if chosen is None else [*chosen, *(a.name for a in run.added)]
-    return [c for c in named if c not in run.removed]
+    return [c for c in named if c not in run.dropped]
 
 
 def _added(run: Run, stage: type[Job]) -> None:

@@ -208,9 +208,9 @@ class Run:
         return self.roster.added
 
     @property
-    def removed(self) -> frozenset[str]:
+    def dropped(self) -> frozenset[str]:
         """Concepts that have left: they are not scored, nor taken out of images, any more."""
-        return self.roster.removed
+        return self.roster.dropped
 
     @property
     def domain_concepts(self) -> dict[str, tuple[str, ...]]:

@@ -22,13 +22,13 @@ class Work(NamedTuple):
 
 
 def add_concept(workspace: Workspace, new: ConceptConfig) -> Work:
-    """Register a concept, or bring back one that was removed.
+    """Register a concept, or bring back one that was dropped.
 
     Raises:
         ConfigError: nothing was run in the workspace yet, or the concept cannot join it.
     """
     config = runs.remembered(workspace)
-    if config.domain_of(new.name) and new.name in Roster.of(workspace, config).removed:
+    if config.domain_of(new.name) and new.name in Roster.of(workspace, config).dropped:
         concepts.restore(workspace, config, new)
         # One that is not to have a removal, and has none, comes back without.
         asked = config.tune.concepts is None or new.name in config.tune.concepts
@@ -43,7 +43,7 @@ def measure(workspace: Workspace, names: Sequence[str] = (), seeds: int | None =
     """The removals of these concepts, or of those of the run, on `seeds` images of each test prompt.
 
     Raises:
-        ConfigError: nothing was run in the workspace yet, or a concept was removed.
+        ConfigError: nothing was run in the workspace yet, or a concept was dropped.
         UnknownName: there is no such concept.
     """
     config = runs.remembered(workspace)

@@ -1,4 +1,4 @@
-"""`saeuron concept`: list, show, add, remove and refresh concepts."""
+"""`saeuron concept`: list, show, add, drop and refresh concepts."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ import typer
 from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, say
 from flows.commands.run import run_pipeline
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, add, remove and refresh concepts.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, add, drop and refresh concepts.")
 
 
 @app.command("list")
@@ -28,12 +28,12 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
     from tasks.registry.concepts import Roster
 
     opened = Workspace.open(workspace, create=False)
-    removed = Roster.of(opened, runs.remembered(opened)).removed
+    dropped = Roster.of(opened, runs.remembered(opened)).dropped
     stale = outdated(opened)
     rows = [
         row | {"outdated": stale.get((row["concept"], row["method"]))}
         for row in concept_rows(opened)
-        if row["concept"] not in removed
+        if row["concept"] not in dropped
     ]
     if as_json:
         say(json.dumps(rows, indent=2))
@@ -41,8 +41,8 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
     header = ["domain", "concept", "scored", "method", "outdated", "UA", "IRA", "CRA"]
     say(text_table(header, rows, optional=["domain"]))
     say("")
-    if removed:
-        say(f"removed: {', '.join(sorted(removed))} (saeuron concept add FILE brings one back)")
+    if dropped:
+        say(f"dropped: {', '.join(sorted(dropped))} (saeuron concept add FILE brings one back)")
     then = ("refresh", "--all") if any(row["outdated"] for row in rows) else ("show", "NAME")
     say(f"next: {command('concept', *then, workspace=opened)}")
 
@@ -89,13 +89,13 @@ def concept_add(
     run_pipeline(work.config, workspace, work.concepts, device, threads, verbose, as_json, keep_config=False)
 
 
-@app.command("remove")
-def concept_remove(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
+@app.command("drop")
+def concept_drop(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
     """Take a concept off the list.
 
     It leaves scores and runs; its files stay until `saeuron gc`.
 
-    Example: saeuron concept remove neon
+    Example: saeuron concept drop neon
     """
     from flows.hints import command
     from flows.upkeep.refresh import check_present, outdated
@@ -111,7 +111,7 @@ def concept_remove(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
     domain, names = next(item for item in roster.present(config).items() if name in item[1])
     if names == (name,):
         raise ConfigError(f"concept {name!r} is the last one of {domain}; expected another to stay beside it.")
-    concepts.remove(opened, config, name)
+    concepts.drop(opened, config, name)
     stale = sorted({c for (c, _), old in outdated(opened).items() if old})
     say(f"{name} has left scores and runs; nothing was deleted (saeuron concept add FILE brings it back)")
     say(f"outdated removals: {', '.join(stale) or 'none'}")

@@ -10,7 +10,7 @@ from tasks.score import score as task
 
 
 def score(run: Run, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[str, str]:
-    """{concept: score id}; a concept that failed is missing, and so is one that was removed."""
+    """{concept: score id}; a concept that failed is missing, and so is one that was dropped."""
 
     def based(job: ScoreJob) -> ScoreJob:
         return job.model_copy(update={"bases": bases(job, run.earlier("score"))})

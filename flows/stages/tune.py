@@ -36,7 +36,7 @@ def tune(
 ) -> dict[Wanted, tuple[TuneJob, Made]]:
     """{which: (job, removal)}; one that failed is missing."""
     # A removal is still computed against a concept that has left, until it is refreshed.
-    left = {c: score_job(run, c, sets, saes) for c in sorted(run.removed) if run.domain_of(c)} if saes else {}
+    left = {c: score_job(run, c, sets, saes) for c in sorted(run.dropped) if run.domain_of(c)} if saes else {}
     known = scores | {c: job.id for c, job in left.items()}
     earlier = {
         c: {name: score_job(run, name, sets, saes, of_added(run, then)) for name, then in as_known.items()}

@@ -60,12 +60,12 @@ def survey(workspace: Workspace) -> list[Garbage]:
     kept = _referred(workspace, config, manifests)
     concepts = {m.id: m.summary.get("concept", "") for m in manifests.values() if m.stage == "removal"}
     found = [_artifact(workspace, i, manifests.get(i), concepts) for i in workspace.folders() if i not in kept]
-    removed = Roster.of(workspace, config).removed
+    dropped = Roster.of(workspace, config).dropped
     public = {path: m.summary.get("concept", "") for m in manifests.values() for path in copies(workspace, m)}
     for path, about in published(workspace).items():
         pictures = (f"{published_name(about.concept, about.method)}_{kind}.png" for kind in ("sheet", "scores"))
         public |= dict.fromkeys((path, *(workspace.pictures / name for name in pictures)), about.concept)
-    found += [_thing("copy", public[p], p) for p in sorted(public) if public[p] in removed and p.exists()]
+    found += [_thing("copy", public[p], p) for p in sorted(public) if public[p] in dropped and p.exists()]
     locks = sorted(workspace.locks.glob("*T*-*.lock"))
     found += [_thing("lock", "of a dead run", path) for path in locks if not workspace.busy(path.stem)]
     found += _unfinished(workspace)
@@ -111,8 +111,8 @@ def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Mani
     roster = Roster.of(workspace, config)
     if torn := [p for p in sorted(workspace.removals.glob("*.safetensors")) if header(p) is None]:
         raise SaeuronError(f"{torn[0]} is damaged; before anything is deleted: saeuron verify --repair")
-    public = {p: about for p, about in published(workspace).items() if about.concept not in roster.removed}
-    todo = _shown(workspace, manifests.values(), roster.removed)
+    public = {p: about for p, about in published(workspace).items() if about.concept not in roster.dropped}
+    todo = _shown(workspace, manifests.values(), roster.dropped)
     for path in public:
         todo |= ids_in(header(path))
     at_work = [RunConfig.model_validate(read_json(workspace.runs / "configs" / f"{i}.json")) for i in workspace.alive()]
@@ -145,9 +145,9 @@ def _inputs(ids: Set[str], manifests: dict[str, Manifest]) -> set[str]:
     return found
 
 
-def _shown(workspace: Workspace, manifests: Collection[Manifest], removed: Set[str]) -> set[str]:
+def _shown(workspace: Workspace, manifests: Collection[Manifest], dropped: Set[str]) -> set[str]:
     """What people are shown of removals in use: the pictures in pictures/, and the newest figures of each removal."""
-    there = sorted((m for m in manifests if m.summary.get("concept") not in removed), key=lambda m: m.created)
+    there = sorted((m for m in manifests if m.summary.get("concept") not in dropped), key=lambda m: m.created)
     # Of two with the same bytes the newer one counts.
     copied = {path: m.id for m in there for path, file in copies(workspace, m).items() if same(path, file)}
     newest = {m.config["removal_id"]: m.id for m in there if m.stage == "evaluation"}

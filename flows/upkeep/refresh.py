@@ -42,7 +42,7 @@ def choose(workspace: Workspace, config: RunConfig, name: str | None, everything
 
     Raises:
         UnknownName: there is no such concept.
-        ConfigError: it was removed; or neither a name nor `everything` was given, or both.
+        ConfigError: it was dropped; or neither a name nor `everything` was given, or both.
     """
     roster = Roster.of(workspace, config)
     if name:
@@ -62,8 +62,8 @@ def choose(workspace: Workspace, config: RunConfig, name: str | None, everything
 def check_present(name: str, config: RunConfig, roster: Roster) -> None:
     """Raise unless the name is that of a concept that is there."""
     known = [c for names in roster.present(config).values() for c in names]
-    if name in roster.removed:
-        raise ConfigError(f"concept {name!r} was removed; `saeuron concept add FILE` brings it back.")
+    if name in roster.dropped:
+        raise ConfigError(f"concept {name!r} was dropped; `saeuron concept add FILE` brings it back.")
     if name not in known:
         raise UnknownName("concept", name, known)
 

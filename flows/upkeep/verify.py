@@ -218,7 +218,7 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
     cut = any(record.state != "completed" for record in told)
     ended = {i for record in told if record.state == "completed" for i in record.artifacts or ()}
     records = (workspace.root / "concepts").glob("*.json")
-    removed = {c.name for c in (_quietly(concepts.entry, path) for path in records) if c and c.removed}
+    dropped = {c.name for c in (_quietly(concepts.entry, path) for path in records) if c and c.dropped}
     wanted: dict[Path, list[tuple[Manifest, ManifestFile]]] = {}
     for manifest in sorted(manifests, key=lambda m: m.created):
         for path, file in copies(workspace, manifest).items():
@@ -229,8 +229,8 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
         else:
             yield from _beside(workspace, path, _removal_named(path), makes)
     for path, originals in wanted.items():
-        # Of a concept that was removed, `saeuron gc` takes the copies first.
-        left = originals[-1][0].summary.get("concept") in removed and not path.exists()
+        # Of a concept that was dropped, `saeuron gc` takes the copies first.
+        left = originals[-1][0].summary.get("concept") in dropped and not path.exists()
         pending = cut and not path.exists() and not ended & {manifest.id for manifest, _ in originals}
         if left or pending or any(same(path, file, deep) for _, file in originals):
             continue

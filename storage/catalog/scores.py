@@ -49,7 +49,7 @@ _OWN_FILES = pa.schema([("file_index", pa.uint64()), ("score_index", pa.uint64()
 _PACK_MEMBERS = pa.schema([("file_index", pa.uint64()), ("member", pa.uint32()), ("score_index", pa.uint64())])
 
 
-def score_rows(manifests: list[Manifest], removed: Set[tuple[str, str]]) -> list[Row]:
+def score_rows(manifests: list[Manifest], dropped: Set[tuple[str, str]]) -> list[Row]:
     """One row per concept and SAE; `folder` is the folder of its files within the artifact."""
     newest: dict[tuple[str, ...], tuple[str, str]] = {}
     rows: list[Row] = []
@@ -77,7 +77,7 @@ def score_rows(manifests: list[Manifest], removed: Set[tuple[str, str]]) -> list
     # A concept scored twice under one protocol counts once: otherwise 'all other concepts' would include itself.
     for row in rows:
         key = (row["sae_id"], row["protocol"], row["domain"], row["concept"])
-        row["current"] = newest[key][1] == row["score_id"] and key[2:] not in removed
+        row["current"] = newest[key][1] == row["score_id"] and key[2:] not in dropped
     return rows
 
 

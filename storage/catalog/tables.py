@@ -45,9 +45,9 @@ _RUNS = pa.schema(
 
 def sources(workspace: Workspace, stages: Mapping[str, list[Manifest]]) -> list[Source]:
     """The relations behind views.sql, from the committed artifacts, {stage: manifests}, and the runs."""
-    removed = _removed(workspace)
-    scores = score_rows(stages.get("score", []), removed)
-    removals = _removal_rows(workspace, stages.get("removal", []), scores, removed)
+    dropped = _dropped(workspace)
+    scores = score_rows(stages.get("score", []), dropped)
+    removals = _removal_rows(workspace, stages.get("removal", []), scores, dropped)
     return [
         *score_sources(workspace, scores, stages),
         *_parquet(workspace, stages.get("images", []), "image", "images.parquet", IMAGES),
@@ -67,7 +67,7 @@ def _parquet(
     return Source(f"{kind}_files", _FILES, table(rows, _FILES)), Source(f"{kind}_rows", schema, files=files)
 
 
-def _removed(workspace: Workspace) -> set[tuple[str, str]]:
+def _dropped(workspace: Workspace) -> set[tuple[str, str]]:
     """(domain, concept) of the concepts that were dropped from the workspace's list."""
     found = set()
     for path in (workspace.root / "concepts").glob("*.json"):
@@ -75,13 +75,13 @@ def _removed(workspace: Workspace) -> set[tuple[str, str]]:
             record = read_sealed(path)
         except StorageError:
             continue
-        if record.get("removed"):
+        if record.get("dropped"):
             found.add((record.get("domain", ""), record.get("name", "")))
     return found
 
 
 def _removal_rows(
-    workspace: Workspace, manifests: list[Manifest], scores: list[Row], removed: Set[tuple[str, str]]
+    workspace: Workspace, manifests: list[Manifest], scores: list[Row], dropped: Set[tuple[str, str]]
 ) -> list[Row]:
     stale = _stale(manifests, scores)
     # Only removals in use can be outdated, not superseded ones or those of dropped concepts.
@@ -91,7 +91,7 @@ def _removal_rows(
         row: Row = {name: manifest.summary.get(name) for name in _REMOVALS.names}
         concept, settings = row["concept"], row["settings"] or {}
         current = used.get((concept, row["method"]), manifest.id) == manifest.id
-        current = current and (row["domain"], concept) not in removed
+        current = current and (row["domain"], concept) not in dropped
         rows.append(
             row
             | {

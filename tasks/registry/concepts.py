@@ -27,7 +27,7 @@ class Added(ConceptConfig):
     added, or last refreshed."""
     known: Mapping[str, Templates | None] = Field(default_factory=dict)
     """Of those of its reference set that were described otherwise since: the templates they had then."""
-    removed: bool = False
+    dropped: bool = False
     """Whether it was taken out since."""
 
 
@@ -41,7 +41,7 @@ class Own(Config):
     """What its removal is computed against since it was refreshed; None: the concepts of the configuration."""
     known: Mapping[str, Templates | None] = Field(default_factory=dict)
     """As of an added one."""
-    removed: bool = False
+    dropped: bool = False
 
 
 class _Kept(RootModel[Own | Added]):
@@ -54,7 +54,7 @@ class Roster:
 
     added: tuple[Added, ...] = ()
     """Concepts that joined, in that order, and those that have left but that a removal is still computed against."""
-    removed: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset()
     """Names of concepts that have left, the configuration's own among them."""
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Reference sets of those of the configuration's own concepts whose removal was refreshed."""
@@ -65,7 +65,7 @@ class Roster:
     def of(cls, workspace: Workspace, config: RunConfig) -> Self:
         """Who takes part in a run of `config`."""
         found = list(entries(workspace).values())
-        removed = frozenset(c.name for c in found if c.removed)
+        dropped = frozenset(c.name for c in found if c.dropped)
         guests = [
             c for c in found if isinstance(c, Added) and c.domain in config.domains and not config.domain_of(c.name)
         ]
@@ -74,11 +74,11 @@ class Roster:
             for c in found
             if isinstance(c, Own) and c.reference is not None and config.domain_of(c.name) == c.domain
         }
-        present = [c for c in guests if c.name not in removed]
+        present = [c for c in guests if c.name not in dropped]
         pinned = set().union(*references.values(), *(c.reference for c in present))
         taken = [c for c in guests if c in present or c.name in pinned]
         theirs = {c.name for c in taken} | references.keys()
-        return cls(tuple(taken), removed, references, {c.name: c.known for c in found if c.name in theirs and c.known})
+        return cls(tuple(taken), dropped, references, {c.name: c.known for c in found if c.name in theirs and c.known})
 
     def present(self, config: RunConfig) -> dict[str, tuple[str, ...]]:
         """The concepts that are there, by domain, added ones last."""
@@ -86,7 +86,7 @@ class Roster:
             domain: tuple(
                 name
                 for name in (*d.concepts, *(a.name for a in self.added if a.domain == domain))
-                if name not in self.removed
+                if name not in self.dropped
             )
             for domain, d in config.domains.items()
         }
@@ -120,18 +120,18 @@ def entry(path: Path) -> Added | Own:
 
 
 def added(workspace: Workspace) -> list[Added]:
-    """Concepts added to the workspace, in the order of adding; those removed since as well."""
+    """Concepts added to the workspace, in the order of adding; those dropped since as well."""
     return [c for c in entries(workspace).values() if isinstance(c, Added)]
 
 
 def joined(workspace: Workspace, config: RunConfig) -> list[Added]:
     """The added concepts that a configuration does not hold itself, of the domains that it knows."""
     found = Roster.of(workspace, config)
-    return [a for a in found.added if a.name not in found.removed]
+    return [a for a in found.added if a.name not in found.dropped]
 
 
 def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
-    """Register a concept; adding the same one again changes nothing, and brings one that was removed back as it was.
+    """Register a concept; adding the same one again changes nothing, and brings one that was dropped back as it was.
 
     With more templates than it had, it keeps its place and its reference set, and gains what they give.
 
@@ -146,14 +146,14 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
             if not isinstance(other, Added):
                 continue
             if other.domain == new.domain and other.templates == new.templates:
-                return other.model_copy(update={"removed": False})
-            if not other.removed and not _extends(new, other):
+                return other.model_copy(update={"dropped": False})
+            if not other.dropped and not _extends(new, other):
                 raise ConfigError(
                     f"concept {new.name!r} was added before, with other templates; expected those and more, "
                     "or another name."
                 )
             _keep_as_known(workspace, other)
-            if not other.removed:
+            if not other.dropped:
                 grown = other.model_copy(update={"templates": new.templates})
                 write(workspace, path, grown)
                 return grown
@@ -199,8 +199,8 @@ def restore(workspace: Workspace, config: RunConfig, back: ConceptConfig) -> Non
 
 def _return(workspace: Workspace, known: Mapping[Path, Added | Own]) -> None:
     for path, one in known.items():
-        if one.removed:
-            write(workspace, path, one.model_copy(update={"removed": False}))
+        if one.dropped:
+            write(workspace, path, one.model_copy(update={"dropped": False}))
 
 
 def _added(path: Path, workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
@@ -210,9 +210,9 @@ def _added(path: Path, workspace: Workspace, config: RunConfig, new: ConceptConf
     return written
 
 
-def remove(workspace: Workspace, config: RunConfig, name: str) -> None:
+def drop(workspace: Workspace, config: RunConfig, name: str) -> None:
     """Note that a concept has left; nothing of it is deleted."""
-    _change(workspace, config, name, removed=True)
+    _change(workspace, config, name, dropped=True)
 
 
 def refresh(workspace: Workspace, config: RunConfig, name: str) -> None:

@@ -61,7 +61,7 @@ def records(workspace: Workspace) -> list[Record]:
 
 
 def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
-    """Note that a run begins, and with what; returns its id. What killed runs left half written is removed.
+    """Note that a run begins, and with what; returns its id. What killed runs left half written is deleted.
 
     The caller holds the lock GATE, or two runs could have one number.
     """

@@ -72,18 +72,18 @@ class TestConcepts:
         assert outdated(living) == ["stripes"]
         with_it, before = scored(living), ids(living)
         assert {c for c, _, _ in with_it} == {"stripes", "neon", "dots", "checker"}
-        done = run_here("concept", "remove", "checker", "-w", living)
+        done = run_here("concept", "drop", "checker", "-w", living)
         assert done.code == 0 and "checker has left scores and runs; nothing was deleted" in done.out
         # Bit for bit as if it had never been there, though all that it has still is.
         assert scored(living) == alone and ids(living) == before
         assert (living / "removals" / "checker.saeuron.safetensors").exists() and outdated(living) == []
         assert all(public(living)[name] == data for name, data in published.items())
         listed = run_here("concept", "list", "-w", living)
-        assert "\nremoved: checker (saeuron concept add FILE brings one back)\n" in listed.out
+        assert "\ndropped: checker (saeuron concept add FILE brings one back)\n" in listed.out
         rows = json.loads(run_here("concept", "list", "-w", living, "--json").out)
         assert "checker" not in [r["concept"] for r in rows]
 
-    def test_what_was_removed_cannot_be_asked_for(self, living: Path) -> None:
+    def test_what_was_dropped_cannot_be_asked_for(self, living: Path) -> None:
         done = run_here("evaluate", "checker", "-w", living)
         assert done.code == 2 and "'checker'" in done.complaint
 
@@ -96,14 +96,14 @@ class TestConcepts:
 
     def test_one_of_the_configuration_leaves_and_comes_back(self, living: Path, files: dict[str, Path]) -> None:
         before, with_it = payload(living), scored(living)
-        assert run_here("concept", "remove", "neon", "-w", living).code == 0
+        assert run_here("concept", "drop", "neon", "-w", living).code == 0
         assert {c for c, _, _ in scored(living)} == {"stripes", "dots", "checker"}
         assert outdated(living) == ["checker", "stripes"]
         add(living, files["neon"])
         assert scored(living) == with_it and payload(living) == before
 
     def test_refreshing_one_changes_that_one(self, living: Path, files: dict[str, Path]) -> None:
-        run_here("concept", "remove", "neon", "-w", living)
+        run_here("concept", "drop", "neon", "-w", living)
         before = public(living)
         done = run_here("concept", "refresh", "stripes", "-w", living, "--threads", "1")
         assert done.code == 0, done.err
@@ -136,7 +136,7 @@ class TestConcepts:
 
     def test_gc_deletes_what_nothing_refers_to(self, living: Path, files: dict[str, Path]) -> None:
         before, published = ids(living), public(living)
-        run_here("concept", "remove", "checker", "-w", living)
+        run_here("concept", "drop", "checker", "-w", living)
         listed = json.loads(run_here("gc", "--dry-run", "-w", living, "--json").out)
         assert ids(living) == before and public(living) == published
         done = run_here("gc", "-w", living)

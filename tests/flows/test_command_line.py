@@ -41,7 +41,7 @@ class TestHelp:
     def test_these_are_the_commands(self) -> None:
         assert set(COMMANDS) == {
             "run", "evaluate", "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
-            "concept list", "concept show", "concept add", "concept remove", "concept refresh",
+            "concept list", "concept show", "concept add", "concept drop", "concept refresh",
             "sae import", "sae export", "sae info", "sae report", "deploy",
         }  # fmt: skip
 

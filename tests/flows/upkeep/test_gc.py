@@ -131,7 +131,7 @@ class TestReferred:
         (both.pictures / "cat.saeuron_sheet.png").write_bytes(bytes(100))
         found = artifacts(gc.survey(both))
         assert shown[0] in found and shown[1] not in found and sheet.id not in found
-        concepts.remove(both, runs.remembered(both), "cat")
+        concepts.drop(both, runs.remembered(both), "cat")
         found = artifacts(gc.survey(both))
         assert {*shown, sheet.id, removal.id} <= found
 
@@ -208,7 +208,7 @@ class TestReferred:
         assert both.folders() == before
 
 
-class TestRemovedConcepts:
+class TestDroppedConcepts:
     def test_their_copies_go_and_their_scores_stay_while_a_removal_needs_them(self, both: Workspace) -> None:
         gc.collect(both)
         config = runs.remembered(both)
@@ -217,8 +217,8 @@ class TestRemovedConcepts:
             publish(both, name)
             for kind in ("sheet", "scores"):
                 (both.pictures / f"{name}.saeuron_{kind}.png").write_bytes(b"png")
-        concepts.remove(both, config, "stripes")
-        concepts.remove(both, config, "cat")
+        concepts.drop(both, config, "stripes")
+        concepts.drop(both, config, "cat")
         found = gc.survey(both)
         assert sorted(g.path.name for g in found if g.kind == "copy") == [
             "stripes.saeuron.safetensors", "stripes.saeuron_scores.png", "stripes.saeuron_sheet.png",
@@ -236,7 +236,7 @@ class TestRemovedConcepts:
     def test_statistics_that_a_removal_was_computed_against_stay(self, both: Workspace) -> None:
         gc.collect(both)
         config, before = runs.remembered(both), set(both.folders())
-        concepts.remove(both, config, "neon")
+        concepts.drop(both, config, "neon")
         assert {g.kind for g in gc.survey(both)} == {"totals"}
         concepts.refresh(both, config, "stripes")
         found = artifacts(gc.survey(both))

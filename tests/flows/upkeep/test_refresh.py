@@ -63,7 +63,7 @@ class TestRemove:
     @pytest.mark.parametrize("name", ["checker", "stripes", "neon"])
     def test_it_leaves_the_plan_and_nothing_else_changes(self, whole: Workspace, name: str) -> None:
         before = {p.id for p in plan(CONFIG, whole.root)}
-        concepts.remove(whole, CONFIG, name)
+        concepts.drop(whole, CONFIG, name)
         # But for the totals of the domain as it is now.
         after = [p for p in plan(CONFIG, whole.root) if p.stage != "totals"]
         assert all(p.cached for p in after) and {p.id for p in after} < before
@@ -73,13 +73,13 @@ class TestRemove:
     def test_the_configuration_and_its_prompts_stay_as_they_are(self, whole: Workspace) -> None:
         stages = ("prompts", "capture", "sae")
         before = [p for p in plan(CONFIG, whole.root) if p.stage in stages]
-        concepts.remove(whole, CONFIG, "neon")
+        concepts.drop(whole, CONFIG, "neon")
         assert [p for p in plan(CONFIG, whole.root) if p.stage in stages] == before
 
     def test_its_statistics_are_made_where_a_removal_needs_them_to_be_made_again(self, whole: Workspace) -> None:
         score = planned(whole, "score")["neon"].id
         removal, trials = (planned(whole, stage)["stripes"].id for stage in ("removal", "trials"))
-        concepts.remove(whole, CONFIG, "neon")
+        concepts.drop(whole, CONFIG, "neon")
         whole.delete(score)
         assert {stage for stage, _ in todo(whole)} == {"totals"}
         whole.delete(removal)
@@ -92,7 +92,7 @@ class TestRemove:
         concepts.add(whole, CONFIG, GRAIN)
         made_up(whole.root, CONFIG)
         grain = planned(whole, "removal")["grain"]
-        concepts.remove(whole, CONFIG, "checker")
+        concepts.drop(whole, CONFIG, "checker")
         assert planned(whole, "removal")["grain"] == grain and {stage for stage, _ in todo(whole)} == {"totals"}
         assert [a.name for a in concepts.joined(whole, CONFIG)] == ["grain"]
         assert [a.name for a in Roster.of(whole, CONFIG).added] == ["checker", "grain"]
@@ -106,15 +106,15 @@ class TestBack:
     def test_the_same_file_brings_it_back_as_it_was(self, whole: Workspace) -> None:
         before = plan(CONFIG, whole.root)
         record = concepts.added(whole)
-        concepts.remove(whole, CONFIG, "checker")
+        concepts.drop(whole, CONFIG, "checker")
         concepts.add(whole, CONFIG, GRAIN)
         assert concepts.add(whole, CONFIG, CHECKER) == record[0]
-        concepts.remove(whole, CONFIG, "grain")
+        concepts.drop(whole, CONFIG, "grain")
         assert plan(CONFIG, whole.root) == before
 
     def test_one_of_the_configuration(self, whole: Workspace) -> None:
         before = plan(CONFIG, whole.root)
-        concepts.remove(whole, CONFIG, "neon")
+        concepts.drop(whole, CONFIG, "neon")
         concepts.restore(whole, CONFIG, ConceptConfig(name="neon", domain="style"))
         assert plan(CONFIG, whole.root) == before
         for domain, templates in (("object", None), ("style", {"train": ("A {object} in {style}.",)})):
@@ -135,7 +135,7 @@ class TestBack:
         with pytest.raises(ConfigError, match="expected those and more"):
             concepts.add(whole, CONFIG, first)
 
-    @pytest.mark.parametrize("how", ["grown", "removed and added otherwise"])
+    @pytest.mark.parametrize("how", ["grown", "dropped and added otherwise"])
     def test_removals_that_were_computed_against_it_stay_until_they_are_refreshed(
         self, whole: Workspace, how: str
     ) -> None:
@@ -150,7 +150,7 @@ class TestBack:
         made_up(whole.root, CONFIG)
         before = planned(whole, "removal")
         if how != "grown":
-            concepts.remove(whole, CONFIG, "grain")
+            concepts.drop(whole, CONFIG, "grain")
         concepts.add(whole, CONFIG, first.model_copy(update={"templates": more}))
         after = planned(whole, "removal")
         assert not after["grain"].cached and not planned(whole, "score")["grain"].cached
@@ -167,17 +167,17 @@ class TestBack:
             assert not now[name].cached and now[name].id != before[name].id
         assert Roster.of(whole, CONFIG).known == {}
 
-    def test_a_removed_one_may_come_back_as_another(self, whole: Workspace) -> None:
+    def test_a_dropped_one_may_come_back_as_another(self, whole: Workspace) -> None:
         other = CHECKER.model_copy(update={"templates": {"train": ("A {object} in {style} style.",)}})
         with pytest.raises(ConfigError, match="was added before, with other templates; expected those and more"):
             concepts.add(whole, CONFIG, other)
-        concepts.remove(whole, CONFIG, "checker")
-        concepts.remove(whole, CONFIG, "neon")
+        concepts.drop(whole, CONFIG, "checker")
+        concepts.drop(whole, CONFIG, "neon")
         back = concepts.add(whole, CONFIG, other)
         assert back.reference == ("stripes", "dots", "checker") and concepts.added(whole) == [back]
 
     def test_one_that_the_configuration_takes_in_stays_away_until_it_is_brought_back(self, whole: Workspace) -> None:
-        concepts.remove(whole, CONFIG, "checker")
+        concepts.drop(whole, CONFIG, "checker")
         style = CONFIG.domains["style"]
         domains = {**CONFIG.domains, "style": style.model_copy(update={"concepts": (*STYLES, "checker")})}
         taken = CONFIG.model_copy(update={"domains": domains})
@@ -196,7 +196,7 @@ class TestRefresh:
         assert {c: p for c, p in after.items() if c != "stripes"} == {c: p for c, p in before.items() if c != "stripes"}
 
     def test_without_those_that_have_left(self, whole: Workspace) -> None:
-        concepts.remove(whole, CONFIG, "neon")
+        concepts.drop(whole, CONFIG, "neon")
         for name in ("stripes", "checker"):
             concepts.refresh(whole, CONFIG, name)
             assert reference(whole, name) == ("stripes", "dots", "checker")
@@ -207,7 +207,7 @@ class TestRefresh:
 
     def test_it_outlives_leaving(self, whole: Workspace) -> None:
         concepts.refresh(whole, CONFIG, "stripes")
-        concepts.remove(whole, CONFIG, "stripes")
+        concepts.drop(whole, CONFIG, "stripes")
         concepts.restore(whole, CONFIG, ConceptConfig(name="stripes", domain="style"))
         assert reference(whole, "stripes") == (*STYLES, "checker")
         assert len(list((whole.root / "concepts").iterdir())) == 2
@@ -254,10 +254,10 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["remove", "nenon"], "unknown concept 'nenon': did you mean 'neon'"),
-            (["remove", "dots"], "concept 'dots' was removed; `saeuron concept add FILE` brings it back"),
-            (["show", "dots"], "concept 'dots' was removed"),
-            (["refresh", "dots"], "concept 'dots' was removed"),
+            (["drop", "nenon"], "unknown concept 'nenon': did you mean 'neon'"),
+            (["drop", "dots"], "concept 'dots' was dropped; `saeuron concept add FILE` brings it back"),
+            (["show", "dots"], "concept 'dots' was dropped"),
+            (["refresh", "dots"], "concept 'dots' was dropped"),
             (["refresh", "nenon"], "unknown concept 'nenon': did you mean 'neon'"),
             (["refresh"], "expected the name of a concept or --all, found neither; outdated: none"),
             (["refresh", "neon", "--all"], "expected the name of a concept or --all, found both"),
@@ -265,7 +265,7 @@ class TestMistakes:
         ],
     )
     def test_one_line(self, whole: Workspace, words: list[str], said: str) -> None:
-        concepts.remove(whole, CONFIG, "dots")
+        concepts.drop(whole, CONFIG, "dots")
         before = {p: p.read_bytes() for p in (whole.root / "concepts").iterdir()}
         done = run_here("concept", *words, "-w", whole.root)
         assert done.code == 2 and said in done.complaint and not done.out
@@ -273,12 +273,12 @@ class TestMistakes:
 
     def test_the_last_of_its_domain_stays(self, whole: Workspace) -> None:
         for name in ("cat", "moon"):
-            assert run_here("concept", "remove", name, "-w", whole.root).code == 0
-        done = run_here("concept", "remove", "star", "-w", whole.root)
+            assert run_here("concept", "drop", name, "-w", whole.root).code == 0
+        done = run_here("concept", "drop", "star", "-w", whole.root)
         assert done.code == 2 and "'star' is the last one of object" in done.complaint
 
     def test_one_of_the_configuration_comes_back_by_its_own_name_only(self, whole: Workspace, tmp_path: Path) -> None:
-        concepts.remove(whole, CONFIG, "neon")
+        concepts.drop(whole, CONFIG, "neon")
         (tmp_path / "c.yaml").write_text("name: neon\ndomain: object\n")
         done = run_here("concept", "add", tmp_path / "c.yaml", "-w", whole.root)
         assert done.code == 2 and "concept 'neon' is one of the configuration's" in done.complaint

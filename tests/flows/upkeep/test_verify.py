@@ -301,10 +301,10 @@ class TestCopies:
         runs.finish(whole, run_id, "completed", {}, artifacts={pictures.id: False})
         assert [d.path for d in verify.find(whole)] == [path]
 
-    def test_of_a_concept_that_was_removed_none_is_missed(self, whole: Workspace) -> None:
+    def test_of_a_concept_that_was_dropped_none_is_missed(self, whole: Workspace) -> None:
         (whole.removals / "neon.saeuron.safetensors").unlink()
         assert len(verify.find(whole)) == 1
-        concepts.remove(whole, runs.remembered(whole), "neon")
+        concepts.drop(whole, runs.remembered(whole), "neon")
         assert verify.find(whole) == []
 
 
@@ -387,7 +387,7 @@ class TestConfiguration:
         assert "expected the fields of a runconfig" in run_here("evaluate", "-w", whole.root).complaint
         runs.remember(whole, load(str(TINY)))
         flip(whole.root / "concepts" / "0000.json")
-        for words in (["concept", "list"], ["gc"], ["concept", "remove", "neon"]):
+        for words in (["concept", "list"], ["gc"], ["concept", "drop", "neon"]):
             done = run_here(*words, "-w", whole.root)
             assert done.code == 1 and "0000.json is damaged" in done.complaint
 
