@@ -59,7 +59,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     from saeuron.hooks import attached, width
     from saeuron.pipelines.loading import identity
     from saeuron.sae.autoencoder import SAE, SAEInfo
-    from saeuron.scoring import Accumulator
+    from saeuron.scoring import Accumulator, images
     from saeuron.tuning import validation_images
     from tasks import packs, prompts, score, totals, trials, tune
     from tasks.engine import model
@@ -96,7 +96,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
                 write_statistics(folder / hookpoint, _invented(steps, info.n_latents, name))
 
         reference[name] = _committed(workspace, "score", write, name, {})
-    wanted = score.images(found, config.score, DOMAIN, CONCEPT, domain.score_on)
+    wanted = images(found, config.score, DOMAIN, CONCEPT, domain.score_on)
     own = score.ScoreJob(
         **where, **same, config=config.score, domain=DOMAIN, concept=CONCEPT, score_on=domain.score_on,
         prompts_id=made.id, images_id=prompts.images_id(wanted), saes=saes,

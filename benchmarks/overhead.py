@@ -18,7 +18,7 @@ import torch
 from benchmarks.results import Figure, parser, show
 from flows.config import load
 from saeuron.canvas.evaluation import requests
-from saeuron.capture import capture
+from saeuron.capturing import capture
 from saeuron.config import RunConfig
 from saeuron.generation import generate
 from saeuron.hooks import attached, width

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from benchmarks.results import Figure, parser, show
 from saeuron.canvas.evaluation import requests
 from saeuron.canvas.vocabulary import Split
-from saeuron.capture import capture
+from saeuron.capturing import capture
 from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.pipelines.loading import load_pipeline
 from saeuron.sae.config import SAEConfig

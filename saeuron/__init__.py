@@ -8,22 +8,23 @@
 Names are imported on first use, so that `import saeuron` is quick.
 
     config.py      one frozen configuration per stage
-    schema.py      the base class of configurations
     errors.py      the tree of exceptions
     prompts.py     prompt sets from templates and files
     noise.py       seeded random numbers of an image
     generation.py  images for (prompt, index) pairs
     hooks.py       hookpoints: read and edit a module's output
-    capture.py     activations, collected while images are generated
+    capturing.py   activations, collected while images are generated
     scoring.py     statistics and scores of latents
     profiles.py    the statistics that a removal needs
     evaluation.py  the test prompts and images of an evaluation
     tuning.py      the search for a removal's settings
+    notebook.py    the whole method in five calls, without a workspace
     metrics.py     UA, IRA, CRA with ceilings and intervals
     checkpoint.py  tensors and numbers in one safetensors file
     threads.py     the wait policy of torch's threads, set before torch is imported
     files.py       write files atomically
     quiet.py       suppress output of libraries that load models
+    installed.py   what installed packages add: methods, judges, families
     pipelines/     one file per family of diffusion pipelines
     sae/           sparse autoencoders
     methods/       ways to remove a concept
@@ -38,24 +39,59 @@ from typing import TYPE_CHECKING, Any
 from saeuron import threads
 
 if TYPE_CHECKING:
+    from saeuron import judges, methods
+    from saeuron.config import ModelConfig
+    from saeuron.methods.base import Evidence
     from saeuron.methods.removal import Removal, removed
+    from saeuron.notebook import capture, evaluate, score, train, tune
     from saeuron.pipelines.loading import load_pipeline
+    from saeuron.prompts import prompt_set
     from saeuron.sae.autoencoder import SAE
 
 threads.wait_passively()
 
 __version__ = "0.1.0"
-__all__ = ["SAE", "Removal", "load_pipeline", "removed"]
+__all__ = [
+    "SAE",
+    "Evidence",
+    "ModelConfig",
+    "Removal",
+    "capture",
+    "evaluate",
+    "judges",
+    "load_pipeline",
+    "methods",
+    "prompt_set",
+    "removed",
+    "score",
+    "train",
+    "tune",
+]
 
 _HOME = {
     "SAE": "saeuron.sae.autoencoder",
+    "Evidence": "saeuron.methods.base",
+    "ModelConfig": "saeuron.config",
     "Removal": "saeuron.methods.removal",
+    "capture": "saeuron.notebook",
+    "evaluate": "saeuron.notebook",
     "load_pipeline": "saeuron.pipelines.loading",
+    "prompt_set": "saeuron.prompts",
     "removed": "saeuron.methods.removal",
+    "score": "saeuron.notebook",
+    "train": "saeuron.notebook",
+    "tune": "saeuron.notebook",
 }
+"""{name: its module}. No name may be that of a module of the package, whose import would replace it."""
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("judges", "methods"):
+        return import_module(f"saeuron.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'saeuron' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,8 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from saeuron.sae.config import SAEConfig
-from saeuron.schema import Config
+from saeuron.sae.config import Config, SAEConfig
 
 Split = Literal["train", "validation", "test"]
 Half = Literal["conditional", "unconditional", "both"]

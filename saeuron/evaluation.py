@@ -1,10 +1,14 @@
 """The test prompts and images on which a removal is measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from saeuron.config import EvaluateConfig
+from saeuron.config import EvaluateConfig, ModelConfig
 from saeuron.errors import BadPrompts
-from saeuron.generation import Request, requests
+from saeuron.generation import Request, generate, requests
+from saeuron.judges import Judge, choices
+from saeuron.methods.removal import Removal, removed
+from saeuron.metrics import Judged
 from saeuron.prompts import Prompt, cells, choose
 
 
@@ -42,3 +46,29 @@ def _stratified(prompts: Sequence[Prompt], domain: str, limit: int, seed: int) -
     rounds = max(map(len, groups.values()), default=0)
     dealt = [members[i] for i in range(rounds) for _, members in sorted(groups.items()) if i < len(members)]
     return dealt[:limit]
+
+
+def look(
+    pipe: Any,
+    removals: Sequence[Removal],
+    images: Sequence[Request],
+    judges: Mapping[str, Judge],
+    model: ModelConfig,
+    seed: int,
+) -> list[Judged]:
+    """What judges see on images that are generated with some removals, or with none; one entry per image, in order.
+
+    Args:
+        judges: {domain: judge}. A judge without labels of its own chooses among the concepts that the images name.
+        seed: of the images' noise.
+    """
+    asked = {domain: [r.prompt.concepts[domain] for r in images if domain in r.prompt.concepts] for domain in judges}
+    labels = {domain: choices(judge, asked[domain]) for domain, judge in judges.items()}
+    seen = []
+    with removed(pipe, removals) as attached:
+        for batch, pictures in generate(pipe, images, model, seed, extra=attached.call):
+            found = {domain: judge(pictures, labels[domain]) for domain, judge in judges.items()}
+            for i, r in enumerate(batch):
+                said = {domain: judgements[i].label for domain, judgements in found.items()}
+                seen.append(Judged(r.prompt.id, r.index, r.prompt.concepts, said))
+    return seen

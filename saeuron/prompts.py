@@ -144,6 +144,34 @@ def build(config: PromptsConfig, domains: Mapping[str, DomainConfig]) -> list[Pr
     return sorted(by_text.values(), key=lambda p: (SPLITS.index(p.split), p.text))
 
 
+def prompt_set(
+    domains: Mapping[str, Sequence[str]],
+    *,
+    train: Sequence[str],
+    validation: Sequence[str] = (),
+    test: Sequence[str] = (),
+) -> list[Prompt]:
+    """The prompts of some templates, each filled with every combination of the concepts that it names.
+
+    Args:
+        domains: {domain: concepts}, such as {"style": ["neon", "dots"], "object": ["cat", "moon"]}.
+        train: templates such as "An image of {object} in {style} style.", for SAEs and scores.
+        validation: templates that settings are chosen on.
+        test: templates that figures are measured on. The splits must not share sentences.
+
+    Raises:
+        BadPrompts: a template is malformed, or a sentence is in two splits.
+        UnknownName: a template names a domain that is not there.
+    """
+    templates: dict[Split, tuple[str, ...]] = {
+        "train": tuple(train),
+        "validation": tuple(validation),
+        "test": tuple(test),
+    }
+    hooked = {name: DomainConfig(concepts=tuple(c), hookpoints=("-",)) for name, c in domains.items()}
+    return build(PromptsConfig(templates=templates), hooked)
+
+
 def choose(prompts: Iterable[Prompt], count: int, seed: int) -> list[Prompt]:
     """At most `count` of the prompts, by a seeded hash of their ids.
 

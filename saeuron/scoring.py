@@ -8,6 +8,7 @@ mu(., other) pools the rows of all other concepts of the domain: a pooled mean, 
 derives what a removal needs.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saeuron.config import Half
-from saeuron.hooks import Step, to_rows
+from saeuron.config import Half, ModelConfig, ScoreConfig
+from saeuron.errors import BadPrompts
+from saeuron.generation import Request, generate, requests, spread
+from saeuron.hooks import Step, attached, to_rows
+from saeuron.prompts import Prompt, cells, choose
 from saeuron.sae.autoencoder import SAE, check_width
 
 DELTA = 1e-8
@@ -102,6 +106,56 @@ class Accumulator:
             stack("n_rows").astype(np.uint64),
             stack("n_images").astype(np.uint32),
         )
+
+
+def images(prompts: Iterable[Prompt], config: ScoreConfig, domain: str, concept: str, score_on: str) -> list[Request]:
+    """The concept's scoring images: crossed with every concept of the other domains, or alone.
+
+    Raises:
+        BadPrompts: the prompt set has none.
+    """
+    mine = [
+        p
+        for p in prompts
+        if p.split == "train" and p.concepts.get(domain) == concept and (len(p.concepts) > 1) == (score_on == "crossed")
+    ]
+    if not mine:
+        raise BadPrompts(
+            f"no {score_on} training prompts ask for {domain} {concept!r}; add templates, "
+            f"or set domains.{domain}.score_on to {'plain' if score_on == 'crossed' else 'crossed'}."
+        )
+    if config.images_per_prompt is not None:
+        return requests(choose(mine, len(mine), config.seed), config.images_per_prompt)
+    if score_on == "plain":
+        return spread(choose(mine, len(mine), config.seed), config.images)
+    return spread([choose(c, 1, config.seed)[0] for c in cells(mine).values()], config.images)
+
+
+def gather(
+    pipe: Any,
+    readers: Mapping[str, Accumulator],
+    wanted: Sequence[Request],
+    model: ModelConfig,
+    seed: int,
+    report: Callable[[int], None] = lambda done: None,
+) -> dict[str, Totals]:
+    """Generate images and sum the latents of several SAEs, in one pass.
+
+    Args:
+        readers: {hookpoint: what reads it}.
+        report: called with the number of images that are done.
+
+    Returns:
+        {hookpoint: sums over all images}.
+    """
+    with attached(pipe, readers=readers):
+        for start in range(0, len(wanted), model.micro_batch):
+            batch = wanted[start : start + model.micro_batch]
+            for reader in readers.values():
+                reader.images = len(batch)
+            for _ in generate(pipe, batch, model, seed):
+                report(start + len(batch))
+    return {hookpoint: reader.totals() for hookpoint, reader in readers.items()}
 
 
 def means(sum_fixed: Tensor, n_rows: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from saeuron.config import ModelConfig, TuneConfig
 from saeuron.errors import BadPrompts, ConfigError
-from saeuron.generation import Request, generate, spread
-from saeuron.judges import Judge, choices
+from saeuron.evaluation import look
+from saeuron.generation import Request, spread
+from saeuron.judges import Judge
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.removal import Removal, removed
+from saeuron.methods.removal import Removal
 from saeuron.metrics import Judged, Metric, evaluate, summary
 from saeuron.prompts import Prompt, cells, choose
 
@@ -140,20 +141,7 @@ def tune(
             among the concepts that the images name.
         seed: of the images' noise.
     """
-    model, domains = model or ModelConfig(), list(judges)
-    asked = {domain: {r.prompt.concepts.get(domain) for r in images} - {None} for domain in domains}
-    labels = {domain: choices(judge, (str(name) for name in asked[domain])) for domain, judge in judges.items()}
-
-    def look(removals: Sequence[Removal]) -> list[Judged]:
-        seen = []
-        with removed(pipe, removals) as attached:
-            for batch, pictures in generate(pipe, images, model, seed, extra=attached.call):
-                found = {domain: judge(pictures, labels[domain]) for domain, judge in judges.items()}
-                for i, r in enumerate(batch):
-                    said = {domain: judgements[i].label for domain, judgements in found.items()}
-                    seen.append(Judged(r.prompt.id, r.index, r.prompt.concepts, said))
-        return seen
-
-    unedited = look([])
-    trials = [trial(removal, domains, look([removal]), unedited) for removal in found]
+    model = model or ModelConfig()
+    unedited = look(pipe, [], images, judges, model, seed)
+    trials = [trial(r, list(judges), look(pipe, [r], images, judges, model, seed), unedited) for r in found]
     return best(trials), trials

@@ -1,14 +1,13 @@
 """Generate the training prompts and store what the hookpoints gave, shard by shard: an artifact for each hookpoint."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from saeuron.capture import capture as collect
+from saeuron.capturing import capture as collect
+from saeuron.capturing import images
 from saeuron.config import CaptureConfig, ModelConfig
-from saeuron.errors import BadPrompts
-from saeuron.generation import Request, spread
-from saeuron.prompts import Prompt, cells, choose
+from saeuron.generation import Request
 from storage import Workspace
 from storage.declared import View
 from storage.dense import activations, shards
@@ -61,24 +60,6 @@ class CaptureJob(Job):
     def at(self, hookpoint: str) -> "CaptureJob":
         """The same at another hookpoint."""
         return CaptureJob.model_validate(self.model_dump() | {"hookpoint": hookpoint, "beside": ()})
-
-
-def images(prompts: Iterable[Prompt], config: CaptureConfig) -> list[Request]:
-    """The images to capture: `prompts_per_cell` of every full combination, `plain_prompts` of every lone concept.
-
-    Raises:
-        BadPrompts: there are no training prompts.
-    """
-    groups = cells(p for p in prompts if p.split == "train")
-    if not groups:
-        raise BadPrompts("the prompt set has no training prompts; add templates or files with split 'train'.")
-    full = max(len(cell) for cell in groups)
-    result = []
-    for cell, members in groups.items():
-        count = config.prompts_per_cell if len(cell) == full else config.plain_prompts
-        if count:
-            result += spread(choose(members, count, config.seed), count)
-    return result
 
 
 def _images(job: CaptureJob) -> list[Request]:

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from saeuron.config import ModelConfig, ScoreConfig
-from saeuron.errors import BadPrompts
-from saeuron.generation import Request, generate, requests, spread
-from saeuron.hooks import attached
-from saeuron.prompts import Prompt, cells, choose
+from saeuron.generation import Request
 from saeuron.sae.autoencoder import SAE
-from saeuron.scoring import Accumulator, Totals
+from saeuron.scoring import Accumulator, Totals, gather, images
 from storage import Workspace
 from storage.errors import ArtifactMissing, Damaged
 from storage.files import read_json, write_json
@@ -97,29 +94,6 @@ class ScoreJob(Job):
         """What two statistics must share to be compared: the model, its sampling, and how it was scored."""
         fields = self.identity
         return artifact_id("protocol", self.version, {k: fields[k] for k in ("model", "model_id", "config")})
-
-
-def images(prompts: Iterable[Prompt], config: ScoreConfig, domain: str, concept: str, score_on: str) -> list[Request]:
-    """The concept's scoring images: crossed with every concept of the other domains, or alone.
-
-    Raises:
-        BadPrompts: the prompt set has none.
-    """
-    mine = [
-        p
-        for p in prompts
-        if p.split == "train" and p.concepts.get(domain) == concept and (len(p.concepts) > 1) == (score_on == "crossed")
-    ]
-    if not mine:
-        raise BadPrompts(
-            f"no {score_on} training prompts ask for {domain} {concept!r}; add templates, "
-            f"or set domains.{domain}.score_on to {'plain' if score_on == 'crossed' else 'crossed'}."
-        )
-    if config.images_per_prompt is not None:
-        return requests(choose(mine, len(mine), config.seed), config.images_per_prompt)
-    if score_on == "plain":
-        return spread(choose(mine, len(mine), config.seed), config.images)
-    return spread([choose(c, 1, config.seed)[0] for c in cells(mine).values()], config.images)
 
 
 def bases(job: ScoreJob, known: Iterable[Manifest]) -> tuple[str, ...]:
@@ -226,16 +200,11 @@ def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], hookpoints: Se
         h: Accumulator(SAE.load(job.open.whole(job.saes[h]), job.device), job.config.half, part.every, part.known)
         for h in hookpoints
     }
-    done, size = 0, job.model.micro_batch
-    with attached(pipe, readers=readers):
-        for start in range(0, len(wanted), size):
-            batch = wanted[start : start + size]
-            for reader in readers.values():
-                reader.images = len(batch)
-            for _ in generate(pipe, batch, job.model, job.config.seed):
-                done += len(batch)
-                progress.tell(f"score {job.concept}", done, len(wanted), "images")
-    return {h: reader.totals() for h, reader in readers.items()}
+
+    def report(done: int) -> None:
+        progress.tell(f"score {job.concept}", done, len(wanted), "images")
+
+    return gather(pipe, readers, wanted, job.model, job.config.seed, report)
 
 
 def read(workspace: Workspace, score_id: str, hookpoint: str) -> Counts:

@@ -3,6 +3,7 @@
 import functools
 from importlib.metadata import entry_points
 
+from saeuron import installed
 from saeuron.errors import ConfigError
 from tasks.capture import CaptureJob
 from tasks.engine.job import Job
@@ -79,11 +80,7 @@ def from_elsewhere() -> list[type[Job]]:
 def _installed() -> dict[str, type[Job]]:
     found = {stage.stage: stage for stage in SHIPPED}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
-        what = f"stage {entry.name!r} ({entry.value})"
-        try:
-            stage = entry.load()
-        except Exception as error:
-            raise ConfigError(f"{what} cannot be loaded: {error}; mend or uninstall it.") from error
+        what, stage = f"stage {entry.name!r} ({entry.value})", installed.load("stage", entry)
         if not (isinstance(stage, type) and issubclass(stage, Job)):
             raise ConfigError(f"{what} is no stage; expected a subclass of tasks.engine.job.Job.")
         if stage.stage in found:

@@ -2,8 +2,9 @@
 
 from flows.run import Run
 from flows.stages.prompts import PromptSet
+from saeuron.capturing import images
 from storage import Workspace
-from tasks.capture import CaptureJob, capture_shard, images, shard_count
+from tasks.capture import CaptureJob, capture_shard, shard_count
 from tasks.capture import capture as commit
 from tasks.engine import progress
 from tasks.prompts import images_id

@@ -3,9 +3,10 @@
 from flows.run import Run
 from flows.stages.prompts import PromptSet
 from flows.stages.totals import keep
+from saeuron.scoring import images
 from tasks.engine.job import Made
 from tasks.prompts import images_id
-from tasks.score import ScoreJob, bases, images
+from tasks.score import ScoreJob, bases
 from tasks.score import score as task
 
 

@@ -6,24 +6,29 @@ clip.py    zero-shot: any CLIP or SigLIP, with labels in sentences
 none.py    no judge: figures are null, never a guess
 
 A judge is named by a specification, `NAME` or `NAME:ARGUMENT`: `canvas`, `clip:openai/clip-vit-large-patch14`.
+A judge of your own is made known by `register`, or by an entry point of the group `saeuron.judges`.
+docs/extending.md has the recipe.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
+from saeuron import installed
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.judges.canvas import CanvasJudge
 from saeuron.judges.clip import ClipJudge
 from saeuron.judges.judge import Judge, Judgement
 from saeuron.judges.none import NoJudge
 
-__all__ = ["JUDGES", "NONE", "Judge", "Judgement", "check", "choices", "create", "register"]
+__all__ = ["JUDGES", "NONE", "Judge", "Judgement", "check", "choices", "create", "names", "register", "unregister"]
 
 Factory = Callable[[str, str, Sequence[str], str], Judge]
 """(argument, domain, templates, device) -> judge. It loads no weights, and raises a `UserError` for bad arguments."""
 
+GROUP = "saeuron.judges"
+"""Entry points of installed packages: the name of a judge, and its factory."""
 NONE = "none"
 JUDGES: dict[str, Factory] = {"canvas": CanvasJudge, "clip": ClipJudge, NONE: NoJudge}
-"""Every judge by its name."""
+"""Every judge that ships or was registered, by its name."""
 
 
 def register(name: str, judge: Factory) -> None:
@@ -39,6 +44,25 @@ def register(name: str, judge: Factory) -> None:
     JUDGES[name] = judge
 
 
+def unregister(name: str) -> None:
+    """Forget a judge that `register` added."""
+    JUDGES.pop(name, None)
+
+
+def names() -> list[str]:
+    """Every judge that is known here."""
+    return sorted({*JUDGES, *installed.entries(GROUP)})
+
+
+def _factory(name: str) -> Factory:
+    if name in JUDGES:
+        return JUDGES[name]
+    found = installed.entries(GROUP)
+    if name not in found:
+        raise UnknownName("judge", name, names())
+    return installed.load("judge", found[name])
+
+
 def create(spec: str, domain: str, templates: Sequence[str] = (), device: str = "cpu") -> Judge:
     """The judge that a specification names; its weights are loaded at its first call.
 
@@ -50,12 +74,10 @@ def create(spec: str, domain: str, templates: Sequence[str] = (), device: str = 
 
     Raises:
         UnknownName: there is no such judge, or it does not know the domain.
-        ConfigError, BadModel: the judge refuses the argument or the templates.
+        ConfigError, BadModel: the judge refuses the argument or the templates, or cannot be loaded.
     """
     name, _, argument = spec.partition(":")
-    if name not in JUDGES:
-        raise UnknownName("judge", name, JUDGES)
-    return JUDGES[name](argument, domain, templates, device)
+    return _factory(name)(argument, domain, templates, device)
 
 
 def choices(judge: Judge, concepts: Iterable[str]) -> tuple[str, ...]:

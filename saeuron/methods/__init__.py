@@ -13,9 +13,9 @@ point of the group `saeuron.methods`. docs/extending.md has the recipe.
 
 import re
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from saeuron import installed
 from saeuron.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def unregister(name: str) -> None:
 
 def names() -> list[str]:
     """Every method that is known here."""
-    return sorted({*BUILT_IN, *_made, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*BUILT_IN, *_made, *installed.entries(GROUP)})
 
 
 def get(name: str) -> "Method":
@@ -59,11 +59,17 @@ def get(name: str) -> "Method":
 
     Raises:
         UnknownName: there is none.
+        ConfigError: it is of an installed package and cannot be loaded.
     """
-    if name not in _made:
-        places = BUILT_IN | {point.name: point.value for point in entry_points(group=GROUP)}
-        if name not in places:
-            raise UnknownName("method", name, names())
-        module, _, attribute = places[name].partition(":")
+    if name in _made:
+        return _made[name]
+    found = installed.entries(GROUP)
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
         _made[name] = getattr(import_module(module), attribute)()
+    elif name in found:
+        # Not kept: `register` may still take the name back, and a class is quickly made.
+        return installed.load("method", found[name])()
+    else:
+        raise UnknownName("method", name, names())
     return _made[name]

@@ -6,19 +6,23 @@ stable_diffusion_xl.py  SDXL, SDXL Turbo
 loading.py              load a pipeline; identify a model by its content; check hookpoints and schedulers
 
 A family is chosen by the `_class_name` of model_index.json. To add one, subclass `Family` and call `register`.
+A package has an entry point of the group `saeuron.pipelines` with that name. docs/extending.md has the recipe.
 """
 
 from typing import Any
 
+from saeuron import installed
 from saeuron.errors import BadModel, SaeuronError
 from saeuron.pipelines.base import Family
 from saeuron.pipelines.stable_diffusion import StableDiffusion
 from saeuron.pipelines.stable_diffusion_xl import StableDiffusionXL
 
-__all__ = ["FAMILIES", "Family", "family_named", "family_of", "register"]
+__all__ = ["FAMILIES", "Family", "family_named", "family_of", "register", "unregister"]
+
+GROUP = "saeuron.pipelines"
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (StableDiffusion(), StableDiffusionXL())}
-"""{class name of a diffusers pipeline: its family}."""
+"""{class name of a diffusers pipeline: its family}, of those that ship or were registered."""
 
 
 def register(family: Family) -> None:
@@ -32,17 +36,28 @@ def register(family: Family) -> None:
     FAMILIES[family.name] = family
 
 
+def unregister(name: str) -> None:
+    """Forget a family that `register` added."""
+    FAMILIES.pop(name, None)
+
+
+def names() -> list[str]:
+    """The class name of every pipeline that is known here."""
+    return sorted({*FAMILIES, *installed.entries(GROUP)})
+
+
 def family_named(name: str, spec: object = "the model") -> Family:
     """The family of a pipeline class; `spec` is the model named in messages.
 
     Raises:
         BadModel: the class is not supported.
+        ConfigError: the family is of an installed package and cannot be loaded.
     """
-    if name not in FAMILIES:
-        raise BadModel(
-            f"{spec} has the class {name}, which is not supported; expected {' or '.join(sorted(FAMILIES))}."
-        )
-    return FAMILIES[name]
+    if name in FAMILIES:
+        return FAMILIES[name]
+    if (found := installed.entries(GROUP).get(name)) is not None:
+        return installed.load("pipeline family", found)()
+    raise BadModel(f"{spec} has the class {name}, which is not supported; expected {' or '.join(names())}.")
 
 
 def family_of(pipe: Any) -> Family:
@@ -54,5 +69,5 @@ def family_of(pipe: Any) -> Family:
     named = getattr(pipe, "family", None)
     if isinstance(named, str):
         return family_named(named)
-    known = (c.__name__ for c in type(pipe).__mro__ if c.__name__ in FAMILIES)
-    return family_named(next(known, type(pipe).__name__), "this pipeline")
+    known, parents = names(), [c.__name__ for c in type(pipe).__mro__]
+    return family_named(next((name for name in parents if name in known), parents[0]), "this pipeline")

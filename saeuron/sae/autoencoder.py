@@ -89,6 +89,11 @@ class SAE(nn.Module):
         self.threshold: Tensor
         self.register_buffer("threshold", torch.zeros(info.n_latents))
 
+    def __repr__(self) -> str:
+        about, at = self.info, f" at {self.info.hookpoint}" if self.info.hookpoint else ""
+        k = f", k={about.k}" if about.k else ""
+        return f"SAE({about.variant}{at}, D={about.width}, N={about.n_latents}{k})"
+
     def pre_activations(self, x: Tensor) -> Tensor:
         """p, [..., N], of x [..., D].
 

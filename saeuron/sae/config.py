@@ -3,10 +3,15 @@
 import itertools
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from saeuron.errors import ConfigError
-from saeuron.schema import Config
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TopKOptions(Config):

@@ -9,7 +9,7 @@ from pydantic import Field, RootModel
 
 from saeuron.config import ConceptConfig, RunConfig, Split
 from saeuron.errors import ConfigError
-from saeuron.schema import Config
+from saeuron.sae.config import Config
 from storage import Workspace
 from tasks.registry.records import parsed, write
 

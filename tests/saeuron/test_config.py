@@ -7,8 +7,7 @@ from pydantic import ValidationError
 from saeuron import config
 from saeuron.config import DomainConfig, ModelConfig, RunConfig, TuneConfig
 from saeuron.sae import config as sae_config
-from saeuron.sae.config import SAEConfig
-from saeuron.schema import Config
+from saeuron.sae.config import Config, SAEConfig
 
 DOMAINS = {
     "object": {"concepts": ("cat", "dog"), "hookpoints": ("unet.a", "unet.b")},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from saeuron.capture import capture
+from saeuron.capturing import capture
 from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.errors import ConfigError, SaeuronError
 from saeuron.generation import generate, requests, sample

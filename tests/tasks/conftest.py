@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import saeuron.generation
+import saeuron.scoring
 import tasks.images
-import tasks.score
 from storage import Workspace
 from tests.end_to_end.process import start_server
 
@@ -45,7 +45,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return real(pipe, batch, *rest, **more)
 
     real = saeuron.generation.generate
-    for module in (tasks.images, tasks.score):
+    for module in (tasks.images, saeuron.scoring):
         assert module.generate is real
         monkeypatch.setattr(module, "generate", generate)
     return seen

@@ -8,10 +8,11 @@ import pytest
 import tasks.score
 from saeuron.config import ScoreConfig
 from saeuron.pipelines.loading import identity
+from saeuron.scoring import images
 from storage import Workspace
 from tasks import prompts
 from tasks.registry import runs
-from tasks.score import Base, Part, ScoreJob, bases, images, left, score
+from tasks.score import Base, Part, ScoreJob, bases, left, score
 from tests.sae_workspace import HOOKPOINTS, build
 
 ONE, BOTH = HOOKPOINTS[:1], HOOKPOINTS

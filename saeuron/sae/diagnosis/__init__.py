@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from saeuron.schema import Config
+from saeuron.sae.config import Config
 
 
 class DiagnosisConfig(Config):

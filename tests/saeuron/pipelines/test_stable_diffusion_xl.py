@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from saeuron.canvas.model import build_tokenizer
-from saeuron.capture import capture
+from saeuron.capturing import capture
 from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.errors import UnknownName
 from saeuron.generation import generate, latent_shape, requests

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from saeuron.capture import capture
+from saeuron.capturing import capture
 from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.errors import ConfigError
 from saeuron.generation import generate, requests

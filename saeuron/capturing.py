@@ -1,6 +1,6 @@
 """Collect activations while images are generated."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saeuron.config import CaptureConfig, ModelConfig
-from saeuron.errors import ConfigError
-from saeuron.generation import Request, generate
+from saeuron.errors import BadPrompts, ConfigError
+from saeuron.generation import Request, generate, spread
 from saeuron.hooks import Step, attached, to_rows
 from saeuron.noise import generator
+from saeuron.prompts import Prompt, cells, choose
+
+
+def images(prompts: Iterable[Prompt], config: CaptureConfig) -> list[Request]:
+    """The images to capture: `prompts_per_cell` of every full combination, `plain_prompts` of every lone concept.
+
+    Raises:
+        BadPrompts: there are no training prompts.
+    """
+    groups = cells(p for p in prompts if p.split == "train")
+    if not groups:
+        raise BadPrompts("the prompt set has no training prompts; add templates or files with split 'train'.")
+    full = max(len(cell) for cell in groups)
+    result = []
+    for cell, members in groups.items():
+        count = config.prompts_per_cell if len(cell) == full else config.plain_prompts
+        if count:
+            result += spread(choose(members, count, config.seed), count)
+    return result
 
 
 class _Collector:

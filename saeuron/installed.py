@@ -1,0 +1,29 @@
+"""What installed packages add to this one: entry points of a group, such as `saeuron.methods`."""
+
+import functools
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from saeuron.errors import ConfigError
+
+
+@functools.cache
+def entries(group: str) -> dict[str, EntryPoint]:
+    """{name: entry point} of a group, looked up once in a process."""
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def load(kind: str, point: EntryPoint) -> Any:
+    """What an entry point names.
+
+    Args:
+        kind: what it is called in the message, such as `method`.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    try:
+        return point.load()
+    except Exception as error:
+        what = f"{kind} {point.name!r} ({point.value})"
+        raise ConfigError(f"{what} cannot be loaded: {error}; mend or uninstall it.") from error
