@@ -6,7 +6,7 @@ check.py        find a user's mistakes before anything heavy is loaded
 environment.py  environment variables set before Prefect and torch are imported
 work.py         what is to be run: shared by commands and deployments
 pipeline.py     the whole method in order
-    flow.py         the same as a Prefect flow
+flow.py         the same as a Prefect flow
 run.py          state of one run: configuration, what was made, what failed
 runners.py      where tasks run: this process, Dask or Ray
 walk.py         whether a run finds everything in place, and so needs no Prefect

@@ -11,8 +11,8 @@ from storage import Workspace
 def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     """Raise the first mistake of a configuration: model, hookpoints, judges, concepts, prompts.
 
-    The model's weights are not loaded; its modules are listed from its configuration, which takes the library that
-    makes it seconds, or known from what was captured of it in the workspace.
+    The model's weights are not loaded. Its modules are known from captures in the workspace, or else listed from its
+    configuration, which takes seconds.
     """
     models.check(config.model.spec, config.model.scheduler)
     for name, domain in config.domains.items():
@@ -34,7 +34,7 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
 
 
 def _check_methods(config: RunConfig) -> None:
-    """Methods and settings that nothing answers to, and those that this configuration cannot use."""
+    """Raise for a method or setting that does not exist, or that this configuration cannot use."""
     for name in config.method:
         method = methods.get(name)
         method.check(config)
@@ -48,7 +48,7 @@ def _check_methods(config: RunConfig) -> None:
 
 
 def _captured(config: RunConfig, workspace: Workspace) -> dict[str, int | None]:
-    """The widths of the hookpoints, if all of them were captured of this very model; otherwise nothing."""
+    """{hookpoint: width} if all hookpoints were captured of this very model; otherwise empty."""
     about = [manifest.summary for manifest in workspace.artifacts("capture")]
     if not {*config.hookpoints} <= {each.get("hookpoint") for each in about}:
         return {}
@@ -86,7 +86,7 @@ def check_added(concept: ConceptConfig, config: RunConfig) -> None:
         found = [
             names for t in templates.get(split, ()) if concept.domain in (names := placeholders(t, config.domains))
         ]
-        # Scoring reads training prompts that name other domains, or none, as the domain asks.
+        # `score_on` says whether scoring reads training prompts that name other domains, or those that do not.
         if split == "train":
             found = [names for names in found if (len(names) > 1) == crossed]
         if not found:

@@ -41,7 +41,7 @@ def load(source: str | None, settings: Sequence[str] = ()) -> RunConfig:
     else:
         raise UnknownName("configuration", source, names(), "Or give the path of a YAML file.")
     values = _parse(text, source)
-    # Embedded ones have bases too, and none of them is its own.
+    # Embedded configurations have bases too; none is its own base.
     while "base" in values:
         base = values.pop("base")
         if base not in names():

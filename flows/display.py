@@ -1,4 +1,4 @@
-"""What a person sees while a run works: bars on a terminal, a line per finished step elsewhere."""
+"""Progress of a run: bars on a terminal, a line per finished step elsewhere."""
 
 from types import TracebackType
 from typing import Self
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 
 class Display:
-    """Listens to `tasks.engine.progress`."""
+    """Bars and lines, fed by `tasks.engine.progress`."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

@@ -1,4 +1,4 @@
-"""Settings of Prefect and of the libraries, made before they are imported. What the user has set wins."""
+"""Environment variables, set before Prefect and torch are imported. The user's own settings win."""
 
 import os
 from pathlib import Path
@@ -10,26 +10,26 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Devices are claimed by the steps themselves; Ray would hide them from whoever did not ask it for one.
+    # Steps claim devices themselves; Ray would hide devices from steps that did not ask it for one.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
-    # Who is killed, or ends at once, gives no semaphores back; Python's tracker does it for them, but complains.
+    # A killed process leaves semaphores behind; Python's tracker frees them, with a warning.
     "PYTHONWARNINGS": "ignore:resource_tracker",
 }
 
 
 def prepare(workspace: Path, verbose: bool) -> None:
-    """No telemetry leaves the machine; without a server of the user's own, Prefect's state stays in the workspace."""
+    """Turn telemetry off; without a server of the user's own, keep Prefect's state in the workspace."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "WARNING" if verbose else "CRITICAL")
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "info" if verbose else "critical")
     if server_address():
-        # The library's own lines go to that server; those of them that warn go to the terminal, too.
+        # The library's log goes to that server; warnings go to the terminal too.
         os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "flows,tasks,saeuron,storage")
         os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "WARNING")
@@ -51,7 +51,7 @@ def check_server() -> None:
 
     if not (address := server_address()):
         return
-    # It may hold a password.
+    # The address may hold a password.
     shown = address.replace(f"{urlsplit(address).netloc.rpartition('@')[0]}@", "")
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"PREFECT_API_URL is {shown!r}; expected an address such as http://127.0.0.1:4200/api.")
@@ -59,7 +59,7 @@ def check_server() -> None:
         with urlopen(f"{address.rstrip('/')}/health", timeout=5):
             pass
     except HTTPError:
-        # It answers; whether it lets this user in is for Prefect to say.
+        # The server answers; Prefect will report whether it lets this user in.
         pass
     except OSError as error:
         reason = error.reason if isinstance(error, URLError) else error

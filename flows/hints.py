@@ -1,4 +1,4 @@
-"""Commands that are shown to the user, quoted for a shell."""
+"""Commands shown to the user, quoted for a shell."""
 
 import shlex
 from pathlib import Path

@@ -33,7 +33,7 @@ def pipeline(
     device: str = "cpu",
     threads: int = 2,
 ) -> dict[str, Any]:
-    """Take the concepts of a configuration out of its model, and measure what went and what stayed.
+    """Remove the concepts of a configuration from its model, and measure what went and what stayed.
 
     Args:
         config: what to do.
@@ -59,7 +59,7 @@ def pipeline(
         except BaseException as error:
             state = "failed" if isinstance(error, Exception) else "interrupted"
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            # On a full disk this cannot be noted either; what happened first is what is said.
+            # On a full disk this cannot be noted either; the first error is the one to report.
             with suppress(OSError, StorageError):
                 runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
             raise
@@ -70,7 +70,7 @@ def pipeline(
 
 
 def _check_present(run: Run, concepts: list[str]) -> None:
-    """Raise for a concept that was asked for by name and has left; say of the others that they are left out."""
+    """Raise for a dropped concept that was asked for by name; print the dropped ones that are left out."""
     for concept in concepts:
         if concept in run.dropped:
             raise ConfigError(f"concept {concept!r} was dropped; `saeuron concept add FILE` brings it back.")
@@ -79,7 +79,7 @@ def _check_present(run: Run, concepts: list[str]) -> None:
 
 
 def wanted(run: Run) -> list[str]:
-    """The concepts that a run removes where none are named: `config.tune.concepts`, or all, and every added one."""
+    """The concepts that a run removes if none are named: `config.tune.concepts`, or all, and every added one."""
     chosen = run.config.tune.concepts
     everything = [c for names in run.domain_concepts.values() for c in names]
     named = everything if chosen is None else [*chosen, *(a.name for a in run.added)]
@@ -87,7 +87,7 @@ def wanted(run: Run) -> list[str]:
 
 
 def _added(run: Run, stage: type[Job]) -> None:
-    """The artifacts of a stage that does not ship."""
+    """Make the artifacts of a stage from elsewhere."""
     made: dict[str, tuple[str, ...]] = {}
     for artifact in run.artifacts:
         name, _ = split_id(artifact)

@@ -1,4 +1,4 @@
-"""What a run would do, before it does it: what is in place, what would be made and why, and about what it costs."""
+"""The plan of a run: what is in place, what would be made, why, and at about what cost."""
 
 import statistics
 from collections.abc import Callable
@@ -28,25 +28,25 @@ class Planned:
     id: str
     cached: bool
     why: str = ""
-    """What it would be made for: what differs from the nearest that is there."""
+    """Why it would be made: what differs from the nearest artifact that is there."""
     seconds: float | None = None
-    """About what it would take, from what its stage took in this workspace; None: nothing was measured."""
+    """Estimate: the median of its stage in this workspace; None: nothing was measured."""
     megabytes: float | None = None
-    """About what it would hold."""
+    """Estimate of its size, likewise."""
 
 
 @dataclass
 class Plan(Run):
-    """A run in which every step only says what it would do. Nothing is read but manifests, nothing is written."""
+    """A run whose steps only note what they would make. It reads manifests alone and writes nothing."""
 
     planned: dict[str, Planned] = field(default_factory=dict)
     before: dict[str, list[Manifest]] = field(default_factory=dict)
-    """The artifacts of each stage that are there."""
+    """{stage: its artifacts that are there}."""
     costs: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Median seconds and megabytes of these, by stage."""
+    """{stage: (median seconds, median megabytes)} of these."""
 
     def step(self, task: Step, job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None) -> Made:
-        """Note the job; what it would give is only known where it is there."""
+        """Note the job. Its summary is known only if its artifact is there."""
         del task, args
         workspace = Workspace(job.workspace)
         if job.stage not in self.before:
@@ -62,14 +62,14 @@ class Plan(Run):
 
     @property
     def artifacts(self) -> dict[str, bool]:
-        """{artifact: whether it is there} of what the run would use."""
+        """{artifact that the run would use: whether it is there}."""
         return {each.id: each.cached for each in self.planned.values()}
 
     def shards(self, *unused: Any, **options: Any) -> None:
-        """Shards belong to their artifact, which is noted when it is committed."""
+        """Do nothing: the artifact is noted when it is committed."""
 
     def publish(self, do: Callable[[Any], object], job: Job) -> None:
-        """Nothing is put anywhere."""
+        """Do nothing."""
 
     def _missing(self, workspace: Workspace, job: Job) -> Planned:
         others = self.before[job.stage]
@@ -81,16 +81,16 @@ class Plan(Run):
 
 
 def plan(config: RunConfig, root: Path, concepts: list[str] | None = None, device: str = "cpu") -> list[Planned]:
-    """What `pipeline` would make or find, in its order; the workspace need not be there."""
+    """What `pipeline` would make or find, in its order; the workspace need not exist."""
     run = Plan.of(Workspace(root), config, device)
     stages(run, concepts)
     return list(run.planned.values())
 
 
 def _why(job: Job, others: list[Manifest]) -> str:
-    """The inputs in which a job differs from the artifact of its stage that it differs from least.
+    """The inputs in which a job differs from the most similar artifact of its stage.
 
-    Settings with both values; of artifacts only the stage: they are in the plan themselves.
+    Settings are shown with both values, artifacts by their stage alone: they are in the plan themselves.
     """
     wanted = flat(job.identity)
     subject = {key: wanted[key] for key in ("concept", "hookpoint") if key in wanted}
@@ -106,7 +106,7 @@ def _why(job: Job, others: list[Manifest]) -> str:
         return "new"
     if not nearest:
         return "damaged or of an earlier version"
-    # That other images are made follows from a setting, which says it better, or else from the prompts.
+    # Other images follow from a setting, which explains more, or else from the prompts.
     if nearest.pop("images_id", None) is not None and not nearest:
         return "its prompts"
     reasons = []
@@ -117,7 +117,7 @@ def _why(job: Job, others: list[Manifest]) -> str:
 
 
 def page(planned: list[Planned]) -> list[str]:
-    """The plan for a person: a row per artifact that would be made, then the sums."""
+    """The plan as text: a row per artifact that would be made, then the sums."""
     todo = [p for p in planned if not p.cached]
     rows = [
         {

@@ -1,7 +1,7 @@
 """The state of one run: its configuration, where it works, what was made, what failed.
 
-Its primitives say what may go on at once: `shards` the parts of one artifact, `every` and `each` the same for several
-items; what one item needs stays in order. Without workers all of it goes on one after another, in this process.
+Three methods say what may run at once: `shards` the parts of one artifact, `every` and `each` the same work for several
+items. The steps of one item stay in order. Without workers everything runs one after another, in this process.
 """
 
 import functools
@@ -32,36 +32,35 @@ Sought = TypeVar("Sought", bound=Job)
 
 @dataclass
 class Run:
-    """Passed from stage to stage; ids and small records only."""
+    """What stages share; ids and small records only."""
 
     config: RunConfig
     workspace: Path
     model_id: str
     device: str = "cpu"
     roster: Roster = field(default_factory=Roster)
-    """Who joined the workspace after its configuration was written, and who left."""
+    """The concepts that were added to the workspace, and those that were dropped."""
     judge_ids: dict[str, str] = field(default_factory=dict)
-    """{domain: its judge by content}."""
+    """{domain: identity of its judge, a hash of its content}."""
     made: dict[str, Made] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    """What each artifact took in this run, its shards included."""
+    """Seconds that each artifact took in this run, shards included."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """(what, why) of each step that failed."""
     worker: Worker | None = None
-    """What workers are told; None: steps run here."""
+    """What worker processes need to know; None: steps run in this process."""
     width: int = 1
     """Workers that are kept busy."""
     known: dict[str, list[Manifest]] = field(default_factory=dict)
-    """The artifacts of stages, by `earlier`."""
-    turn: threading.Lock = field(default_factory=threading.Lock)
-    """Of the threads that wait for workers: to note what was made, and to give steps, the first of which starts a
-    cluster."""
+    """{stage: its artifacts}, filled by `earlier`."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Guards bookkeeping and task submission; the first submission starts the cluster."""
 
     @classmethod
     def of(cls, workspace: Workspace, config: RunConfig, device: str) -> Self:
-        """A run of `config` with the concepts that the workspace holds."""
+        """A run of `config` with the concepts of the workspace."""
         roster, model_id = Roster.of(workspace, config), identity(config.model.spec)
-        # A judge that cannot be had is told of before anything is made.
+        # A judge that cannot be loaded is an error before anything is made.
         judge_ids = {
             name: judges.create(domain.judge, name, domain.judge_templates).identity
             for name, domain in config.domains.items()
@@ -69,9 +68,9 @@ class Run:
         return cls(config, workspace.root, model_id, device, roster, judge_ids)
 
     def step(self, task: Step, job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None) -> Made:
-        """Run one step and remember what came of it.
+        """Run one step and note the result.
 
-        `prepare` gives the job what it is made from, which is only asked for where it has to be made.
+        `prepare` completes the job with what it is made from; it is called only if the artifact has to be made.
         """
         return self._note(self._begin(task, job, *args, prepare=prepare)(), job, *args)
 
@@ -83,9 +82,9 @@ class Run:
         stage: str = "",
         prepare: Callable[[Sought], Sought] | None = None,
     ) -> None:
-        """Run the steps of an artifact that is made in shards, unless it is there; `count` says how many they are.
+        """Run the steps of an artifact that is made in shards, unless it is there; `count(job)` is their number.
 
-        `prepare` is as that of `step`, and asked once.
+        `prepare` is as in `step`, and called once.
         """
         if self.opened.has(job.id):
             return
@@ -99,22 +98,22 @@ class Run:
             self._note(wait(), job, index)
 
     def earlier(self, stage: str) -> list[Manifest]:
-        """The artifacts of a stage when this was first asked: a workspace may hold hundreds, so they are read once."""
-        with self.turn:
+        """The artifacts of a stage at the time of the first call; there may be hundreds, so they are read once."""
+        with self.lock:
             if stage not in self.known:
                 self.known[stage] = Workspace(self.workspace).artifacts(stage)
             return self.known[stage]
 
     def say(self, line: str) -> None:
-        """Tell whoever watches one thing about this run."""
+        """Show a line to whoever watches this run."""
         progress.line(line)
 
     def publish(self, do: Callable[[Any], object], job: Job) -> None:
-        """Put what a step made where people look for it."""
+        """Copy what a job made to where people look for it: `do(job)`."""
         do(job)
 
     def every(self, stage: str, items: Iterable[Item], do: Callable[[Item], Result]) -> list[Result]:
-        """Do the same for each item, for what follows needs all of them: the first failure stops the run."""
+        """Do the same for each item. What follows needs all of them, so the first failure stops the run."""
         todo = list(items)
         done: dict[int, Result] = {}
         for i, finish in self._together(todo, do):
@@ -127,9 +126,9 @@ class Run:
     def each(
         self, stage: str, items: Iterable[Item], do: Callable[[Item], Made], name: Callable[[Item], str]
     ) -> dict[str, Made]:
-        """Do the same for each item; one that fails is noted, and does not stop the others.
+        """Do the same for each item; a failure is noted and does not stop the others.
 
-        A user's mistake or a full disk stops the run at once: it would fail for every item alike.
+        A user's mistake or a full disk stops the run at once, because every item would fail in the same way.
         """
         todo = list(items)
         done: dict[int, Made] = {}
@@ -150,9 +149,9 @@ class Run:
     def _begin(
         self, task: Step, job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None
     ) -> Callable[[], Made]:
-        """Give a step to the workers, if there are any; what comes back finishes it.
+        """Start a step, on a worker if there are any; the returned function waits for it and returns its result.
 
-        Of what is in place Prefect hears nothing: of hundreds of concepts it would be a minute's worth of messages.
+        Prefect is not told of artifacts that are in place: for hundreds of concepts the messages would take a minute.
         """
         if (there := in_place(job, self.opened)) is not None:
             return lambda: there
@@ -160,11 +159,11 @@ class Run:
             job = prepare(job)
         if self.worker is None:
             return functools.partial(task, job, *args)
-        with self.turn:
+        with self.lock:
             return task.submit(job.model_copy(update={"worker": self.worker}), *args)
 
     def _note(self, made: Made, job: Job, *args: int) -> Made:
-        with self.turn:
+        with self.lock:
             self.made.setdefault("_".join([made.id, *map(str, args)]), made)
             self.seconds[made.id] = self.seconds.get(made.id, 0.0) + (0.0 if made.cached else made.seconds)
         if not made.cached and not args:
@@ -172,23 +171,23 @@ class Run:
         return made
 
     def _together(self, todo: list[Item], do: Callable[[Item], Result]) -> Iterator[tuple[int, Callable[[], Result]]]:
-        """(index, how to finish it) of each item: in order, or with workers as they come to an end."""
+        """(index, function that returns the result) of each item: in order, or with workers as they finish."""
         if self.worker is None or not todo:
             yield from ((i, functools.partial(do, item)) for i, item in enumerate(todo))
             return
-        # Threads that wait for workers: an item's steps follow one another, and between two of them others have theirs.
+        # Each thread follows one item and waits for workers: an item's steps run in order, those of others in between.
         threads = ThreadPoolExecutor(min(len(todo), 2 * self.width), thread_name_prefix="item")
         try:
             futures = {threads.submit(copy_context().run, do, item): i for i, item in enumerate(todo)}
             for future in as_completed(futures):
                 yield futures[future], future.result
         finally:
-            # After a final error, or an interrupt, nobody waits for the others.
+            # After a final error or an interrupt, the other items are not waited for.
             threads.shutdown(wait=False, cancel_futures=True)
 
     @functools.cached_property
     def opened(self) -> Workspace:
-        """The workspace, opened once: a run asks it for thousands of artifacts."""
+        """The workspace, opened once, because a run asks it for thousands of artifacts."""
         return Workspace.open(self.workspace)
 
     @property
@@ -199,26 +198,26 @@ class Run:
 
     @property
     def artifacts(self) -> dict[str, bool]:
-        """{artifact: whether it was there before} of what this run used."""
+        """{artifact that this run used: whether it was there before}."""
         return {made.id: made.cached for key, made in self.made.items() if key == made.id}
 
     @property
     def added(self) -> tuple[Added, ...]:
-        """Concepts that joined, and those that have left since but that a removal is still computed against."""
+        """Added concepts, and dropped ones that a removal is still computed against."""
         return self.roster.added
 
     @property
     def dropped(self) -> frozenset[str]:
-        """Concepts that have left: they are not scored, nor taken out of images, any more."""
+        """Dropped concepts: they are not scored and get no removal."""
         return self.roster.dropped
 
     @property
     def domain_concepts(self) -> dict[str, tuple[str, ...]]:
-        """Every concept that is there by domain, added ones last."""
+        """{domain: its concepts}, added ones last, dropped ones left out."""
         return self.roster.present(self.config)
 
     def domain_of(self, concept: str) -> str | None:
-        """The domain of a concept that is there, or that a removal is computed against."""
+        """The domain of a concept, also of a dropped one that a removal is computed against."""
         record = self.added_as(concept)
         return record.domain if record else self.config.domain_of(concept)
 
@@ -228,11 +227,11 @@ class Run:
         return tuple(domain for domain, d in self.config.domains.items() if d.judge == judges.NONE)
 
     def judges(self, concept: str) -> dict[str, DomainJudge]:
-        """{domain: who judges it} for the removal of a concept, of the domains that have a judge.
+        """{domain: its judge and labels} for the removal of a concept; domains without a judge are left out.
 
         A judge that has no labels of its own chooses among the reference set of the removal in the concept's domain,
-        and among the concepts of the configuration in the others. So a concept that joins changes no judgement of
-        another removal.
+        and among the concepts of the configuration in the others. So an added concept changes no judgement of another
+        removal.
         """
         concepts = {d: config.concepts for d, config in self.config.domains.items()}
         concepts |= {str(self.domain_of(concept)): self.roster.reference(self.config, concept)}

@@ -10,23 +10,23 @@ from saeuron.config import RunConfig, RunnerConfig
 from saeuron.errors import ConfigError
 
 EXTRAS = {"dask": ("prefect_dask", "distributed"), "ray": ("prefect_ray", "ray")}
-"""What must be installed, by kind; the extras of the package have the kinds' names."""
+"""{kind: modules that must be installed}; the package's extras have the same names."""
 SCHEMES = {"dask": ("tcp", "tls"), "ray": ("ray",)}
 PATIENCE = 5.0
 """Seconds in which a cluster must answer."""
 IN_FLIGHT = 8
-"""Workers that a cluster is taken to have where `workers` does not say."""
+"""Assumed number of a cluster's workers, if `workers` does not give it."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
 OBJECT_STORE = 80 * 1024 * 1024
-"""Bytes, near the least that Ray takes: steps pass ids, never tensors."""
+"""Bytes; close to Ray's minimum, because steps pass ids, never tensors."""
 
 
 def check(config: RunConfig, device: str) -> None:
     """Raise the first mistake of a configuration's runner.
 
     Raises:
-        ConfigError: what it needs is not installed, nobody answers at its address, workers there could reach no Prefect
-            server, or the devices are too few, or of another kind than the run's, or than the kernels of training.
+        ConfigError: a package is not installed, nothing answers at the address, workers there could reach no Prefect
+            server, there are too few devices, or they are not of the kind that the run or its kernels need.
     """
     runner = config.runner
     for module in EXTRAS.get(runner.kind, ()):
@@ -82,12 +82,12 @@ def _check_address(kind: str, address: str) -> None:
 
 
 def threads(config: RunConfig, given: int) -> int:
-    """Torch threads of whatever runs the steps."""
+    """Torch threads of each process that runs steps."""
     return config.runner.threads or given
 
 
 def width(runner: RunnerConfig, device: str, threads: int) -> int:
-    """How many workers there are, or are taken to be."""
+    """How many workers there are, or are assumed to be."""
     if runner.workers or runner.kind == "threads":
         return runner.workers or 1
     if runner.devices:
@@ -117,7 +117,7 @@ def _dask(runner: RunnerConfig, workers: int) -> Any:
         "n_workers": workers,
         "threads_per_worker": 1,
         "processes": True,
-        # A port that is free, on this machine only, for its status; no dashboard.
+        # Any free port, on this machine only, for its status; no dashboard.
         "dashboard_address": "127.0.0.1:0",
         "scheduler_kwargs": {"dashboard": False},
         "memory_limit": 0,

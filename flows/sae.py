@@ -1,4 +1,4 @@
-"""What the commands on SAEs print: an SAE's fields, and what to do next."""
+"""Text of the `sae` commands: an SAE's fields, and the next command."""
 
 import json
 import shlex
@@ -10,7 +10,7 @@ from tasks.exchange.interchange import Found, described
 
 
 def info(found: Found, workspace: Path) -> dict[str, Any]:
-    """An SAE's fields, and the page that shows them."""
+    """An SAE's fields, and the lines that show them."""
     fields = described(found)
     norm, threshold = fields["decoder_norm"], fields.get("threshold")
     rows = {
@@ -44,7 +44,7 @@ def info(found: Found, workspace: Path) -> dict[str, Any]:
 
 
 def brought(fields: dict[str, Any], workspace: Path) -> list[str]:
-    """What an import made."""
+    """Lines about an SAE that was imported."""
     others = fields["others"]
     then = ("report", fields["id"], "--against", others[0]) if others else ("info", fields["id"])
     return [
@@ -60,11 +60,11 @@ def brought(fields: dict[str, Any], workspace: Path) -> list[str]:
 
 
 def exported(found: Found, format: str, files: list[str]) -> list[str]:
-    """What an export wrote."""
+    """Lines about an SAE that was exported."""
     folder = Path(files[0]).parent
     lines = [f"exported {found.label} as {format}", *(f"wrote {file}" for file in files)]
     if found.sae.info.activation == "threshold" and format == "saelens":
-        lines.append("note: SAELens knows it as jumprelu, with a threshold for each latent")
+        lines.append("note: SAELens calls it jumprelu, with a threshold for each latent")
     lines.append("the card names no license: add one before it is published")
     return [*lines, f"next: {command('sae', 'info', folder)}"]
 

@@ -1,4 +1,4 @@
-"""Look at one SAE of a workspace: find it, measure it where that was not done yet, and say what was found."""
+"""Measure one SAE of a workspace, and print what was found."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,11 +42,11 @@ def sae_report(
     """Measure an SAE on held-out images, and how stable it is against another.
 
     Args:
-        config: that of the workspace; what the SAE was trained with is read from its own artifacts.
-        workspace: where it is, and where what is measured goes.
+        config: that of the workspace; how the SAE was trained is read from its own artifacts.
+        workspace: where the SAE is, and where the results go.
         sae_id: the SAE.
         against: another SAE, to compare its decoder with.
-        second_seed: train one with the next seed for that.
+        second_seed: train one with the next seed, and compare with that.
         images, rows: see `DiagnosisConfig`.
         device: where models run. threads: torch threads on the CPU.
 
@@ -88,13 +88,15 @@ def _stages(
 
 
 def _capture(workspace: Workspace, sae: Manifest) -> Manifest | None:
-    """The activations that an SAE was trained on; None for one that was trained elsewhere."""
+    """The capture that an SAE was trained on; None if it is not here."""
     name = sae.inputs.get("capture")
     return workspace.read(name) if name and workspace.has(name) else None
 
 
 def diagnosis_job(run: Run, sae: Manifest, capture: Manifest | None, images: int, rows: int) -> DiagnosisJob:
-    """The model is sampled as it was for the SAE's training, or, of an SAE from elsewhere, as the workspace says.
+    """The job that measures an SAE.
+
+    The model is sampled as for the SAE's training; for an SAE from elsewhere, as the workspace's configuration says.
 
     Raises:
         ConfigError: the workspace's configuration names another model than the SAE was trained on.
@@ -122,7 +124,7 @@ def diagnosis_job(run: Run, sae: Manifest, capture: Manifest | None, images: int
 
 
 def _next_seed(run: Run, sae: Manifest, capture: Manifest | None) -> str:
-    """Train the SAE again with the next seed; its id.
+    """Train the SAE again with the next seed; return its id.
 
     Raises:
         ConfigError: the activations are not there, or it was trained elsewhere.
@@ -156,7 +158,7 @@ def check_latent(diagnosis: Diagnosis, latent: int) -> None:
 
 
 def figures(diagnosis: Diagnosis) -> list[str]:
-    """The whole of an SAE in a few lines."""
+    """The figures of an SAE in a few lines."""
     f = diagnosis.figures
     dark, own = f["dark_matter"], f["halves"][f["half"]]
     lines = [
@@ -216,7 +218,7 @@ def latent_lines(diagnosis: Diagnosis, latent: Latent) -> list[str]:
 
 
 def sparkline(values: list[float] | Any) -> str:
-    """Values from 0 to the largest as eight heights."""
+    """Values from 0 to the largest as bars of eight heights."""
     most = max([*values, 0.0])
     return "".join(_LEVELS[min(round(7 * max(v, 0.0) / most), 7)] if most else _LEVELS[0] for v in values)
 

@@ -1,8 +1,8 @@
-"""Prefect's own server, as the child of a run: it ends when the run does, however that ends.
+"""A Prefect server as the child of a run: it ends when the run does, however that ends.
 
-The run holds one end of a pipe and writes nothing to it; the server waits at the other. A process that is killed
-cannot stop its children, but the kernel closes its pipes. Prefect would start such a server by itself, but not before
-its first flow; here it starts while the configuration is checked, which takes as long.
+The run holds one end of a pipe and writes nothing to it; the server waits at the other. A killed process cannot stop
+its children, but the kernel closes its pipes. Prefect would start such a server by itself, but only at its first flow;
+here it starts while the configuration is checked, which takes about as long.
 
     python -m flows.server LIFELINE ARGUMENTS-OF-UVICORN
 """
@@ -27,7 +27,7 @@ from storage.files import NO_ROOM
 PATIENCE = 180.0
 """Seconds that a busy machine may take to start it."""
 STARTS = 3
-"""How often a server is started that ends at once: its port may be another's."""
+"""How often to start a server that ends at once: another process may have taken its port."""
 
 _own: "_Server | None" = None
 
@@ -39,7 +39,7 @@ class _Server:
         self.port, self.starts = 0, 0
         self.process = self._start()
         self.deadline = time.monotonic() + PATIENCE
-        # Before Prefect is imported, so that it runs after what Prefect still sends at the end.
+        # Registered before Prefect is imported, so that the server stops after Prefect has sent its last messages.
         atexit.register(self.stop)
 
     @property
@@ -56,10 +56,10 @@ class _Server:
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *("--log-level", "error", "--lifespan", "on"),
         ]
-        # Where this package lies need not be on the path of a new process: a script's folder is not.
+        # A new process need not have this package on its path, for example if it was found in a script's folder.
         path = os.pathsep.join(each or str(Path.cwd()) for each in sys.path)
         ours = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-        # The other end is closed by nobody but the kernel, when this process is no more.
+        # The kernel alone closes the other end, when this process ends.
         waits, _ = os.pipe()
         try:
             return subprocess.Popen(
@@ -67,15 +67,15 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **ours, "PYTHONPATH": path},
                 pass_fds=[waits],
-                # Ctrl-C, and what `timeout` and service managers send, reach every process of a group. The run, which
-                # stops its server last, tells it how it ended.
+                # Signals from Ctrl-C, `timeout` and service managers reach a whole process group. The server has its
+                # own, so that the run can still report to it how it ended, and stops it last.
                 process_group=0,
             )
         finally:
             os.close(waits)
 
     def wait(self) -> None:
-        """Until it answers. Raises DiskFull, and SaeuronError if it does not."""
+        """Wait until the server answers. Raises DiskFull; SaeuronError if it does not answer."""
         while True:
             with suppress(OSError), urlopen(f"{self.url}/health", timeout=5) as answer:
                 if answer.status == 200:
@@ -99,7 +99,7 @@ class _Server:
 
 
 def start() -> None:
-    """Start a server for this process, unless the user named one; `reachable` waits for it."""
+    """Start a server for this process, unless the user named one; `reachable` waits until it answers."""
     global _own
     if _own is None and "PREFECT_API_URL" not in os.environ:
         _own = _Server()
@@ -107,7 +107,7 @@ def start() -> None:
 
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Have a server for the block, known to workers as well: the user's, or one of this process."""
+    """Provide a server for the block, also to workers: the user's, or one of this process."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from tasks.engine.page import OWN_SERVER
@@ -124,7 +124,7 @@ def reachable() -> Iterator[None]:
 
 
 def stop() -> None:
-    """Stop the server of this process, which a hard exit would end without a farewell."""
+    """Stop the server of this process in an orderly way, before a hard exit would end it."""
     global _own
     if _own is not None:
         _own.stop()
@@ -133,7 +133,7 @@ def stop() -> None:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Say in one line that Prefect's server stopped, or lost its database, while a flow ran."""
+    """Turn the errors of a server that stopped, or lost its database, into one line."""
     import httpx
     from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL
@@ -141,7 +141,7 @@ def answering() -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound, RuntimeError) as error:
-        # Prefect raises no error of its own where it finds no server at all.
+        # Prefect raises a plain RuntimeError if it finds no server at all.
         if type(error) is RuntimeError and "reach API" not in str(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -155,7 +155,7 @@ def answering() -> Iterator[None]:
 
 
 def _check_room() -> None:
-    """Raise DiskFull if it is the room for its database that a server of this run's own lacks."""
+    """Raise DiskFull if there is no room for the database of the run's own server."""
     home = _home()
     files = list(home.glob("prefect.db*"))
     try:
@@ -184,7 +184,7 @@ def _end_with(lifeline: int) -> None:
 
 
 def main() -> None:
-    """What the server's process does."""
+    """Entry point of the server's process."""
     threading.Thread(target=_end_with, args=[int(sys.argv[1])], daemon=True).start()
     import uvicorn
 

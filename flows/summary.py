@@ -43,7 +43,7 @@ def _cell(value: Any) -> str:
 
 
 def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) -> str:
-    """The end of a run: the figures, the counts, the paths, the next command."""
+    """Text at the end of a run: figures, counts, paths, the next command."""
     rows, lines = [], []
     settings = {(r["concept"], r["method"]): r["settings"] for r in result["removals"]}
     for e in result["evaluations"]:
@@ -86,7 +86,7 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         drawn = f", pictures/{stem}_{{{','.join(kinds)}}}.png" if kinds else ""
         lines.append(f"  removals/{stem}.safetensors{drawn}")
     if result["failures"]:
-        lines.append("next: mend the cause and run the same command again; only what failed is done")
+        lines.append("next: fix the cause and run the same command again; only what failed is done")
     elif result["evaluations"]:
         first = result["evaluations"][0]
         chosen = first["concept"] if len(config.method) == 1 else f"{first['concept']}.{first['method']}"
@@ -97,7 +97,7 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
 
 
 def told(settings: Mapping[str, Any]) -> str:
-    """The settings of a removal in a few letters."""
+    """The settings of a removal as short text."""
     short = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
     return " ".join(f"{name} {value}" for name, value in short.items())
 
@@ -108,7 +108,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def _example(config: RunConfig, domain: str, concept: str) -> str:
-    """A training sentence that shows the concept, beside another of each domain that the sentence names."""
+    """A training sentence that asks for the concept, and for a concept of each other domain that it names."""
     from saeuron.prompts import fill, placeholders
 
     names = {d: c.concepts[0] for d, c in config.domains.items()} | {domain: concept}
@@ -117,7 +117,7 @@ def _example(config: RunConfig, domain: str, concept: str) -> str:
 
 
 def concept_rows(workspace: Workspace) -> list[dict[str, Any]]:
-    """One row per concept and method: how far it is, and its newest figures; one for a concept without a removal."""
+    """One row per concept and method: how far it is, its newest figures. A concept without a removal has one row."""
     config = runs.remembered(workspace)
     added = concepts.joined(workspace, config)
     scored = {m.summary["concept"] for m in workspace.artifacts("score")}
@@ -144,7 +144,7 @@ def concept_rows(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
-    """All that is known of one concept."""
+    """Everything known about one concept."""
     row = next(r for r in concept_rows(workspace) if r["concept"] == name)
     lines = [f"{name} ({row['domain']})", f"scored: {'yes' if row['scored'] else 'no'}"]
     removals = [m for m in workspace.artifacts("removal") if m.summary["concept"] == name]
@@ -198,6 +198,6 @@ def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
         "damaged: none" + ("" if deep else " (sizes; --deep reads every byte)")
     ]
     if problems:
-        # What has its size is believed without reading it, so it has to go before it is made again.
+        # A damaged file of the right size would count as whole, so it has to be moved away before a run.
         lines.append(f"next: {command('verify', '--deep', '--repair', workspace=workspace)}")
     return {"stages": rows, "outdated": outdated, "problems": problems, "lines": lines}

@@ -1,4 +1,4 @@
-"""Whether a run finds everything in place: then it needs no Prefect, whose server takes seconds to start."""
+"""Whether a run has nothing to make; then it starts no Prefect server, which would take seconds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,19 +12,19 @@ from tasks.engine.step import Step, in_place
 
 
 class _Missing(BaseException):
-    """Something would have to be made. Not an Exception: `Run.each` would note it and go on."""
+    """An artifact is missing. Not an `Exception`, which `Run.each` would note before going on."""
 
 
 class Walk(Run):
-    """A run that ends at the first step that would make something. It writes nothing."""
+    """A run that stops at the first missing artifact. It writes nothing."""
 
     def shards(self, task: Step, job: Sought, *unused: Any, **options: Any) -> None:
-        """Shards belong to their artifact."""
+        """Stop if the artifact is missing; shards need no check of their own."""
         if not self.opened.has(job.id):
             raise _Missing
 
     def publish(self, do: Callable[[Any], object], job: Job) -> None:
-        """The run itself does this, with or without Prefect."""
+        """Do nothing; the run that follows publishes."""
 
     def _begin(self, task: Step, job: Sought, *args: int, **options: Any) -> Callable[[], Made]:
         there = in_place(job, self.opened)

@@ -1,4 +1,4 @@
-"""What is to be run, from what a person asked for: the same for a command and for a deployment."""
+"""From what a user asked for to what is run; shared by commands and deployments."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from tasks.registry.concepts import Roster
 
 
 class Work(NamedTuple):
-    """What `flows.pipeline.pipeline` takes."""
+    """Arguments of `flows.pipeline.pipeline`."""
 
     config: RunConfig
     concepts: list[str] | None
@@ -22,7 +22,7 @@ class Work(NamedTuple):
 
 
 def add_concept(workspace: Workspace, new: ConceptConfig) -> Work:
-    """Register a concept, or bring back one that was dropped.
+    """Register a concept, or bring back a dropped one.
 
     Raises:
         ConfigError: nothing was run in the workspace yet, or the concept cannot join it.
@@ -30,7 +30,7 @@ def add_concept(workspace: Workspace, new: ConceptConfig) -> Work:
     config = runs.remembered(workspace)
     if config.domain_of(new.name) and new.name in Roster.of(workspace, config).dropped:
         concepts.restore(workspace, config, new)
-        # One that is not to have a removal, and has none, comes back without.
+        # A concept that has no removal, and that the configuration wants none of, comes back without.
         asked = config.tune.concepts is None or new.name in config.tune.concepts
         made = any(about.concept == new.name for about in published(workspace).values())
         return Work(config, [new.name] if asked or made else [])
@@ -65,8 +65,10 @@ def check_all(config: RunConfig, device: str, workspace: Workspace) -> None:
 
 
 def do(work: Work, workspace: Workspace, device: str, threads: int, keep_config: bool = False) -> dict[str, Any]:
-    """Check, and run every stage inside the flow that calls this: a flow run within another would cost a second, and
-    would be left behind when the process is killed. Workers need one, for it is what they belong to.
+    """Check, and run every stage inside the flow that calls this.
+
+    A flow run within another would cost a second and stay "running" when the process is killed. With workers there is
+    one nevertheless, because they belong to it.
 
     Raises:
         RuntimeError: a step failed; what was finished is kept.

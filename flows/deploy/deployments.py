@@ -14,11 +14,11 @@ POOL = "saeuron"
 DEPLOYMENTS = "prefect.yaml"
 AUTOMATIONS = "automations.yaml"
 HOME = "SAEURON_HOME"
-"""Where runs start, which prefect.yaml asks the environment for."""
+"""Environment variable that prefect.yaml reads: the folder where runs start."""
 
 
 def home() -> Path:
-    """The project's folder. Raises ConfigError where it is not a checkout."""
+    """The project's folder. Raises ConfigError if it is not a checkout."""
     folder = Path(__file__).resolve().parents[2]
     for name in (DEPLOYMENTS, AUTOMATIONS):
         if not (folder / name).is_file():
@@ -27,7 +27,7 @@ def home() -> Path:
 
 
 def commands(gpus: int) -> dict[str, list[str]]:
-    """{what it makes: the command}, in order, for a server that holds none of it."""
+    """{what it creates: command}, in order, for a server that has none of it."""
     return {
         "work pool": ["prefect", "work-pool", "create", POOL, "--type", "process"],
         "gpu limit": ["prefect", "gcl", "create", "gpu", "--limit", str(gpus)],
@@ -37,13 +37,13 @@ def commands(gpus: int) -> dict[str, list[str]]:
 
 
 def automations() -> list[dict[str, Any]]:
-    """Those that ship with the project."""
+    """The automations that ship with the project."""
     found: list[dict[str, Any]] = yaml.safe_load((home() / AUTOMATIONS).read_text(encoding="utf-8"))["automations"]
     return found
 
 
 def pending(gpus: int) -> dict[str, list[str]]:
-    """What `commands` has to be run, or run otherwise, on the server as it is; deployments always are."""
+    """The `commands` that the server still needs, adapted to what it has; deployments are always included."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -67,7 +67,7 @@ def pending(gpus: int) -> dict[str, list[str]]:
 
 
 def refresh_automations() -> None:
-    """Bring automations that are there up to date, and make those that are not; one that was paused stays so."""
+    """Update existing automations and create missing ones; a paused one stays paused."""
     from prefect.client.orchestration import get_client
     from prefect.events.schemas.automations import AutomationCore
 
@@ -82,7 +82,7 @@ def refresh_automations() -> None:
 
 
 def execute(command: list[str]) -> str:
-    """Run one of `commands` in the project's folder; what it said.
+    """Run one of `commands` in the project's folder; return its output.
 
     Raises:
         SaeuronError: it failed; the message is its last line.

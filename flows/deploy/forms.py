@@ -1,4 +1,4 @@
-"""What Prefect's page asks for before a deployment runs: each model is a form, each field a row of it."""
+"""Parameters of deployments, which Prefect's page shows as forms: a model is a form, a field a row."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ Sentences = list[str]
 
 
 class Form(BaseModel):
-    """Base of all forms: an unknown field is refused, so that nothing else comes to be stored with a run."""
+    """Base of all forms. Unknown fields are refused, so that nothing else is stored with a run."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Tell somebody that a scheduled run failed or crashed."""
+"""Post to SAEURON_NOTIFY_URL that a scheduled run failed or crashed."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 TARGET = "SAEURON_NOTIFY_URL"
-"""Environment variable of the worker: where a JSON object is posted. It may hold a secret, so it is never stored."""
+"""Environment variable with the address to post JSON to. It may hold a secret, so it is never stored."""
 TIMEOUT = 10.0
 """Seconds."""
 
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def notify(flow: Any, flow_run: Any, state: Any) -> None:
-    """A hook of Prefect's: post what happened to `SAEURON_NOTIFY_URL`, if that is set. Fails no run.
+    """Post the state of a flow run to `SAEURON_NOTIFY_URL`, if that is set; a hook of Prefect's. Never fails a run.
 
-    The key `text` holds it all in one line, which is what chat services show.
+    The key `text` holds everything in one line, which chat services show.
     """
     target = os.environ.get(TARGET)
     if not target:
@@ -42,5 +42,5 @@ def notify(flow: Any, flow_run: Any, state: Any) -> None:
         with urlopen(request, timeout=TIMEOUT):
             pass
     except (OSError, ValueError) as error:
-        # Neither the address nor an error's text, which may hold it.
+        # The address may be a secret, and the error's text may hold it: neither is logged.
         log.warning("%s: the notification was not sent: %s", TARGET, type(error).__name__)

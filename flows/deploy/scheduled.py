@@ -1,4 +1,4 @@
-"""The flows that deployments run. Their parameters are forms, and what they do is what the commands do."""
+"""The flows that deployments run: they do what the commands do, with forms as parameters."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def evaluate(what: EvaluateForm, machine: Machine = ON_THIS_MACHINE) -> dict[str
 
 
 def _shown(work: Work, workspace: Workspace, machine: Machine, keep_config: bool = False) -> dict[str, Any]:
-    """Do it, with bars and lines on Prefect's page."""
+    """Do the work, with bars and lines on Prefect's page."""
     page.hear_libraries()
     with progress.listening(page.Bars()):
         return do(work, workspace, machine.device, machine.threads, keep_config)

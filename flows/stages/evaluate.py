@@ -1,4 +1,4 @@
-"""Generate the test images without and with each removal, have them judged, count, and draw."""
+"""Generate test images without and with each removal, judge them, compute figures, draw pictures."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tasks.tune import TuneJob
 
 
 def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wanted, Made]:
-    """{which removal: its evaluation}; one that failed is missing."""
+    """{(concept, method): evaluation}; failed ones are missing."""
 
     def based(job: ImagesJob) -> ImagesJob:
         return job.model_copy(update={"bases": bases(job, run.earlier("images"), run.earlier("prompts"))})
@@ -28,7 +28,7 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
 
     @functools.cache
     def look(image_set_id: str, judges: tuple[tuple[str, DomainJudge], ...]) -> tuple[str, ...]:
-        # Once for all removals that have the same judges and labels.
+        # Cached: removals with the same judges and labels share the judgements of unedited images.
         return judge(run, image_set_id, dict(judges))
 
     def do(wanted_: Wanted) -> Made:
@@ -85,7 +85,7 @@ def images(
     removal: Made | None = None,
     sampled_for: tuple[str, str] | None = None,
 ) -> str:
-    """One image set, a step a shard; returns its id. `based` names earlier sets, whose images are taken from there."""
+    """Make one image set, a step per shard; return its id. `based` adds earlier sets to copy images from."""
     job = ImagesJob(
         workspace=run.workspace,
         device=run.device,
@@ -94,7 +94,7 @@ def images(
         config=run.config.evaluate,
         prompts_id=prompts_id,
         removal_ids=(removal.id,) if removal else (),
-        # Of a removal that is only planned it is not known yet which of its trials it will be.
+        # For a planned removal it is not known yet which candidate will be chosen.
         contents=(removal.summary.get("content", removal.id),) if removal else (),
         sampled_for=sampled_for if run.config.evaluate.retained_cells else None,
     )

@@ -9,7 +9,7 @@ from tasks.judge import judge as task
 
 
 def judge(run: Run, image_set_id: str, judges: Mapping[str, DomainJudge]) -> tuple[str, ...]:
-    """The judgements of an image set, one a domain; nothing is generated."""
+    """Ids of the judgements of an image set, one per domain; nothing is generated."""
     jobs = [
         JudgeJob(workspace=run.workspace, device=run.device, image_set_id=image_set_id, domain=domain, judge=chosen)
         for domain, chosen in judges.items()

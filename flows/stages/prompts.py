@@ -14,13 +14,13 @@ from tasks.registry.concepts import Added
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A prompt set by its id, and what it holds."""
+    """A prompt set: its id and its prompts."""
 
     id: str
     prompts: tuple[Prompt, ...]
 
     def asking(self, concept: str) -> list[Prompt]:
-        """Those that ask for a concept, in their order."""
+        """The prompts that ask for a concept, in order."""
         return self._asking.get(concept, [])
 
     @functools.cached_property
@@ -40,7 +40,7 @@ def prompts(run: Run) -> dict[str, PromptSet]:
 
 
 def of_added(run: Run, concept: Added) -> PromptSet:
-    """The prompts of one concept that was added, as its record describes it."""
+    """The prompt set of an added concept, as its record describes it."""
     templates = concept.templates or run.config.prompts.templates
     mine = {split: tuple(t for t in ts if f"{{{concept.domain}}}" in t) for split, ts in templates.items()}
     domains = dict(run.config.domains)

@@ -34,8 +34,8 @@ class Wanted(NamedTuple):
 def tune(
     run: Run, concepts: list[str], sets: dict[str, PromptSet], saes: dict[str, str], scores: dict[str, str]
 ) -> dict[Wanted, tuple[TuneJob, Made]]:
-    """{which: (job, removal)}; one that failed is missing."""
-    # A removal is still computed against a concept that has left, until it is refreshed.
+    """{(concept, method): (job, removal)}; failed ones are missing."""
+    # A removal is computed against a dropped concept until it is refreshed.
     left = {c: score_job(run, c, sets, saes) for c in sorted(run.dropped) if run.domain_of(c)} if saes else {}
     known = scores | {c: job.id for c, job in left.items()}
     earlier = {
@@ -75,7 +75,7 @@ def tune(
     def do(wanted: Wanted) -> Made:
         job = jobs[wanted]
         made = run.step(task, job, prepare=tried)
-        # Still of use: another judge chooses from the same trials. Not made again if only they are gone.
+        # Trials stay in use: another judge chooses from them. If only they are gone, they are not made again.
         if made.cached and run.opened.has(job.trials_id):
             run.step(trials_task, job.trials)
         run.publish(publish, job)
@@ -87,7 +87,7 @@ def tune(
 
 
 def unsearched(config: RunConfig) -> str:
-    """What to tell a person where settings cannot be searched because a judge is missing; empty where they are."""
+    """A line for the user if a missing judge prevents the search of settings; empty otherwise."""
     without = [domain for domain, d in config.domains.items() if d.judge == NONE]
     if not without:
         return ""

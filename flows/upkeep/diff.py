@@ -1,4 +1,4 @@
-"""Compare two runs: what they were told and used, what summaries say of that, which figures differ beyond chance."""
+"""Compare two runs: settings, artifacts, their summaries, and figures that differ beyond chance."""
 
 import re
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from storage.manifests import Manifest
 from tasks.registry import runs
 
 ROWS = 20
-"""Artifacts that a page lists of each run."""
+"""Artifacts of each run that a page lists at most."""
 
 
 EVALUATION = "evaluation"
 """The stage whose summaries hold figures with intervals."""
 NAMES = ("domain", "concept", "method", "hookpoint")
-"""Fields of a summary that name an artifact among those of its stage."""
+"""Fields of a summary that tell artifacts of one stage apart."""
 IGNORED = {"seconds", "protocol", "reference_set"}
 """Fields of a summary that are not compared: hashes and timings."""
 FILES = ("bytes", "contents")
-"""What is said of an artifact's files."""
+"""Columns about an artifact's files."""
 
 
 @dataclass(frozen=True)
@@ -53,40 +53,40 @@ class Figure:
 
     @property
     def beyond(self) -> bool:
-        """Whether the two intervals have nothing in common."""
+        """Whether the two intervals do not overlap."""
         return self.a[1] > self.b[2] or self.b[1] > self.a[2]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What sets run B apart from run A."""
+    """How run B differs from run A."""
 
     a: runs.Record
     b: runs.Record
     config: list[tuple[str, Any, Any]]
-    """(key, in A, in B) of each key that differs."""
+    """(key, value in A, value in B) of each key that differs."""
     only_a: list[str]
     only_b: list[str]
     both: int
-    """Artifacts that both used."""
+    """Number of artifacts that both used."""
     cells: list[Cell]
-    """Of artifacts of the same stage and name that are not the same; fields of their summaries come first."""
+    """Differences between artifacts of the same stage and name; fields of their summaries first."""
     figures: list[Figure]
-    """Of removals that were evaluated in both, by different evaluations."""
+    """Figures of removals that both evaluated, in different evaluations."""
     same: int
-    """Figures that are of the same evaluation in both."""
+    """Number of figures that come from the same evaluation in both."""
     unmatched: int
-    """Figures that only one of them has, or that nothing could judge."""
+    """Number of figures that only one run has, or that could not be judged."""
     notes: list[str]
     """What could not be compared, and why."""
 
 
 def resolve(workspace: Workspace, text: str) -> runs.Record:
-    """The run that a text names: its id, the beginning of it that no other has, `last`, or `last~N`.
+    """The run that a text names: its id, a unique beginning of it, `last`, or `last~N`.
 
     Raises:
-        UnknownName: no run is called that.
-        ConfigError: several are, or there are not so many.
+        UnknownName: no run has that name.
+        ConfigError: several runs match, or there are fewer runs than N + 1.
     """
     found = runs.records(workspace)
     if back := re.fullmatch(r"last(?:~(\d+))?", text):
@@ -107,7 +107,7 @@ def resolve(workspace: Workspace, text: str) -> runs.Record:
 
 
 def compare(workspace: Workspace, a: runs.Record, b: runs.Record) -> Difference:
-    """Everything in which two runs differ."""
+    """All differences between two runs."""
     told = [flat(read_json(workspace.runs / "configs" / f"{r.run_id}.json")) for r in (a, b)]
     changed = [(key, told[0].get(key), told[1].get(key)) for key in dict.fromkeys([*told[0], *told[1]])]
     notes = [
@@ -146,7 +146,7 @@ def _cells(workspace: Workspace, a: Mapping[str, bool], b: Mapping[str, bool]) -
         columns = [c for c in dict.fromkeys([*told[0], *told[1]]) if told[0].get(c) != told[1].get(c)]
         stage, *names = part
         name = " ".join(filter(None, names))
-        # That the bytes are others says nothing that other columns do not say better.
+        # Other columns explain more than `contents` does.
         shown = [c for c in columns if c != "contents"] or columns
         found += [Cell(stage, name, c, told[0].get(c), told[1].get(c)) for c in shown]
     return sorted(found, key=lambda cell: cell.column in FILES)
@@ -160,7 +160,7 @@ def _told(manifest: Manifest) -> dict[str, Any]:
 
 
 def _named_once(workspace: Workspace, ids: Mapping[str, bool]) -> dict[tuple[str, ...], Manifest]:
-    """{(stage, names): artifact} of those that have a name, which no other of the run has. Evaluations are figures."""
+    """{(stage, names): artifact} of those with a unique name in the run; evaluations are compared as figures."""
     found: dict[tuple[str, ...], list[Manifest]] = {}
     for manifest in (workspace.manifest(i) for i in sorted(ids) if workspace.has(i)):
         names = [str(manifest.summary.get(name) or "") for name in NAMES]
@@ -204,13 +204,13 @@ def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def short(value: Any, width: int = 28) -> str:
-    """A value in at most `width` letters."""
+    """A value as text of at most `width` characters."""
     text = "none" if value is None else str(value)
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def page(found: Difference) -> str:
-    """The difference for a person."""
+    """The difference as text."""
     lines = [f"{name}  {r.run_id}  {r.state}, started {r.started:%Y-%m-%d %H:%M}" for name, r in _named(found)]
     lines += [f"note: {note}" for note in found.notes]
     lines += ["", f"configuration: {len(found.config) or 'no'} keys differ"]

@@ -1,9 +1,11 @@
 """Find what nothing refers to, and delete it.
 
-Referred to is what a run would find: the walk of `flows.plan` over the remembered configuration and the concepts that
-joined, for every kind of device that made anything here; the same for runs that are at work; what a published removal
-was made of, its pictures and its newest figures; what was brought from elsewhere; the inputs of all these; and what
-other commands made of them.
+These are referred to:
+- what a run would find: the walk of `flows.plan` over the remembered configuration and the added concepts, for every
+  kind of device that made anything here; the same for runs that are at work;
+- what a published removal was made of, its pictures and its newest figures;
+- what was imported;
+- the inputs of all these, and what other commands made of them.
 """
 
 import time
@@ -31,7 +33,7 @@ from tasks.registry.concepts import Roster
 from tasks.stages import every as known_stages
 
 YOUNG = 86_400.0
-"""Seconds for which a folder without a manifest may be one that is being made."""
+"""Seconds during which a folder without a manifest may still be in the making."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,15 @@ class Garbage:
     bytes: int
     artifact: str = ""
     left: str = ""
-    """Why it is not deleted; empty if it is, or would be."""
+    """Why it is not deleted; empty if it is deleted."""
 
 
 def survey(workspace: Workspace) -> list[Garbage]:
-    """Everything that could be deleted, and what has to be left for now. Nothing is changed.
+    """Find everything that could be deleted, and what has to stay for now. Nothing is changed.
 
     Raises:
         ConfigError: nothing was run here.
-        SaeuronError: something is damaged, so that it cannot be known what is referred to.
+        SaeuronError: something is damaged, so what is referred to cannot be known.
     """
     config = runs.remembered(workspace)
     manifests = {m.id: m for m in workspace.artifacts()}
@@ -168,7 +170,7 @@ def _walked(plan: Plan, more: Iterable[str]) -> set[str]:
 def _artifact(workspace: Workspace, artifact_id: str, manifest: Manifest | None, concepts: dict[str, str]) -> Garbage:
     folder = workspace.folder(artifact_id)
     files = [p for p in folder.rglob("*") if p.is_file()]
-    # On an object store the folder may hold some of the files only.
+    # On an object store the folder may hold only some of the files.
     count = max(size(folder), sum(file.bytes for file in manifest.files) if manifest else 0)
     left = ""
     if workspace.busy(artifact_id):
@@ -180,7 +182,7 @@ def _artifact(workspace: Workspace, artifact_id: str, manifest: Manifest | None,
 
 
 def _unfinished(workspace: Workspace) -> Iterator[Garbage]:
-    """Objects on an object store that no manifest lists."""
+    """Objects of an object store that no manifest lists."""
     for each in workspace.backend.unfinished():
         young = (datetime.now(UTC) - each.modified).total_seconds() < YOUNG
         left = "no manifest lists it, and it is less than a day old" if young else ""
@@ -201,7 +203,7 @@ def _thing(kind: str, label: str, path: Path) -> Garbage:
 
 
 def page(workspace: Workspace, found: list[Garbage], dry: bool) -> str:
-    """What goes, or went, and what stays, for a person."""
+    """What is deleted and what stays, as text."""
     gone, left = [g for g in found if not g.left], [g for g in found if g.left]
     rows = [
         {"what": g.kind, "of": g.label, "MB": f"{g.bytes / 1e6:.2f}".rjust(7), "path": _place(workspace, g)}

@@ -1,4 +1,4 @@
-"""Which removals are outdated, and what it changed to refresh them."""
+"""Find outdated removals, and report what a refresh changed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,11 +25,11 @@ class State:
     """The concepts that it was computed against."""
     settings: dict[str, Any]
     figures: dict[str, float | None]
-    """UA, IRA, CRA as fractions; None where nothing could judge them."""
+    """UA, IRA, CRA as fractions; None if they could not be judged."""
 
 
 def outdated(workspace: Workspace) -> dict[tuple[str, str], bool]:
-    """{(concept, method): whether other concepts are scored now than this removal, in use, was computed against}."""
+    """{(concept, method): whether other concepts are scored now than its reference set} of the removals in use."""
     from storage import connect
 
     with connect(workspace) as views:
@@ -38,7 +38,7 @@ def outdated(workspace: Workspace) -> dict[tuple[str, str], bool]:
 
 
 def choose(workspace: Workspace, config: RunConfig, name: str | None, everything: bool) -> list[str]:
-    """The concepts to refresh: the one that is named, or every one with a removal in use; none that is up to date.
+    """The concepts to refresh: the named one, or all with a removal in use; those that are up to date are left out.
 
     Raises:
         UnknownName: there is no such concept.
@@ -60,7 +60,7 @@ def choose(workspace: Workspace, config: RunConfig, name: str | None, everything
 
 
 def check_present(name: str, config: RunConfig, roster: Roster) -> None:
-    """Raise unless the name is that of a concept that is there."""
+    """Raise unless the concept exists and was not dropped."""
     known = [c for names in roster.present(config).values() for c in names]
     if name in roster.dropped:
         raise ConfigError(f"concept {name!r} was dropped; `saeuron concept add FILE` brings it back.")
@@ -74,7 +74,7 @@ States = Mapping[Which, State | None]
 
 
 def states(workspace: Workspace, concepts: Iterable[str]) -> dict[Which, State | None]:
-    """The removals of these concepts that are in use; None for a concept that has none."""
+    """The removals in use of these concepts; None for a concept without one."""
     chosen = [*concepts]
     removals = {m.id: m for m in workspace.artifacts("removal") if m.summary.get("concept") in chosen}
     found = {which: _state(workspace, removals[i]) for which, i in in_use(workspace, removals.values()).items()}
@@ -83,7 +83,7 @@ def states(workspace: Workspace, concepts: Iterable[str]) -> dict[Which, State |
 
 
 def _named(before: States, after: States) -> list[Which]:
-    """Every removal of either, and the concepts that have none in both."""
+    """Every removal of `before` or `after`, and the concepts that have none in both."""
     known = {which[0] for which in (*before, *after) if which[1]}
     return [which for which in dict.fromkeys([*before, *after]) if which[1] or which[0] not in known]
 
@@ -98,7 +98,7 @@ def _state(workspace: Workspace, removal: Manifest) -> State:
 
 
 def page(before: States, after: States) -> list[str]:
-    """What changed, for a person: two rows a removal."""
+    """What changed, as text: two rows per removal."""
     rows: list[dict[str, Any]] = []
     for which in _named(before, after):
         old, new = before.get(which), after.get(which)
@@ -109,7 +109,7 @@ def page(before: States, after: States) -> list[str]:
             rows.append(row)
     header = ["concept", "", "computed against", "settings", *FIGURES]
     lines = [text_table(header, rows, wrapped=["computed against"])]
-    lines.append("Percent, on test prompts. Removals that are not named here are the bytes they were.")
+    lines.append("Percent, on test prompts. Removals that are not named here did not change.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Find what is damaged in a workspace, put it out of the way, and say what makes it again."""
+"""Find what is damaged in a workspace, set it aside, and name the commands that make it again."""
 
 import json
 import shlex
@@ -29,18 +29,18 @@ PLACES = {
     *(MARK, LINK, runs.CONFIG, "concepts", "artifacts", "runs"),
     *("pictures", "removals", "reports", "locks", "damaged"),
 }
-"""What lies in a workspace. Hidden things are the business of whoever hid them."""
+"""Names at the top of a workspace. Hidden files are ignored."""
 HEADER = 1 << 20
-"""Bytes within which a removal says what it is a copy of."""
+"""Bytes of a removal's file that are searched for the artifact it is a copy of."""
 REWRITE, ASIDE, OTHERS = "--repair rewrites it", "--repair moves it away", "what made it makes it"
 RUN = "saeuron run"
 UPLOAD, AGAIN = "--repair uploads it", "fetched again when it is read"
-"""What becomes of an object that lies whole in this machine's cache, and of a damaged file in that."""
+"""What is done about a damaged object that is whole in this machine's cache, and about a damaged file in that cache."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not as it should be."""
+    """One damaged, missing or unknown file."""
 
     kind: str
     """missing, size, bytes, unreadable; or copy, unknown, cache."""
@@ -48,13 +48,13 @@ class Damage:
     expected: str
     found: str
     todo: str
-    """What makes it again, or what --repair does."""
+    """The command that makes it again, or what --repair does."""
     artifact: str = ""
-    """The artifact that it belongs to, which goes as a whole."""
+    """The artifact that it belongs to; it is set aside as a whole."""
     source: Path | bytes | None = None
-    """What it is rewritten from."""
+    """What --repair rewrites it from."""
     beside: tuple[Path, ...] = ()
-    """What is worth nothing without it."""
+    """Files that are useless without it."""
 
 
 def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
@@ -62,7 +62,7 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
     makes = _Makes(workspace)
     found = [*_config(workspace), *_concepts(workspace), *_runs(workspace)]
     whole: list[Manifest] = []
-    # What a run used was committed once: if it has no manifest now, the manifest was lost.
+    # What a run used was committed: if it has no manifest now, the manifest was lost.
     used = {i for record in runs.records(workspace) for i in record.artifacts or ()}
     for artifact_id in workspace.folders():
         if workspace.half_deleted(artifact_id):
@@ -86,7 +86,7 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
 
 
 class _Makes:
-    """Says which command makes an artifact again."""
+    """The command that makes an artifact again."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -100,7 +100,7 @@ class _Makes:
             pass
 
     def __call__(self, artifact_id: str) -> str:
-        # Here, for it imports the stages with all that they need: only damage is worth the wait.
+        # Imported here, because loading the stages takes seconds and only damage needs it.
         from tasks.stages import every
 
         stage, summary = every().get(split_id(artifact_id)[0]), self._summary(artifact_id)
@@ -121,7 +121,7 @@ class _Makes:
         manifest = _quietly(self.workspace.read, artifact_id)
         if manifest:
             return dict(manifest.summary)
-        # A damaged manifest may still be JSON: here it only serves to name a command.
+        # A damaged manifest may still be JSON, which is enough to name a command.
         found = _quietly(read_json, self.workspace.folder(artifact_id) / MANIFEST)
         summary = found.get("summary") if isinstance(found, dict) else None
         return summary if isinstance(summary, dict) else {}
@@ -167,7 +167,7 @@ def _config(workspace: Workspace) -> Iterator[Damage]:
         if sealed in kept:
             yield _said(error, REWRITE, source=kept[sealed])
         elif path.exists() and (sha := digest(path).encode()) in kept:
-            # Some run has this very text, so it is the seal that is wrong.
+            # Some run has this very text, so the seal is wrong.
             kind, other = ("bytes", "another") if sealed else ("missing", "no file")
             yield Damage(kind, seal, f"SHA-256 {sha[:12].decode()}…", other, REWRITE, source=sha)
         else:
@@ -189,7 +189,7 @@ def _runs(workspace: Workspace) -> Iterator[Damage]:
     for run_id in sorted({p.stem for folder in (workspace.runs, configs) for p in folder.glob("*.json")}):
         record, config = workspace.runs / f"{run_id}.json", configs / f"{run_id}.json"
         told = _quietly(runs.record, record)
-        # One that was killed as it began has no configuration yet.
+        # A run that was killed as it began has no configuration yet.
         if told and told.state == "running" and not config.exists():
             continue
         yield from _readable(record, runs.record, ASIDE, beside=(config,))
@@ -212,8 +212,8 @@ def _readable(path: Path, read: Callable[[Path], Any], todo: str, **more: Any) -
 
 
 def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: _Makes) -> Iterator[Damage]:
-    """What lies in removals/ and pictures/ that is no copy of the artifact it was copied from."""
-    # What a run has made that did not come to its end is put where people look for it by the next one.
+    """Files in removals/ and pictures/ that differ from the artifact they were copied from."""
+    # A run that was cut short may not have published what it made; the next one does.
     told = runs.records(workspace)
     cut = any(record.state != "completed" for record in told)
     ended = {i for record in told if record.state == "completed" for i in record.artifacts or ()}
@@ -229,7 +229,7 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
         else:
             yield from _beside(workspace, path, _removal_named(path), makes)
     for path, originals in wanted.items():
-        # Of a concept that was dropped, `saeuron gc` takes the copies first.
+        # `saeuron gc` deletes the copies of a dropped concept first.
         left = originals[-1][0].summary.get("concept") in dropped and not path.exists()
         pending = cut and not path.exists() and not ended & {manifest.id for manifest, _ in originals}
         if left or pending or any(same(path, file, deep) for _, file in originals):
@@ -253,14 +253,14 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
 
 
 def _beside(workspace: Workspace, path: Path, named: str | None, makes: _Makes) -> Iterator[Damage]:
-    """Hold a copy whose artifact has lost its manifest against the artifact's file; once that is gone, it is let be."""
+    """Compare the copy with its artifact's file, if the manifest is gone; skip it when the file is gone too."""
     twin = workspace.folder(named) / "removal.safetensors" if named else None
     if named and twin and twin.is_file() and twin.read_bytes() != path.read_bytes():
         yield Damage("copy", path, "the bytes of its artifact", "others", makes(named))
 
 
 def _removal_named(path: Path) -> str | None:
-    """The artifact that a file in removals/ says it is a copy of, whole or not."""
+    """The artifact that a file in removals/ says it is a copy of; the file may be damaged."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     found = ids_in(path.read_bytes()[:HEADER].decode("utf-8", "replace"))
@@ -272,12 +272,12 @@ def _put_away(workspace: Workspace, artifact_id: str) -> bool:
 
 
 def _set_aside(workspace: Workspace, artifact_id: str) -> bool:
-    """Whether --repair set the artifact aside, wholly or in part."""
+    """Whether --repair has set aside the artifact or a part of it."""
     return any(workspace.damaged.glob(f"*/{workspace.folder(artifact_id).relative_to(workspace.root)}"))
 
 
 def _reports(workspace: Workspace) -> Iterator[Damage]:
-    """Pages as `saeuron sae report` names them; others are somebody's own."""
+    """Damaged pages among those that `saeuron sae report` names; other files belong to the user."""
     for path in (p for p in sorted(workspace.reports.glob("*.html")) if is_id(p.stem)):
         yield from _readable(path, check_page, command("sae", "report", path.stem))
 
@@ -308,9 +308,9 @@ def opened(root: Path, migrate: bool = False) -> tuple[Workspace, list[Damage]]:
 
 
 def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list[Damage], Path]:
-    """Put everything that `find` finds out of the way, under the lock that keeps runs from beginning.
+    """Set everything aside that `find` finds, under the lock that keeps runs from starting.
 
-    Returns what was found, and the folder where it lies now. Raises ConfigError while a run is at work.
+    Returns what was found, and the folder where it is now. Raises ConfigError while a run is at work.
     """
     with workspace.lock(runs.GATE):
         if busy := workspace.alive():
@@ -320,7 +320,7 @@ def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list
         now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
         taken = len(list(workspace.damaged.glob(f"{now}*")))
         stamp = f"{now}-{taken}" if taken else now
-        # Copies last: what they are copied from is what has stayed.
+        # Copies last: they are copied from the artifacts that stayed.
         for each in sorted(found, key=lambda d: d.kind == "copy"):
             if each.todo == UPLOAD:
                 workspace.backend.mend(each.artifact, each.path, stamp)
@@ -338,7 +338,7 @@ def repair(workspace: Workspace, find: Callable[[], list[Damage]]) -> tuple[list
 
 
 def commands(workspace: Workspace, found: list[Damage]) -> list[str]:
-    """What makes the missing again, once it was put away: whole commands, each once."""
+    """The commands that make missing artifacts again after a repair, each once."""
     config = workspace.root / runs.CONFIG
     own = config if config.exists() else "CONFIG"
     whole = {"saeuron run": command("run", own), "saeuron run CONFIG": "saeuron run CONFIG"}
@@ -347,7 +347,7 @@ def commands(workspace: Workspace, found: list[Damage]) -> list[str]:
 
 
 def page(workspace: Workspace, found: list[Damage]) -> str:
-    """A row for each damage; the path, which may be long, stands last."""
+    """A row per damage; the path, which may be long, is last."""
     rows = [
         {
             "damage": each.kind,
