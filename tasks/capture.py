@@ -1,4 +1,4 @@
-"""Generate the training prompts and store what the hookpoints gave, shard by shard: an artifact for each hookpoint."""
+"""Generate the training prompts and store activations shard by shard, one artifact for each hookpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +47,7 @@ class CaptureJob(Job):
     model_id: str
     config: CaptureConfig
     prompts_id: str
-    """Where the prompts are read; what counts is which images they give."""
+    """The prompt set to read; the id depends on the images that it gives, not on the set."""
     images_id: str
     hookpoint: str
     beside: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class CaptureJob(Job):
         return self.hookpoint
 
     def at(self, hookpoint: str) -> "CaptureJob":
-        """The same at another hookpoint."""
+        """The same job at another hookpoint."""
         return CaptureJob.model_validate(self.model_dump() | {"hookpoint": hookpoint, "beside": ()})
 
 
@@ -73,7 +73,7 @@ def shard_count(job: CaptureJob) -> int:
 
 @step("capture shard")
 def capture_shard(job: CaptureJob, index: int) -> Made:
-    """Capture one shard of the hookpoint and of those beside it, as far as they are not whole."""
+    """Capture one shard of this hookpoint and of `beside`, except shards that are whole."""
     clock = Clock()
     paths = {h: job.at(h).folder / h / f"{index:05d}.tar" for h in (job.hookpoint, *job.beside)}
     paths = {h: path for h, path in paths.items() if shards.verify(path)}

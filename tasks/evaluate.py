@@ -75,7 +75,7 @@ class EvaluateJob(Job):
 
 @step("evaluate")
 def evaluate(job: EvaluateJob) -> Made:
-    """Compare and count; write `metrics.parquet`."""
+    """Compute the metrics; write `metrics.parquet`."""
     clock = Clock()
     workspace = job.open
     edited, plain = (

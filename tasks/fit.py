@@ -29,7 +29,7 @@ Report = Callable[[int, float], None]
 
 
 class Fit(BaseModel):
-    """What one fit needs; also the file that other processes are told by."""
+    """The input of one fit; also written to a file for other processes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +67,7 @@ def fit(work: Fit, report: Report, ranks: Ranks = ALONE) -> Trainer:
 
 
 def fit_in_processes(work: Fit, report: Report) -> Trainer:
-    """The same in `config.processes` processes; what they leave is their last checkpoint.
+    """Train in `config.processes` processes; their result is the last checkpoint.
 
     Raises:
         SaeuronError: they failed; the message is the last line they wrote.
@@ -79,7 +79,7 @@ def fit_in_processes(work: Fit, report: Report) -> Trainer:
     threads = max(1, torch.get_num_threads() // count)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     start = [sys.executable, "-m", "torch.distributed.run", *command]
-    # Their complaints go to a file: a pipe that nobody reads would stop them when it is full.
+    # Standard error goes to a file: a pipe that nobody reads would block them when it is full.
     with (
         tempfile.TemporaryFile("w+") as words,
         subprocess.Popen(start, stdout=subprocess.PIPE, stderr=words, text=True, env=environment) as process,
@@ -102,7 +102,7 @@ def fit_in_processes(work: Fit, report: Report) -> Trainer:
             raise SaeuronError(
                 f"training {work.hookpoint} in {count} processes failed: {errors[0] if errors else f'exit code {code}'}"
             )
-    # In main memory, where no kernels for GPUs work: what the processes shared out may fit no device.
+    # Loaded into main memory, without GPU kernels: an SAE that the processes shared may fit no device.
     config = work.config.model_copy(update={"kernels": "torch"})
     trainer = Trainer(config, ActivationRows(work.shards).width, work.hookpoint, "cpu")
     trainer.load(work.checkpoint)
@@ -110,7 +110,7 @@ def fit_in_processes(work: Fit, report: Report) -> Trainer:
 
 
 def main() -> None:
-    """One of several processes."""
+    """Train as one of several processes."""
     work = Fit.model_validate_json(Path(sys.argv[1]).read_bytes())
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     device = f"cuda:{os.environ['LOCAL_RANK']}" if work.device.startswith("cuda") else work.device

@@ -53,7 +53,7 @@ class ImagesJob(Job):
     config: EvaluateConfig
     prompts_id: str
     removal_ids: tuple[str, ...] = ()
-    """Where the removals are read; what counts is what they do."""
+    """The removals to read; the id depends on `contents` instead."""
     contents: tuple[str, ...] = ()
     """What the removals do; see `tasks.tune.RemovalSummary.content`."""
     sampled_for: tuple[str, str] | None = None
@@ -76,7 +76,7 @@ def images(job: ImagesJob) -> list[Request]:
 
 
 _SIZE = frozenset({"seeds", "retained_cells", "shard_images"})
-"""What of the configuration says which images there are, and not what is on them."""
+"""Fields of the configuration that say which images there are, not what they show."""
 
 
 def bases(job: ImagesJob, known: Iterable[Manifest], prompts: Iterable[Manifest]) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def _kind(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def known_images(workspace: Workspace, base_ids: Iterable[str], keys: Set[str]) -> dict[str, bytes]:
-    """{key: PNG} of those of the images `keys` that earlier sets hold. A set that is damaged holds none."""
+    """{key: PNG} of the images among `keys` that earlier sets hold. Damaged sets are skipped."""
     found: dict[str, bytes] = {}
     for base in base_ids:
         lacking = keys - found.keys()
@@ -198,13 +198,13 @@ def batches(
 
 
 def pictures(workspace: Workspace, image_set_id: str, keys: Set[str]) -> dict[str, NDArray[np.uint8]]:
-    """Some images of a set by key, uint8 [H, W, 3]; those of `keys` that it does not hold are left out."""
+    """Images of a set by key, uint8 [H, W, 3]. Keys that it does not hold are left out."""
     rows = [row for row in index(workspace, image_set_id) if row["key"] in keys]
     return {key: _picture(png) for key, png in _members(workspace, image_set_id, rows)}
 
 
 def _members(workspace: Workspace, image_set_id: str, rows: Iterable[Row]) -> Iterator[tuple[str, bytes]]:
-    """(key, PNG) of the images that rows name, shard by shard; each shard is compared with its hash first."""
+    """(key, PNG) of the images in `rows`, shard by shard. Each shard is first compared with its hash."""
     keys: dict[str, set[str]] = {}
     for row in rows:
         keys.setdefault(row["shard"], set()).add(row["key"])

@@ -16,7 +16,7 @@ FILE = "judgements.parquet"
 
 
 class JudgeSummary(Summary):
-    """Who judged how many images of what."""
+    """The judge, the domain and the number of images."""
 
     domain: str
     judge: str

@@ -9,7 +9,7 @@ from tasks.engine.step import step
 
 
 class PacksSummary(Summary):
-    """Whose statistics a pack holds."""
+    """The SAE of a pack, and its number of concepts."""
 
     hookpoint: str
     sae_id: str
@@ -41,7 +41,7 @@ class PacksJob(Job):
 
 @step("packs")
 def packs(job: PacksJob) -> Made:
-    """Merge."""
+    """Merge the statistics of the concepts into one file."""
     clock, file = Clock(), f"{job.hookpoint}/{BY_LATENT_FILE}"
     write_pack(job.folder, {i: job.open.whole(i, file) / job.hookpoint for i in job.scores})
     summary = PacksSummary(hookpoint=job.hookpoint, sae_id=job.sae_id, concepts=len(job.scores))

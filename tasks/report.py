@@ -20,7 +20,7 @@ COLUMNS = 20
 
 
 class PicturesSummary(Summary):
-    """What was removed."""
+    """The removal that the pictures show."""
 
     domain: str
     concept: str
@@ -96,8 +96,8 @@ def _sheet(job: ReportJob) -> None:
     asked = {row["key"]: dict(row["asked"]).get(job.domain) for row in rows}
     mine = [row for row in rows if asked[row["key"]] == job.concept]
     others = [row for row in rows if asked[row["key"]] not in (job.concept, None)]
-    # Evenly spaced over the set in the order of its ids, which is as good as random and the same every time: over
-    # the set as it stands, a stride may meet the same partner again and again.
+    # Evenly spaced in the order of prompt ids, which is as good as random and always the same. In the set's own order a
+    # stride could pick the same second concept again and again.
     mine, others = (sorted(group, key=lambda row: row["prompt_id"]) for group in (mine, others))
     shown = _evenly(mine, COLUMNS // 2) + _evenly(others, COLUMNS // 2)
     keys = {row["key"] for row in shown}

@@ -1,7 +1,7 @@
 """Gather the statistics of one concept: generate its prompts, encode as the model runs, keep sums only.
 
-Sums merge exactly, so images and steps that an earlier artifact counted are taken from it, SAE by SAE; what comes of it
-is what a run from nothing would have made, byte for byte.
+Sums merge exactly. So images and steps that an earlier artifact counted are taken from it, SAE by SAE, and the result
+equals that of a run from nothing, byte for byte.
 """
 
 from collections import defaultdict
@@ -36,11 +36,11 @@ from tasks.engine.step import step
 IMAGES = "images.json"
 """The keys of the images that were counted."""
 _SIZE = frozenset({"images", "images_per_prompt", "every"})
-"""What of a configuration says how much is counted; the rest says how."""
+"""Fields of the configuration that say how much is counted; the others say how."""
 
 
 class ScoredSAE(Summary):
-    """The part of statistics that is of one SAE."""
+    """The statistics of one SAE."""
 
     sae_id: str
     hookpoint: str
@@ -50,7 +50,7 @@ class ScoredSAE(Summary):
 
 
 class ScoreSummary(Summary):
-    """Whose statistics they are."""
+    """The concept, the model and the SAEs of statistics."""
 
     domain: str
     concept: str
@@ -78,12 +78,12 @@ class ScoreJob(Job):
     concept: str
     score_on: str
     prompts_id: str
-    """Where the prompts are read; what counts is which images they give."""
+    """The prompt set to read; the id depends on the images that it gives, not on the set."""
     images_id: str
     saes: dict[str, str]
     """{hookpoint: SAE id}."""
     bases: tuple[str, ...] = ()
-    """Artifacts that may hold a part of it; see `bases`."""
+    """Artifacts that may hold a part of these statistics; see `bases`."""
 
     @property
     def label(self) -> str:
@@ -97,7 +97,7 @@ class ScoreJob(Job):
 
 
 def bases(job: ScoreJob, known: Iterable[Manifest]) -> tuple[str, ...]:
-    """Of the committed statistics those of the same concept, gathered in the same way, of one of the job's SAEs."""
+    """Committed statistics of the same concept and settings that share an SAE with the job."""
     wanted = _kind(job.identity)
     return tuple(
         m.id
@@ -123,7 +123,7 @@ class Base(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What is left to be gathered: some images, at every `every`-th step but those that are multiples of `known`."""
+    """Missing statistics: some images, at every `every`-th step except multiples of `known`."""
 
     keys: frozenset[str]
     every: int

@@ -48,9 +48,9 @@ class TotalsJob(Job):
     base: str = ""
     """Totals that differ from these in few concepts."""
     joined: tuple[str, ...] = ()
-    """Those of `scores` that it lacks."""
+    """Score ids that the base lacks."""
     left: tuple[str, ...] = ()
-    """Those that it holds and `scores` does not."""
+    """Score ids that the base holds and `scores` does not."""
 
     @property
     def label(self) -> str:
@@ -77,7 +77,7 @@ class TotalsJob(Job):
 
 @step("totals")
 def totals(job: TotalsJob) -> Made:
-    """Add up, from the base where there is one."""
+    """Add up the sums, starting from the base if there is one."""
     clock = Clock()
     found, cells = _from_base(job) or _from_nothing(job)
     write_totals(job.folder, Totals(found.timesteps, found.sum_fixed, found.mean_fixed, cells))

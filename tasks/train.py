@@ -19,7 +19,7 @@ from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
 
 
 class SAESummary(Summary):
-    """What an SAE is and how good it is; `storage.tables.SAES` says what each field means."""
+    """Properties and quality of an SAE; `storage.tables.SAES` describes each field."""
 
     hookpoint: str
     variant: str
@@ -27,7 +27,7 @@ class SAESummary(Summary):
     n_latents: int
     k: int | None
     fvu: float | None = None
-    """Figures are None where nobody has measured it: an SAE from elsewhere."""
+    """Figures are None for an SAE from elsewhere, which nobody has measured."""
     l0: float | None = None
     dead: float | None = None
     rows: int | None = None
@@ -38,7 +38,7 @@ class SAESummary(Summary):
     format: str | None = None
     """Whose folder it was."""
     notes: tuple[str, ...] = ()
-    """What was left out or changed as it was read."""
+    """Notes on what was left out or changed when it was read."""
 
 
 class TrainJob(Job):

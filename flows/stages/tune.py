@@ -39,9 +39,9 @@ def tune(
     left = {c: score_job(run, c, sets, saes) for c in sorted(run.dropped) if run.domain_of(c)} if saes else {}
     known = scores | {c: job.id for c, job in left.items()}
     earlier = {
-        c: {name: score_job(run, name, sets, saes, of_added(run, then)) for name, then in as_known.items()}
+        c: {name: score_job(run, name, sets, saes, of_added(run, then)) for name, then in as_pinned.items()}
         for c in concepts
-        if c in scores and (as_known := run.roster.as_known(c))
+        if c in scores and (as_pinned := run.roster.as_pinned(c))
     }
 
     def job_of(wanted: Wanted) -> TuneJob:

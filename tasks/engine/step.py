@@ -20,9 +20,9 @@ from tasks.engine.job import Job, Made, note_seconds
 from tasks.engine.worker import at_work
 
 USER_ERRORS = (saeuron.errors.UserError, storage.errors.UserError)
-"""Mistakes that a retry cannot mend."""
+"""Errors of the user, which a retry cannot mend."""
 FINAL_ERRORS = (*USER_ERRORS, DiskFull)
-"""What neither a retry nor the next item can mend."""
+"""Errors that neither a retry nor the next item can mend."""
 
 
 def _worth_retrying(task_: Any, run: Any, state: Any) -> bool:
@@ -34,14 +34,14 @@ def _worth_retrying(task_: Any, run: Any, state: Any) -> bool:
 def _fetch(workspace: Workspace, job: Job) -> None:
     """Fetch the step's inputs from the object store; a local workspace has them."""
     for artifact, names in job.reads.items():
-        # The step itself reports better what is missing.
+        # The step itself reports a missing input more precisely.
         with suppress(ArtifactMissing):
             workspace.fetch(artifact, *names)
 
 
 @contextmanager
 def setting_aside() -> Iterator[None]:
-    """Hide a file that is found damaged: of the right size, it would be believed by the next run as well."""
+    """Rename a damaged file to a hidden name, or the next run would trust its size and use it again."""
     try:
         yield
     except ArtifactDamaged as error:
@@ -94,7 +94,7 @@ class Step:
         )(once)
 
     def fn(self, job: Job, *args: Any) -> Made:
-        """Do it without Prefect: prepare this process, wait for the artifact's lock, make what is not there."""
+        """Run without Prefect: prepare this process, wait for the artifact's lock, make what is missing."""
         with at_work(job.worker, job.workspace, job.device) as device:
             return self._locked(job if device == job.device else job.model_copy(update={"device": device}), *args)
 
@@ -113,7 +113,7 @@ class Step:
                 if args and not made.cached:
                     note_seconds(job, made, *args)
             except OSError as error:
-                # The library writes weights and pictures by itself, and knows no error of storage.
+                # The library writes weights and pictures itself and cannot raise DiskFull.
                 if error.errno in NO_ROOM:
                     raise DiskFull(error.filename or job.folder, 0) from error
                 raise
@@ -131,7 +131,7 @@ def _imported(module: str, name: str) -> Any:
 
 
 def in_place(job: Job, workspace: Workspace | None = None) -> Made | None:
-    """What a step would return if what it makes is there and whole; `workspace` is the job's, if it is open already."""
+    """The result of a step whose artifact is in place, or None; `workspace` is the job's, if it is already open."""
     try:
         manifest = (workspace or job.open).manifest(job.id)
     except (ArtifactMissing, Damaged):
@@ -140,7 +140,7 @@ def in_place(job: Job, workspace: Workspace | None = None) -> Made | None:
 
 
 def publish(job: Job) -> dict[str, Path]:
-    """Copy what a job publishes to where people look for it; nothing is written where it is already.
+    """Copy the files that a job publishes to their places; equal copies are left alone.
 
     Returns {file of the artifact: its copy}. Raises as `Workspace.whole`.
     """

@@ -1,4 +1,4 @@
-"""What a process does before it runs a step that a run gave it: see the workspace, set threads, claim a device."""
+"""Prepare a worker process for a step: check the workspace, set threads, claim a device."""
 
 import fcntl
 import logging
@@ -29,7 +29,7 @@ _one_at_a_time = threading.Lock()
 
 
 class Worker(BaseModel):
-    """What a worker is told, with every step. Changes no result but through `threads`."""
+    """Settings sent to a worker with every step. Only `threads` can change a result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ class Worker(BaseModel):
     threads: int
     """Torch threads."""
     devices: tuple[str, ...] | None = None
-    """Claim one of these; None: of all of the run's kind that are here."""
+    """Devices to claim one of; None: all devices of the run's kind on this machine."""
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def at_work(worker: Worker | None, workspace: Path, device: str) -> Iterator[str
         model.set_threads(worker.threads)
         kind = device.split(":")[0]
         named = tuple(d for d in worker.devices or () if d.split(":")[0] == kind)
-        # Of a run on a GPU, steps without a model are jobs on the CPU.
+        # In a run on a GPU, steps without a model still run on the CPU.
         devices = named if worker.devices is not None else _present(device)
         try:
             yield claim(devices, worker.run) if devices else device
@@ -70,7 +70,7 @@ def at_work(worker: Worker | None, workspace: Path, device: str) -> Iterator[str
 
 
 def _present(device: str) -> tuple[str, ...]:
-    """The devices of a kind that this machine has; none for the CPU, which is nobody's own."""
+    """The devices of a kind that this machine has; none for the CPU, which needs no claim."""
     kind, _, number = device.partition(":")
     if kind == "cpu":
         return ()
@@ -130,7 +130,7 @@ def _claim(devices: tuple[str, ...], run: str) -> tuple[str, int]:
 
 
 def portable(error: Exception) -> Exception:
-    """The error itself if it survives a trip between processes, or else one that says the same."""
+    """The error if it can be pickled, or else a SaeuronError with the same message."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - bytes of our own, a line ago
     except Exception:

@@ -1,4 +1,4 @@
-"""Which concepts take part: those that joined a workspace, those that left, and what each one's removal goes by."""
+"""Concepts that were added to a workspace or dropped from it, and the reference set of each one's removal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,50 +20,50 @@ Templates = dict[Split, tuple[str, ...]]
 
 
 class Added(ConceptConfig):
-    """A concept that was added, and what it was added to."""
+    """A concept added to the workspace."""
 
     reference: tuple[str, ...]
-    """The concepts of its domain that its removal is computed against, itself included: those of the day when it was
-    added, or last refreshed."""
-    known: Mapping[str, Templates | None] = Field(default_factory=dict)
-    """Of those of its reference set that were described otherwise since: the templates they had then."""
+    """The concepts that its removal is computed against, itself included: those of its domain when it was added or last
+    refreshed."""
+    reference_templates: Mapping[str, Templates | None] = Field(default_factory=dict)
+    """The old templates of reference concepts that changed since."""
     dropped: bool = False
-    """Whether it was taken out since."""
+    """Whether it was dropped."""
 
 
 class Own(Config):
-    """What has become of one of the configuration's own concepts."""
+    """Changes to one of the configuration's own concepts."""
 
     own: Literal[True]
     name: str
     domain: str
     reference: tuple[str, ...] | None = None
-    """What its removal is computed against since it was refreshed; None: the concepts of the configuration."""
-    known: Mapping[str, Templates | None] = Field(default_factory=dict)
-    """As of an added one."""
+    """The reference set of its removal, if it was refreshed; None: the concepts of the configuration."""
+    reference_templates: Mapping[str, Templates | None] = Field(default_factory=dict)
+    """As in `Added`."""
     dropped: bool = False
 
 
 class _Kept(RootModel[Own | Added]):
-    """What a record of a concept holds; only the configuration's own are marked."""
+    """A record of a concept; `own` marks the configuration's own concepts."""
 
 
 @dataclass(frozen=True)
 class Roster:
-    """Who takes part in the runs of a workspace, beside the concepts of a configuration."""
+    """The concepts in the runs of a workspace, beyond those of a configuration."""
 
     added: tuple[Added, ...] = ()
-    """Concepts that joined, in that order, and those that have left but that a removal is still computed against."""
+    """Added concepts, in the order of adding; dropped ones too while a removal is computed against them."""
     dropped: frozenset[str] = frozenset()
-    """Names of concepts that have left, the configuration's own among them."""
+    """Names of dropped concepts, the configuration's own included."""
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Reference sets of those of the configuration's own concepts whose removal was refreshed."""
-    known: Mapping[str, Mapping[str, Templates | None]] = field(default_factory=dict)
-    """{concept: {one of its reference set: the templates that this one had, others than it has now}}."""
+    """{concept of the configuration whose removal was refreshed: its reference set}."""
+    reference_templates: Mapping[str, Mapping[str, Templates | None]] = field(default_factory=dict)
+    """{concept: {reference concept that changed since: its old templates}}."""
 
     @classmethod
     def of(cls, workspace: Workspace, config: RunConfig) -> Self:
-        """Who takes part in a run of `config`."""
+        """The concepts in a run of `config`."""
         found = list(entries(workspace).values())
         dropped = frozenset(c.name for c in found if c.dropped)
         guests = [
@@ -78,10 +78,15 @@ class Roster:
         pinned = set().union(*references.values(), *(c.reference for c in present))
         taken = [c for c in guests if c in present or c.name in pinned]
         theirs = {c.name for c in taken} | references.keys()
-        return cls(tuple(taken), dropped, references, {c.name: c.known for c in found if c.name in theirs and c.known})
+        return cls(
+            tuple(taken),
+            dropped,
+            references,
+            {c.name: c.reference_templates for c in found if c.name in theirs and c.reference_templates},
+        )
 
     def present(self, config: RunConfig) -> dict[str, tuple[str, ...]]:
-        """The concepts that are there, by domain, added ones last."""
+        """{domain: concepts that were not dropped}, added ones last."""
         return {
             domain: tuple(
                 name
@@ -92,20 +97,19 @@ class Roster:
         }
 
     def reference(self, config: RunConfig, concept: str) -> tuple[str, ...]:
-        """What the removal of a concept is computed against.
+        """The reference set of a concept's removal.
 
-        For a concept of the configuration that is the configuration's domain, for an added one its domain as it was
-        that day, and for either, once it is refreshed, the domain as it was then. So a concept that joins or leaves
-        changes no removal of another.
+        For a concept of the configuration: the configuration's domain. For an added one: its domain when it was added.
+        Refreshing sets it to the domain at that time. So adding or dropping a concept changes no other removal.
         """
         if domain := config.domain_of(concept):
             return self.references.get(concept, config.domains[domain].concepts)
         return next((a.reference for a in self.added if a.name == concept), ())
 
-    def as_known(self, concept: str) -> dict[str, Added]:
-        """Those of a concept's reference set that its removal is computed against as they were, and not as they are."""
+    def as_pinned(self, concept: str) -> dict[str, Added]:
+        """{reference concept that changed since: the concept with its old templates}, for one concept's removal."""
         now = {a.name: a for a in self.added}
-        earlier = self.known.get(concept, {})
+        earlier = self.reference_templates.get(concept, {})
         return {c: now[c].model_copy(update={"templates": earlier[c]}) for c in earlier if c in now}
 
 
@@ -115,25 +119,25 @@ def entries(workspace: Workspace) -> dict[Path, Added | Own]:
 
 
 def entry(path: Path) -> Added | Own:
-    """One of them. Raises RecordDamaged."""
+    """The record of a concept. Raises RecordDamaged."""
     return parsed(_Kept, path).root
 
 
 def added(workspace: Workspace) -> list[Added]:
-    """Concepts added to the workspace, in the order of adding; those dropped since as well."""
+    """Concepts added to the workspace, in the order of adding, dropped ones included."""
     return [c for c in entries(workspace).values() if isinstance(c, Added)]
 
 
 def joined(workspace: Workspace, config: RunConfig) -> list[Added]:
-    """The added concepts that a configuration does not hold itself, of the domains that it knows."""
+    """The added concepts that were not dropped, of the configuration's domains but not in the configuration."""
     found = Roster.of(workspace, config)
     return [a for a in found.added if a.name not in found.dropped]
 
 
 def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
-    """Register a concept; adding the same one again changes nothing, and brings one that was dropped back as it was.
+    """Register a concept. Adding the same one again changes nothing, or restores it as it was if it was dropped.
 
-    With more templates than it had, it keeps its place and its reference set, and gains what they give.
+    With more templates than before, it keeps its place and its reference set.
 
     Raises:
         ConfigError: the name is taken by another concept.
@@ -152,7 +156,7 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
                     f"concept {new.name!r} was added before, with other templates; expected those and more, "
                     "or another name."
                 )
-            _keep_as_known(workspace, other)
+            _keep_templates(workspace, other)
             if not other.dropped:
                 grown = other.model_copy(update={"templates": new.templates})
                 write(workspace, path, grown)
@@ -164,27 +168,27 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
         return workspace.agreed(change)
 
 
-def _keep_as_known(workspace: Workspace, changing: Added) -> None:
-    """Have the removals of others, until they are refreshed, computed against a concept as it is before it changes."""
+def _keep_templates(workspace: Workspace, changing: Added) -> None:
+    """Record a concept's templates before they change, so that removals of others use them until refreshed."""
     name = changing.name
     for path, other in entries(workspace).items():
-        if other.name != name and name in (other.reference or ()) and name not in other.known:
-            known = {**other.known, name: changing.templates}
-            write(workspace, path, other.model_copy(update={"known": known}))
+        if other.name != name and name in (other.reference or ()) and name not in other.reference_templates:
+            kept = {**other.reference_templates, name: changing.templates}
+            write(workspace, path, other.model_copy(update={"reference_templates": kept}))
 
 
 def _extends(new: ConceptConfig, old: ConceptConfig) -> bool:
-    """Whether nothing of a concept is lost: the same domain, its templates and perhaps more."""
+    """Whether `new` has the domain and all templates of `old`."""
     if new.domain != old.domain or new.templates is None or old.templates is None:
         return False
     return all(set(texts) <= set(new.templates.get(split, ())) for split, texts in old.templates.items())
 
 
 def restore(workspace: Workspace, config: RunConfig, back: ConceptConfig) -> None:
-    """Bring one of the configuration's own concepts back.
+    """Restore a dropped concept of the configuration.
 
     Raises:
-        ConfigError: it is described otherwise than in the configuration.
+        ConfigError: its domain or templates differ from the configuration's.
     """
     if back.templates is not None or config.domain_of(back.name) != back.domain:
         raise ConfigError(
@@ -211,14 +215,14 @@ def _added(path: Path, workspace: Workspace, config: RunConfig, new: ConceptConf
 
 
 def drop(workspace: Workspace, config: RunConfig, name: str) -> None:
-    """Note that a concept has left; nothing of it is deleted."""
+    """Drop a concept from the list; its files stay."""
     _change(workspace, config, name, dropped=True)
 
 
 def refresh(workspace: Workspace, config: RunConfig, name: str) -> None:
-    """Note that the removal of a concept is from now on computed against the concepts of its domain that are there."""
+    """Set the reference set of a concept's removal to the concepts that its domain has now."""
     reference = next(names for names in Roster.of(workspace, config).present(config).values() if name in names)
-    _change(workspace, config, name, reference=reference, known={})
+    _change(workspace, config, name, reference=reference, reference_templates={})
 
 
 def _change(workspace: Workspace, config: RunConfig, name: str, **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""Records: small sealed files of one model each, that nothing makes anew once they are damaged."""
+"""Records: small sealed JSON files of one model each. No run makes a damaged one again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class RecordDamaged(ArtifactDamaged):
-    """A record is not as it was written, and no run makes it anew."""
+    """A damaged record, which no run makes again."""
 
     def __str__(self) -> str:
         file, expected, found = self.args

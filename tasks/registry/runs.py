@@ -1,4 +1,4 @@
-"""What a workspace remembers of its runs, and the configuration that later commands go by."""
+"""Records of runs, and the configuration that later commands use."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from tasks.registry.records import RecordDamaged, parsed, write
 
 CONFIG = "run.json"
 CONFIG_SEAL = "remembered.sha256"
-"""In the folder of runs: the SHA-256 of run.json, which people may read and run, and so holds no seal itself."""
+"""File in the folder of runs with the SHA-256 of run.json: that one is a plain configuration and holds no seal."""
 GATE = "gate"
 """The lock under which runs begin, artifacts are deleted and damage is set aside."""
 
@@ -31,7 +31,7 @@ class Record(BaseModel):
 
     run_id: str
     number: int
-    """Runs of a workspace are counted from 1, in the order in which they began, whatever the clock says."""
+    """Runs count from 1 in the order in which they began, whatever the clock says."""
     flow: str
     state: Literal["running", "completed", "failed", "interrupted"] = "running"
     started: datetime
@@ -41,9 +41,9 @@ class Record(BaseModel):
     failed: int = 0
     message: str = ""
     artifacts: dict[str, bool] | None = None
-    """{artifact: whether it was there before}; None in a run that has not come to its end."""
+    """{artifact: whether it was there before}; None if the run has not ended."""
     config: str
-    """SHA-256 of its configuration, the file of its name in `configs`."""
+    """SHA-256 of its configuration, which is `configs/RUN_ID.json`."""
 
 
 def record(path: Path) -> Record:
@@ -61,7 +61,7 @@ def records(workspace: Workspace) -> list[Record]:
 
 
 def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
-    """Note that a run begins, and with what; returns its id. What killed runs left half written is deleted.
+    """Record the start of a run and its configuration; returns its id. Files half written by killed runs are deleted.
 
     The caller holds the lock GATE, or two runs could have one number.
     """
@@ -83,7 +83,7 @@ def finish(
     message: str = "",
     artifacts: Mapping[str, bool] | None = None,
 ) -> None:
-    """Note how a run ended (completed, failed, interrupted) and what it used: {artifact: whether it was there}."""
+    """Record how a run ended (completed, failed, interrupted) and its artifacts, {artifact: whether it was there}."""
     path = workspace.runs / f"{run_id}.json"
     end = {"state": state, "finished": datetime.now(UTC), "message": message}
     known = None if artifacts is None else dict(artifacts)
@@ -92,7 +92,7 @@ def finish(
 
 @contextmanager
 def living(workspace: Workspace, flow: str, config: RunConfig) -> Iterator[str]:
-    """Begin a run, and show for the block that it is alive; a dead process cannot."""
+    """Begin a run and mark it alive during the block, by a lock that ends with the process."""
     with ExitStack() as held:
         with workspace.lock(GATE):
             run_id = start(workspace, flow, config)
@@ -101,7 +101,7 @@ def living(workspace: Workspace, flow: str, config: RunConfig) -> Iterator[str]:
 
 
 def remember(workspace: Workspace, config: RunConfig) -> None:
-    """Keep the configuration that later commands on this workspace go by."""
+    """Store the configuration that later commands on this workspace use."""
     path, text = workspace.root / CONFIG, _text(config)
     seal = workspace.runs / CONFIG_SEAL
 

@@ -1,4 +1,4 @@
-"""Which SAE of a workspace is meant by a name."""
+"""Find an SAE of a workspace by id, prefix or hookpoint."""
 
 from collections.abc import Mapping
 
@@ -8,9 +8,9 @@ from storage.manifests import Manifest
 
 
 def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning, or a hookpoint.") -> Manifest:
-    """The SAE that `name` is the id, the beginning of the id (of its hash, as well), or the hookpoint of.
+    """The SAE with the id `name`, with an id or hash that begins with it, or at that hookpoint.
 
-    Of several at one hookpoint it is the one that was scored last, or else the newest.
+    Of several at one hookpoint: the one scored last, or else the newest.
 
     Raises:
         UnknownName: there is none; the nearest names are given.
@@ -39,7 +39,7 @@ def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning
 
 
 def given(workspace: Workspace, saes: Mapping[str, str]) -> dict[str, str]:
-    """{hookpoint: SAE id} of a configuration's `saes`, {hookpoint: id or its beginning}.
+    """{hookpoint: SAE id} from a configuration's `saes`, {hookpoint: id or prefix}.
 
     Raises:
         UnknownName, ConfigError: as `find`; or the SAE belongs to another hookpoint.

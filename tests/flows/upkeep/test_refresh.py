@@ -165,7 +165,7 @@ class TestBack:
             concepts.refresh(whole, CONFIG, name)
             now = planned(whole, "removal")
             assert not now[name].cached and now[name].id != before[name].id
-        assert Roster.of(whole, CONFIG).known == {}
+        assert Roster.of(whole, CONFIG).reference_templates == {}
 
     def test_a_dropped_one_may_come_back_as_another(self, whole: Workspace) -> None:
         other = CHECKER.model_copy(update={"templates": {"train": ("A {object} in {style} style.",)}})
