@@ -75,8 +75,8 @@ def tune(
     def do(wanted: Wanted) -> Made:
         job = jobs[wanted]
         made = run.step(task, job, prepare=tried)
-        # Trials stay in use: another judge chooses from them. If only they are gone, they are not made again.
-        if made.cached and run.opened.has(job.trials_id):
+        # Trials stay in use: another judge chooses from them. Deleted ones are not made again, damaged ones are.
+        if made.cached and run.opened.manifest_path(job.trials_id).exists():
             run.step(trials_task, job.trials)
         run.publish(publish, job)
         return made

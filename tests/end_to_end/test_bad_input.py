@@ -131,7 +131,7 @@ class TestOnAWorkspace:
 
     def test_a_removal_that_is_damaged(self, workspace: Path, tmp_path: Path) -> None:
         file = tmp_path / "cut.safetensors"
-        file.write_bytes((workspace / "removals" / "cat.safetensors").read_bytes()[:-100])
+        file.write_bytes((workspace / "removals" / "cat.saeuron.safetensors").read_bytes()[:-100])
         done = run_here("generate", "A cat.", "--remove", file, "-w", workspace)
         assert done.code == 1 and str(file) in done.complaint
 
@@ -186,7 +186,7 @@ class TestWorkspace:
 
 class TestWidth:
     def test_a_removal_for_another_width(self, tiny_pipe: object, workspace: Path) -> None:
-        removal = Removal.load(workspace / "removals" / "cat.safetensors")
+        removal = Removal.load(workspace / "removals" / "cat.saeuron.safetensors")
         with removal.attached(tiny_pipe), pytest.raises(WidthMismatch) as error:
             tiny_pipe("A cat.", num_inference_steps=1)  # type: ignore[operator]
         message = str(error.value)

@@ -115,11 +115,11 @@ def test_lost_and_damaged_files_are_made_again_with_the_same_bytes(
     (broken / "removals" / "stripes.saeuron.safetensors").mkdir()
     done = run_here("run", TINY, "-w", broken, "--threads", "1", *LARGE)
     assert done.code == 1, done.err
-    assert "FAILED  tune stripes: [Errno 21] Is a directory" in done.out
+    assert "FAILED  tune stripes by saeuron: [Errno 21] Is a directory" in done.out
     assert "1 failed" in done.out and "next: fix the cause" in done.out
     assert [line.split()[:2] for line in done.out.splitlines()[2:3]] == [["object", "cat"]]
     last = run_query(Workspace.open(broken), "select state, failed, message from runs order by number").to_pylist()[-1]
-    assert last["state"] == "failed" and last["failed"] == 1 and last["message"].startswith("tune stripes: ")
+    assert last["state"] == "failed" and last["failed"] == 1 and last["message"].startswith("tune stripes by saeuron: ")
     mine, other = payload(broken), payload(workspace)
     assert [name for name in mine | other if mine.get(name) != other.get(name)] == []
     # In this process Prefect may log as well, depending on which test imported it first: only our own lines count.
