@@ -1,18 +1,29 @@
-"""The model that ships with the project: renderer, prompts, classifier, diffusion model.
+"""The models that ship with the project: renderer, prompts, classifier, diffusion model.
 
-shapes.py      the objects as signed distance fields
+shapes.py      the twenty objects as signed distance fields
+glyphs.py      symbols of DejaVu Sans as signed distance fields
+hundred.py     the hundred objects of canvas100, each with a description
 renderer.py    images of any object in any style
 vocabulary.py  what canvas can draw, and the sentences that ask for it
+vocabularies.py  one vocabulary per model
+phrases.py     paraphrases and misspellings, in three splits
 classifier.py  the judge: a two-headed CNN trained on renders
 model.py       the untrained pipeline
 vae.py         an exact rearrangement of pixels in place of a VAE
 training.py    train the pipeline, with exact resume
+batches.py     labels, token ids and time steps of a training step
+growth.py      a model of more objects from a trained one
 evaluation.py  share of generated images that the classifier recognises
 card.py        the model card
-__main__.py    `python -m saeuron.canvas train | export | classifier | evaluate | sheet`
+__main__.py    `python -m saeuron.canvas train | grow | export | classifier | evaluate | sheet`
+commands/      its larger commands
 """
 
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""The folder of the model, and of its judge; here, for to know of it must not load what builds it."""
+"""The folder of the model and of its judge. Here, so that naming it loads nothing."""
+WEIGHTS100 = Path(__file__).parent / "weights100"
+"""The folder of the model of a hundred objects, and of its judge."""
+FOLDERS = {"canvas": WEIGHTS, "canvas100": WEIGHTS100}
+"""Where each vocabulary's model lies."""

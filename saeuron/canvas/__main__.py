@@ -1,30 +1,17 @@
-"""Make canvas and measure it: `python -m saeuron.canvas train | export | classifier | evaluate | sheet`."""
+"""Make canvas and measure it: `python -m saeuron.canvas train | grow | export | classifier | evaluate | sheet`."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+
+from saeuron.canvas.commands.growing import grow
+from saeuron.canvas.commands.measuring import evaluate, sheet
+from saeuron.canvas.commands.terminal import Device, Model, Threads, bar_of, console
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-console = Console()
-
-Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1 ...")]
-Threads = Annotated[int, typer.Option(help="Torch threads on the CPU.")]
-
-
-def _bar(label: str) -> Progress:
-    columns = (
-        TextColumn(label),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns, console=console)  # fmt: skip
+for command in (grow, evaluate, sheet):
+    app.command()(command)
 
 
 @app.command()
@@ -55,7 +42,7 @@ def train(
     torch.set_num_threads(threads)
     sizes = Architecture(patch=patch, channels=tuple(int(c) for c in channels.split(",")))
     config = TrainConfig(architecture=sizes, seed=seed, images=images)
-    with _bar("training") as bar:
+    with bar_of("training") as bar:
         task = bar.add_task("", total=config.steps, note="")
 
         def report(step: int, steps: int, loss: float) -> None:
@@ -75,134 +62,54 @@ def train(
 
 @app.command()
 def export(
-    checkpoints: Annotated[Path, typer.Option(help="Folder of the training state.")] = Path("checkpoints/canvas"),
+    model: Model = "canvas",
+    checkpoints: Annotated[Path | None, typer.Option(help="Folder of the training state.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write; the default is the package's own.")] = None,
 ) -> None:
     """Write the running mean of the weights into the package, as fp16 safetensors, with the training record.
 
     Example: python -m saeuron.canvas export
     """
-    from saeuron.canvas import WEIGHTS
+    from saeuron.canvas import FOLDERS
     from saeuron.canvas.training import export as write
+    from saeuron.canvas.vocabularies import vocabulary_named
 
-    record = write(checkpoints, WEIGHTS)
-    size = sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) / 1e6
-    console.print(f"{WEIGHTS}: {record['images_seen']:,} images seen, {size:.1f} MB")
-    console.print("next: python -m saeuron.canvas evaluate")
+    folder = to or FOLDERS[vocabulary_named(model).name]
+    record = write(checkpoints or Path("checkpoints") / model, folder)
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+    console.print(f"{folder}: {record['images_seen']:,} images seen, {size:.1f} MB")
+    console.print(f"next: python -m saeuron.canvas evaluate --model {model}")
 
 
 @app.command()
-def classifier(threads: Threads = 2, steps: int = 1500) -> None:
+def classifier(model: Model = "canvas", threads: Threads = 2, steps: int | None = None) -> None:
     """Train the judge from nothing and write it into the package.
 
     Example: python -m saeuron.canvas classifier
     """
     import torch
 
-    from saeuron.canvas.classifier import FILE, accuracy, save_classifier, train_classifier
+    from saeuron.canvas.classifier import accuracy, judge_file, object_accuracy, save_classifier, train_classifier
+    from saeuron.canvas.vocabularies import vocabulary_named
 
     torch.set_num_threads(threads)
-    with _bar("classifier") as bar:
+    vocabulary = vocabulary_named(model)
+    steps = steps or (1500 if len(vocabulary.objects) <= 20 else 3000)
+    with bar_of("classifier") as bar:
         task = bar.add_task("", total=steps, note="")
-        model = train_classifier(steps=steps, report=lambda s, v: bar.update(task, completed=s, note=f"loss {v:.4f}"))
-    figures = accuracy(model)
-    save_classifier(model, figures)
-    console.print(f"{FILE}: recognises {figures['object']:.2%} of objects, {figures['style']:.2%} of styles (held out)")
-
-
-@app.command()
-def evaluate(
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; the default is the model's own.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; the default is the model's own.")] = None,
-    seeds: Annotated[int, typer.Option(help="Images of each prompt.")] = 5,
-    record: Annotated[bool, typer.Option(help="Keep the figures beside the weights, in the model card.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
-    device: Device = "cpu",
-    threads: Threads = 2,
-) -> None:
-    """Print the share of generated images that the classifier recognises, per object and per style; test prompts.
-
-    Example: python -m saeuron.canvas evaluate --guidance 2.5 --json figures.json
-    """
-    import torch
-
-    from saeuron.canvas import WEIGHTS
-    from saeuron.canvas.card import record_figures
-    from saeuron.canvas.evaluation import recognised
-    from saeuron.config import ModelConfig
-    from saeuron.pipelines.loading import load_pipeline
-
-    torch.set_num_threads(threads)
-    given = {k: v for k, v in {"guidance": guidance, "steps": steps}.items() if v is not None}
-    model = ModelConfig.model_validate(given)
-    with _bar("generating") as bar:
-        task = bar.add_task("", total=None, note="")
-        shares = recognised(
-            load_pipeline("canvas", device=device),
-            model,
-            seeds=seeds,
-            report=lambda done, total: bar.update(task, completed=done, total=total),
+        judge = train_classifier(
+            steps=steps,
+            vocabulary=vocabulary,
+            report=lambda s, v: bar.update(task, completed=s, note=f"loss {v:.4f}"),
         )
-    table = Table(
-        "domain",
-        "name",
-        "recognised",
-        "95 % interval",
-        "images",
-        title=f"guidance {model.guidance}, {model.steps} steps",
+    figures = accuracy(judge, vocabulary=vocabulary)
+    save_classifier(judge, figures, judge_file(vocabulary))
+    console.print(
+        f"{judge_file(vocabulary)}: recognises {figures['object']:.2%} of objects, "
+        f"{figures['style']:.2%} of styles (held out)"
     )
-    for s in shares:
-        low, high = s.interval
-        interval = f"{low:.1%} - {high:.1%}"
-        table.add_row(s.domain, s.name, f"{s.value:.1%}", interval, str(s.images), end_section=s.name == "all")
-    console.print(table)
-    rows: list[dict[str, Any]] = [
-        {"domain": s.domain, "name": s.name, "value": s.value, "low": s.interval[0], "high": s.interval[1],
-         "n_images": s.images, "guidance": model.guidance, "steps": model.steps}
-        for s in shares
-    ]  # fmt: skip
-    if record:
-        record_figures(WEIGHTS, rows)
-        console.print(f"recorded in {WEIGHTS}")
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=2) + "\n")
-        console.print(f"wrote {json_file}")
-
-
-@app.command()
-def sheet(
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("canvas.png"),
-    renders: Annotated[bool, typer.Option(help="Show what the renderer draws, not what the model generates.")] = False,
-    guidance: float | None = None,
-    threads: Threads = 2,
-) -> None:
-    """One image of every object (rows) in every style and unstyled (columns).
-
-    Example: python -m saeuron.canvas sheet --out canvas.png
-    """
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from saeuron.canvas.evaluation import requests
-    from saeuron.canvas.renderer import render
-    from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
-    from saeuron.config import ModelConfig
-    from saeuron.generation import generate
-    from saeuron.pages.pictures import save_png
-    from saeuron.pipelines.loading import load_pipeline
-
-    torch.set_num_threads(threads)
-    rows, columns = len(OBJECTS), len(STYLE_CLASSES)
-    if renders:
-        objects = torch.arange(rows).repeat_interleave(columns)
-        drawn = render(objects, torch.arange(columns).repeat(rows), torch.Generator().manual_seed(0))
-        images = ((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    else:
-        model = ModelConfig() if guidance is None else ModelConfig(guidance=guidance)
-        images = np.concatenate([p for _, p in generate(load_pipeline("canvas"), requests("test", 1), model, seed=0)])
-    grid = images.reshape(rows, columns, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(rows * 32, columns * 32, 3)
-    picture = Image.fromarray(np.ascontiguousarray(grid)).resize((columns * 64, rows * 64), Image.Resampling.NEAREST)
-    console.print(f"wrote {save_png(out, picture)}")
+    worst = sorted(object_accuracy(judge, vocabulary=vocabulary).items(), key=lambda item: item[1])[:5]
+    console.print("objects least recognised: " + ", ".join(f"{name} {share:.1%}" for name, share in worst))
 
 
 if __name__ == "__main__":

@@ -12,19 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saeuron.canvas import WEIGHTS
+from saeuron.canvas import FOLDERS, WEIGHTS
+from saeuron.canvas.batches import draw_labels
 from saeuron.canvas.renderer import render
-from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
+from saeuron.canvas.vocabularies import CANVAS, VOCABULARIES, Vocabulary
 from saeuron.checkpoint import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 FILE = WEIGHTS / "classifier.safetensors"
 
 
-class Classifier(nn.Module):
-    """float32 [B, 3, 32, 32] in [-1, 1] -> logits of objects [B, 20] and of style classes [B, 13]."""
+def judge_file(vocabulary: Vocabulary) -> Path:
+    """Where the committed judge of a vocabulary lies."""
+    return FOLDERS[vocabulary.name] / FILE.name
 
-    def __init__(self, width: int = 32) -> None:
+
+class Classifier(nn.Module):
+    """float32 [B, 3, 32, 32] in [-1, 1] -> logits of the vocabulary's n objects [B, n] and of style classes [B, 13]."""
+
+    def __init__(self, width: int = 32, vocabulary: Vocabulary = CANVAS) -> None:
         super().__init__()
 
         def block(inputs: int, outputs: int) -> nn.Sequential:
@@ -35,8 +41,8 @@ class Classifier(nn.Module):
 
         self.body = nn.Sequential(block(3, width), block(width, 2 * width), block(2 * width, 4 * width))
         features = 4 * width * 4 * 4
-        self.object = nn.Linear(features, len(OBJECTS))
-        self.style = nn.Linear(features, len(STYLE_CLASSES))
+        self.object = nn.Linear(features, len(vocabulary.objects))
+        self.style = nn.Linear(features, len(vocabulary.style_classes))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.body(images).flatten(1)
@@ -53,25 +59,29 @@ def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(u[:, 3] < 0.5, images + noise, images)
 
 
-def _batch(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    objects = torch.randint(len(OBJECTS), (count,), generator=generator)
-    styles = torch.randint(len(STYLE_CLASSES), (count,), generator=generator)
-    return render(objects, styles, generator), objects, styles
+def _batch(count: int, generator: torch.Generator, vocabulary: Vocabulary = CANVAS) -> tuple[Tensor, Tensor, Tensor]:
+    objects, styles = draw_labels(vocabulary, count, generator)
+    return render(objects, styles, generator, vocabulary.objects), objects, styles
 
 
 def train_classifier(
-    *, steps: int = 1500, batch: int = 128, seed: int = 0, report: Callable[[int, float], None] = lambda s, v: None
+    *,
+    steps: int = 1500,
+    batch: int = 128,
+    seed: int = 0,
+    vocabulary: Vocabulary = CANVAS,
+    report: Callable[[int, float], None] = lambda s, v: None,
 ) -> Classifier:
     """Train from nothing; Adam with a one-cycle learning rate. The same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Classifier()
+        model = Classifier(vocabulary=vocabulary)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        images, objects, styles = _batch(batch, generator)
+        images, objects, styles = _batch(batch, generator, vocabulary)
         seen_objects, seen_styles = model(_augment(images, generator).contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(seen_objects, objects) + F.cross_entropy(seen_styles, styles)
         optimizer.zero_grad()
@@ -84,16 +94,33 @@ def train_classifier(
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, *, images: int = 4000, seed: int = 1_000_001) -> dict[str, float]:
+def accuracy(
+    model: Classifier, *, images: int = 4000, seed: int = 1_000_001, vocabulary: Vocabulary = CANVAS
+) -> dict[str, float]:
     """Share of held-out renders recognised, per head."""
     generator = torch.Generator().manual_seed(seed)
     right = {"object": 0, "style": 0}
     for _ in range(0, images, 500):
-        pictures, objects, styles = _batch(500, generator)
+        pictures, objects, styles = _batch(500, generator, vocabulary)
         seen_objects, seen_styles = model(pictures)
         right["object"] += int((seen_objects.argmax(1) == objects).sum())
         right["style"] += int((seen_styles.argmax(1) == styles).sum())
     return {head: count / images for head, count in right.items()}
+
+
+@torch.no_grad()
+def object_accuracy(
+    model: Classifier, *, each: int = 260, seed: int = 1_000_002, vocabulary: Vocabulary = CANVAS
+) -> dict[str, float]:
+    """Share of `each` held-out renders of every object recognised, all style classes alike."""
+    generator = torch.Generator().manual_seed(seed)
+    styles = torch.arange(each) % len(vocabulary.style_classes)
+    found = {}
+    for index, name in enumerate(vocabulary.objects):
+        objects = torch.full((each,), index)
+        seen = model(render(objects, styles, generator, vocabulary.objects))[0].argmax(1)
+        found[name] = int((seen == index).sum()) / each
+    return found
 
 
 def save_classifier(model: Classifier, figures: dict[str, float], path: Path = FILE) -> None:
@@ -104,6 +131,7 @@ def save_classifier(model: Classifier, figures: dict[str, float], path: Path = F
 def load_classifier(path: Path = FILE) -> Classifier:
     """The committed classifier, in float32, ready to judge."""
     tensors, _ = load_tensors(path)
-    model = Classifier()
+    known = {len(v.objects): v for v in VOCABULARIES.values()}
+    model = Classifier(vocabulary=known[len(tensors["object.bias"])])
     model.load_state_dict({k: v.float() for k, v in tensors.items()})
     return model.eval().requires_grad_(False)

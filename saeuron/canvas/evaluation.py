@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES, UNSTYLED, Split, sentences
+import torch
+
+from saeuron.canvas.classifier import judge_file, load_classifier
+from saeuron.canvas.vocabularies import CANVAS, Kind, Vocabulary
+from saeuron.canvas.vocabulary import UNSTYLED, Split
 from saeuron.config import ModelConfig
 from saeuron.generation import Request, generate
-from saeuron.judges import create
 from saeuron.metrics import wilson
 from saeuron.prompts import Prompt, choose
 
@@ -30,12 +33,12 @@ class Share:
         return wilson(self.right, self.images)
 
 
-def requests(split: Split, seeds: int) -> list[Request]:
+def requests(split: Split, seeds: int, vocabulary: Vocabulary = CANVAS, kind: Kind = "plain") -> list[Request]:
     """One prompt of every (object, style or unstyled) cell, `seeds` images of each."""
     result = []
-    for name in OBJECTS:
-        for style in STYLE_CLASSES:
-            texts = sentences(split, name, None if style == UNSTYLED else style)
+    for name in vocabulary.objects:
+        for style in vocabulary.style_classes:
+            texts = vocabulary.sentences(split, name, None if style == UNSTYLED else style, kind)
             asked = {"object": name, "style": style}
             prompt = choose([Prompt(t, split, asked) for t in texts], 1, seed=0)[0]
             result += [Request(prompt, i) for i in range(seeds)]
@@ -49,22 +52,36 @@ def recognised(
     split: Split = "test",
     seeds: int = 5,
     seed: int = 0,
+    vocabulary: Vocabulary = CANVAS,
+    kind: Kind = "plain",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Share]:
-    """Generate and judge; one `Share` per object and per style class, and one named `all` per domain."""
-    judges = {domain: create("canvas", domain) for domain in ("object", "style")}
+    """Generate and judge; one `Share` per object and per style class, and one named `all` per domain.
+
+    Of a vocabulary that was grown, also objects `first` (those that `CANVAS` has) and `all unstyled`.
+    """
+    judge = load_classifier(judge_file(vocabulary))
+    labels = {"object": vocabulary.objects, "style": vocabulary.style_classes}
+    grown = vocabulary != CANVAS
     counts: dict[tuple[str, str], list[int]] = {}
-    images = requests(split, seeds)
+    images = requests(split, seeds, vocabulary, kind)
     done = 0
     for batch, pictures in generate(pipe, images, model, seed):
-        seen = {domain: judge(pictures, judge.labels or ()) for domain, judge in judges.items()}
-        for i, request in enumerate(batch):
-            for domain, asked in request.prompt.concepts.items():
-                for name in (asked, "all"):
+        with torch.no_grad():
+            logits = judge(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        for domain, scores in zip(labels, logits, strict=True):
+            for request, index in zip(batch, scores.argmax(1).tolist(), strict=True):
+                asked = request.prompt.concepts[domain]
+                names = [asked, "all"]
+                if grown and domain == "object":
+                    names += ["first"] * (asked in CANVAS.objects)
+                    names += ["all unstyled"] * (request.prompt.concepts["style"] == UNSTYLED)
+                for name in names:
                     cell = counts.setdefault((domain, name), [0, 0])
-                    cell[0] += seen[domain][i].label == asked
+                    cell[0] += labels[domain][index] == asked
                     cell[1] += 1
         done += len(batch)
         report(done, len(images))
-    order = {"object": (*OBJECTS, "all"), "style": (*STYLE_CLASSES, "all")}
+    more = ("first", "all unstyled") if grown else ()
+    order = {"object": (*labels["object"], *more, "all"), "style": (*labels["style"], "all")}
     return [Share(d, n, *counts[d, n]) for d, names in order.items() for n in names]

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from saeuron.canvas.renderer import SIZE
 from saeuron.canvas.vae import PixelUnshuffleVAE
-from saeuron.canvas.vocabulary import all_sentences
+from saeuron.canvas.vocabularies import CANVAS, Vocabulary
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -70,12 +70,12 @@ def _learn_merges(words: Iterable[str]) -> tuple[list[str], list[tuple[str, str]
             pieces[word] = merged
 
 
-def build_tokenizer(length: int) -> CLIPTokenizer:
+def build_tokenizer(length: int, vocabulary: Vocabulary = CANVAS) -> CLIPTokenizer:
     """A byte-pair tokenizer in CLIP's format that knows every word of canvas's sentences as one token."""
-    words = [word for text in all_sentences() for word in re.findall(r"[a-z]+|[.,]", text.lower())]
-    vocabulary, merges = _learn_merges(words)
+    words = [word for text in vocabulary.all_sentences() for word in re.findall(r"[a-z]+|[.,]", text.lower())]
+    pieces, merges = _learn_merges(words)
     return CLIPTokenizer(
-        {token: i for i, token in enumerate([START, END, *vocabulary])},
+        {token: i for i, token in enumerate([START, END, *pieces])},
         merges,
         unk_token=END,
         bos_token=START,
@@ -85,9 +85,9 @@ def build_tokenizer(length: int) -> CLIPTokenizer:
     )
 
 
-def build_pipeline(architecture: Architecture, seed: int) -> StableDiffusionPipeline:
+def build_pipeline(architecture: Architecture, seed: int, vocabulary: Vocabulary = CANVAS) -> StableDiffusionPipeline:
     """An untrained canvas pipeline, float32, on CPU; the same seed gives the same weights."""
-    tokenizer = build_tokenizer(architecture.tokens)
+    tokenizer = build_tokenizer(architecture.tokens, vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(

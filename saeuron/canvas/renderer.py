@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from saeuron.canvas.hundred import GLYPHS
 from saeuron.canvas.shapes import EXTENT, templates
-from saeuron.canvas.vocabulary import STYLE_CLASSES
+from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
 
 SIZE = 32
 """Pixels per side."""
+PEN, FINE_PEN = 2.4, 1.5
+"""Half the width of a cartoon's outline, pixels: of the twenty shapes, and of glyphs, which a thick one would fill."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class _Scene:
     paper: Tensor  # [B, 3, 1, 1], the background's colour
     second: Tensor  # [B, 3, 1, 1], another background colour
     noise: Tensor  # [B, 3, S, S], standard normal
+    pen: Tensor  # [B, 1, 1, 1], pixels, half the width of a cartoon's outline
 
     @property
     def inside(self) -> Tensor:
@@ -68,7 +72,7 @@ def _unstyled(s: _Scene) -> Tensor:
 
 
 def _cartoon(s: _Scene) -> Tensor:
-    outline = (2.4 - (s.distance - 0.8).abs()).clamp(0, 1)
+    outline = (s.pen - (s.distance - s.pen / 3).abs()).clamp(0, 1)
     return _mix(_mix(s.paper, s.ink * 0.55 + 0.45, s.inside), torch.zeros_like(s.ink), outline)
 
 
@@ -176,13 +180,14 @@ def _colours(n: int, generator: torch.Generator, device: torch.device) -> tuple[
     return (ink.view(n, 3, 1, 1), paper.view(n, 3, 1, 1), hue[:, 2].reshape(n, 3, 1, 1))
 
 
-def render(objects: Tensor, styles: Tensor, generator: torch.Generator) -> Tensor:
+def render(objects: Tensor, styles: Tensor, generator: torch.Generator, names: tuple[str, ...] = OBJECTS) -> Tensor:
     """Draw one image per row.
 
     Args:
-        objects: int64 [B], indices into `OBJECTS`.
+        objects: int64 [B], indices into `names`.
         styles: int64 [B], indices into `STYLE_CLASSES` (the last is unstyled).
         generator: the only source of randomness; its device is where the images are drawn.
+        names: the objects that there are.
 
     Returns:
         float32 [B, 3, 32, 32] in [-1, 1].
@@ -206,14 +211,16 @@ def render(objects: Tensor, styles: Tensor, generator: torch.Generator) -> Tenso
     cos, sin = (f(angle).view(-1, 1, 1) / radius.view(-1, 1, 1) for f in (torch.cos, torch.sin))
     grid = torch.stack((cos * dx + sin * dy, cos * dy - sin * dx), dim=-1) / EXTENT
     distance = F.grid_sample(
-        templates().to(device)[objects], grid, mode="bilinear", padding_mode="border", align_corners=False
+        templates(names).to(device)[objects], grid, mode="bilinear", padding_mode="border", align_corners=False
     )
     distance = distance * radius.view(-1, 1, 1, 1)
+    pens = torch.tensor([FINE_PEN if name in GLYPHS else PEN for name in names], device=device)
+    pen = pens[objects].view(-1, 1, 1, 1)
 
     image = torch.empty(n, 3, SIZE, SIZE, device=device)
     for index in range(len(STYLE_CLASSES)):
         rows = (styles == index).nonzero().squeeze(1)
         if len(rows):
-            scene = _Scene(distance[rows], ink[rows], paper[rows], second[rows], noise[rows])
+            scene = _Scene(distance[rows], ink[rows], paper[rows], second[rows], noise[rows], pen[rows])
             image[rows] = _STYLE[STYLE_CLASSES[index]](scene)
     return image.clamp(0, 1) * 2 - 1

@@ -1,4 +1,4 @@
-"""The twenty objects as signed distance fields, drawn once on a grid.
+"""Objects as signed distance fields, drawn once on a grid: twenty from primitives, the others from glyphs.
 
 Coordinates: x to the right, y down, the object fills about [-1, 1]. A distance is negative inside. The primitives are
 the usual exact ones (Inigo Quilez, "2D distance functions"); unions and differences by min and max keep the sign and
@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from saeuron.canvas.glyphs import glyph
+from saeuron.canvas.hundred import GLYPHS
 from saeuron.canvas.vocabulary import OBJECTS
 
 RESOLUTION = 160
@@ -172,8 +174,15 @@ _DRAW: dict[str, Callable[[Points], Tensor]] = {
 
 
 @cache
-def templates() -> Tensor:
-    """Distance templates of all objects, float32 [n_objects, 1, RESOLUTION, RESOLUTION], in `OBJECTS` order."""
+def templates(objects: tuple[str, ...] = OBJECTS) -> Tensor:
+    """Distance templates of these objects, float32 [n_objects, 1, RESOLUTION, RESOLUTION], in their order."""
     axis = (torch.arange(RESOLUTION, dtype=torch.float32) + 0.5) / RESOLUTION * 2 * EXTENT - EXTENT
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.stack([_DRAW[name]((x, y)) for name in OBJECTS])[:, None]
+
+    def draw(name: str) -> Tensor:
+        if name in _DRAW:
+            return _DRAW[name]((x, y))
+        code, thicken = GLYPHS[name]
+        return torch.from_numpy(glyph(code, RESOLUTION, EXTENT, thicken))
+
+    return torch.stack([draw(name) for name in objects])[:, None]

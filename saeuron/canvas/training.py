@@ -1,4 +1,4 @@
-"""Train canvas from nothing, with exact resume, or warm from the committed weights.
+"""Train canvas from nothing, with exact resume, or warm from other weights.
 
 Each step's data come from a generator seeded by (seed, step), so the state of a run is its weights, their running
 mean, the optimizer's moments and one number.
@@ -18,16 +18,19 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
+from saeuron.canvas.batches import Prompts, draw_labels, draw_times
 from saeuron.canvas.card import FIGURES, TRAINING, write_card
 from saeuron.canvas.model import Architecture, build_pipeline
 from saeuron.canvas.renderer import render
-from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES, UNSTYLED, sentences
+from saeuron.canvas.vocabularies import vocabulary_named
 from saeuron.checkpoint import load_tensors, pack_optimizer, prefixed, save_tensors, stripped, unpack_optimizer
 from saeuron.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "state.safetensors"
+CHANGEABLE = ("images", "decay", "unstyled", "early")
+"""Fields of a run's configuration that may change on the way."""
 
 
 class TrainConfig(BaseModel):
@@ -37,6 +40,8 @@ class TrainConfig(BaseModel):
 
     architecture: Architecture = Architecture()
     """Sizes of the pipeline."""
+    vocabulary: str = "canvas"
+    """Name of the vocabulary: which objects there are."""
     seed: int = 0
     """Seed of the initial weights and of every step's data."""
     images: int = 400_000
@@ -53,10 +58,24 @@ class TrainConfig(BaseModel):
     """Fraction of prompts replaced by the empty one, for classifier-free guidance."""
     ema: float = 0.998
     """Decay of the running mean of the weights, which is what is shipped."""
+    unstyled: float | None = None
+    """Share of the images without a style until the learning rate falls, then all style classes alike; None: always."""
+    early: bool = False
+    """Draw time steps toward noise until the learning rate falls, then uniformly."""
+    unusual: float = 0.0
+    """Share of the prompts that are paraphrases, descriptions and misspellings."""
+    bfloat16: bool = False
+    """Compute in bfloat16 where that is safe (autocast); the weights stay float32."""
+    before: int = 0
+    """Images of this vocabulary that the weights had seen when the run began, from them and not from nothing."""
 
     @property
     def steps(self) -> int:
         return self.images // self.batch
+
+    def falling(self, step: int) -> bool:
+        """Whether the learning rate falls at `step`."""
+        return self.steps - step <= round(self.decay * self.steps)
 
     def rate(self, step: int) -> float:
         """Learning rate at `step` as a fraction of its peak: warm-up, plateau, linear decay."""
@@ -64,46 +83,20 @@ class TrainConfig(BaseModel):
         return min(1.0, (step + 1) / self.warmup, max(left, 0.0))
 
 
-class Prompts:
-    """Token ids of every training sentence, so that a step costs no tokenizing.
-
-    `tokens` is int64 [n_objects, n_style_classes, most sentences, length]; cells with fewer sentences repeat theirs.
-    """
-
-    def __init__(self, pipe: StableDiffusionPipeline) -> None:
-        def encode(texts: list[str]) -> Tensor:
-            length = pipe.tokenizer.model_max_length
-            return pipe.tokenizer(texts, padding="max_length", max_length=length, return_tensors="pt").input_ids
-
-        cells = [[sentences("train", o, None if s == UNSTYLED else s) for s in STYLE_CLASSES] for o in OBJECTS]
-        most = max(len(cell) for row in cells for cell in row)
-        self.tokens = torch.stack(
-            [torch.stack([encode([cell[i % len(cell)] for i in range(most)]) for cell in row]) for row in cells]
-        )
-        self.empty = encode([""])[0]
-
-    def sample(self, objects: Tensor, styles: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
-        """One random sentence per image, int64 [B, length], a `dropout` share of them empty."""
-        n = len(objects)
-        which = torch.randint(self.tokens.shape[2], (n,), generator=generator)
-        tokens = self.tokens[objects, styles, which]
-        dropped = torch.rand(n, generator=generator) < dropout
-        return torch.where(dropped[:, None], self.empty, tokens)
-
-
 class Trainer:
     """The state of one training run on one device."""
 
     def __init__(self, config: TrainConfig, device: torch.device, warm: StableDiffusionPipeline | None = None) -> None:
         self.config, self.device, self.step_index = config, device, 0
-        self.pipe = warm or build_pipeline(config.architecture, config.seed)
+        self.vocabulary = vocabulary_named(config.vocabulary)
+        self.pipe = warm or build_pipeline(config.architecture, config.seed, self.vocabulary)
         self.pipe.to(device=device, dtype=torch.float32)
         # At these sizes the plain processor is faster than scaled_dot_product_attention on CPU.
         self.pipe.unet.set_attn_processor(AttnProcessor())
         self.pipe.unet.to(memory_format=torch.channels_last)
         self.pipe.unet.train()
         self.pipe.text_encoder.train()
-        self.prompts = Prompts(self.pipe)
+        self.prompts = Prompts(self.pipe, self.vocabulary)
         named = [*self.pipe.unet.named_parameters(prefix="unet"), *self.pipe.text_encoder.named_parameters("text")]
         self.parameters = dict(named)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
@@ -116,24 +109,25 @@ class Trainer:
         config = self.config
         # Drawn on the CPU, so that a run has the same data on any device.
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step_index + 1)
-        objects = torch.randint(len(OBJECTS), (config.batch,), generator=generator)
-        styles = torch.randint(len(STYLE_CLASSES), (config.batch,), generator=generator)
-        images = render(objects, styles, generator).to(self.device)
-        tokens = self.prompts.sample(objects, styles, config.dropout, generator).to(self.device)
+        falling = config.falling(self.step_index)
+        objects, styles = draw_labels(self.vocabulary, config.batch, generator, None if falling else config.unstyled)
+        images = render(objects, styles, generator, self.vocabulary.objects).to(self.device)
+        tokens = self.prompts.sample(objects, styles, config.dropout, generator, config.unusual).to(self.device)
         clean = F.pixel_unshuffle(images, config.architecture.patch)
         noise = torch.randn(clean.shape, generator=generator).to(self.device)
-        # Stratified over the batch: the same distribution as uniform, with less variance.
-        offsets = torch.rand(config.batch, generator=generator)
-        times = ((torch.arange(config.batch) + offsets) / config.batch * len(self.signal)).long().to(self.device)
+        early = config.early and not falling
+        times = draw_times(config.batch, len(self.signal), generator, early).to(self.device)
         signal, sigma = (c[times].view(-1, 1, 1, 1) for c in (self.signal, self.sigma))
         noisy = signal * clean + sigma * noise
         velocity = signal * noise - sigma * clean
 
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * config.rate(self.step_index)
-        context = self.pipe.text_encoder(tokens)[0]
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        loss = F.mse_loss(self.pipe.unet(noisy, times, context).sample, velocity)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
+            context = self.pipe.text_encoder(tokens)[0]
+            predicted = self.pipe.unet(noisy, times, context).sample
+        loss = F.mse_loss(predicted.float(), velocity)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimizer.step()
@@ -150,13 +144,13 @@ class Trainer:
         save_tensors(folder / CHECKPOINT, tensors, {"step": self.step_index, "config": self.config.model_dump()})
 
     def load(self, folder: Path) -> None:
-        """Go on from `save`. Only `images` may differ: it is how a run is made longer."""
+        """Go on from `save`. Only what `CHANGEABLE` names may differ: it makes a run longer, ends it, or turns it."""
         tensors, metadata = load_tensors(folder / CHECKPOINT)
         saved = TrainConfig.model_validate(metadata["config"])
-        if saved.model_copy(update={"images": self.config.images}) != self.config:
+        if saved.model_copy(update={k: getattr(self.config, k) for k in CHANGEABLE}) != self.config:
             raise ConfigError(
-                f"{folder} holds a run with another configuration ({saved!r}); only `images` may change: "
-                "give the same configuration, or another folder."
+                f"{folder} holds a run with another configuration ({saved!r}); "
+                f"only {', '.join(CHANGEABLE)} may change: give the same configuration, or another folder."
             )
         with torch.no_grad():
             for name, value in stripped("weights", tensors).items():
@@ -167,6 +161,20 @@ class Trainer:
         self.step_index = metadata["step"]
 
 
+def saved_config(folder: Path) -> tuple[TrainConfig, int]:
+    """The configuration of a checkpoint and the number of steps it has seen."""
+    _, metadata = load_tensors(folder / CHECKPOINT)
+    return TrainConfig.model_validate(metadata["config"]), metadata["step"]
+
+
+def _mean_pipeline(config: TrainConfig, tensors: dict[str, Tensor]) -> StableDiffusionPipeline:
+    pipe = build_pipeline(config.architecture, config.seed, vocabulary_named(config.vocabulary))
+    ema = stripped("ema", tensors)
+    pipe.unet.load_state_dict(stripped("unet", ema))
+    pipe.text_encoder.load_state_dict(stripped("text", ema), strict=False)
+    return pipe
+
+
 def export(folder: Path, destination: Path) -> dict[str, Any]:
     """Write the running mean of a checkpoint as a pipeline in fp16 safetensors.
 
@@ -175,15 +183,12 @@ def export(folder: Path, destination: Path) -> dict[str, Any]:
     """
     tensors, metadata = load_tensors(folder / CHECKPOINT)
     config = TrainConfig.model_validate(metadata["config"])
-    pipe = build_pipeline(config.architecture, config.seed)
-    ema = stripped("ema", tensors)
-    pipe.unet.load_state_dict(stripped("unet", ema))
-    pipe.text_encoder.load_state_dict(stripped("text", ema), strict=False)
+    pipe = _mean_pipeline(config, tensors)
     pipe.to(dtype=torch.float16, silence_dtype_warnings=True)
     pipe.save_pretrained(destination, safe_serialization=True, max_shard_size="15MB")
     record = {
         "config": config.model_dump(mode="json"),
-        "images_seen": metadata["step"] * config.batch,
+        "images_seen": config.before + metadata["step"] * config.batch,
         "complete": metadata["step"] >= config.steps,
         "torch": torch.__version__,
     }

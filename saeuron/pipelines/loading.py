@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from saeuron.canvas import WEIGHTS
+from saeuron.canvas import FOLDERS
 from saeuron.errors import BadModel, ConfigError, UnknownName
 from saeuron.pipelines import Family, family_named
 from saeuron.quiet import quiet
@@ -18,8 +18,8 @@ from saeuron.quiet import quiet
 
 def _folder(spec: str | Path) -> Path | None:
     """The local folder that `spec` names; None if it can only be a hub id. A `Path` is always a folder."""
-    if spec == "canvas":
-        return WEIGHTS
+    if spec in FOLDERS:
+        return FOLDERS[spec]
     path = Path(spec).expanduser()
     if path.is_dir():
         if not (path / "model_index.json").is_file():
@@ -27,7 +27,8 @@ def _folder(spec: str | Path) -> Path | None:
         return path
     if isinstance(spec, Path) or path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") != 1:
         raise BadModel(
-            f"no such model: {str(spec)!r}; expected 'canvas', a folder with a diffusers pipeline, or a hub id."
+            f"no such model: {str(spec)!r}; expected {' or '.join(map(repr, FOLDERS))}, "
+            "a folder with a diffusers pipeline, or a hub id."
         )
     return None
 

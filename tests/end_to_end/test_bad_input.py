@@ -47,7 +47,10 @@ RUNS = {
     "value": (settings("train.k=four"), "train.k: Input should be a valid integer"),
     "no value": (settings("train.k"), "expected KEY.KEY=VALUE"),
     "model folder": (settings("model.spec=./no/such/model"), "no such model: './no/such/model'"),
-    "model name": (settings("model.spec=canvs"), "expected 'canvas', a folder with a diffusers pipeline, or a hub id"),
+    "model name": (
+        settings("model.spec=canvs"),
+        "expected 'canvas' or 'canvas100', a folder with a diffusers pipeline, or a hub id",
+    ),
     "not a model": (settings(f"model.spec={Path(__file__).parent}"), "is not a diffusers pipeline"),
     "device": (["--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
     "unknown device": (["--device", "gpu"], "device 'gpu' cannot be used here"),

@@ -188,9 +188,9 @@ def test_a_run_in_pieces_is_complete_and_exports_its_running_mean(tmp_path):
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     Trainer(CONFIG, CPU).save(tmp_path)
-    with pytest.raises(ConfigError, match=r"another configuration .*only `images` may change"):
+    with pytest.raises(ConfigError, match=r"another configuration .*only images, decay, unstyled, early may change"):
         Trainer(CONFIG.model_copy(update={"lr": 0.5}), CPU).load(tmp_path)
-    Trainer(CONFIG.model_copy(update={"images": 4000}), CPU).load(tmp_path)
+    Trainer(CONFIG.model_copy(update={"images": 4000, "decay": 0.1}), CPU).load(tmp_path)
 
 
 def test_learning_rates_of_canvas():
@@ -223,7 +223,7 @@ def test_the_classifiers_heads_and_its_file(tmp_path):
 
 def test_accuracy_counts_what_is_recognised(monkeypatch):
     drawn = []
-    monkeypatch.setattr(classifier, "_batch", lambda count, generator: drawn.append(_labels(count)) or drawn[-1])
+    monkeypatch.setattr(classifier, "_batch", lambda count, *_: drawn.append(_labels(count)) or drawn[-1])
 
     def _labels(count):
         return torch.zeros(count), torch.arange(count) % 20, torch.arange(count) % 13
