@@ -77,7 +77,7 @@ def tune(
         made = run.step(task, job, prepare=tried)
         # Trials stay in use: another judge chooses from them. Deleted ones are not made again, damaged ones are.
         if made.cached and run.opened.manifest_path(job.trials_id).exists():
-            run.step(trials_task, job.trials)
+            tried(job)
         run.publish(publish, job)
         return made
 
