@@ -14,7 +14,8 @@ plan.py         `run --plan`: what a run would make, why, and at what cost
 server.py       the Prefect server that a run starts for itself
 display.py      progress on a terminal: bars, or one line per finished job
 hints.py        commands shown to the user, quoted for a shell
-summary.py      what a command prints at its end: tables, paths, the next command
+closing.py      what a run prints at its end: figures, counts, paths, the next command
+summary.py      pages that commands print: tables, a concept, the state of a workspace
 sae.py          text of the `sae` commands
 sae_report.py   flow and text of `sae report`
 commands/       one file per command

@@ -145,7 +145,7 @@ def run_pipeline(
     if as_json:
         say(json.dumps(result, indent=2, default=str))
     else:
-        from flows.summary import closing
+        from flows.closing import closing
 
         say(closing(opened, config, result))
     if result["failures"]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.closing import closing
 from flows.hints import at, command
-from flows.summary import closing, concept_page, status_page
+from flows.summary import concept_page, status_page
 from flows.upkeep import gc, verify
 from saeuron.config import RunConfig
 from storage import Workspace
