@@ -9,8 +9,19 @@ from saeuron.errors import ConfigError
 
 @functools.cache
 def entries(group: str) -> dict[str, EntryPoint]:
-    """{name: entry point} of a group, looked up once in a process."""
-    return {point.name: point for point in entry_points(group=group)}
+    """{name: entry point} of a group, looked up once in a process.
+
+    Raises:
+        ConfigError: two packages have an entry point of one name: which one is meant would depend on their order.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
+        if found.setdefault(point.name, point).value != point.value:
+            raise ConfigError(
+                f"two installed packages have an entry point {point.name!r} of the group {group}: "
+                f"{found[point.name].value} and {point.value}; expected one: uninstall or rename the other."
+            )
+    return found
 
 
 def load(kind: str, point: EntryPoint) -> Any:

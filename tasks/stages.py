@@ -1,7 +1,6 @@
 """Every stage, in the order of a run; `tasks/engine/job.py` says how to declare one."""
 
 import functools
-from importlib.metadata import entry_points
 
 from saeuron import installed
 from saeuron.errors import ConfigError
@@ -39,7 +38,7 @@ SHIPPED: tuple[type[Job], ...] = (
 RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
 """Names of the stages that a run makes, in its order."""
 GROUP = "saeuron.stages"
-"""Entry points of installed packages, each of which names the class of a stage."""
+"""Entry points of installed packages; each names the class of a stage."""
 _registered: dict[str, type[Job]] = {}
 
 
@@ -58,15 +57,15 @@ def register(stage: type[Job]) -> None:
 
 
 def unregister(name: str) -> None:
-    """Take back what `register` added; a name that was not added is passed over."""
+    """Forget a stage that `register` added; other names are ignored."""
     _registered.pop(name, None)
 
 
 def every() -> dict[str, type[Job]]:
-    """{name: stage} of all that are known: those that ship, those of installed packages, those that were registered.
+    """{name: stage} of all known stages: shipped, of installed packages, registered.
 
     Raises:
-        ConfigError: an entry point cannot be loaded, is no stage, or has the name of another stage.
+        ConfigError: an entry point cannot be loaded, is no stage, or two stages have the same name.
     """
     return {**_installed(), **_registered}
 
@@ -79,7 +78,7 @@ def from_elsewhere() -> list[type[Job]]:
 @functools.cache
 def _installed() -> dict[str, type[Job]]:
     found = {stage.stage: stage for stage in SHIPPED}
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+    for entry in installed.entries(GROUP).values():
         what, stage = f"stage {entry.name!r} ({entry.value})", installed.load("stage", entry)
         if not (isinstance(stage, type) and issubclass(stage, Job)):
             raise ConfigError(f"{what} is no stage; expected a subclass of tasks.engine.job.Job.")

@@ -11,6 +11,7 @@ import pytest
 
 from flows.upkeep import gc
 from saeuron.errors import ConfigError
+from saeuron.installed import entries
 from storage import Workspace
 from storage.errors import BadTable
 from storage.tables import write_table
@@ -84,6 +85,11 @@ HOOKPOINTS = (
 )
 
 
+def forget() -> None:
+    entries.cache_clear()
+    stages._installed.cache_clear()
+
+
 def install(folder: Path, name: str, code: str, target: str) -> None:
     """What an installed package leaves: a module, and the metadata that names its stage."""
     about = folder / f"{name}-1.0.dist-info"
@@ -98,11 +104,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytes
     """`saeuron_toy` can be imported, until `undo` is called on what this gives."""
     install(tmp_path / "site", "saeuron_toy", TOY, "saeuron_toy:ToyJob")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    stages._installed.cache_clear()
+    forget()
     yield monkeypatch
     sys.modules.pop("saeuron_toy", None)
     monkeypatch.undo()
-    stages._installed.cache_clear()
+    forget()
 
 
 def rows(workspace: Path, query: str) -> list[dict[str, object]]:
@@ -158,7 +164,7 @@ def test_it_is_planned_run_asked_kept_and_verified(
     assert garbage() & made == made
     # Where the stage is not installed its artifacts are asked as before, and stay as long as their SAEs.
     installed.undo()
-    stages._installed.cache_clear()
+    forget()
     assert "toy" not in stages.every() and not garbage() & made
     assert rows(root, "select count(*) as n from toys") == [{"n": 3}]
 
@@ -180,13 +186,13 @@ def test_a_stage_that_cannot_be_had_is_a_mistake_in_one_line(
 ) -> None:
     install(tmp_path, "saeuron_broken_toy", code, "saeuron_broken_toy:ToyJob")
     monkeypatch.syspath_prepend(tmp_path)
-    stages._installed.cache_clear()
+    forget()
     try:
         done = run_here("run", TINY, "-w", tmp_path / "w", "--plan")
     finally:
         sys.modules.pop("saeuron_broken_toy", None)
         monkeypatch.undo()
-        stages._installed.cache_clear()
+        forget()
     assert done.code == 2 and said in done.complaint and "saeuron_broken_toy:ToyJob" in done.complaint
 
 
