@@ -28,6 +28,8 @@ _TYPES: dict[str, pa.DataType] = {
 HOOKPOINT = Column("hookpoint", "VARCHAR", "", "dotted path of the module whose output is read, or PATH:input")
 SPLIT = Column("split", "VARCHAR", "", "what the prompt is for: train, validation or test")
 HALF = Column("half", "VARCHAR", "", "half of the guidance batch that was read")
+DOMAIN = Column("domain", "VARCHAR", "", "kind of concept, such as style or object")
+_PROMPT = Column("prompt_id", "VARCHAR", "", "the prompt, see prompts")
 
 PROMPTS = View(
     name="prompts",
@@ -78,55 +80,71 @@ SAES = View(
         Column("seconds", "DOUBLE", "seconds", "duration of the training"),
     ),
 )
-SHIPPED: dict[str, tuple[View, ...]] = {"prompts": (PROMPTS,), "capture": (CAPTURES,), "sae": (SAES,)}
+IMAGES = View(
+    name="images",
+    key="image_set_id",
+    file="images.parquet",
+    columns=(
+        Column("image_set", "VARCHAR", "", "name of the set"),
+        Column("key", "VARCHAR", "", "the image, within its shard"),
+        Column("shard", "VARCHAR", "", "tar that holds it"),
+        _PROMPT,
+        Column("image_index", "INTEGER", "index", "which image of the prompt, from 0; sets its noise"),
+        SPLIT,
+        Column("asked", "MAP(VARCHAR, VARCHAR)", "", "concept that the prompt asks for, by domain"),
+        Column("removals", "VARCHAR[]", "", "removals in force, empty for the unedited model"),
+    ),
+)
+JUDGEMENTS = View(
+    name="judgements",
+    key="judgements_id",
+    key_meaning="the artifact: one image set, domain, judge and set of labels",
+    file="judgements.parquet",
+    columns=(
+        Column("image_set_id", "VARCHAR", "", "the images, see images"),
+        Column("key", "VARCHAR", "", "the image, within its set"),
+        _PROMPT,
+        Column("image_index", "INTEGER", "index", "which image of the prompt, from 0"),
+        Column("domain", "VARCHAR", "", "what was judged: style, object, ..."),
+        Column("asked", "VARCHAR", "", "concept of the domain that the prompt asks for; null: none"),
+        Column("judge", "VARCHAR", "", "who judged, as configured"),
+        Column("label", "VARCHAR", "", "what the judge sees"),
+        Column("score", "DOUBLE", "1", "how sure it is, 0 to 1"),
+    ),
+)
+METRICS = View(
+    name="metrics",
+    key="evaluation_id",
+    file="metrics.parquet",
+    columns=(
+        DOMAIN,
+        Column("concept", "VARCHAR", "", "the concept that was removed"),
+        Column("method", "VARCHAR", "", "how it was removed"),
+        Column("metric", "VARCHAR", "", "what was measured, such as UA, IRA, CRA"),
+        Column("value", "DOUBLE", "metric", "the measured value; null if nothing could judge it"),
+        Column("unedited", "DOUBLE", "metric", "the unedited model's, on the same prompts and noise"),
+        Column("low", "DOUBLE", "metric", "lower end of the 95 % interval of value"),
+        Column("high", "DOUBLE", "metric", "upper end"),
+        Column("unedited_low", "DOUBLE", "metric", "lower end of the 95 % interval of unedited"),
+        Column("unedited_high", "DOUBLE", "metric", "upper end"),
+        Column("n_images", "BIGINT", "images", "images it is over"),
+        Column("n_prompts", "BIGINT", "prompts", "prompts it is over"),
+        Column("seeds", "INTEGER", "images", "images of each prompt"),
+        Column("image_set", "VARCHAR", "", "the images it is over, in words"),
+        SPLIT,
+        Column("removal_id", "VARCHAR", "", "the removal, see removals"),
+    ),
+)
+SHIPPED: dict[str, tuple[View, ...]] = {
+    "prompts": (PROMPTS,),
+    "capture": (CAPTURES,),
+    "sae": (SAES,),
+    "images": (IMAGES,),
+    "judgements": (JUDGEMENTS,),
+    "evaluation": (METRICS,),
+}
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
 
-IMAGES = pa.schema(
-    [
-        ("image_set", pa.string()),
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("prompt_id", pa.string()),
-        ("image_index", pa.int32()),
-        ("split", pa.string()),
-        ("asked", pa.map_(pa.string(), pa.string())),  # domain -> concept that the prompt asks for
-        ("removals", pa.list_(pa.string())),
-    ]
-)
-JUDGEMENTS = pa.schema(
-    [
-        ("image_set_id", pa.string()),
-        ("key", pa.string()),
-        ("prompt_id", pa.string()),
-        ("image_index", pa.int32()),
-        ("domain", pa.string()),
-        ("asked", pa.string()),  # concept of the domain that the prompt asks for, or null
-        ("judge", pa.string()),
-        ("label", pa.string()),
-        ("score", pa.float64()),
-    ]
-)
-METRICS = pa.schema(
-    [
-        ("evaluation_id", pa.string()),
-        ("domain", pa.string()),
-        ("concept", pa.string()),
-        ("method", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("unedited", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("unedited_low", pa.float64()),
-        ("unedited_high", pa.float64()),
-        ("n_images", pa.int64()),
-        ("n_prompts", pa.int64()),
-        ("seeds", pa.int32()),
-        ("image_set", pa.string()),
-        ("split", pa.string()),
-        ("removal_id", pa.string()),
-    ]
-)
 HISTORY = pa.schema(
     [
         ("step", pa.int64()),
@@ -139,9 +157,9 @@ HISTORY = pa.schema(
 )
 
 
-def schema(view: View) -> pa.Schema:
-    """The columns of a view's Parquet file: those after the key."""
-    return pa.schema([(column.name, _TYPES[column.type]) for column in view.columns])
+def schema(columns: Iterable[Column]) -> pa.Schema:
+    """Columns as Arrow's schema; `view.columns` are those of a view's Parquet file."""
+    return pa.schema([(column.name, _TYPES[column.type]) for column in columns])
 
 
 def check_file(folder: Path, view: View) -> None:
@@ -149,10 +167,10 @@ def check_file(folder: Path, view: View) -> None:
 
     Raises ArtifactMissing or ArtifactDamaged if there is no such Parquet file.
     """
-    if view.file and not (found := read_schema(folder / view.file)).equals(schema(view)):
+    if view.file and not (found := read_schema(folder / view.file)).equals(schema(view.columns)):
         raise BadTable(
             f"{folder / view.file} has the columns {_shown(found)}; the view {view.name!r} declares "
-            f"{_shown(schema(view))}: write it with storage.tables.table(rows, view)."
+            f"{_shown(schema(view.columns))}: write it with storage.tables.table(rows, view)."
         )
 
 
@@ -165,7 +183,7 @@ def table(rows: Iterable[Mapping[str, Any]], columns: pa.Schema | View) -> pa.Ta
 
     Raises ValueError for a row that lacks a column (write None where there is no value) or has one too many.
     """
-    wanted = schema(columns) if isinstance(columns, View) else columns
+    wanted = schema(columns.columns) if isinstance(columns, View) else columns
     maps = [field.name for field in wanted if pa.types.is_map(field.type)]
     out = []
     for index, row in enumerate(rows):

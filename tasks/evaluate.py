@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from saeuron.metrics import evaluate as figures
 from saeuron.metrics import summary
+from storage.declared import View
 from storage.tables import METRICS, table, write_table
 from tasks import images, judge
 from tasks.engine.job import Clock, Job, Made, Summary, commit
@@ -40,8 +41,9 @@ class EvaluateJob(Job):
     """One removal's metrics."""
 
     stage: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 3
     summary_type: ClassVar[type[Summary]] = EvaluationSummary
-    version: ClassVar[int] = 2
+    views: ClassVar[tuple[View, ...]] = (METRICS,)
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
 
@@ -85,7 +87,6 @@ def evaluate(job: EvaluateJob) -> Made:
     unedited = [j for j in plain if (j.prompt_id, j.index) in wanted]
     metrics = figures(job.domain, job.concept, job.domains, edited, unedited)
     common = {
-        "evaluation_id": job.id,
         "domain": job.domain,
         "concept": job.concept,
         "method": job.method,
@@ -93,7 +94,7 @@ def evaluate(job: EvaluateJob) -> Made:
         "split": "test",
         "removal_id": job.removal_id,
     }
-    write_table(job.folder / "metrics.parquet", table([{**common, **asdict(m)} for m in metrics], METRICS))
+    write_table(job.folder / METRICS.file, table([{**common, **asdict(m)} for m in metrics], METRICS))
     shown = EvaluationSummary(
         domain=job.domain,
         concept=job.concept,

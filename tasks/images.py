@@ -16,6 +16,7 @@ from saeuron.config import EvaluateConfig, ModelConfig
 from saeuron.generation import Request, generate
 from saeuron.methods.removal import removed
 from storage import Workspace
+from storage.declared import View
 from storage.dense import shards
 from storage.errors import ArtifactMissing, Damaged
 from storage.manifests import Manifest
@@ -29,7 +30,7 @@ from tasks.trials import png
 
 log = logging.getLogger(__name__)
 
-INDEX = "images.parquet"
+INDEX = IMAGES.file
 
 
 class ImagesSummary(Summary):
@@ -43,6 +44,7 @@ class ImagesJob(Job):
 
     stage: ClassVar[str] = "images"
     summary_type: ClassVar[type[Summary]] = ImagesSummary
+    views: ClassVar[tuple[View, ...]] = (IMAGES,)
     version: ClassVar[int] = 3
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True

@@ -5,14 +5,13 @@ from typing import Any, ClassVar
 
 from saeuron.metrics import Judged
 from storage import Workspace
+from storage.declared import View
 from storage.tables import JUDGEMENTS, read_table, table, write_table
 from tasks import images
 from tasks.engine import progress
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.judge import DomainJudge
 from tasks.engine.step import step
-
-FILE = "judgements.parquet"
 
 
 class JudgeSummary(Summary):
@@ -29,6 +28,7 @@ class JudgeJob(Job):
     stage: ClassVar[str] = "judgements"
     version: ClassVar[int] = 1
     summary_type: ClassVar[type[Summary]] = JudgeSummary
+    views: ClassVar[tuple[View, ...]] = (JUDGEMENTS,)
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
 
@@ -68,7 +68,7 @@ def judge(job: JudgeJob) -> Made:
                 }
             )
         progress.tell(f"judge {job.label}", len(rows), len(index), "images")
-    write_table(job.folder / FILE, table(rows, JUDGEMENTS))
+    write_table(job.folder / JUDGEMENTS.file, table(rows, JUDGEMENTS))
     summary = JudgeSummary(domain=job.domain, judge=job.judge.spec, images=len(rows))
     return commit(job, {"images": job.image_set_id}, summary, clock)
 
@@ -84,7 +84,7 @@ def read(workspace: Workspace, judgements: Mapping[str, Iterable[str]]) -> list[
     for image_set_id, names in judgements.items():
         seen: dict[str, dict[str, str | None]] = {}
         for name in names:
-            for row in read_table(workspace.whole(name, FILE) / FILE).to_pylist():
+            for row in read_table(workspace.whole(name, JUDGEMENTS.file) / JUDGEMENTS.file).to_pylist():
                 seen.setdefault(row["key"], {})[row["domain"]] = row["label"]
         for row in images.index(workspace, image_set_id):
             found.append(Judged(row["prompt_id"], row["image_index"], dict(row["asked"]), seen.get(row["key"], {})))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from storage.declared import Column, Type
-from storage.tables import CAPTURES, HALF, HOOKPOINT, PROMPTS, SAES, SPLIT
+from storage.tables import CAPTURES, DOMAIN, HALF, HOOKPOINT, IMAGES, JUDGEMENTS, METRICS, PROMPTS, SAES
 
 _MAP: Type = "MAP(VARCHAR, VARCHAR)"
 
 _SAE = Column("sae_id", "VARCHAR", "", "the SAE, see saes")
-_DOMAIN = Column("domain", "VARCHAR", "", "kind of concept, such as style or object")
 _CONCEPT = Column("concept", "VARCHAR", "", "the concept, by its name in the domain")
 _SCORE = [
     Column("score_id", "VARCHAR", "", "the score artifact that holds the sums"),
     _SAE,
     HOOKPOINT,
     Column("protocol", "VARCHAR", "", "how the concepts were shown; only one protocol's scores compare"),
-    _DOMAIN,
+    DOMAIN,
     _CONCEPT,
 ]
 _TIMESTEP = Column("timestep", "INTEGER", "scheduler step", "denoising timestep, high is noisy")
@@ -121,7 +120,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "removals": [
         Column("removal_id", "VARCHAR", "", "the artifact"),
-        _DOMAIN,
+        DOMAIN,
         Column("concept", "VARCHAR", "", "the concept that it removes"),
         Column("method", "VARCHAR", "", "how it was made, such as saeuron or steering"),
         Column("settings", _MAP, "", "the method's settings, as text: settings['n'], settings['gamma']"),
@@ -139,48 +138,9 @@ COLUMNS: dict[str, list[Column]] = {
             "true if it is in use but the concepts scored now differ from its reference set",
         ),
     ],
-    "images": [
-        Column("image_set_id", "VARCHAR", "", "the artifact"),
-        Column("image_set", "VARCHAR", "", "name of the set"),
-        Column("key", "VARCHAR", "", "the image, within its shard"),
-        Column("shard", "VARCHAR", "", "tar that holds it"),
-        Column("prompt_id", "VARCHAR", "", "the prompt, see prompts"),
-        Column("image_index", "INTEGER", "index", "which image of the prompt, from 0; sets its noise"),
-        SPLIT,
-        Column("asked", _MAP, "", "concept that the prompt asks for, by domain"),
-        Column("removals", "VARCHAR[]", "", "removals in force, empty for the unedited model"),
-    ],
-    "judgements": [
-        Column("judgements_id", "VARCHAR", "", "the artifact: one image set, domain, judge and set of labels"),
-        Column("image_set_id", "VARCHAR", "", "the images, see images"),
-        Column("key", "VARCHAR", "", "the image, within its set"),
-        Column("prompt_id", "VARCHAR", "", "the prompt, see prompts"),
-        Column("image_index", "INTEGER", "index", "which image of the prompt, from 0"),
-        Column("domain", "VARCHAR", "", "what was judged: style, object, ..."),
-        Column("asked", "VARCHAR", "", "concept of the domain that the prompt asks for; null: none"),
-        Column("judge", "VARCHAR", "", "who judged, as configured"),
-        Column("label", "VARCHAR", "", "what the judge sees"),
-        Column("score", "DOUBLE", "1", "how sure it is, 0 to 1"),
-    ],
-    "metrics": [
-        Column("evaluation_id", "VARCHAR", "", "the artifact"),
-        _DOMAIN,
-        Column("concept", "VARCHAR", "", "the concept that was removed"),
-        Column("method", "VARCHAR", "", "how it was removed"),
-        Column("metric", "VARCHAR", "", "what was measured, such as UA, IRA, CRA"),
-        Column("value", "DOUBLE", "metric", "the measured value; null if nothing could judge it"),
-        Column("unedited", "DOUBLE", "metric", "the unedited model's, on the same prompts and noise"),
-        Column("low", "DOUBLE", "metric", "lower end of the 95 % interval of value"),
-        Column("high", "DOUBLE", "metric", "upper end"),
-        Column("unedited_low", "DOUBLE", "metric", "lower end of the 95 % interval of unedited"),
-        Column("unedited_high", "DOUBLE", "metric", "upper end"),
-        Column("n_images", "BIGINT", "images", "images it is over"),
-        Column("n_prompts", "BIGINT", "prompts", "prompts it is over"),
-        Column("seeds", "INTEGER", "images", "images of each prompt"),
-        Column("image_set", "VARCHAR", "", "the images it is over, in words"),
-        SPLIT,
-        Column("removal_id", "VARCHAR", "", "the removal, see removals"),
-    ],
+    "images": IMAGES.described,
+    "judgements": JUDGEMENTS.described,
+    "metrics": METRICS.described,
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

@@ -60,14 +60,14 @@ def _of_files(workspace: Workspace, view: View, manifests: Sequence[Manifest]) -
     files = tuple(workspace.folder(m.id) / view.file for m in held)
     return [
         Source(f"view_{view.name}_files", _FILES, table(about, _FILES)),
-        Source(f"view_{view.name}_rows", schema(view), files=files),
+        Source(f"view_{view.name}_rows", schema(view.columns), files=files),
     ]
 
 
 def _of_summaries(view: View, manifests: Sequence[Manifest]) -> Source:
     names = [column.name for column in view.columns]
     rows: list[Row] = [{view.key: m.id, **{name: _told(m, name) for name in names}} for m in manifests]
-    whole = pa.schema([(view.key, pa.string()), *schema(view)])
+    whole = pa.schema([(view.key, pa.string()), *schema(view.columns)])
     return Source(f"view_{view.name}", whole, table(rows, whole))
 
 

@@ -6,48 +6,30 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from storage.catalog.columns import COLUMNS
 from storage.catalog.source import Source
 from storage.manifests import Manifest
+from storage.tables import schema
 from storage.workspace import Workspace
 
-LATENTS = pa.schema(
-    [
-        ("latent", pa.uint32()),
-        *((name, pa.float64()) for name in ("density", "image_density", "mean", "maximum", "max_cosine")),
-        ("nearest", pa.uint32()),
-        ("dead", pa.bool_()),
-        ("always_on", pa.bool_()),
-    ]
-)
-PROFILES = pa.schema(
-    [
-        ("latent", pa.uint32()),
-        ("timestep", pa.int32()),
-        *((name, pa.float64()) for name in ("density", "mean", "maximum")),
-    ]
-)
-EXAMPLES = pa.schema(
-    [
-        ("latent", pa.uint32()),
-        ("rank", pa.int32()),
-        ("prompt_id", pa.string()),
-        ("image_index", pa.int32()),
-        ("timestep", pa.int32()),
-        ("position", pa.int32()),
-        ("value", pa.float32()),
-        ("heat", pa.binary()),  # h * w bytes, 255 is the latent's overall maximum
-    ]
-)
-STEPS = pa.schema(
-    [
-        ("timestep", pa.int32()),
-        ("half", pa.string()),
-        ("rows", pa.int64()),
-        *((name, pa.float64()) for name in ("fvu", "relative", "l0", "loss_clean", "loss_sae", "loss_zero")),
-    ]
-)
-STABILITY = pa.schema([("latent", pa.uint32()), ("stability", pa.float64()), ("counterpart", pa.uint32())])
 
+def _of(view: str, names: str) -> pa.Schema:
+    """Some columns of a view: those of the file behind it."""
+    known = {column.name: column for column in COLUMNS[view]}
+    return schema(known[name] for name in names.split())
+
+
+FILES = {
+    "latent": _of("latents", "latent density image_density mean maximum max_cosine nearest dead always_on"),
+    "profile": _of("latent_steps", "latent timestep density mean maximum"),
+    # With h * w bytes of heat; 255 is the latent's overall maximum.
+    "example": _of("top_examples", "latent rank prompt_id image_index timestep position value").append(
+        pa.field("heat", pa.binary())
+    ),
+    "step": _of("sae_steps", "timestep half rows fvu relative l0 loss_clean loss_sae loss_zero"),
+}
+"""{kind: columns of the file `<kind>s.parquet`} of a diagnosis."""
+STABILITY = _of("latents", "latent stability counterpart")
 _DIAGNOSES = pa.schema(
     [
         ("file_index", pa.uint64()),
@@ -60,14 +42,11 @@ _DIAGNOSES = pa.schema(
 def diagnosis_sources(workspace: Workspace) -> list[Source]:
     """The tables of every diagnosis and every comparison of two SAEs; the newest of each SAE is current."""
     seen, compared = workspace.artifacts("diagnosis"), workspace.artifacts("stability")
-    files = {"latent": LATENTS, "profile": PROFILES, "example": EXAMPLES, "step": STEPS}
-    names = {"latent": "latents.parquet", "profile": "profiles.parquet", "example": "examples.parquet",
-             "step": "steps.parquet"}  # fmt: skip
     return [
         _about("diagnosis_files", seen),
         *(
-            Source(f"{kind}_rows", schema, files=tuple(workspace.folder(m.id) / names[kind] for m in seen))
-            for kind, schema in files.items()
+            Source(f"{kind}_rows", columns, files=tuple(workspace.folder(m.id) / f"{kind}s.parquet" for m in seen))
+            for kind, columns in FILES.items()
         ),
         _about("stability_files", compared),
         Source(

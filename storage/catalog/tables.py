@@ -1,4 +1,4 @@
-"""Relations from manifests: small tables, and the lists of the Parquet files behind the views."""
+"""Relations from manifests and records: removals, runs, statistics."""
 
 from __future__ import annotations
 
@@ -7,40 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from storage.catalog.columns import COLUMNS
 from storage.catalog.scores import score_rows, score_sources
 from storage.catalog.source import Row, Source, table
 from storage.errors import StorageError
 from storage.manifests import Manifest
 from storage.published import in_use
 from storage.seals import read_sealed
-from storage.tables import IMAGES, JUDGEMENTS, METRICS
+from storage.tables import schema
 from storage.workspace import Workspace
 
-_FILES = pa.schema([("file_index", pa.uint64()), ("id", pa.string())])
-_REMOVALS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("removal_id", "domain", "concept", "method")),
-        ("settings", pa.map_(pa.string(), pa.string())),
-        ("searched", pa.bool_()),
-        ("reference_set", pa.string()),
-        ("hookpoints", pa.list_(pa.string())),
-        ("latents", pa.int64()),
-        *((name, pa.float64()) for name in ("ua", "ira", "cra")),
-        ("outdated", pa.bool_()),
-    ]
-)
-_RUNS = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("number", pa.int64()),
-        *((name, pa.string()) for name in ("flow", "state")),
-        *((name, pa.timestamp("us")) for name in ("started", "finished")),
-        *((name, pa.int64()) for name in ("made", "cached", "failed")),
-        ("message", pa.string()),
-    ]
-)
+_REMOVALS, _RUNS = schema(COLUMNS["removals"]), schema(COLUMNS["runs"])
 
 
 def sources(workspace: Workspace, stages: Mapping[str, list[Manifest]]) -> list[Source]:
@@ -50,21 +27,9 @@ def sources(workspace: Workspace, stages: Mapping[str, list[Manifest]]) -> list[
     removals = _removal_rows(workspace, stages.get("removal", []), scores, dropped)
     return [
         *score_sources(workspace, scores, stages),
-        *_parquet(workspace, stages.get("images", []), "image", "images.parquet", IMAGES),
-        *_parquet(workspace, stages.get("judgements", []), "judgement", "judgements.parquet", JUDGEMENTS),
-        *_parquet(workspace, stages.get("evaluation", []), "metric", "metrics.parquet", METRICS),
         Source("removals", _REMOVALS, table(removals, _REMOVALS)),
         Source("runs", _RUNS, table(_run_rows(workspace.runs), _RUNS)),
     ]
-
-
-def _parquet(
-    workspace: Workspace, manifests: list[Manifest], kind: str, name: str, schema: pa.Schema
-) -> tuple[Source, Source]:
-    held = [m for m in manifests if any(file.name == name for file in m.files)]
-    rows = [{"file_index": index, "id": m.id} for index, m in enumerate(held)]
-    files = tuple(workspace.folder(m.id) / name for m in held)
-    return Source(f"{kind}_files", _FILES, table(rows, _FILES)), Source(f"{kind}_rows", schema, files=files)
 
 
 def _dropped(workspace: Workspace) -> set[tuple[str, str]]:

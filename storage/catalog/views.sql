@@ -122,24 +122,6 @@ FROM source.step_rows s JOIN source.diagnosis_files f ON f.file_index = s.file_i
 
 CREATE VIEW removals AS SELECT * FROM source.removals;
 
-CREATE VIEW images AS
-SELECT
-    f.id AS image_set_id, i.image_set, i.key, i.shard, i.prompt_id, i.image_index, i.split, i.asked, i.removals
-FROM source.image_rows i JOIN source.image_files f USING (file_index);
-
--- An image may have several judgements: by several judges, or with other sets of labels.
-CREATE VIEW judgements AS
-SELECT
-    f.id AS judgements_id, j.image_set_id, j.key, j.prompt_id, j.image_index, j.domain, j.asked, j.judge, j.label,
-    j.score
-FROM source.judgement_rows j JOIN source.judgement_files f USING (file_index);
-
-CREATE VIEW metrics AS
-SELECT
-    f.id AS evaluation_id, m.domain, m.concept, m.method, m.metric, m.value, m.unedited, m.low, m.high,
-    m.unedited_low, m.unedited_high, m.n_images, m.n_prompts, m.seeds, m.image_set, m.split, m.removal_id
-FROM source.metric_rows m JOIN source.metric_files f USING (file_index);
-
 CREATE VIEW runs AS SELECT * FROM source.runs;
 
 -- Former names, for one release.

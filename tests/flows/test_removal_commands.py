@@ -45,7 +45,7 @@ def evaluate(workspace: Workspace, value: float, seeds: int) -> None:
     ]
     name = artifact_id("evaluation", 1, {"value": value})
     common = {
-        "evaluation_id": name, "domain": "style", "concept": "neon", "method": "saeuron", "seeds": seeds,
+        "domain": "style", "concept": "neon", "method": "saeuron", "seeds": seeds,
         "split": "test", "removal_id": REMOVAL,
     }  # fmt: skip
     write_table(workspace.folder(name) / "metrics.parquet", table([{**common, **asdict(m)} for m in metrics], METRICS))

@@ -10,7 +10,7 @@ from storage.tables import schema as columns_of
 PROMPT = {"prompt_id": "a", "text": "a cat", "split": "train", "concepts": {"style": "ink", "object": "cat"}}
 
 
-@pytest.mark.parametrize("schema", [columns_of(PROMPTS), IMAGES, METRICS, HISTORY])
+@pytest.mark.parametrize("schema", [*(columns_of(view.columns) for view in (PROMPTS, IMAGES, METRICS)), HISTORY])
 def test_empty_tables_keep_their_schema(tmp_path: Path, schema: Any) -> None:
     write_table(tmp_path / "t", table([], schema))
     assert read_table(tmp_path / "t").schema.equals(schema)
@@ -25,7 +25,7 @@ def test_equal_rows_are_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_may_be_nothing(tmp_path: Path) -> None:
-    row = dict.fromkeys(IMAGES.names) | {"asked": {}, "removals": []}
+    row = dict.fromkeys(c.name for c in IMAGES.columns) | {"asked": {}, "removals": []}
     write_table(tmp_path / "t", table([row], IMAGES))
     assert read_table(tmp_path / "t").to_pylist() == [row | {"asked": []}]
 

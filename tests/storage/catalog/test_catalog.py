@@ -206,9 +206,9 @@ def test_manifest_views(workspace: Workspace, add: Add) -> None:
 def test_tables(workspace: Workspace) -> None:
     prompt = {"prompt_id": "a", "text": "a cat", "split": "train", "concepts": {"style": "ink"}}
     made = _with_table(workspace, "prompts", "prompts", table([prompt], PROMPTS))
-    metric = dict.fromkeys(METRICS.names) | {"evaluation_id": "whatever", "metric": "UA", "value": 0.9}
+    metric = dict.fromkeys(c.name for c in METRICS.columns) | {"metric": "UA", "value": 0.9}
     evaluation = _with_table(workspace, "evaluation", "metrics", table([metric], METRICS))
-    image = dict.fromkeys(IMAGES.names) | {"key": "k", "asked": {"style": "ink"}, "removals": ["r"]}
+    image = dict.fromkeys(c.name for c in IMAGES.columns) | {"key": "k", "asked": {"style": "ink"}, "removals": ["r"]}
     images = _with_table(workspace, "images", "images", table([image], IMAGES))
     judgement = {"image_set_id": "images_1", "key": "k", "prompt_id": "a", "image_index": 2, "domain": "style"}
     judgement |= {"asked": "ink", "judge": "canvas", "label": "oil", "score": 0.75}
