@@ -1,6 +1,6 @@
 """Read a run's YAML file and `--set` options into a `RunConfig`; one clear line for each mistake."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from saeuron.config import ConceptConfig, RunConfig
+from saeuron.config import ConceptConfig, RunConfig, twice
 from saeuron.errors import ConfigError, UnknownName
 
 EMBEDDED = files("flows") / "configs"
@@ -35,9 +35,9 @@ def load(source: str | None, settings: Sequence[str] = ()) -> RunConfig:
     embedded = EMBEDDED / f"{source.removesuffix('.yaml')}.yaml"
     path = Path(source)
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     elif "/" not in source and embedded.is_file():
-        text = embedded.read_text(encoding="utf-8")
+        text = embedded.read_bytes()
     else:
         raise UnknownName("configuration", source, names(), "Or give the path of a YAML file.")
     values = _parse(text, source)
@@ -46,7 +46,7 @@ def load(source: str | None, settings: Sequence[str] = ()) -> RunConfig:
         base = values.pop("base")
         if base not in names():
             raise UnknownName("base", str(base), names(), f"({source})")
-        values = _merge(_parse((EMBEDDED / f"{base}.yaml").read_text(encoding="utf-8"), source), values)
+        values = _merge(_parse((EMBEDDED / f"{base}.yaml").read_bytes(), source), values)
     for setting in settings:
         _set(values, setting)
     return _validate(RunConfig, values, source)
@@ -60,14 +60,31 @@ def load_concept(path: Path) -> ConceptConfig:
     """
     if not path.is_file():
         raise ConfigError(f"no such file: {path}; give a YAML file with `name` and `domain`.")
-    return _validate(ConceptConfig, _parse(path.read_text(encoding="utf-8"), str(path)), str(path))
+    return _validate(ConceptConfig, _parse(path.read_bytes(), str(path)), str(path))
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a mistake: PyYAML alone keeps the last and drops the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        if (key := twice(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))) is not None:
+            raise yaml.YAMLError(f"the key {key!r} stands twice in one section (line {node.start_mark.line + 1})")
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str | bytes) -> Any:
+    """The value of a YAML text. Raises ValueError in one line, also for bytes that are not UTF-8."""
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as an impossible date, or 1,000 brackets
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _parse(text: bytes, source: str) -> dict[str, Any]:
+    try:
+        values = _yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{source} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{source} holds {type(values).__name__}; expected a mapping of keys.")
     return values
@@ -92,8 +109,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {setting!r}: {key!r} holds a value, not a section.")
     try:
-        inner[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        inner[last] = _yaml(text)
+    except ValueError:
         raise ConfigError(f"--set {setting!r}: {text!r} is not a YAML value.") from None
 
 

@@ -4,14 +4,36 @@ Unknown keys are refused. A stage's configuration enters its artifacts' ids, so 
 Devices and folders are arguments, and `RunnerConfig`, where tasks run, belongs to no stage.
 """
 
-from typing import Any, Literal, Self
+from collections.abc import Hashable, Iterable
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from saeuron.sae.config import Config, SAEConfig
 
 Split = Literal["train", "validation", "test"]
 Half = Literal["conditional", "unconditional", "both"]
+Key = TypeVar("Key", bound=Hashable)
+
+
+def twice(keys: Iterable[Key]) -> Key | None:
+    """The first key that was there before; None if all differ."""
+    seen: set[Key] = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
+
+
+def _name(value: str) -> str:
+    if not value or value != value.strip():
+        raise ValueError("expected a name without blanks around it")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""A concept's name: any text without blanks around it."""
 
 
 class ModelConfig(Config):
@@ -34,7 +56,7 @@ class ModelConfig(Config):
 class DomainConfig(Config):
     """One family of concepts: styles, objects, ..."""
 
-    concepts: tuple[str, ...] = Field(min_length=1)
+    concepts: tuple[Name, ...] = Field(min_length=1)
     """Names, as used in prompts. Each is scored against the others of its domain."""
     hookpoints: tuple[str, ...] = Field(min_length=1)
     """Where this domain is edited: dotted module paths in the pipeline, one SAE each."""
@@ -145,7 +167,7 @@ class EvaluateConfig(Config):
 class ConceptConfig(Config):
     """A concept that is added to a workspace later: the file of `saeuron concept add`."""
 
-    name: str = Field(min_length=1)
+    name: Name
     """Name, as used in prompts."""
     domain: str
     """The domain it joins."""

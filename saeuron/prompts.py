@@ -11,12 +11,14 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, get_args
 
-from saeuron.config import DomainConfig, PromptsConfig, Split
+from saeuron.config import DomainConfig, PromptsConfig, Split, twice
 from saeuron.errors import BadPrompts, UnknownName
 
 SPLITS: tuple[str, ...] = get_args(Split)
+_NOT_READ = ("prompt_id", "prompt_set_id")
+"""Columns that `saeuron sql "select * from prompts"` gives beside those that are read."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,25 @@ class Prompt:
 
 
 def fill(template: str, concepts: Mapping[str, str]) -> str:
-    """Fill a template with concepts and capitalise the first letter."""
-    text = template.format_map(concepts)
+    """Fill a template with concepts and capitalise the first letter. Names of domains and concepts are plain text."""
+    parts = string.Formatter().parse(template)
+    text = "".join(before + ("" if name is None else concepts[name]) for before, name, _, _ in parts)
     return text[:1].upper() + text[1:]
 
 
 def placeholders(template: str, domains: Iterable[str]) -> tuple[str, ...]:
     """The domains that a template names. Raises BadPrompts or UnknownName for a malformed or unknown placeholder."""
     try:
-        names = dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+        parts = [part[1:] for part in string.Formatter().parse(template)]
     except ValueError as error:
         raise BadPrompts(f"the template {template!r} is malformed ({error}); write braces in pairs.") from None
     known = list(domains)
-    for name in names:
-        if name not in known:
+    for name, spec, conversion in parts:
+        if name is not None and name not in known:
             raise UnknownName("placeholder", name, known, f"It is used in the template {template!r}.")
-    return tuple(names)
+        if spec or conversion:
+            raise BadPrompts(f"the template {template!r} formats {{{name}}}; write the name alone between the braces.")
+    return tuple(dict.fromkeys(name for name, _, _ in parts if name is not None))
 
 
 def from_templates(config: PromptsConfig, domains: Mapping[str, Sequence[str]]) -> list[Prompt]:
@@ -64,38 +69,65 @@ def from_templates(config: PromptsConfig, domains: Mapping[str, Sequence[str]]) 
     return prompts
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> list[dict[str, Any]]:
+    # Spreadsheets write a byte order mark, which would become part of the first column's name.
+    encoding = "utf-8-sig"
     match path.suffix.lower():
         case ".csv":
-            # Spreadsheets write a byte order mark, which would become part of the first column's name.
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return [dict(row) for row in csv.DictReader(file)]
+            with path.open(newline="", encoding=encoding) as file:
+                # Strict: a quote that is never closed would take in every row after it.
+                reader = csv.DictReader(file, strict=True)
+                _distinct(path, map(_heading, reader.fieldnames or ()))
+                return list(reader)
         case ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
             rows = []
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(path.read_text(encoding=encoding).split("\n"), 1):
+                if not line.strip():
+                    continue
                 try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise BadPrompts(f"{path}, line {number}: not JSON ({error.msg}); expected an object.") from None
+                    rows.append(json.loads(line, object_pairs_hook=_object))
+                except ValueError as error:
+                    raise BadPrompts(f"{path}, line {number}: not JSON ({error}); expected an object.") from None
                 if not isinstance(rows[-1], dict):
                     raise BadPrompts(f"{path}, line {number}: {line.strip()[:40]!r}; expected an object.")
             return rows
         case ".parquet":
             from pyarrow import parquet
 
-            return cast(list[dict[str, str]], parquet.read_table(path).to_pylist())
+            table = parquet.read_table(path)
+            _distinct(path, map(_heading, table.column_names))
+            return list(table.to_pylist())
         case ".txt":
-            return [{"text": line} for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [{"text": line} for line in path.read_text(encoding=encoding).split("\n") if line.strip()]
     raise BadPrompts(f"{path}: unknown kind of prompt file {path.suffix!r}; expected .csv, .jsonl, .parquet or .txt.")
 
 
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused if a key stands twice: json alone keeps the last."""
+    if (key := twice(key for key, _ in pairs)) is not None:
+        raise ValueError(f"the key {key!r} stands twice")
+    return dict(pairs)
+
+
+def _heading(name: str) -> str:
+    """A column's name as it is compared: capitals and blanks around it do not count."""
+    return name.strip().casefold()
+
+
+def _distinct(path: Path, headings: Iterable[str]) -> None:
+    if repeated := twice(headings):
+        raise BadPrompts(f"{path}: the column {repeated!r} stands twice; name each column once.")
+
+
 def from_file(path: Path, domains: Mapping[str, Sequence[str]]) -> list[Prompt]:
-    """Prompts of one file. Columns: `text`, `split` (default train) and one column per domain (may be empty).
+    """Prompts of one file.
+
+    Columns: `text`, `split` (default train), one column per domain (may be empty), or `concepts`, a mapping of domains
+    to concepts, as the view `prompts` has it. Capitals and blanks around a column's name do not count.
 
     Raises:
         BadPrompts: the file is missing, empty or of an unknown type, or a row has no text or an unknown split.
-        UnknownName: a row names a concept that its domain does not have.
+        UnknownName: there is no such column, or a row names a concept that its domain does not have.
     """
     if not path.is_file():
         raise BadPrompts(f"no such prompt file: {path}; give the path of a .csv, .jsonl, .parquet or .txt file.")
@@ -105,20 +137,54 @@ def from_file(path: Path, domains: Mapping[str, Sequence[str]]) -> list[Prompt]:
         raise BadPrompts(f"{path} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from error
     if not rows:
         raise BadPrompts(f"{path} holds no prompts; expected one per row, with a column `text`.")
-    prompts = []
-    for number, row in enumerate(rows, 1):
-        text = str(row.get("text") or "").strip()
-        if not text:
-            raise BadPrompts(f"{path}, row {number}: no text; expected a column `text` with the prompt.")
-        split = row.get("split") or "train"
-        if split not in SPLITS:
-            raise BadPrompts(f"{path}, row {number}: split {split!r}; expected one of {', '.join(SPLITS)}.")
-        concepts = {d: str(row[d]) for d in domains if row.get(d)}
-        for domain, concept in concepts.items():
-            if concept not in domains[domain]:
-                raise UnknownName(domain, concept, domains[domain], f"({path}, row {number})")
-        prompts.append(Prompt(text, split, concepts))
-    return prompts
+    return [_prompt(f"{path}, row {number}", row, domains) for number, row in enumerate(rows, 1)]
+
+
+def _prompt(place: str, row: Mapping[Any, Any], domains: Mapping[str, Sequence[str]]) -> Prompt:
+    """The prompt of one row; `place` is what messages call it."""
+    names = ("text", "split", "concepts", *domains)
+    columns = {_heading(name): name for name in (*_NOT_READ, *names)} | {name: name for name in names}
+    cells: dict[str, Any] = {}
+    for heading, value in row.items():
+        if heading is None:
+            if any(value):
+                raise BadPrompts(
+                    f"{place}: more cells than columns ({value!r:.60}); put quotes around commas in a text."
+                )
+            continue
+        name = columns.get(heading.strip()) or columns.get(_heading(heading))
+        if name is None and value not in (None, ""):
+            raise UnknownName("column", heading, names, f"({place}; delete columns that are not meant to be read)")
+        if name is not None:
+            cells[name] = value
+    text = str(cells.pop("text", None) or "")
+    if "\n" in text or "\r" in text:
+        raise BadPrompts(f"{place}: the text {text!r:.60} has several lines; expected one (is a quote left open?).")
+    text, cells = text.strip(), {name: v.strip() if isinstance(v, str) else v for name, v in cells.items()}
+    if not text:
+        raise BadPrompts(f"{place}: no text; expected a column `text` with the prompt.")
+    split = cells.get("split") or "train"
+    if split not in SPLITS:
+        raise BadPrompts(f"{place}: split {split!r}; expected one of {', '.join(SPLITS)}.")
+    concepts = {d: str(cells[d]) for d in domains if d not in ("text", "split", "concepts") and cells.get(d)}
+    for domain, concept in _mapping(place, cells.get("concepts")).items():
+        if domain not in domains:
+            raise UnknownName("domain", domain, domains, f"({place})")
+        if concepts.setdefault(domain, concept) != concept:
+            raise BadPrompts(f"{place}: two concepts of {domain}, {concepts[domain]!r} and {concept!r}; keep one.")
+    for domain, concept in concepts.items():
+        if concept not in domains[domain]:
+            raise UnknownName(domain, concept, domains[domain], f"({place})")
+    return Prompt(text, split, concepts)
+
+
+def _mapping(place: str, value: Any) -> dict[str, str]:
+    """What a cell of the column `concepts` says: a mapping, pairs (Parquet), or JSON (CSV)."""
+    try:
+        found = json.loads(value) if isinstance(value, str) and value else value
+        return {str(domain): str(concept) for domain, concept in dict(found or {}).items() if concept}
+    except (ValueError, TypeError):
+        raise BadPrompts(f"{place}: concepts {value!r:.60}; expected a mapping such as {{domain: concept}}.") from None
 
 
 def build(config: PromptsConfig, domains: Mapping[str, DomainConfig]) -> list[Prompt]:

@@ -20,6 +20,8 @@ from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 _TEMPORARY = re.compile(r"\..+\.(?:([0-9a-f]{6})-)?(\d+)\.\d+\.tmp")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\.|$)", re.IGNORECASE)
+"""Names that Windows keeps for devices, whatever follows the dot."""
 ABANDONED = 86400.0
 """A process of another machine counts as dead when its temporary was not written to for this many seconds."""
 LONGEST = 180
@@ -31,10 +33,13 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def file_name(name: str) -> str:
     """A name that a person chose, as a file name: percent-encoded but for ASCII letters, digits, `-_.~` and spaces.
 
-    So no name reaches outside its folder, is hidden, or shares its file with another.
+    So no name reaches outside its folder, is hidden, is reserved on Windows, or shares its file with another.
     """
     text = quote(name, safe=" ")
-    text = f"%2E{text[1:]}" if text.startswith(".") else text
+    if text[:1] in (".", " ") or _RESERVED.match(text):
+        text = f"%{ord(text[0]):02X}{text[1:]}"
+    if text[-1:] in (".", " "):
+        text = f"{text[:-1]}%{ord(text[-1]):02X}"
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return text

@@ -88,6 +88,11 @@ class TestFile:
             ("- a\n", "holds list; expected a mapping"),
             ("", "holds NoneType; expected a mapping"),
             ("a: [\n", "is not YAML"),
+            ("base: canvas\ntrain: {k: 5}\ntune: {seed: 1}\ntrain: {lr: 0.1}\n", "the key 'train' stands twice"),
+            ("base: canvas\ntrain: {k: 5, k: 6}\n", "the key 'k' stands twice in one section (line 2)"),
+            ("base: canvas\na: 2020-13-45\n", "is not YAML: month must be in 1..12"),
+            ("a: " + "[" * 9999, "is not YAML"),
+            ("base: canvas\ndomains: {style: {concepts: [neon, ' ']}}\n", "a name without blanks around it"),
             ("base: canvas\ntran: {k: 5}\n", "unknown key 'tran'; did you mean 'train'"),
             ("base: canvas\ntrain: {exspansion: 5}\n", "unknown key 'train.exspansion'; did you mean 'expansion'"),
             ("base: canvas\ndomains: {style: {jugde: none}}\n", "'domains.style.jugde'; did you mean 'judge'"),
@@ -108,6 +113,19 @@ class TestFile:
             load(write(text))
         message = str(error.value)
         assert said in message and len(message.splitlines()) == 1
+
+    @pytest.mark.parametrize("data", [b"base: canvas\n# caf\xe9\n", b"a: \x00"])
+    def test_a_file_that_is_no_text_is_a_mistake(self, tmp_path: Path, data: bytes) -> None:
+        (tmp_path / "x.yaml").write_bytes(data)
+        for read in (lambda: load(str(tmp_path / "x.yaml")), lambda: load_concept(tmp_path / "x.yaml")):
+            with pytest.raises(ConfigError, match=r"x\.yaml is not YAML") as caught:
+                read()
+            assert "\n" not in str(caught.value)
+
+    def test_a_file_may_begin_with_a_byte_order_mark(self, tmp_path: Path) -> None:
+        for encoding in ("utf-8-sig", "utf-16"):
+            (tmp_path / "x.yaml").write_text("base: canvas\ntrain: {k: 5}\n", encoding=encoding)
+            assert load(str(tmp_path / "x.yaml")).train.k == 5
 
     def test_a_file_that_is_not_there_names_the_embedded_ones(self) -> None:
         with pytest.raises(UnknownName, match="did you mean 'canvas'"):
@@ -219,7 +237,7 @@ class TestConceptFile:
         [
             ("name: grain\n", "domain: Field required"),
             ("name: grain\ndomian: style\n", "did you mean 'domain'"),
-            ("name: ''\ndomain: style\n", "name: String should have at least 1 character"),
+            ("name: ''\ndomain: style\n", "name: expected a name without blanks around it"),
             ("grain", "expected a mapping"),
         ],
     )

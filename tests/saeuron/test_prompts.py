@@ -102,7 +102,6 @@ def test_a_csv_as_spreadsheets_write_it(tmp_path):
         ("p.csv", b"", "holds no prompts"),
         ("p.csv", b"text,split\n", "holds no prompts"),
         ("p.txt", b"\n\n", "holds no prompts"),
-        ("p.csv", b"prompt\nA cat.\n", "row 1: no text; expected a column `text`"),
         ("p.csv", b"text,split\nA cat.,train\n  ,train\n", "row 2: no text"),
         ("p.csv", b"text,split\nA cat.,dev\n", "row 1: split 'dev'; expected one of train, validation, test"),
         ("p.jsonl", b'{"text": "A cat."}\n{"text": \n', "line 2: not JSON"),
@@ -217,3 +216,70 @@ def test_canvas_sentences_of_the_three_splits_are_disjoint():
     assert shared == set()
     assert set(vocabulary.all_sentences()) == train | validation | test
     assert not set(vocabulary.OBJECTS) & set(vocabulary.STYLE_CLASSES)
+
+
+NEON = [Prompt("A neon cat.", "test", {"style": "neon", "object": "cat"})]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", "text, split, style, object\nA neon cat., test, neon, cat\n"),
+        ("p.csv", "Text,SPLIT,Style , object\nA neon cat.,test,neon,cat\n"),
+        ("p.csv", "text,split,style,object,,\nA neon cat.,test,neon,cat,,\n"),
+        ("p.jsonl", '\ufeff{" Text": "A neon cat.", "split": "test", "STYLE": "neon", "object": "cat"}\n'),
+        ("p.jsonl", '{"text": "A neon cat.", "split": "test", "concepts": {"style": "neon", "object": "cat"}}'),
+        ("p.csv", 'text,split,concepts\nA neon cat.,test,"{""style"": ""neon"", ""object"": ""cat""}"\n'),
+        ("p.csv", 'prompt_id,text,split,object,concepts\n0,A neon cat.,test,cat,"{""style"": ""neon""}"\n'),
+    ],
+)
+def test_columns_as_people_write_them(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    assert from_file(path, NAMES) == NEON
+
+
+def test_the_products_own_table_keeps_its_concepts(tmp_path):
+    kind = pa.map_(pa.string(), pa.string())
+    pairs = pa.array([[("style", "neon"), ("object", "cat")]], kind)
+    table = pa.table({"prompt_id": ["0"], "text": ["A neon cat."], "split": ["test"], "concepts": pairs})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    assert from_file(tmp_path / "p.parquet", NAMES) == NEON
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", "text,styel\nA neon cat.,neon\n", "unknown column 'styel': did you mean 'style'"),
+        ("p.csv", "prompt\nA cat.\n", "unknown column 'prompt': known: concepts, object, split, style, text"),
+        ("p.csv", "text,artist\nA cat.,Dali\n", "unknown column 'artist'.*row 1"),
+        ("p.csv", "text,style\nA cat, drawn,neon\n", r"row 1: more cells than columns \(\['neon'\]\)"),
+        ("p.csv", "text,style,Style\nA cat.,neon,sepia\n", "the column 'style' stands twice"),
+        ("p.jsonl", '{"text": "A cat.", "style": "neon", "style": "sepia"}', "line 1.*the key 'style' stands twice"),
+        ("p.csv", 'text,style\n"A cat,neon\nA dog,sepia\n', "cannot be read as .csv: unexpected end of data"),
+        ("p.csv", 'text,style\n"A cat,neon\n"A dog",sepia\n', "cannot be read as .csv"),
+        ("p.csv", 'text,style\n"A cat,neon\n",sepia\n', "row 1: the text .* has several lines"),
+        ("p.jsonl", '{"text": "A cat.", "concepts": {"genre": "neon"}}', "unknown domain 'genre'"),
+        ("p.jsonl", '{"text": "A cat.", "concepts": {"style": "noen"}}', "unknown style 'noen'"),
+        ("p.jsonl", '{"text": "A cat.", "concepts": "neon"}', "concepts 'neon'; expected a mapping"),
+        ("p.jsonl", '{"text": "A cat.", "style": "neon", "concepts": {"style": "sepia"}}', "two concepts of style"),
+    ],
+)
+def test_nothing_in_a_file_is_left_out_in_silence(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        from_file(path, NAMES)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.b", "{x}", "it's", "a/b", "{0!r}"])
+def test_names_are_plain_text_in_templates(name):
+    prompts = from_templates(PromptsConfig(templates={"train": ("a {a.b}, {{x}}.",)}), {"a.b": (name,)})
+    assert [p.text for p in prompts] == [f"A {name}, {{x}}."]
+
+
+@pytest.mark.parametrize("template", ["{object:>9}", "{object!r}"])
+def test_a_placeholder_is_a_name_alone(template):
+    with pytest.raises(BadPrompts, match="write the name alone"):
+        placeholders(template, NAMES)

@@ -33,6 +33,10 @@ def workspace(tmp_path: Path) -> Workspace:
         ("a.b", "a.b.saeuron"),
         ("caf\u00e9", "caf%C3%A9.saeuron"),
         ("'\n\"", "%27%0A%22.saeuron"),
+        ("CON", "%43ON.saeuron"),
+        ("lpt1.x", "%6Cpt1.x.saeuron"),
+        ("console", "console.saeuron"),
+        (" a ", "%20a%20.saeuron"),
     ],
 )
 def test_a_concept_is_data_in_a_file_name(concept: str, name: str) -> None:
