@@ -2,8 +2,8 @@
 
     python -m benchmarks.many_concepts --concepts 5 50 500
 
-*One more*: the steps score and tune of the canvas style `grain`, beside a workspace of so many styles, over generating
-and encoding the same images with nothing around it, in turns. SAEs are random (training them is no part of it), and the
+*One more*: the steps score and tune of the style `grain` of canvas20, beside a workspace of so many styles, over
+generating and encoding the same images with nothing around it, in turns. SAEs are random (training is left out), the
 other styles' statistics are invented, by the real writers. The evaluation, of a size that the user sets, is left out.
 Packs are measured apart: one is written with every eighth concept (`storage.statistics.packs`), each concept is in
 about 1 + log2(concepts / 8) of them over time, and that is its share.
@@ -42,7 +42,7 @@ def main() -> None:
     arguments.add_argument("--concepts", type=int, nargs="+", default=[5, 50, 500])
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--threads", type=int, default=2)
-    arguments.add_argument("--latents", type=int, help="of each SAE; default: as canvas.yaml says")
+    arguments.add_argument("--latents", type=int, help="of each SAE; default: as canvas20.yaml says")
     options = arguments.parse_args()
     figures = []
     for count in options.concepts:
@@ -65,7 +65,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     from tasks.engine import model
     from tasks.engine.judge import DomainJudge
 
-    config = load("canvas", [f"tune.concepts=[{CONCEPT}]", f"domains.{DOMAIN}.concepts=[neon, dots, {CONCEPT}]"])
+    config = load("canvas20", [f"tune.concepts=[{CONCEPT}]", f"domains.{DOMAIN}.concepts=[neon, dots, {CONCEPT}]"])
     domain = config.domains[DOMAIN]
     model.set_threads(threads)
     pipe = model.pipeline(config.model, "cpu")
@@ -102,8 +102,8 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
         prompts_id=made.id, images_id=prompts.images_id(wanted), saes=saes,
     )  # fmt: skip
     settings = methods.get("saeuron").candidates(config.grid(DOMAIN, "saeuron"))
-    chosen = judges.create("canvas", DOMAIN)
-    judge = DomainJudge(spec="canvas", id=chosen.identity, labels=judges.choices(chosen, ()))
+    chosen = judges.create("canvas20", DOMAIN)
+    judge = DomainJudge(spec="canvas20", id=chosen.identity, labels=judges.choices(chosen, ()))
     tried = validation_images(found, config.tune, DOMAIN, CONCEPT, {*reference, CONCEPT})
 
     def add_up(scores: Any) -> dict[str, str]:
@@ -193,7 +193,7 @@ def _committed(workspace: Workspace, stage: str, write: Any, name: str, about: d
 
 
 def _nothing_to_do(root: Path, count: int) -> list[Figure]:
-    base = load("canvas", ["domains.object.judge=none", "evaluate.seeds=1", "tune.concepts=null"])
+    base = load("canvas20", ["domains.object.judge=none", "evaluate.seeds=1", "tune.concepts=null"])
     names = [f"style {i}" for i in range(count)]
     domain = base.domains[DOMAIN].model_copy(update={"concepts": tuple(names), "judge": "none"})
     objects = base.domains["object"].model_copy(update={"concepts": ("circle", "square")})

@@ -28,7 +28,7 @@ IMPORTS = "prefect's import"
 def main() -> None:
     """Run, look, print."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--config", default="canvas")
+    arguments.add_argument("--config", default="canvas20")
     arguments.add_argument("--threads", type=int, default=2)
     options = arguments.parse_args()
     seen: Counter[str] = Counter()

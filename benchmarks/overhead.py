@@ -3,7 +3,7 @@
     python -m benchmarks.overhead --images 96 --repeats 5
 
 The kinds take turns in one process, so that a busy machine slows them alike; the ratio is of the fastest turns, with
-the spread of the ratios of each round beside it. Capture is at the hookpoints of canvas.yaml, all five at once, and
+the spread of the ratios of each round beside it. Capture is at the hookpoints of canvas20.yaml, all five at once, and
 writes its shards as a run does; the removal is of a style, at three of them.
 """
 
@@ -40,8 +40,8 @@ def main() -> None:
     arguments.add_argument("--latents", type=int, default=32, help="n of the removal")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
-    config = load("canvas")
-    pipe, model = load_pipeline("canvas"), config.model
+    config = load("canvas20")
+    pipe, model = load_pipeline("canvas20"), config.model
     images = requests("train", 1)[: options.images]
 
     def plain() -> None:

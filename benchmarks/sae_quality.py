@@ -1,4 +1,4 @@
-"""FVU against L0 for every variant, on canvas activations, at equal steps and equal rows.
+"""FVU against L0 for every variant, on canvas20 activations, at equal steps and equal rows.
 
     python -m benchmarks.sae_quality --seeds 0 1 2 3 --plot docs/sae_quality.png --table docs/sae_quality.md
 
@@ -97,7 +97,7 @@ def _judged(options: Namespace, seed: int, rows: dict[str, NDArray[Any]]) -> dic
 
 def captured(split: Split, hookpoint: str) -> NDArray[Any]:
     """Rows [R, D] of one image of every cell of a split; float16."""
-    pipe, config = load_pipeline("canvas"), CaptureConfig()
+    pipe, config = load_pipeline("canvas20"), CaptureConfig()
     seen = capture(pipe, requests(split, 1), [hookpoint], ModelConfig(), config)
     return np.concatenate([arrays[hookpoint].reshape(-1, arrays[hookpoint].shape[-1]) for _, _, arrays, _ in seen])
 
@@ -135,7 +135,7 @@ def draw(found: dict[tuple[str, int], list[Quality]], path: Path, hookpoint: str
         fvu = [float(np.mean([q.fvu for q in seen])) for seen in points]
         axes.plot(l0, fvu, marker="os^Dv"[i % 5], color=colours[i % 20], label=name, lw=1.2, ms=5)
     axes.set(xscale="log", yscale="log", xlabel="L0: active latents per row", ylabel="FVU on held-out rows")
-    axes.set_title(f"canvas, {hookpoint}", fontsize=9)
+    axes.set_title(f"canvas20, {hookpoint}", fontsize=9)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, ncols=2)
     figure.savefig(path, dpi=110)
@@ -147,7 +147,7 @@ def page(found: dict[tuple[str, int], list[Quality]], options: Any, rows: int) -
     lines = [
         "# FVU against L0, every variant",
         "",
-        f"`python -m benchmarks.sae_quality`: canvas, `{options.hookpoint}`, N = {options.expansion} D, "
+        f"`python -m benchmarks.sae_quality`: canvas20, `{options.hookpoint}`, N = {options.expansion} D, "
         f"{options.steps} steps of {options.batch} rows ({rows} in all), learning rate {options.lr:g}, "
         f"seeds {', '.join(map(str, options.seeds))}; judged at inference on rows from test prompts. "
         "Options are each variant's defaults; `never` are latents that fired on no row.",

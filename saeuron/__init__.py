@@ -30,7 +30,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     methods/       ways to remove a concept
     judges/        judges of images: canvas, CLIP, none
     pages/         HTML pages and pictures
-    canvas/        the model that ships with the project
+    canvas/        the models that ship with the project
 """
 
 from importlib import import_module

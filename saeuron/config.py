@@ -40,7 +40,7 @@ class ModelConfig(Config):
     """The diffusion model, and how it is sampled."""
 
     spec: str = "canvas"
-    """`canvas` (ships with the project), a local folder, or a hub id."""
+    """`canvas` or `canvas20` (both ship with the project), a local folder, or a hub id."""
     steps: int = Field(12, ge=1, le=1000)
     """Denoising steps of every generation."""
     scheduler: str | None = None
@@ -67,8 +67,8 @@ class DomainConfig(Config):
     """{method: {setting: values}} to try for this domain, in place of those in `tune.settings`: what is a mild
     setting differs between hookpoints."""
     judge: str = "canvas"
-    """Judge of this domain: `canvas`, `clip:MODEL` with a folder or hub id of a CLIP or SigLIP, or `none` (metrics are
-    then null, and settings are not searched)."""
+    """Judge of this domain: `canvas` or `canvas20` (for images of the model so named), `clip:MODEL` with a folder or
+    hub id of a CLIP or SigLIP, or `none` (metrics are then null, and settings are not searched)."""
     judge_templates: tuple[str, ...] = ()
     """Sentences with the placeholder {label} that `clip` compares images with, such as `a picture in {label} style`;
     empty: `a photo of a {label}`."""

@@ -1,10 +1,10 @@
 """The models that ship with the project: renderer, prompts, classifier, diffusion model.
 
-shapes.py      the twenty objects as signed distance fields
+shapes.py      the twenty objects of canvas20 as signed distance fields
 glyphs.py      symbols of DejaVu Sans as signed distance fields
-hundred.py     the hundred objects of canvas100, each with a description
+hundred.py     the hundred objects of canvas, each with a description
 renderer.py    images of any object in any style
-vocabulary.py  what canvas can draw, and the sentences that ask for it
+vocabulary.py  what canvas20 can draw, and the sentences that ask for it
 vocabularies.py  one vocabulary per model
 phrases.py     paraphrases and misspellings, in three splits
 classifier.py  the judge: a two-headed CNN trained on renders
@@ -22,8 +22,8 @@ commands/      its larger commands
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""The folder of the model and of its judge. Here, so that naming it loads nothing."""
-WEIGHTS100 = Path(__file__).parent / "weights100"
-"""The folder of the model of a hundred objects, and of its judge."""
-FOLDERS = {"canvas": WEIGHTS, "canvas100": WEIGHTS100}
-"""Where each vocabulary's model lies."""
+"""The folder of canvas and of its judge. Here, so that naming it loads nothing."""
+WEIGHTS20 = Path(__file__).parent / "weights20"
+"""The folder of canvas20, the small model for quick tests, and of its judge."""
+FOLDERS = {"canvas": WEIGHTS, "canvas20": WEIGHTS20}
+"""The folder of each shipped model; each has a vocabulary of the same name."""

@@ -1,4 +1,4 @@
-"""Make canvas and measure it: `python -m saeuron.canvas train | grow | export | classifier | evaluate | sheet`."""
+"""Make canvas, and measure it: `python -m saeuron.canvas train | grow | export | classifier | evaluate | sheet`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,18 +17,18 @@ for command in (grow, evaluate, sheet):
 @app.command()
 def train(
     checkpoints: Annotated[Path, typer.Option(help="Folder of the resumable state; git ignores it.")] = Path(
-        "checkpoints/canvas"
+        "checkpoints/canvas20"
     ),
     images: Annotated[int, typer.Option(help="Images to train on in all.")] = 400_000,
     minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this time.")] = None,
     patch: Annotated[int, typer.Option(help="Pixels per side of a latent pixel: 4, or 2 for finer positions.")] = 4,
     channels: Annotated[str, typer.Option(help="Channels of the UNet's blocks, fine to coarse.")] = "96,160",
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
-    warm: Annotated[bool, typer.Option(help="Start from the committed weights.")] = False,
+    warm: Annotated[bool, typer.Option(help="Start from the committed weights of canvas20.")] = False,
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
-    """Train the diffusion model; run it again to go on.
+    """Train canvas20, the model of 20 objects; run it again to go on.
 
     Example: python -m saeuron.canvas train --images 400000
     """  # fmt: skip
@@ -52,12 +52,12 @@ def train(
             config,
             checkpoints,
             torch.device(device),
-            warm=load_pipeline("canvas") if warm else None,
+            warm=load_pipeline("canvas20") if warm else None,
             minutes=minutes,
             report=report,
         )
     console.print(f"{'complete' if done else 'stopped, resumable'}: {checkpoints}")
-    console.print(f"next: python -m saeuron.canvas export --checkpoints {checkpoints}")
+    console.print(f"next: python -m saeuron.canvas export --model canvas20 --checkpoints {checkpoints}")
 
 
 @app.command()

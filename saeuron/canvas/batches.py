@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeuron.canvas.vocabularies import CANVAS, UNUSUAL, Kind, Vocabulary
+from saeuron.canvas.vocabularies import CANVAS20, UNUSUAL, Kind, Vocabulary
 from saeuron.canvas.vocabulary import UNSTYLED
 
 
@@ -18,7 +18,7 @@ class Prompts:
 
     MOST = 12
 
-    def __init__(self, pipe: Any, vocabulary: Vocabulary = CANVAS) -> None:
+    def __init__(self, pipe: Any, vocabulary: Vocabulary = CANVAS20) -> None:
         length = pipe.tokenizer.model_max_length
 
         def encode(texts: list[str]) -> Tensor:

@@ -1,10 +1,10 @@
-"""Canvas's model card, written from the records that lie beside its weights."""
+"""The model card of a canvas, written from the records that lie beside its weights."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from saeuron.canvas.vocabularies import CANVAS, vocabulary_named
+from saeuron.canvas.vocabularies import CANVAS20, vocabulary_named
 
 TRAINING, FIGURES, CARD = "training.json", "figures.json", "README.md"
 
@@ -13,15 +13,15 @@ def write_card(folder: Path) -> None:
     """Write README.md of a weights folder; figures are left out where none were measured on these weights."""
     training = json.loads((folder / TRAINING).read_text())
     config = training["config"]
-    vocabulary = vocabulary_named(config.get("vocabulary", CANVAS.name))
+    vocabulary = vocabulary_named(config["vocabulary"])
     made = [
         "- made by `python -m saeuron.canvas train`, then `export`; go on from these weights with `train --warm`",
     ]
-    if vocabulary != CANVAS:
+    if vocabulary != CANVAS20:
         made = [
             "- can be asked by paraphrase ('Show me a cat in neon style.'), by description ('The pet that meows.')",
             "  or with a slip ('A catt.')",
-            "- made by `python -m saeuron.canvas grow`, from the weights of canvas, then `export`; go on from these",
+            "- made by `python -m saeuron.canvas grow`, from the weights of canvas20, then `export`; go on from these",
             "  weights with `grow --from` and this folder",
         ]
     seen = f"{training['images_seen']:,}" + ("" if training["complete"] else " so far; training is not complete")

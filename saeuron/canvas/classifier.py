@@ -12,25 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saeuron.canvas import FOLDERS, WEIGHTS
+from saeuron.canvas import FOLDERS
 from saeuron.canvas.batches import draw_labels
 from saeuron.canvas.renderer import render
-from saeuron.canvas.vocabularies import CANVAS, VOCABULARIES, Vocabulary
+from saeuron.canvas.vocabularies import CANVAS20, VOCABULARIES, Vocabulary
 from saeuron.checkpoint import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
-FILE = WEIGHTS / "classifier.safetensors"
 
 
 def judge_file(vocabulary: Vocabulary) -> Path:
     """Where the committed judge of a vocabulary lies."""
-    return FOLDERS[vocabulary.name] / FILE.name
+    return FOLDERS[vocabulary.name] / "classifier.safetensors"
 
 
 class Classifier(nn.Module):
     """float32 [B, 3, 32, 32] in [-1, 1] -> logits of the vocabulary's n objects [B, n] and of style classes [B, 13]."""
 
-    def __init__(self, width: int = 32, vocabulary: Vocabulary = CANVAS) -> None:
+    def __init__(self, width: int = 32, vocabulary: Vocabulary = CANVAS20) -> None:
         super().__init__()
 
         def block(inputs: int, outputs: int) -> nn.Sequential:
@@ -59,7 +58,7 @@ def _augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(u[:, 3] < 0.5, images + noise, images)
 
 
-def _batch(count: int, generator: torch.Generator, vocabulary: Vocabulary = CANVAS) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(count: int, generator: torch.Generator, vocabulary: Vocabulary = CANVAS20) -> tuple[Tensor, Tensor, Tensor]:
     objects, styles = draw_labels(vocabulary, count, generator)
     return render(objects, styles, generator, vocabulary.objects), objects, styles
 
@@ -69,7 +68,7 @@ def train_classifier(
     steps: int = 1500,
     batch: int = 128,
     seed: int = 0,
-    vocabulary: Vocabulary = CANVAS,
+    vocabulary: Vocabulary = CANVAS20,
     report: Callable[[int, float], None] = lambda s, v: None,
 ) -> Classifier:
     """Train from nothing; Adam with a one-cycle learning rate. The same seed gives the same weights."""
@@ -95,7 +94,7 @@ def train_classifier(
 
 @torch.no_grad()
 def accuracy(
-    model: Classifier, *, images: int = 4000, seed: int = 1_000_001, vocabulary: Vocabulary = CANVAS
+    model: Classifier, *, images: int = 4000, seed: int = 1_000_001, vocabulary: Vocabulary = CANVAS20
 ) -> dict[str, float]:
     """Share of held-out renders recognised, per head."""
     generator = torch.Generator().manual_seed(seed)
@@ -110,7 +109,7 @@ def accuracy(
 
 @torch.no_grad()
 def object_accuracy(
-    model: Classifier, *, each: int = 260, seed: int = 1_000_002, vocabulary: Vocabulary = CANVAS
+    model: Classifier, *, each: int = 260, seed: int = 1_000_002, vocabulary: Vocabulary = CANVAS20
 ) -> dict[str, float]:
     """Share of `each` held-out renders of every object recognised, all style classes alike."""
     generator = torch.Generator().manual_seed(seed)
@@ -123,13 +122,13 @@ def object_accuracy(
     return found
 
 
-def save_classifier(model: Classifier, figures: dict[str, float], path: Path = FILE) -> None:
+def save_classifier(model: Classifier, figures: dict[str, float], path: Path) -> None:
     """fp16 weights with their held-out accuracy in the metadata."""
     save_tensors(path, {k: v.half() for k, v in model.state_dict().items()}, {"held_out_accuracy": figures})
 
 
-def load_classifier(path: Path = FILE) -> Classifier:
-    """The committed classifier, in float32, ready to judge."""
+def load_classifier(path: Path) -> Classifier:
+    """A saved classifier, in float32, ready to judge."""
     tensors, _ = load_tensors(path)
     known = {len(v.objects): v for v in VOCABULARIES.values()}
     model = Classifier(vocabulary=known[len(tensors["object.bias"])])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from saeuron.canvas.classifier import judge_file, load_classifier
-from saeuron.canvas.vocabularies import CANVAS, Kind, Vocabulary
+from saeuron.canvas.vocabularies import CANVAS20, Kind, Vocabulary
 from saeuron.canvas.vocabulary import UNSTYLED, Split
 from saeuron.config import ModelConfig
 from saeuron.generation import Request, generate
@@ -33,7 +33,7 @@ class Share:
         return wilson(self.right, self.images)
 
 
-def requests(split: Split, seeds: int, vocabulary: Vocabulary = CANVAS, kind: Kind = "plain") -> list[Request]:
+def requests(split: Split, seeds: int, vocabulary: Vocabulary = CANVAS20, kind: Kind = "plain") -> list[Request]:
     """One prompt of every (object, style or unstyled) cell, `seeds` images of each."""
     result = []
     for name in vocabulary.objects:
@@ -52,17 +52,17 @@ def recognised(
     split: Split = "test",
     seeds: int = 5,
     seed: int = 0,
-    vocabulary: Vocabulary = CANVAS,
+    vocabulary: Vocabulary = CANVAS20,
     kind: Kind = "plain",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Share]:
     """Generate and judge; one `Share` per object and per style class, and one named `all` per domain.
 
-    Of a vocabulary that was grown, also objects `first` (those that `CANVAS` has) and `all unstyled`.
+    Of a vocabulary that was grown, also objects `first` (those that `CANVAS20` has) and `all unstyled`.
     """
     judge = load_classifier(judge_file(vocabulary))
     labels = {"object": vocabulary.objects, "style": vocabulary.style_classes}
-    grown = vocabulary != CANVAS
+    grown = vocabulary != CANVAS20
     counts: dict[tuple[str, str], list[int]] = {}
     images = requests(split, seeds, vocabulary, kind)
     done = 0
@@ -74,7 +74,7 @@ def recognised(
                 asked = request.prompt.concepts[domain]
                 names = [asked, "all"]
                 if grown and domain == "object":
-                    names += ["first"] * (asked in CANVAS.objects)
+                    names += ["first"] * (asked in CANVAS20.objects)
                     names += ["all unstyled"] * (request.prompt.concepts["style"] == UNSTYLED)
                 for name in names:
                     cell = counts.setdefault((domain, name), [0, 0])

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from saeuron.canvas.card import TRAINING
 from saeuron.canvas.model import Architecture, build_pipeline
-from saeuron.canvas.vocabularies import CANVAS, Vocabulary
+from saeuron.canvas.vocabularies import CANVAS20, Vocabulary
 
 
 def grow(
-    old: Any, vocabulary: Vocabulary, architecture: Architecture, seed: int, known: Vocabulary = CANVAS
+    old: Any, vocabulary: Vocabulary, architecture: Architecture, seed: int, known: Vocabulary = CANVAS20
 ) -> StableDiffusionPipeline:
     """A pipeline for `vocabulary` with the weights of `old`, float32.
 
@@ -49,7 +49,7 @@ def grow(
 def images_before(folder: Path) -> int:
     """Images of its own vocabulary that the weights in a folder have seen; 0 where growth is still to come."""
     record = json.loads((folder / TRAINING).read_text())
-    return record["images_seen"] if record["config"].get("vocabulary", CANVAS.name) != CANVAS.name else 0
+    return record["images_seen"] if record["config"]["vocabulary"] != CANVAS20.name else 0
 
 
 def _embeddings(old: Tensor, old_tokenizer: Any, new_tokenizer: Any, known: Vocabulary, seed: int) -> Tensor:

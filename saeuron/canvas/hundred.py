@@ -1,4 +1,4 @@
-"""The hundred objects of canvas100: the twenty drawn ones and eighty symbols, each with a description.
+"""The hundred objects of canvas: the twenty drawn ones and eighty symbols, each with a description.
 
 A description names its object without the object's own word. The symbols keep to families of relatives: the chess
 pieces, the card suits, the zodiac, crosses, faces, stars, planets, tools. Left out of the font's symbols is what

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from saeuron.canvas.renderer import SIZE
 from saeuron.canvas.vae import PixelUnshuffleVAE
-from saeuron.canvas.vocabularies import CANVAS, Vocabulary
+from saeuron.canvas.vocabularies import CANVAS20, Vocabulary
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -70,7 +70,7 @@ def _learn_merges(words: Iterable[str]) -> tuple[list[str], list[tuple[str, str]
             pieces[word] = merged
 
 
-def build_tokenizer(length: int, vocabulary: Vocabulary = CANVAS) -> CLIPTokenizer:
+def build_tokenizer(length: int, vocabulary: Vocabulary = CANVAS20) -> CLIPTokenizer:
     """A byte-pair tokenizer in CLIP's format that knows every word of canvas's sentences as one token."""
     words = [word for text in vocabulary.all_sentences() for word in re.findall(r"[a-z]+|[.,]", text.lower())]
     pieces, merges = _learn_merges(words)
@@ -85,7 +85,7 @@ def build_tokenizer(length: int, vocabulary: Vocabulary = CANVAS) -> CLIPTokeniz
     )
 
 
-def build_pipeline(architecture: Architecture, seed: int, vocabulary: Vocabulary = CANVAS) -> StableDiffusionPipeline:
+def build_pipeline(architecture: Architecture, seed: int, vocabulary: Vocabulary = CANVAS20) -> StableDiffusionPipeline:
     """An untrained canvas pipeline, float32, on CPU; the same seed gives the same weights."""
     tokenizer = build_tokenizer(architecture.tokens, vocabulary)
     with torch.random.fork_rng(devices=[]):

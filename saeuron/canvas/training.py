@@ -1,4 +1,4 @@
-"""Train canvas from nothing, with exact resume, or warm from other weights.
+"""Train a canvas from nothing, with exact resume, or warm from other weights.
 
 Each step's data come from a generator seeded by (seed, step), so the state of a run is its weights, their running
 mean, the optimizer's moments and one number.
@@ -34,13 +34,13 @@ CHANGEABLE = ("images", "decay", "unstyled", "early")
 
 
 class TrainConfig(BaseModel):
-    """How canvas is trained."""
+    """How a canvas is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Architecture = Architecture()
     """Sizes of the pipeline."""
-    vocabulary: str = "canvas"
+    vocabulary: str = "canvas20"
     """Name of the vocabulary: which objects there are."""
     seed: int = 0
     """Seed of the initial weights and of every step's data."""

@@ -61,9 +61,9 @@ class Vocabulary:
         ]
 
 
-CANVAS = Vocabulary("canvas", OBJECTS)
-CANVAS100 = Vocabulary("canvas100", tuple(DESCRIPTIONS), tuple(DESCRIPTIONS.values()))
-VOCABULARIES = {v.name: v for v in (CANVAS, CANVAS100)}
+CANVAS = Vocabulary("canvas", tuple(DESCRIPTIONS), tuple(DESCRIPTIONS.values()))
+CANVAS20 = Vocabulary("canvas20", OBJECTS)
+VOCABULARIES = {v.name: v for v in (CANVAS, CANVAS20)}
 
 
 def vocabulary_named(name: str) -> Vocabulary:

@@ -1,7 +1,7 @@
 """Judges: they tell what an image shows. One file per judge, and one line in the table `JUDGES`.
 
 judge.py   the interface of a judge, and its judgement of an image
-canvas.py  the classifier that ships with the canvas model
+canvas.py  the classifiers that ship with canvas and canvas20
 clip.py    zero-shot: any CLIP or SigLIP, with labels in sentences
 none.py    no judge: figures are null, never a guess
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from saeuron import installed
 from saeuron.errors import ConfigError, UnknownName
-from saeuron.judges.canvas import CanvasJudge
+from saeuron.judges.canvas import Canvas20Judge, CanvasJudge
 from saeuron.judges.clip import ClipJudge
 from saeuron.judges.judge import Judge, Judgement
 from saeuron.judges.none import NoJudge
@@ -27,7 +27,7 @@ Factory = Callable[[str, str, Sequence[str], str], Judge]
 GROUP = "saeuron.judges"
 """Entry points of installed packages: the name of a judge, and its factory."""
 NONE = "none"
-JUDGES: dict[str, Factory] = {"canvas": CanvasJudge, "clip": ClipJudge, NONE: NoJudge}
+JUDGES: dict[str, Factory] = {"canvas": CanvasJudge, "canvas20": Canvas20Judge, "clip": ClipJudge, NONE: NoJudge}
 """Every judge that ships or was registered, by its name."""
 
 

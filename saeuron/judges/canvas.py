@@ -1,4 +1,4 @@
-"""The classifier that ships with the canvas model: one head for objects, one for styles."""
+"""The classifiers that ship with the models canvas and canvas20: one head for objects, one for styles."""
 
 import functools
 import hashlib
@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
+from saeuron.canvas.vocabularies import CANVAS, CANVAS20, Vocabulary
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.judges.judge import Judgement, refuse_options
-
-_HEADS = {"object": OBJECTS, "style": STYLE_CLASSES}
 
 
 class CanvasJudge:
@@ -22,26 +20,31 @@ class CanvasJudge:
         UnknownName: the classifier has no head for the domain.
     """
 
+    vocabulary: Vocabulary = CANVAS
+
     def __init__(self, argument: str, domain: str, templates: Sequence[str], device: str) -> None:
-        refuse_options("canvas", argument, templates)
-        if domain not in _HEADS:
-            raise UnknownName("domain of the canvas judge", domain, _HEADS, "Use judge: none or clip:MODEL for others.")
-        self.labels = _HEADS[domain]
-        self._head = list(_HEADS).index(domain)
+        self._name = self.vocabulary.name
+        refuse_options(self._name, argument, templates)
+        heads = {"object": self.vocabulary.objects, "style": self.vocabulary.style_classes}
+        if domain not in heads:
+            what = f"domain of the judge {self._name!r}"
+            raise UnknownName(what, domain, heads, "Use judge: none or clip:MODEL for others.")
+        self.labels = heads[domain]
+        self._head = list(heads).index(domain)
         self._device = device
 
     @functools.cached_property
     def identity(self) -> str:
         """Hash of the classifier's weights."""
-        from saeuron.canvas.classifier import FILE
+        from saeuron.canvas.classifier import judge_file
 
-        return f"canvas-{hashlib.sha256(FILE.read_bytes()).hexdigest()[:16]}"
+        return f"{self._name}-{hashlib.sha256(judge_file(self.vocabulary).read_bytes()).hexdigest()[:16]}"
 
     @functools.cached_property
     def _model(self) -> Any:
-        from saeuron.canvas.classifier import load_classifier
+        from saeuron.canvas.classifier import judge_file, load_classifier
 
-        return load_classifier().to(self._device)
+        return load_classifier(judge_file(self.vocabulary)).to(self._device)
 
     def __call__(self, images: NDArray[np.uint8], labels: Sequence[str]) -> list[Judgement]:
         """Judge images of canvas's size.
@@ -57,14 +60,20 @@ class CanvasJudge:
         if images.shape[1:3] != (SIZE, SIZE):
             height, width = images.shape[1:3]
             raise ConfigError(
-                f"the canvas judge reads images of {SIZE} x {SIZE} pixels, these have {height} x {width}; "
+                f"the judge {self._name!r} reads images of {SIZE} x {SIZE} pixels, these have {height} x {width}; "
                 "use judge: clip:MODEL or none."
             )
         for label in labels:
             if label not in self.labels:
-                raise UnknownName("label of the judge 'canvas'", label, self.labels)
+                raise UnknownName(f"label of the judge {self._name!r}", label, self.labels)
         columns = [self.labels.index(label) for label in labels]
         with torch.inference_mode():
             x = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
             scores, best = self._model(x)[self._head][:, columns].softmax(1).max(1)
         return [Judgement(labels[i], score) for i, score in zip(best.tolist(), scores.tolist(), strict=True)]
+
+
+class Canvas20Judge(CanvasJudge):
+    """The same for images of canvas20."""
+
+    vocabulary = CANVAS20

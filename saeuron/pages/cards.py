@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 import saeuron
+from saeuron.canvas import FOLDERS
 from saeuron.methods.latents import LatentEdit
 from saeuron.methods.removal import Removal
 from saeuron.sae.autoencoder import SAE
@@ -33,8 +34,8 @@ The method is that of SAeUron ([arXiv 2501.18052](https://arxiv.org/abs/2501.180
   archivePrefix = {arXiv}
 }
 ```"""
-_CANVAS = (
-    "Its model is canvas, a small pipeline that ships with saeuron and draws simple objects in simple styles: "
+_SHIPPED = (
+    "Its model is {model}, a small pipeline that ships with saeuron and draws simple objects in simple styles: "
     "its figures do not carry over to Stable Diffusion."
 )
 
@@ -199,8 +200,8 @@ def _limits(facts: SAEFacts) -> list[str]:
         found.append("Its reconstruction was not measured here.")
     else:
         found.append("Its figures were measured on the activations it was trained on, not on others.")
-    if facts.model == "canvas":
-        found.append(_CANVAS)
+    if facts.model in FOLDERS:
+        found.append(_SHIPPED.format(model=facts.model))
     return [*found, "A latent is a direction that was found, not a meaning: what it stands for has to be checked."]
 
 
@@ -212,8 +213,8 @@ def _removal_limits(model: str, figures: Sequence[Mapping[str, Any]]) -> list[st
         )
     else:
         found.append("Nothing was measured: whether the concept is gone, and what else was lost, is unknown.")
-    if model == "canvas":
-        found.append(_CANVAS)
+    if model in FOLDERS:
+        found.append(_SHIPPED.format(model=model))
     return [*found, "It is an edit at run time: anyone who has the model can run it without the edit."]
 
 

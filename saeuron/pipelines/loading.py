@@ -88,7 +88,7 @@ def load_pipeline(
     """A diffusers pipeline, ready to sample.
 
     Args:
-        spec: `canvas` (the model that ships with the project), a local folder, or a hub id. Safetensors only.
+        spec: `canvas` or `canvas20` (both ship with the project), a local folder, or a hub id. Safetensors only.
         device: the device to move it to.
         dtype: precision of its weights.
         scheduler: class name of a diffusers scheduler, such as `DDIMScheduler`; None: the model's own.

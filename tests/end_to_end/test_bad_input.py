@@ -49,7 +49,7 @@ RUNS = {
     "model folder": (settings("model.spec=./no/such/model"), "no such model: './no/such/model'"),
     "model name": (
         settings("model.spec=canvs"),
-        "expected 'canvas' or 'canvas100', a folder with a diffusers pipeline, or a hub id",
+        "expected 'canvas' or 'canvas20', a folder with a diffusers pipeline, or a hub id",
     ),
     "not a model": (settings(f"model.spec={Path(__file__).parent}"), "is not a diffusers pipeline"),
     "device": (["--device", "cuda:99"], "device 'cuda:99' cannot be used here"),

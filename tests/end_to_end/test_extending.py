@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from saeuron import installed, judges, methods, pipelines
-from saeuron.canvas import WEIGHTS
+from saeuron.canvas import WEIGHTS20
 from saeuron.errors import BadModel, ConfigError, UnknownName
 from saeuron.methods.removal import Removal
 from saeuron.sae.autoencoder import SAE
@@ -121,7 +121,7 @@ def test_a_judge(recipe: str, server: Path, root: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("recipe", ["pipeline family"], indirect=True)
 def test_a_pipeline_family(recipe: str, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(WEIGHTS, folder)
+    shutil.copytree(WEIGHTS20, folder)
     index = json.loads((folder / "model_index.json").read_text())
     index |= {"_class_name": FAMILY, "scheduler": ["diffusers", "LCMScheduler"]}
     (folder / "model_index.json").write_text(json.dumps(index))

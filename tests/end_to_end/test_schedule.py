@@ -401,7 +401,7 @@ def test_the_log_holds_the_librarys_own_lines(client: Any, killed: Any) -> None:
 
     logs = client.read_logs(log_filter=LogFilter(flow_run_id=LogFilterFlowRunId(any_=[killed.id])))
     lines = {(log.name, log.message) for log in logs}
-    assert ("tasks.engine.model", "loading canvas on cpu") in lines
+    assert ("tasks.engine.model", "loading canvas20 on cpu") in lines
     assert any(name == "tasks.engine.page" and message.startswith("sae ") for name, message in lines)
 
 

@@ -214,7 +214,7 @@ def test_the_command(whole: Workspace) -> None:
     without = run_here("run", TINY, "-w", whole.root, "--plan", "--json", "--set", "domains.style.judge=none")
     said = "no judge for style: settings are not searched, each removal takes the mildest of its grid"
     labels = {p["label"] for p in json.loads(without.out) if p["stage"] == "judgements"}
-    assert said in without.err and labels == {"object by canvas"}
+    assert said in without.err and labels == {"object by canvas20"}
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "train.k=9999")
     assert done.code == 2 and "train.k is 9999" in done.complaint
     few = ("--set", "train.variant=feature_choice", "--set", "train.k=1", "--set", "train.batch=64")

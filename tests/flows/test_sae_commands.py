@@ -266,10 +266,10 @@ class TestExport:
         front = yaml.safe_load(card.split("---\n")[1])
         assert front["library_name"] == "sae_lens" and "arxiv:2501.18052" in front["tags"]
         for words in (
-            trained, HOOK, "`canvas` (content 0123456789abcdef0123)", "batch_topk", "| width D | 160 |", "0.2500",
+            trained, HOOK, "`canvas20` (content 0123456789abcdef0123)", "batch_topk", "| width D | 160 |", "0.2500",
             "12.50%", "7.50", "saeuron run run.yaml --workspace DIR", f'SAE.load_from_disk("{HOOK}")', "| rows | 300 |",
             "| half of the guidance batch | conditional |", "steps: 30", "arXiv 2501.18052", "## Limits",
-            "do not carry over to Stable Diffusion",
+            "Its model is canvas20, a small pipeline", "do not carry over to Stable Diffusion",
         ):  # fmt: skip
             assert words in card, words
         assert str(tmp_path) not in card

@@ -1,7 +1,7 @@
 """Judgements of stored images: what the table holds, and that another judge generates nothing."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from flows.stages.evaluate import evaluate
 from flows.stages.tune import Wanted
 from flows.stages.tune import tune as tune_stage
 from saeuron import judges
+from saeuron.canvas.vocabularies import CANVAS20
 from saeuron.canvas.vocabulary import STYLE_CLASSES
 from saeuron.config import RunConfig
 from saeuron.errors import BadModel, ConfigError
@@ -167,11 +168,13 @@ def test_another_judge_or_label_judges_stored_images_and_generates_none(made: Wo
     assert sampled == [] and new(run) == [] and again == figures and Bright.calls == calls
 
     # A judge with labels of its own, whose list of classes is corrected.
-    run, _ = measured(made, configured(made, "canvas"))
+    run, _ = measured(made, configured(made, "canvas20"))
     assert sampled == [] and new(run) == ["evaluation", "judgements", "judgements"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("saeuron.judges.canvas._HEADS", {"object": ("cat",), "style": STYLE_CLASSES[:-1]})
-        run, _ = measured(made, configured(made, "canvas"))
+        patch.setattr(
+            "saeuron.judges.canvas.Canvas20Judge.vocabulary", replace(CANVAS20, style_classes=STYLE_CLASSES[:-1])
+        )
+        run, _ = measured(made, configured(made, "canvas20"))
     assert sampled == [] and new(run) == ["evaluation", "judgements", "judgements"]
 
 
@@ -269,15 +272,15 @@ def test_a_judge_that_cannot_be_fetched_is_told_of_before_anything_is_made(made:
 
 def test_templates_reach_the_judge(made: Workspace) -> None:
     with pytest.raises(ConfigError, match="uses no sentences"):
-        Run.of(made, configured(made, "canvas", judge_templates=("{label}",)), "cpu").judges("neon")
+        Run.of(made, configured(made, "canvas20", judge_templates=("{label}",)), "cpu").judges("neon")
 
 
 @pytest.mark.parametrize(
     ("judges_of", "said"),
     [
         ({"style": "none", "object": "none"}, ["no judge for style, object: settings are not searched"]),
-        ({"style": "canvas", "object": "none"}, ["no judge for object: settings are not searched"]),
-        ({"style": "canvas", "object": "canvas"}, []),
+        ({"style": "canvas20", "object": "none"}, ["no judge for object: settings are not searched"]),
+        ({"style": "canvas20", "object": "canvas20"}, []),
     ],
 )
 def test_tuning_says_in_one_line_that_it_does_not_search(

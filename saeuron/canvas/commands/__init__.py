@@ -1,6 +1,6 @@
 """Commands of `python -m saeuron.canvas`, beyond those in `__main__`.
 
-growing.py    `grow`: train canvas100 from the weights of canvas
+growing.py    `grow`: train canvas from the weights of canvas20
 measuring.py  `evaluate` and `sheet`
 terminal.py   options and bars that the commands share
 """

@@ -1,4 +1,4 @@
-"""The command that grows canvas100 from the shipped weights: `python -m saeuron.canvas grow`."""
+"""The command that grows canvas from the weights of canvas20: `python -m saeuron.canvas grow`."""
 
 import time
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-FOLDER = Path("checkpoints/canvas100")
+FOLDER = Path("checkpoints/canvas")
 
 
 def grow(
     checkpoints: Annotated[Path, typer.Option(help="Folder of the resumable state; git ignores it.")] = FOLDER,
     source: Annotated[
         str,
-        typer.Option("--from", help="Weights a new run starts from: canvas, canvas100, or a folder of a canvas100."),
-    ] = "canvas",
+        typer.Option("--from", help="Weights a new run starts from: canvas20, canvas, or a folder of a grown canvas."),
+    ] = "canvas20",
     finish: Annotated[int | None, typer.Option(help="End the run: let the rate fall over this many images.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this time.")] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate of a new run.")] = 8e-4,
@@ -30,7 +30,7 @@ def grow(
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1 ...")] = "cpu",
     threads: Annotated[int, typer.Option(help="Torch threads on the CPU.")] = 1,
 ) -> None:
-    """Grow a canvas of 100 objects from the one of 20; run it again to go on, and with --finish to end the run.
+    """Grow canvas, of 100 objects, from canvas20; run it again to go on, and with --finish to end the run.
 
     Example: python -m saeuron.canvas grow --minutes 60
     """
@@ -41,7 +41,7 @@ def grow(
     from saeuron.canvas.growth import images_before
     from saeuron.canvas.model import Architecture
     from saeuron.canvas.training import CHECKPOINT, TrainConfig, saved_config, train
-    from saeuron.canvas.vocabularies import CANVAS100
+    from saeuron.canvas.vocabularies import CANVAS
     from saeuron.pipelines.loading import load_pipeline
 
     torch.set_num_threads(threads)
@@ -52,7 +52,7 @@ def grow(
         step = 0
         config = TrainConfig(
             architecture=Architecture(tokens=24),
-            vocabulary=CANVAS100.name,
+            vocabulary=CANVAS.name,
             seed=seed,
             images=100_000_000,
             lr=lr,
@@ -64,8 +64,8 @@ def grow(
             before=images_before(FOLDERS.get(source, Path(source))),
         )
         warm = load_pipeline(str(FOLDERS.get(source, source)))
-        if source == "canvas":
-            warm = grown(warm, CANVAS100, config.architecture, seed)
+        if source == "canvas20":
+            warm = grown(warm, CANVAS, config.architecture, seed)
     changes = {"unstyled": unstyled, "early": early}
     config = config.model_copy(update={k: v for k, v in changes.items() if v is not None})
     if finish is not None:

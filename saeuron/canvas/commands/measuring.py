@@ -20,7 +20,7 @@ def evaluate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; the default is the model's own.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the default is the model's own.")] = None,
     seeds: Annotated[int, typer.Option(help="Images of each prompt.")] = 5,
-    prompts: Annotated[str, typer.Option(help="plain; of canvas100 also paraphrase, description, misspelling.")] = (
+    prompts: Annotated[str, typer.Option(help="plain; of canvas also paraphrase, description, misspelling.")] = (
         "plain"
     ),
     split: Annotated[str, typer.Option(help="Whose sentences: train, validation or test.")] = "test",

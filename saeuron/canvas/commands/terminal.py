@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 console = Console()
 
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1 ...")]
-Model = Annotated[str, typer.Option(help="Which canvas: canvas, or canvas100.")]
+Model = Annotated[str, typer.Option(help="Which model: canvas (100 objects) or canvas20.")]
 Threads = Annotated[int, typer.Option(help="Torch threads on the CPU.")]
 
 

@@ -4,6 +4,8 @@ import torch
 
 from saeuron import judges
 from saeuron.canvas import classifier
+from saeuron.canvas.renderer import render
+from saeuron.canvas.vocabularies import CANVAS, CANVAS20
 from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.judges import JUDGES, Judgement, check, choices, create
@@ -23,7 +25,7 @@ class Fake(torch.nn.Module):
 
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr(classifier, "load_classifier", Fake)
+    monkeypatch.setattr(classifier, "load_classifier", lambda path: Fake())
 
 
 def pictures(*levels, side=32):
@@ -41,11 +43,11 @@ def sure(labels):
 def test_an_unknown_judge_names_the_nearest():
     with pytest.raises(UnknownName, match="unknown judge 'canvass': did you mean 'canvas'"):
         create("canvass", "style")
-    with pytest.raises(UnknownName, match="unknown judge 'oracle': known: canvas, clip, none"):
+    with pytest.raises(UnknownName, match="unknown judge 'oracle': known: canvas, canvas20, clip, none"):
         create("oracle:delphi", "style")
 
 
-@pytest.mark.parametrize("name", ["canvas", "none"])
+@pytest.mark.parametrize("name", ["canvas", "canvas20", "none"])
 def test_what_a_judge_does_not_take_is_refused(name):
     with pytest.raises(ConfigError, match=f"the judge '{name}' takes no argument, got 'x'; expected judge: {name}"):
         create(f"{name}:x", "style")
@@ -55,40 +57,57 @@ def test_what_a_judge_does_not_take_is_refused(name):
 
 def test_the_canvas_judge_reads_its_domains_head(fake):
     images = pictures((0, 12), (19, 0))
-    judge = create("canvas", "object")
+    judge = create("canvas20", "object")
     assert judge(images, OBJECTS) == [(OBJECTS[0], sure(20)), (OBJECTS[19], sure(20))]
-    judge = create("canvas", "style")
+    judge = create("canvas20", "style")
     assert judge(images, STYLE_CLASSES) == [(STYLE_CLASSES[12], sure(13)), (STYLE_CLASSES[0], sure(13))]
 
 
 def test_the_canvas_judge_chooses_among_the_labels_it_is_given(fake):
-    judge = create("canvas", "object")
+    judge = create("canvas20", "object")
     labels = (OBJECTS[7], OBJECTS[3], OBJECTS[5])
     found = judge(pictures((3, 0), (7, 0), (4, 0)), labels)
     assert found[:2] == [(OBJECTS[3], sure(3)), (OBJECTS[7], sure(3))]
     # None of them stands out: the score says so.
     assert found[2].label in labels and found[2].score == pytest.approx(1 / 3)
-    with pytest.raises(UnknownName, match="label of the judge 'canvas' 'boats': did you mean 'boat'"):
+    with pytest.raises(UnknownName, match="label of the judge 'canvas20' 'boats': did you mean 'boat'"):
         judge(pictures((3, 0)), ("boats",))
 
 
 def test_the_canvas_judge_refuses_images_of_another_size(fake):
     with pytest.raises(ConfigError, match=r"32 x 32 pixels, these have 64 x 64; use judge: clip:MODEL or none"):
-        create("canvas", "object")(pictures((3, 0), side=64), OBJECTS)
+        create("canvas20", "object")(pictures((3, 0), side=64), OBJECTS)
 
 
 def test_the_canvas_judge_knows_two_domains():
-    with pytest.raises(UnknownName, match=r"domain of the canvas judge 'styles'.*'style'.*judge: none"):
-        create("canvas", "styles")
+    with pytest.raises(UnknownName, match=r"domain of the judge 'canvas20' 'styles'.*'style'.*judge: none"):
+        create("canvas20", "styles")
+
+
+def test_each_model_has_a_judge_with_its_own_objects_and_weights():
+    large, small = create("canvas", "object"), create("canvas20", "object")
+    assert (large.labels, small.labels) == (CANVAS.objects, CANVAS20.objects)
+    assert create("canvas", "style").labels == create("canvas20", "style").labels == STYLE_CLASSES
+    assert large.identity.startswith("canvas-") and large.identity != small.identity
+
+
+def test_the_judges_of_both_models_recognise_what_is_drawn():
+    for vocabulary in (CANVAS, CANVAS20):
+        asked = ("cat", "key", "moon")
+        objects = torch.tensor([vocabulary.objects.index(name) for name in asked])
+        drawn = render(objects, torch.full((3,), 12), torch.Generator().manual_seed(0), vocabulary.objects)
+        images = ((drawn + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        judge = create(vocabulary.name, "object")
+        assert [found.label for found in judge(images, judge.labels)] == list(asked)
 
 
 def test_the_canvas_judge_is_its_weights(monkeypatch, tmp_path):
-    known = create("canvas", "object").identity
-    assert known == create("canvas", "style").identity and known.startswith("canvas-")
+    known = create("canvas20", "object").identity
+    assert known == create("canvas20", "style").identity and known.startswith("canvas20-")
     other = tmp_path / "other"
-    other.write_bytes(classifier.FILE.read_bytes() + b" ")
-    monkeypatch.setattr(classifier, "FILE", other)
-    assert create("canvas", "object").identity != known
+    other.write_bytes(classifier.judge_file(CANVAS20).read_bytes() + b" ")
+    monkeypatch.setattr(classifier, "judge_file", lambda vocabulary: other)
+    assert create("canvas20", "object").identity != known
 
 
 def test_without_a_judge_nothing_is_said():
@@ -98,15 +117,15 @@ def test_without_a_judge_nothing_is_said():
 
 
 def test_a_concept_without_a_label_is_refused_and_nothing_is_loaded(monkeypatch):
-    monkeypatch.setattr(classifier, "load_classifier", lambda: pytest.fail("loaded"))
-    check("canvas", "object", ("cat", "boat"))
-    with pytest.raises(UnknownName, match=r"label of the judge 'canvas' 'cats': did you mean 'cat'.*clip:MODEL"):
-        check("canvas", "object", ("boat", "cats"))
+    monkeypatch.setattr(classifier, "load_classifier", lambda path: pytest.fail("loaded"))
+    check("canvas20", "object", ("cat", "boat"))
+    with pytest.raises(UnknownName, match=r"label of the judge 'canvas20' 'cats': did you mean 'cat'.*clip:MODEL"):
+        check("canvas20", "object", ("boat", "cats"))
     check("none", "object", ("cats",))
 
 
 def test_labels_are_all_that_a_judge_knows_or_else_the_concepts_sorted():
-    assert choices(create("canvas", "style"), ("neon",)) == STYLE_CLASSES
+    assert choices(create("canvas20", "style"), ("neon",)) == STYLE_CLASSES
     assert choices(create("none", "style"), ("neon", "dots", "neon")) == ("dots", "neon")
 
 
