@@ -20,6 +20,8 @@ Names are imported on first use, so that `import saeuron` is quick.
     tuning.py      the search for a removal's settings
     notebook.py    the whole method in five calls, without a workspace
     metrics.py     UA, IRA, CRA with ceilings and intervals
+    damage.py      what a removal does to the other concepts
+    verdict.py     whether a removal holds, is weak, or failed
     checkpoint.py  tensors and numbers in one safetensors file
     threads.py     the wait policy of torch's threads, set before torch is imported
     files.py       write files atomically

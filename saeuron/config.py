@@ -164,6 +164,22 @@ class EvaluateConfig(Config):
     """Images per shard, the unit of work."""
 
 
+class VerdictConfig(Config):
+    """What decides the verdict on a removal, as fractions of images; `saeuron/verdict.py` says how."""
+
+    drawn: float = Field(0.2, ge=0, le=1)
+    """The unedited model must draw the concept at least this often, or nothing can be judged."""
+    removed: float = Field(0.6, ge=0, le=1)
+    """Of what the unedited model draws of the concept, at least this must be gone: surely so with 11 of 12 images, or
+    44 of 60."""
+    lost: float = Field(0.1, ge=0, le=1)
+    """A removal holds only if IRA and CRA surely lose no more."""
+    harmed: float = Field(0.25, ge=0, le=1)
+    """A removal holds only if no single other concept surely loses more."""
+    destroyed: float = Field(0.5, ge=0, le=1)
+    """A removal fails if IRA or CRA surely lose more."""
+
+
 class ConceptConfig(Config):
     """A concept that is added to a workspace later: the file of `saeuron concept add`."""
 
@@ -237,6 +253,7 @@ class RunConfig(Config):
     """How concepts are removed: a name of `saeuron.methods`, or several; each makes a removal of every concept."""
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    verdict: VerdictConfig = VerdictConfig()
     saes: dict[str, str] = Field({})
     """{hookpoint: SAE of the workspace, by its id or a prefix of it}: used instead of training one, for example after
     `saeuron sae import`."""

@@ -6,6 +6,7 @@ A removal is measured for one concept. A classifier of each domain judges the im
     IRA         that accuracy on images asked to show the other concepts of the domain, mean over concepts
     CRA         accuracy of the other domain on all images that cross both domains, the concept's own included
     CRA-retained, CRA-target   CRA on the images that do not, and that do, ask for the concept
+    IRA-drop, CRA-drop   share of the images of IRA, and of CRA, that are right without the removal, less that with it
 
 A blank image has lost the concept and everything else: UA counts it as a success, CRA-target does not.
 """
@@ -184,26 +185,43 @@ def evaluate(
         base, base_low, base_high = _figure(q, plain)
         prompts = len({j.prompt_id for j in mine})
         result.append(Metric(q.metric, value, low, high, base, base_low, base_high, len(mine), prompts, q.image_set))
-    drop = _paired_drop(domain, concept, edited, unedited)
-    return result + ([drop] if drop else [])
+    drops = (_drop(q, edited, unedited) for q in _questions(domain, concept, [d for d in domains if d != domain]))
+    return result + [drop for drop in drops if drop]
 
 
-def _paired_drop(domain: str, concept: str, edited: Sequence[Judged], unedited: Sequence[Judged]) -> Metric | None:
-    """Accuracy that the retained concepts of the domain lose, paired by image; interval by prompt."""
-    plain = {(j.prompt_id, j.index): j for j in unedited}
-    pairs = [
-        (j, plain[j.prompt_id, j.index])
-        for j in edited
-        if domain in j.asked and j.asked[domain] != concept and j.seen.get(domain) is not None
-    ]
-    if not pairs:
+def _drop(q: _Question, edited: Sequence[Judged], unedited: Sequence[Judged]) -> Metric | None:
+    """Accuracy that the images of IRA or CRA lose, paired by image; None for another metric, or without a judge."""
+    name, *tag = q.metric.split(" ", 1)
+    mine = [j for j in edited if q.member(j)]
+    if name not in ("IRA", "CRA") or not mine or any(j.seen.get(q.domain) is None for j in mine):
         return None
-    loss = np.array([float(p.right(domain)) - float(j.right(domain)) for j, p in pairs])
-    prompts = [j.prompt_id for j, _ in pairs]
-    low, high = bootstrap_by_prompt(loss, prompts)
-    words = f"asked to show another {domain}, paired with the unedited image"
-    value = float(loss.mean())
-    return Metric("IRA-drop", value, low, high, 0.0, 0.0, 0.0, len(pairs), len(set(prompts)), words)
+    plain = {(j.prompt_id, j.index): j for j in unedited}
+    right = [(plain[j.prompt_id, j.index].right(q.domain), j.right(q.domain)) for j in mine]
+    prompts = [j.prompt_id for j in mine]
+    value, low, high = paired_loss(right, prompts)
+    return Metric(
+        " ".join([f"{name}-drop", *tag]), value, low, high, 0.0, 0.0, 0.0, len(mine), len(set(prompts)),
+        f"{q.image_set}, paired with the unedited image",
+    )  # fmt: skip
+
+
+def paired_loss(right: Sequence[tuple[bool, bool]], prompts: Sequence[str]) -> tuple[float, float, float]:
+    """(loss, low, high): the share that is right before, less the share that is right after, with its 95 % interval.
+
+    The wider of two intervals at each end. That of Bonett and Price (2012) for paired proportions stays honest with few
+    images, but takes them as independent; the bootstrap by prompt knows that images of a prompt are alike, but is too
+    narrow with few prompts.
+
+    Args:
+        right: (before, after) of each image, at least one.
+        prompts: their prompts.
+    """
+    n = len(right)
+    lost, gained = sum(b and not a for b, a in right), sum(a and not b for b, a in right)
+    p, q = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
+    half = Z95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    low, high = bootstrap_by_prompt(np.array([float(b) - float(a) for b, a in right]), prompts)
+    return (lost - gained) / n, max(-1.0, min(low, p - q - half)), min(1.0, max(high, p - q + half))
 
 
 def summary(metrics: Sequence[Metric]) -> float | None:

@@ -135,13 +135,61 @@ METRICS = View(
         Column("removal_id", "VARCHAR", "", "the removal, see removals"),
     ),
 )
+_REMOVED = (
+    Column("removal_id", "VARCHAR", "", "the removal, see removals"),
+    Column("concept", "VARCHAR", "", "the concept that was removed"),
+    Column("method", "VARCHAR", "", "how it was removed"),
+)
+EVALUATIONS = View(
+    name="evaluations",
+    key="evaluation_id",
+    columns=(
+        *_REMOVED,
+        Column("domain", "VARCHAR", "", "domain of the concept"),
+        Column("verdict", "VARCHAR", "", "holds, weak, failed, or cannot be judged"),
+        Column("reason", "VARCHAR", "", "why it does not hold; empty if it does"),
+        Column("value", "DOUBLE", "1", "(UA + IRA + CRA) / 3; null if something could not be judged"),
+        Column("images", "BIGINT", "images", "images with the removal"),
+    ),
+)
+DAMAGE = View(
+    name="damage",
+    key="evaluation_id",
+    file="damage.parquet",
+    columns=(
+        *_REMOVED,
+        Column("harmed", "VARCHAR", "", "another concept; those that lost nothing have rows too"),
+        Column("domain", "VARCHAR", "", "domain of harmed"),
+        Column("before", "DOUBLE", "1", "share of the images that ask for harmed in which its judge sees it, unedited"),
+        Column("after", "DOUBLE", "1", "the same with the removal, on the same prompts and noise"),
+        Column("loss", "DOUBLE", "1", "before - after"),
+        Column("low", "DOUBLE", "1", "lower end of the 95 % interval of loss, paired by image"),
+        Column("high", "DOUBLE", "1", "upper end"),
+        Column("certain", "BOOLEAN", "", "whether the interval is above 0; by chance true of 1 in 40 without a loss"),
+        Column("n", "BIGINT", "images", "images that ask for harmed"),
+        Column("n_prompts", "BIGINT", "prompts", "prompts of these"),
+    ),
+)
+CONFUSION = View(
+    name="confusion",
+    key="evaluation_id",
+    file="confusion.parquet",
+    columns=(
+        *_REMOVED,
+        Column("domain", "VARCHAR", "", "what was judged: style, object, ..."),
+        Column("asked", "VARCHAR", "", "concept of this domain that the prompt asks for"),
+        Column("seen", "VARCHAR", "", "what the judge sees"),
+        Column("n", "BIGINT", "images", "images with the removal"),
+        Column("n_unedited", "BIGINT", "images", "the same of the unedited model"),
+    ),
+)
 SHIPPED: dict[str, tuple[View, ...]] = {
     "prompts": (PROMPTS,),
     "capture": (CAPTURES,),
     "sae": (SAES,),
     "images": (IMAGES,),
     "judgements": (JUDGEMENTS,),
-    "evaluation": (METRICS,),
+    "evaluation": (METRICS, EVALUATIONS, DAMAGE, CONFUSION),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
 

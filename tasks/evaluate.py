@@ -5,10 +5,13 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from saeuron import verdict
+from saeuron.config import VerdictConfig
+from saeuron.damage import confusion, damage
 from saeuron.metrics import evaluate as figures
 from saeuron.metrics import summary
 from storage.declared import View
-from storage.tables import METRICS, table, write_table
+from storage.tables import CONFUSION, DAMAGE, METRICS, SHIPPED, table, write_table
 from tasks import images, judge
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
@@ -25,6 +28,21 @@ class Value(BaseModel):
     high: float | None
 
 
+class Harmed(BaseModel):
+    """Another concept that the removal surely harms: fractions of its `n` images in which its judge sees it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    harmed: str
+    domain: str
+    before: float
+    after: float
+    low: float
+    """Of the 95 % interval of before - after."""
+    high: float
+    n: int
+
+
 class EvaluationSummary(Summary):
     """The figures of one removal on test images."""
 
@@ -33,7 +51,15 @@ class EvaluationSummary(Summary):
     method: str
     value: float | None
     """(UA + IRA + CRA) / 3."""
+    verdict: str
+    """holds, weak, failed, or cannot be judged; see `saeuron/verdict.py`."""
+    reason: str
+    """Why it does not hold; empty if it does."""
     metrics: dict[str, Value]
+    harmed: tuple[Harmed, ...]
+    """Worst first."""
+    others: int
+    """Other concepts that were judged with and without the removal."""
     images: int
 
 
@@ -41,9 +67,9 @@ class EvaluateJob(Job):
     """One removal's metrics."""
 
     stage: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     summary_type: ClassVar[type[Summary]] = EvaluationSummary
-    views: ClassVar[tuple[View, ...]] = (METRICS,)
+    views: ClassVar[tuple[View, ...]] = SHIPPED["evaluation"]
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
 
@@ -59,6 +85,8 @@ class EvaluateJob(Job):
     judgements: dict[str, tuple[str, ...]]
     """{image set: what the judges saw on it, one artifact a domain that has a judge}."""
     seeds: int
+    verdict: VerdictConfig
+    """Thresholds."""
 
     @property
     def label(self) -> str:
@@ -77,7 +105,7 @@ class EvaluateJob(Job):
 
 @step("evaluate")
 def evaluate(job: EvaluateJob) -> Made:
-    """Compute the metrics; write `metrics.parquet`."""
+    """Compute figures, damage and verdict; write `metrics.parquet`, `damage.parquet` and `confusion.parquet`."""
     clock = Clock()
     workspace = job.open
     edited, plain = (
@@ -86,21 +114,25 @@ def evaluate(job: EvaluateJob) -> Made:
     wanted = {(j.prompt_id, j.index) for j in edited}
     unedited = [j for j in plain if (j.prompt_id, j.index) in wanted]
     metrics = figures(job.domain, job.concept, job.domains, edited, unedited)
-    common = {
-        "domain": job.domain,
-        "concept": job.concept,
-        "method": job.method,
-        "seeds": job.seeds,
-        "split": "test",
-        "removal_id": job.removal_id,
-    }
+    harms = damage(job.domain, job.concept, edited, unedited)
+    word, reason = verdict.verdict(metrics, harms, job.verdict)
+    about = {"removal_id": job.removal_id, "concept": job.concept, "method": job.method}
+    common = {**about, "domain": job.domain, "seeds": job.seeds, "split": "test"}
     write_table(job.folder / METRICS.file, table([{**common, **asdict(m)} for m in metrics], METRICS))
+    write_table(job.folder / DAMAGE.file, table([{**about, **asdict(d)} for d in harms], DAMAGE))
+    seen = confusion(edited, unedited)
+    write_table(job.folder / CONFUSION.file, table([{**about, **asdict(c)} for c in seen], CONFUSION))
+    fields = Harmed.model_fields
     shown = EvaluationSummary(
         domain=job.domain,
         concept=job.concept,
         method=job.method,
         value=summary(metrics),
+        verdict=word,
+        reason=reason,
         metrics={m.metric: Value(value=m.value, unedited=m.unedited, low=m.low, high=m.high) for m in metrics},
+        harmed=tuple(Harmed(**{name: getattr(d, name) for name in fields}) for d in harms if d.certain),
+        others=len(harms),
         images=len(edited),
     )
     inputs = {

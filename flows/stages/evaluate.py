@@ -51,6 +51,7 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
                 unedited=plain,
                 judgements=seen,
                 seeds=run.config.evaluate.seeds,
+                verdict=run.config.verdict,
             ),
         )
         pictures = ReportJob(

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from storage.declared import Column, Type
-from storage.tables import CAPTURES, DOMAIN, HALF, HOOKPOINT, IMAGES, JUDGEMENTS, METRICS, PROMPTS, SAES
+from storage.tables import (
+    CAPTURES,
+    CONFUSION,
+    DAMAGE,
+    DOMAIN,
+    EVALUATIONS,
+    HALF,
+    HOOKPOINT,
+    IMAGES,
+    JUDGEMENTS,
+    METRICS,
+    PROMPTS,
+    SAES,
+)
 
 _MAP: Type = "MAP(VARCHAR, VARCHAR)"
 
@@ -140,7 +153,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "images": IMAGES.described,
     "judgements": JUDGEMENTS.described,
-    "metrics": METRICS.described,
+    **{view.name: view.described for view in (METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

@@ -12,6 +12,7 @@ from saeuron.config import (
     PromptsConfig,
     ScoreConfig,
     TuneConfig,
+    VerdictConfig,
 )
 from saeuron.errors import BadPrompts
 from saeuron.sae.config import SAEConfig
@@ -65,7 +66,7 @@ JOBS: dict[str, Job] = {
     "judgements": JudgeJob(workspace=HERE, image_set_id="e1", domain="style", judge=JUDGE),
     "evaluation": EvaluateJob(
         workspace=HERE, domain="style", concept="neon", method="saeuron", domains=("style",), removal_id="r1",
-        edited=("e1",), unedited=("u1",), judgements={"e1": ("y1",), "u1": ("y2",)}, seeds=1,
+        edited=("e1",), unedited=("u1",), judgements={"e1": ("y1",), "u1": ("y2",)}, seeds=1, verdict=VerdictConfig(),
     ),
     "pictures": ReportJob(
         workspace=HERE, domain="style", concept="neon", method="saeuron", prompts_ids=("p1",), edited=("e1",),
