@@ -19,9 +19,6 @@ Names are imported on first use, so that `import saeuron` is quick.
     evaluation.py  the test prompts and images of an evaluation
     tuning.py      the search for a removal's settings
     notebook.py    the whole method in five calls, without a workspace
-    metrics.py     UA, IRA, CRA with ceilings and intervals
-    damage.py      what a removal does to the other concepts
-    verdict.py     whether a removal holds, is weak, or failed
     checkpoint.py  tensors and numbers in one safetensors file
     threads.py     the wait policy of torch's threads, set before torch is imported
     files.py       write files atomically
@@ -31,6 +28,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     sae/           sparse autoencoders
     methods/       ways to remove a concept
     judges/        judges of images: canvas, CLIP, none
+    figures/       what judged images say of a removal
     pages/         HTML pages and pictures
     canvas/        the models that ship with the project
 """

@@ -165,7 +165,7 @@ class EvaluateConfig(Config):
 
 
 class VerdictConfig(Config):
-    """What decides the verdict on a removal, as fractions of images; `saeuron/verdict.py` says how."""
+    """What decides the verdict on a removal, as fractions of images; `saeuron/figures/verdict.py` says how."""
 
     drawn: float = Field(0.2, ge=0, le=1)
     """The unedited model must draw the concept at least this often, or nothing can be judged."""

@@ -5,10 +5,10 @@ from typing import Any
 
 from saeuron.config import EvaluateConfig, ModelConfig
 from saeuron.errors import BadPrompts
+from saeuron.figures.metrics import Judged
 from saeuron.generation import Request, generate, requests
 from saeuron.judges import Judge, choices
 from saeuron.methods.removal import Removal, removed
-from saeuron.metrics import Judged
 from saeuron.prompts import Prompt, cells, choose
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saeuron import capturing, evaluation, judges, methods, metrics, scoring, tuning
+from saeuron import capturing, evaluation, judges, methods, scoring, tuning
 from saeuron.config import CaptureConfig, EvaluateConfig, ModelConfig, ScoreConfig, TuneConfig
 from saeuron.errors import ConfigError, UnknownName
+from saeuron.figures import metrics
 from saeuron.hooks import device_of
 from saeuron.methods.base import Evidence
 from saeuron.methods.removal import Removal

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from saeuron.config import ModelConfig, TuneConfig
 from saeuron.errors import BadPrompts, ConfigError
 from saeuron.evaluation import look
+from saeuron.figures.metrics import Judged, Metric, evaluate, summary
 from saeuron.generation import Request, spread
 from saeuron.judges import Judge
 from saeuron.methods.base import Evidence, Method, Settings
 from saeuron.methods.removal import Removal
-from saeuron.metrics import Judged, Metric, evaluate, summary
 from saeuron.prompts import Prompt, cells, choose
 
 

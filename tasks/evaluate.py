@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from saeuron import verdict
 from saeuron.config import VerdictConfig
-from saeuron.damage import confusion, damage
-from saeuron.metrics import evaluate as figures
-from saeuron.metrics import summary
+from saeuron.figures import verdict
+from saeuron.figures.damage import confusion, damage
+from saeuron.figures.metrics import evaluate as figures
+from saeuron.figures.metrics import summary
 from storage.declared import View
 from storage.tables import CONFUSION, DAMAGE, METRICS, SHIPPED, table, write_table
 from tasks import images, judge
@@ -52,7 +52,7 @@ class EvaluationSummary(Summary):
     value: float | None
     """(UA + IRA + CRA) / 3."""
     verdict: str
-    """holds, weak, failed, or cannot be judged; see `saeuron/verdict.py`."""
+    """holds, weak, failed, or cannot be judged; see `saeuron/figures/verdict.py`."""
     reason: str
     """Why it does not hold; empty if it does."""
     metrics: dict[str, Value]

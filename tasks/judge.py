@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from saeuron.metrics import Judged
+from saeuron.figures.metrics import Judged
 from storage import Workspace
 from storage.declared import View
 from storage.tables import JUDGEMENTS, read_table, table, write_table

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from saeuron.figures.metrics import Judged
 from saeuron.methods.latents import LatentEdit
 from saeuron.methods.removal import Removal
-from saeuron.metrics import Judged
 from saeuron.tuning import Trial, best, trial
 from storage.files import write_json
 from storage.identity import artifact_id

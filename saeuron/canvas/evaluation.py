@@ -10,8 +10,8 @@ from saeuron.canvas.classifier import judge_file, load_classifier
 from saeuron.canvas.vocabularies import CANVAS20, Kind, Vocabulary
 from saeuron.canvas.vocabulary import UNSTYLED, Split
 from saeuron.config import ModelConfig
+from saeuron.figures.metrics import wilson
 from saeuron.generation import Request, generate
-from saeuron.metrics import wilson
 from saeuron.prompts import Prompt, choose
 
 

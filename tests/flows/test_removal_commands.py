@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
+from saeuron.figures.metrics import Metric
 from saeuron.methods.latents import LatentEdit
 from saeuron.methods.removal import Removal
-from saeuron.metrics import Metric
 from storage import Workspace
 from storage.identity import artifact_id
 from storage.tables import METRICS, table, write_table

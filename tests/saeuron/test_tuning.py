@@ -6,10 +6,10 @@ import pytest
 
 from saeuron.config import ModelConfig, TuneConfig
 from saeuron.errors import BadPrompts, ConfigError
+from saeuron.figures.metrics import Judged
 from saeuron.generation import requests
 from saeuron.judges import Judgement
 from saeuron.methods.removal import Call, Removal
-from saeuron.metrics import Judged
 from saeuron.prompts import Prompt
 from saeuron.tuning import Trial, best, learning_images, trial, tune, validation_images
 

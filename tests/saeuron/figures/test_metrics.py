@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saeuron.metrics import Judged, Metric, bootstrap_by_prompt, evaluate, paired_loss, summary, wilson
+from saeuron.figures.metrics import Judged, Metric, bootstrap_by_prompt, evaluate, paired_loss, summary, wilson
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saeuron.metrics import Judged, paired_loss
+from saeuron.figures.metrics import Judged, paired_loss
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Damage:
     loss: float
     """before - after."""
     low: float
-    """Ends of the 95 % interval of the loss, see `saeuron.metrics.paired_loss`."""
+    """Ends of the 95 % interval of the loss, see `saeuron.figures.metrics.paired_loss`."""
     high: float
     certain: bool
     """Whether that interval is above 0. Of 40 concepts that lose nothing, about one looks like this by chance."""

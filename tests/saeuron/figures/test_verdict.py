@@ -3,9 +3,9 @@
 import pytest
 
 from saeuron.config import VerdictConfig
-from saeuron.damage import damage
-from saeuron.metrics import Judged, evaluate
-from saeuron.verdict import verdict
+from saeuron.figures.damage import damage
+from saeuron.figures.metrics import Judged, evaluate
+from saeuron.figures.verdict import verdict
 
 OTHERS = tuple(f"other{i}" for i in range(10))
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from saeuron.config import VerdictConfig
-from saeuron.damage import Damage
-from saeuron.metrics import Metric
+from saeuron.figures.damage import Damage
+from saeuron.figures.metrics import Metric
 
 Verdict = Literal["holds", "weak", "failed", "cannot be judged"]
 
@@ -30,7 +30,7 @@ def verdict(
     """The verdict, and why in a few words; a removal that holds needs none.
 
     Args:
-        metrics: all of one removal, as `saeuron.metrics.evaluate` gives them.
+        metrics: all of one removal, as `saeuron.figures.metrics.evaluate` gives them.
         damage: to the other concepts, worst first.
     """
     config = config or VerdictConfig()

@@ -2,8 +2,8 @@ from dataclasses import astuple, replace
 
 import pytest
 
-from saeuron.damage import Confusion, Damage, confusion, damage
-from saeuron.metrics import Judged
+from saeuron.figures.damage import Confusion, Damage, confusion, damage
+from saeuron.figures.metrics import Judged
 
 # {(asked style, asked object): what judges see of (unedited, edited)}, with two seeds of each; cat is removed.
 SEEN = {
