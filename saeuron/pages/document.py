@@ -1,4 +1,4 @@
-"""HTML pages from templates, with every picture embedded in the file."""
+"""HTML pages with every picture embedded in the file, and model cards, from templates."""
 
 import base64
 import io
@@ -7,11 +7,14 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import yaml
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from saeuron.canvas import FOLDERS
 from saeuron.pages.pictures import Picture
+from saeuron.sae.interchange import seems_hub_id
 
 THUMBNAIL = 160
 """Larger pictures are scaled down to this shorter side, in pixels, and stored as JPEG."""
@@ -20,7 +23,7 @@ _HARD = 64
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("saeuron.pages"),
-    autoescape=True,
+    autoescape=jinja2.select_autoescape(["html"]),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -29,9 +32,9 @@ _TEMPLATES = jinja2.Environment(
 
 
 def render(template: str, **records: Any) -> str:
-    """A page of `templates/`. Everything but `Markup` is escaped; a missing name is an error.
+    """A page of `templates/`; a missing name is an error. In HTML everything but `Markup` is escaped.
 
-    Filters: number, percent, plain and overlay, the functions below.
+    Filters: the functions below, and `yaml`. Tests: `hub_id`, `shipped`.
     """
     return _TEMPLATES.get_template(template).render(records)
 
@@ -44,6 +47,16 @@ def number(value: float | None, form: str = ".3g") -> str:
 def percent(value: float | None) -> str:
     """A fraction in percent, or a dash for None."""
     return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def hundred(value: float | None) -> str:
+    """A fraction in percent, without the sign: for tables."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Two fractions in percent, or a dash."""
+    return "-" if low is None or high is None else f"{hundred(low)} to {hundred(high)}"
 
 
 def plain(value: Any) -> str:
@@ -103,4 +116,7 @@ def overlay(heat: NDArray[np.uint8]) -> str:
     return encoded(Image.fromarray(heat_colours(heat), "RGBA"), "PNG", optimize=True)
 
 
-_TEMPLATES.filters.update(number=number, percent=percent, plain=plain, overlay=overlay)
+_TEMPLATES.filters.update(number=number, percent=percent, hundred=hundred, plain=plain, overlay=overlay)
+_TEMPLATES.filters["yaml"] = lambda value: yaml.safe_dump(dict(value), sort_keys=True)
+_TEMPLATES.globals["interval"] = interval
+_TEMPLATES.tests.update(hub_id=seems_hub_id, shipped=FOLDERS.__contains__)
