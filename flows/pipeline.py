@@ -1,7 +1,6 @@
 """The whole method, in order: prompts, capture, train, score, tune, evaluate."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, cast
 
 from flows import runners
@@ -16,13 +15,11 @@ from saeuron import methods
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from storage import Workspace
-from storage.errors import StorageError
 from storage.identity import split_id
 from tasks.engine import model, progress
 from tasks.engine.job import Job, Made, Ran
 from tasks.engine.step import Step, publish
 from tasks.engine.worker import Worker
-from tasks.registry import runs
 from tasks.stages import from_elsewhere
 
 
@@ -45,27 +42,15 @@ def pipeline(
     Returns:
         {"run_id", "counts", "failures", "evaluations": [summary], "removals": [summary], "saes": {hookpoint: id}}.
     """
-    opened = Workspace.open(workspace)
     threads = runners.threads(config, threads)
     model.set_threads(threads)
-    run = Run.of(opened, config, device)
+    run = Run.of(Workspace.open(workspace), config, device)
     _check_present(run, concepts or [])
-    with runs.living(opened, "pipeline", config) as run_id:
+    with run.recorded("pipeline") as run_id:
         if config.runner.kind != "threads":
             run.worker = Worker(run=run_id, threads=threads, devices=config.runner.devices)
             run.width = runners.width(config.runner, device, threads)
-        try:
-            result = stages(run, concepts)
-        except BaseException as error:
-            state = "failed" if isinstance(error, Exception) else "interrupted"
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            # On a full disk this cannot be noted either; the first error is the one to report.
-            with suppress(OSError, StorageError):
-                runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
-            raise
-        state = "failed" if run.failures else "completed"
-        reason = "; ".join(f"{what}: {why}" for what, why in run.failures)
-        runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
+        result = stages(run, concepts)
     return {"run_id": run_id, "counts": run.counts, "failures": run.failures, **result}
 
 

@@ -8,6 +8,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,14 @@ from saeuron import judges
 from saeuron.config import RunConfig
 from saeuron.pipelines.loading import identity
 from storage import Workspace
+from storage.errors import StorageError
 from storage.manifests import Manifest
 from tasks.engine import progress
 from tasks.engine.job import Job, Made
 from tasks.engine.judge import DomainJudge
 from tasks.engine.step import FINAL_ERRORS, Step, in_place
 from tasks.engine.worker import Worker
+from tasks.registry import runs
 from tasks.registry.concepts import Added, Roster
 
 Item = TypeVar("Item")
@@ -140,7 +143,7 @@ class Run:
             except FINAL_ERRORS:
                 raise
             except Exception as error:
-                failed[i] = str(error).splitlines()[0] if str(error) else type(error).__name__
+                failed[i] = _first_line(error)
                 progress.line(f"FAILED {stage} {name(todo[i])}: {failed[i]}")
         self.failures += [(f"{stage} {name(todo[i])}", failed[i]) for i in sorted(failed)]
         progress.stage(stage, len(todo), len(todo))
@@ -184,6 +187,22 @@ class Run:
         finally:
             # After a final error or an interrupt, the other items are not waited for.
             threads.shutdown(wait=False, cancel_futures=True)
+
+    @contextmanager
+    def recorded(self, flow: str) -> Iterator[str]:
+        """Record the run for the length of a `with` block, which gets its id: alive, and then how it ended."""
+        with runs.living(self.opened, flow, self.config) as run_id:
+            try:
+                yield run_id
+            except BaseException as error:
+                state = "failed" if isinstance(error, Exception) else "interrupted"
+                # On a full disk this cannot be noted either; the first error is the one to report.
+                with suppress(OSError, StorageError):
+                    runs.finish(self.opened, run_id, state, self.counts, _first_line(error), self.artifacts)
+                raise
+            reason = "; ".join(f"{what}: {why}" for what, why in self.failures)
+            state = "failed" if self.failures else "completed"
+            runs.finish(self.opened, run_id, state, self.counts, reason, self.artifacts)
 
     @functools.cached_property
     def opened(self) -> Workspace:
@@ -249,3 +268,7 @@ class Run:
     def added_as(self, concept: str) -> Added | None:
         """The record of an added concept; None for one of the configuration's own."""
         return next((a for a in self.added if a.name == concept), None)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

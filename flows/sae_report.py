@@ -17,7 +17,6 @@ from saeuron.sae.diagnosis import DiagnosisConfig
 from storage import Workspace
 from storage.manifests import Manifest
 from tasks.engine import model, progress
-from tasks.registry import runs
 from tasks.sae_page import Diagnosis, newest
 from tasks.sae_report import DiagnosisJob, StabilityJob, diagnose, stability
 from tasks.train import TrainJob, train
@@ -56,15 +55,8 @@ def sae_report(
     opened = Workspace.open(workspace, create=False)
     model.set_threads(threads)
     run = Run.of(opened, config, device)
-    with runs.living(opened, "sae report", config) as run_id:
-        try:
-            result = _stages(run, opened.manifest(sae_id), against, second_seed, images, rows)
-        except BaseException as error:
-            state = "failed" if isinstance(error, Exception) else "interrupted"
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            runs.finish(opened, run_id, state, run.counts, reason, run.artifacts)
-            raise
-        runs.finish(opened, run_id, "completed", run.counts, "", run.artifacts)
+    with run.recorded("sae report") as run_id:
+        result = _stages(run, opened.manifest(sae_id), against, second_seed, images, rows)
     return {"run_id": run_id, "counts": run.counts, **result}
 
 

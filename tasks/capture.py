@@ -37,6 +37,7 @@ class CaptureJob(Job):
 
     stage: ClassVar[str] = "capture"
     version: ClassVar[int] = 2
+    title: ClassVar[str] = "{hookpoint}"
     summary_type: ClassVar[type[Summary]] = CaptureSummary
     views: ClassVar[tuple[View, ...]] = (CAPTURES,)
     command: ClassVar[str] = RUN
@@ -52,10 +53,6 @@ class CaptureJob(Job):
     hookpoint: str
     beside: tuple[str, ...] = ()
     """Hookpoints whose shards are written in the same pass."""
-
-    @property
-    def label(self) -> str:
-        return self.hookpoint
 
     def at(self, hookpoint: str) -> "CaptureJob":
         """The same job at another hookpoint."""

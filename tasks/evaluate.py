@@ -68,6 +68,7 @@ class EvaluateJob(Job):
 
     stage: ClassVar[str] = "evaluation"
     version: ClassVar[int] = 4
+    title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = EvaluationSummary
     views: ClassVar[tuple[View, ...]] = SHIPPED["evaluation"]
     command: ClassVar[str] = "saeuron evaluate {concept}"
@@ -87,10 +88,6 @@ class EvaluateJob(Job):
     seeds: int
     verdict: VerdictConfig
     """Thresholds."""
-
-    @property
-    def label(self) -> str:
-        return f"{self.concept} by {self.method}"
 
     def show(self, made: Made) -> None:
         from tasks.engine import page

@@ -1,6 +1,5 @@
 """Generate the test images of a prompt set, with or without removals, shard by shard; read them back."""
 
-import io
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Set
@@ -9,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from saeuron import evaluation
 from saeuron.config import EvaluateConfig, ModelConfig
 from saeuron.generation import Request, generate
 from saeuron.methods.removal import removed
+from saeuron.pages.pictures import picture_of, png_of
 from storage import Workspace
 from storage.declared import View
 from storage.dense import shards
@@ -26,7 +25,6 @@ from tasks import tune
 from tasks.engine import model, progress
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
-from tasks.trials import png
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +141,7 @@ def images_shard(job: ImagesJob, index: int) -> Made:
         what = "unedited" if not removals else "without " + ", ".join(r.concept for r in removals)
         with removed(pipe, removals) as attached:
             for batch, pictures in generate(pipe, lacking, job.model, job.config.seed, extra=attached.call):
-                pngs |= {request.key: png(picture) for request, picture in zip(batch, pictures, strict=True)}
+                pngs |= {request.key: png_of(picture) for request, picture in zip(batch, pictures, strict=True)}
                 done += len(batch)
                 progress.tell(f"images {what}", done, len(everything), "images")
     samples = [(r.key, {"png": pngs[r.key], "txt": r.prompt.text.encode()}) for r in mine]
@@ -196,13 +194,13 @@ def batches(
         pngs = dict(_members(workspace, image_set_id, in_shard))
         for start in range(0, len(in_shard), size):
             batch = in_shard[start : start + size]
-            yield batch, np.stack([_picture(pngs[row["key"]]) for row in batch])
+            yield batch, np.stack([picture_of(pngs[row["key"]]) for row in batch])
 
 
 def pictures(workspace: Workspace, image_set_id: str, keys: Set[str]) -> dict[str, NDArray[np.uint8]]:
     """Images of a set by key, uint8 [H, W, 3]. Keys that it does not hold are left out."""
     rows = [row for row in index(workspace, image_set_id) if row["key"] in keys]
-    return {key: _picture(png) for key, png in _members(workspace, image_set_id, rows)}
+    return {key: picture_of(png) for key, png in _members(workspace, image_set_id, rows)}
 
 
 def _members(workspace: Workspace, image_set_id: str, rows: Iterable[Row]) -> Iterator[tuple[str, bytes]]:
@@ -215,7 +213,3 @@ def _members(workspace: Workspace, image_set_id: str, rows: Iterable[Row]) -> It
         for member in shards.read_manifest(path).members:
             if member.extension == "png" and member.key in wanted:
                 yield member.key, shards.read_member(path, member)
-
-
-def _picture(png: bytes) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -27,6 +27,7 @@ class JudgeJob(Job):
 
     stage: ClassVar[str] = "judgements"
     version: ClassVar[int] = 1
+    title: ClassVar[str] = "{domain} by {judge.spec}"
     summary_type: ClassVar[type[Summary]] = JudgeSummary
     views: ClassVar[tuple[View, ...]] = (JUDGEMENTS,)
     command: ClassVar[str] = "saeuron evaluate {concept}"
@@ -35,10 +36,6 @@ class JudgeJob(Job):
     image_set_id: str
     domain: str
     judge: DomainJudge
-
-    @property
-    def label(self) -> str:
-        return f"{self.domain} by {self.judge.spec}"
 
     @property
     def identity(self) -> dict[str, Any]:

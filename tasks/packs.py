@@ -21,6 +21,7 @@ class PacksJob(Job):
 
     stage: ClassVar[str] = "packs"
     version: ClassVar[int] = 1
+    title: ClassVar[str] = "{hookpoint}"
     summary_type: ClassVar[type[Summary]] = PacksSummary
     command: ClassVar[str] = RUN
     in_run: ClassVar[bool] = True
@@ -29,10 +30,6 @@ class PacksJob(Job):
     sae_id: str
     scores: tuple[str, ...]
     """Score ids of the concepts, sorted."""
-
-    @property
-    def label(self) -> str:
-        return self.hookpoint
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:

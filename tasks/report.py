@@ -32,6 +32,7 @@ class ReportJob(Job):
 
     stage: ClassVar[str] = "pictures"
     version: ClassVar[int] = 3
+    title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = PicturesSummary
     publishes: ClassVar[Mapping[str, str]] = {
         "sheet.png": "pictures/{concept}.{method}_sheet.png",
@@ -52,10 +53,6 @@ class ReportJob(Job):
     hookpoints: tuple[str, ...]
     totals: dict[str, str] = Field(default_factory=dict)
     """{hookpoint: the totals of the reference set}."""
-
-    @property
-    def label(self) -> str:
-        return f"{self.concept} by {self.method}"
 
     @property
     def places(self) -> dict[str, str]:

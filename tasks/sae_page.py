@@ -1,15 +1,13 @@
 """Read what was measured of an SAE, its scores beside it, and make the page or the sheet of one latent from it."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from saeuron.pages.contents import ConceptScore, Example, Latent, SAEReport, StepFigures
-from saeuron.pages.pictures import Picture
+from saeuron.pages.pictures import Picture, picture_of
 from saeuron.pages.sae import page
 from saeuron.pages.sheet import sheet
 from saeuron.sae.autoencoder import SAE
@@ -160,7 +158,7 @@ class Diagnosis:
             if member.key in keys:
                 data = shards.read_member(path, member)
                 if member.extension == "png":
-                    pictures[member.key] = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                    pictures[member.key] = picture_of(data)
                 else:
                     prompts[member.key] = data.decode()
         return pictures, prompts

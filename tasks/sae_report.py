@@ -8,7 +8,6 @@ examples.parquet    the images on which each latent is largest, and its map over
 images.tar          those images, as PNG
 """
 
-import io
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -16,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from saeuron.config import ModelConfig
 from saeuron.errors import BadPrompts, WidthMismatch
 from saeuron.generation import Request, spread
+from saeuron.pages.pictures import png_of
 from saeuron.prompts import cells, choose
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.diagnosis import DiagnosisConfig
@@ -66,6 +65,7 @@ class DiagnosisJob(Job):
 
     stage: ClassVar[str] = "diagnosis"
     version: ClassVar[int] = 1
+    title: ClassVar[str] = "{sae_id}"
     summary_type: ClassVar[type[Summary]] = DiagnosisSummary
     command: ClassVar[str] = "saeuron sae report {sae_id}"
 
@@ -74,10 +74,6 @@ class DiagnosisJob(Job):
     config: DiagnosisConfig
     sae_id: str
     prompts_id: str
-
-    @property
-    def label(self) -> str:
-        return self.sae_id
 
     def show(self, made: Made) -> None:
         from tasks.engine import page
@@ -103,15 +99,12 @@ class StabilityJob(Job):
 
     stage: ClassVar[str] = "stability"
     version: ClassVar[int] = 2
+    title: ClassVar[str] = "{sae_id} against {against_id}"
     summary_type: ClassVar[type[Summary]] = StabilitySummary
     command: ClassVar[str] = "saeuron sae report {sae_id} --against {against_id}"
 
     sae_id: str
     against_id: str
-
-    @property
-    def label(self) -> str:
-        return f"{self.sae_id} against {self.against_id}"
 
 
 def images(job: DiagnosisJob) -> list[Request]:
@@ -141,7 +134,7 @@ def diagnose(job: DiagnosisJob) -> Made:
         done = 0
         for batch, made in reader.over(pipe, job.model):
             for request, picture in zip(batch, made, strict=True):
-                yield request.key, {"png": _png(picture), "txt": request.prompt.text.encode()}
+                yield request.key, {"png": png_of(picture), "txt": request.prompt.text.encode()}
             done += len(batch)
             progress.tell("held-out images", done, len(requests), "images")
 
@@ -322,9 +315,3 @@ def _figures(
 
 def _errors(errors: Errors) -> dict[str, float | None]:
     return {**errors._asdict(), "fvu_linear": errors.fvu_linear}
-
-
-def _png(picture: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()

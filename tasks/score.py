@@ -66,6 +66,7 @@ class ScoreJob(Job):
 
     stage: ClassVar[str] = "score"
     version: ClassVar[int] = 4
+    title: ClassVar[str] = "{concept}"
     summary_type: ClassVar[type[Summary]] = ScoreSummary
     command: ClassVar[str] = RUN
     in_run: ClassVar[bool] = True
@@ -84,10 +85,6 @@ class ScoreJob(Job):
     """{hookpoint: SAE id}."""
     bases: tuple[str, ...] = ()
     """Artifacts that may hold a part of these statistics; see `bases`."""
-
-    @property
-    def label(self) -> str:
-        return self.concept
 
     @property
     def protocol(self) -> str:

@@ -35,6 +35,7 @@ class TotalsJob(Job):
 
     stage: ClassVar[str] = "totals"
     version: ClassVar[int] = 2
+    title: ClassVar[str] = "{domain}, {hookpoint}"
     summary_type: ClassVar[type[Summary]] = TotalsSummary
     command: ClassVar[str] = RUN
     in_run: ClassVar[bool] = True
@@ -51,10 +52,6 @@ class TotalsJob(Job):
     """Score ids that the base lacks."""
     left: tuple[str, ...] = ()
     """Score ids that the base holds and `scores` does not."""
-
-    @property
-    def label(self) -> str:
-        return f"{self.domain}, {self.hookpoint}"
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:

@@ -46,6 +46,7 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "sae"
     version: ClassVar[int] = 2
+    title: ClassVar[str] = "{hookpoint}"
     summary_type: ClassVar[type[Summary]] = SAESummary
     views: ClassVar[tuple[View, ...]] = (SAES,)
     command: ClassVar[str] = RUN
@@ -54,10 +55,6 @@ class TrainJob(Job):
     config: SAEConfig
     hookpoint: str
     capture_id: str
-
-    @property
-    def label(self) -> str:
-        return self.hookpoint
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:

@@ -3,14 +3,12 @@
 No judge is asked here, so another judge chooses anew without generating an image.
 """
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 
 from saeuron import methods
@@ -18,6 +16,7 @@ from saeuron.config import ModelConfig, TuneConfig
 from saeuron.generation import Request, generate
 from saeuron.methods.base import Evidence
 from saeuron.methods.removal import Removal, removed
+from saeuron.pages.pictures import picture_of, png_of
 from saeuron.profiles import profile
 from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE
@@ -50,6 +49,7 @@ class TrialsJob(Job):
 
     stage: ClassVar[str] = "trials"
     version: ClassVar[int] = 1
+    title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = TrialsSummary
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
@@ -86,10 +86,6 @@ class TrialsJob(Job):
         read = dict.fromkeys((*self.prompts_ids, *self.saes.values(), *self.totals.values()), ())
         own = {self.scores[self.concept]: tuple(f for h in self.saes for f in score.files(h))} if self.scores else {}
         return read | own
-
-    @property
-    def label(self) -> str:
-        return f"{self.concept} by {self.method}"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -158,15 +154,8 @@ def _generate(job: TrialsJob, pipe: Any, path: Path, removals: Sequence[Removal]
     samples = []
     with removed(pipe, removals) as attached:
         for batch, pictures in generate(pipe, images, job.model, job.config.seed, extra=attached.call):
-            samples += [(r.key, {"png": png(picture)}) for r, picture in zip(batch, pictures, strict=True)]
+            samples += [(r.key, {"png": png_of(picture)}) for r, picture in zip(batch, pictures, strict=True)]
     shards.write_shard(path, samples, {"model_id": job.model_id, "seed": job.config.seed})
-
-
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """A picture uint8 [H, W, 3] as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def candidate_file(index: int) -> str:
@@ -178,10 +167,7 @@ def pictures(workspace: Workspace, trials_id: str, name: str) -> Mapping[str, ND
     """{key: uint8 [H, W, 3]} of `unedited`, or of a candidate by its three digits."""
     file = f"{name}.tar"
     path = workspace.whole(trials_id, file, shards.sidecar(Path(file)).name) / file
-    return {
-        member.key: np.asarray(Image.open(io.BytesIO(shards.read_member(path, member))).convert("RGB"))
-        for member in shards.read_manifest(path).members
-    }
+    return {member.key: picture_of(shards.read_member(path, member)) for member in shards.read_manifest(path).members}
 
 
 def requests(prompts: Iterable[Prompt], job: TrialsJob) -> list[Request]:

@@ -53,6 +53,7 @@ class TuneJob(Job):
 
     stage: ClassVar[str] = "removal"
     version: ClassVar[int] = 6
+    title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = RemovalSummary
     publishes: ClassVar[Mapping[str, str]] = {FILE: "removals/{concept}.{method}.safetensors"}
     command: ClassVar[str] = "saeuron evaluate {concept}"
@@ -73,10 +74,6 @@ class TuneJob(Job):
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
         return dict.fromkeys((self.trials_id, *self.trials.prompts_ids), ())
-
-    @property
-    def label(self) -> str:
-        return f"{self.concept} by {self.method}"
 
     @property
     def identity(self) -> dict[str, Any]:

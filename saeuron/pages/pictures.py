@@ -1,5 +1,6 @@
-"""Contact sheets and plots, as PNG files."""
+"""Pictures as PNG: their bytes, contact sheets and plots."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ Picture = NDArray[np.uint8]
 
 def _font(size: int) -> Any:
     return ImageFont.load_default(size)
+
+
+def png_of(picture: Picture) -> bytes:
+    """A picture as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def picture_of(png: bytes) -> Picture:
+    """The picture of an image file's bytes."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 def save_png(path: Path, image: Image.Image) -> Path:

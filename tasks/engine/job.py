@@ -77,6 +77,8 @@ class Job(BaseModel):
     """Name of the stage, and the first part of its ids."""
     version: ClassVar[int]
     """Raised by hand when the meaning of the stage changes."""
+    title: ClassVar[str] = ""
+    """What a person calls a job, with {fields} of it; empty: the stage's name."""
     excluded_from_id: ClassVar[frozenset[str]] = frozenset()
     """Fields that do not enter the identity: they change no result."""
     summary_type: ClassVar[type[Summary]] = Summary
@@ -118,8 +120,8 @@ class Job(BaseModel):
 
     @property
     def label(self) -> str:
-        """What a person calls it."""
-        return self.stage
+        """The title, filled in."""
+        return self.title.format_map(dict(self)) or self.stage
 
     @functools.cached_property
     def id(self) -> str:

@@ -286,7 +286,15 @@ class TestDocument:
     def test_templates_are_installed_with_the_package(self) -> None:
         templates = importlib.resources.files("saeuron.pages") / "templates"
         names = {file.name for file in templates.iterdir()}
-        assert names == {"base.html", "parts.html", "sae.html", "style.css", "cards.md", "sae_card.md", "removal_card.md"}
+        assert names == {
+            "base.html",
+            "parts.html",
+            "sae.html",
+            "style.css",
+            "cards.md",
+            "sae_card.md",
+            "removal_card.md",
+        }
         project = Path(__file__).parents[3]
         globs = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["saeuron"]
         packaged = {path.name for pattern in globs for path in (project / "saeuron").glob(pattern)}
