@@ -1,4 +1,4 @@
-"""Draw one prompt without and with removals."""
+"""Generate one prompt without and with removals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,24 +17,22 @@ from tasks.registry import runs
 
 
 def find(workspace: Path, names: Sequence[str]) -> list[Path]:
-    """The files of removals: paths, or concepts that the workspace has a removal of, `CONCEPT` or `CONCEPT.METHOD`.
+    """The files of removals, each given by its path, or by `CONCEPT` or `CONCEPT.METHOD` for one of the workspace.
 
     Raises:
-        UnknownName: neither.
-        ConfigError: a concept has removals by several methods, and the name says none.
+        UnknownName: there is no such file or removal.
+        ConfigError: a concept has removals by several methods, and the name gives no method.
     """
-    found = []
-    for name in names:
-        path = Path(name)
-        if path.suffix == ".safetensors" and path.is_file():
-            found.append(path)
-            continue
-        found.append(file_of(Workspace.open(workspace, create=False), name))
-    return found
+    return [
+        path
+        if (path := Path(name)).suffix == ".safetensors" and path.is_file()
+        else file_of(Workspace.open(workspace, create=False), name)
+        for name in names
+    ]
 
 
 def file_of(workspace: Workspace, name: str) -> Path:
-    """The file of one removal of a workspace, by `CONCEPT` or `CONCEPT.METHOD`. Raises as `find`."""
+    """The file of a workspace's removal, by `CONCEPT` or `CONCEPT.METHOD`. Raises as `find`."""
     known = published(workspace)
     fitting = {p: a for p, a in known.items() if name in (a.concept, f"{a.concept}.{a.method}")}
     if not fitting:
@@ -57,7 +55,7 @@ def compare(
     device: str,
     threads: int,
 ) -> dict[str, int]:
-    """Write the two images side by side; returns the overlap of the removals' latents."""
+    """Write both images side by side; returns {SAE or hookpoint: pairs (step, latent) that several removals edit}."""
     removals = [Removal.load(path) for path in files]
     config = ModelConfig()
     if (workspace / runs.CONFIG).exists():

@@ -1,4 +1,4 @@
-"""Write a run's prompt set; read it back for the steps that follow."""
+"""The prompt set of a run: write it, and read it in later steps."""
 
 import json
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from tasks.engine.step import step
 
 
 class PromptsSummary(Summary):
-    """How many prompts a set has, and how many of them in each split."""
+    """Number of prompts of a set, in all and in each split."""
 
     prompts: int
     train: int
@@ -28,7 +28,7 @@ class PromptsSummary(Summary):
 
 
 class PromptsJob(Job):
-    """One prompt set."""
+    """One prompt set; its id is a hash of templates, files and names of concepts."""
 
     stage: ClassVar[str] = "prompts"
     version: ClassVar[int] = 1
@@ -39,7 +39,7 @@ class PromptsJob(Job):
 
     config: PromptsConfig
     domains: dict[str, DomainConfig]
-    """Only the names of the concepts matter."""
+    """Only the names of the concepts enter the id."""
 
     @property
     def label(self) -> str:
@@ -59,13 +59,13 @@ class PromptsJob(Job):
         }
 
     def build(self) -> list[Prompt]:
-        """The prompts that the set holds, there or not."""
+        """The prompts of the set, from its templates and files; the artifact need not exist."""
         return library.build(self.config, self.domains)
 
 
 @step("prompts")
 def prompts(job: PromptsJob) -> Made:
-    """Fill templates, read files, write `prompts.parquet`."""
+    """Fill the templates, read the files and write `prompts.parquet`."""
     clock = Clock()
     found = job.build()
     rows = [{"prompt_id": p.id, "text": p.text, "split": p.split, "concepts": dict(p.concepts)} for p in found]
@@ -75,15 +75,15 @@ def prompts(job: PromptsJob) -> Made:
 
 
 def images_id(requests: Iterable[Request]) -> str:
-    """A hash of which images are made, in which order, and of what they are asked to show.
+    """Hash of a list of images: their keys, concepts and order.
 
-    Jobs count by it, so that prompts that give a stage no image change nothing for that stage.
+    It enters the ids of jobs in place of the prompt set, so that prompts without images for a stage do not change it.
     """
     rows = [[r.key, sorted(r.prompt.concepts.items())] for r in requests]
     return digest(json.dumps(rows, separators=(",", ":")).encode())[:20]
 
 
 def read(workspace: Workspace, prompts_id: str) -> list[Prompt]:
-    """The prompts of a set that `prompts` wrote, in its order."""
+    """The prompts of a committed set, in its order."""
     rows = read_table(workspace.whole(prompts_id) / PROMPTS.file).to_pylist()
     return [Prompt(r["text"], r["split"], dict(r["concepts"])) for r in rows]

@@ -1,4 +1,4 @@
-"""Read what was measured of an SAE, its scores beside it, and make the page or the sheet of one latent from it."""
+"""The page of an SAE, and the sheet of one latent, from its measurements and scores."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,19 +38,19 @@ GROUP BY ALL ORDER BY latent, avg(score) DESC, concept
 
 
 def newest(workspace: Workspace, stage: str, **wanted: str) -> Manifest | None:
-    """The newest artifact of a stage whose summary says what is wanted."""
+    """The newest artifact of a stage whose summary has the wanted values."""
     found = [m for m in workspace.artifacts(stage) if all(m.summary.get(k) == v for k, v in wanted.items())]
     return max(found, key=lambda m: (m.created, m.id), default=None)
 
 
 def protocol(workspace: Workspace, sae_id: str) -> str | None:
-    """How the SAE's concepts were last scored; None: it never was."""
+    """The protocol of an SAE's newest scores; None if it has none."""
     found = [m for m in workspace.artifacts("score") if any(s["sae_id"] == sae_id for s in m.summary["saes"])]
     return max(found, key=lambda m: (m.created, m.id)).summary["protocol"] if found else None
 
 
 def specific(workspace: Workspace, sae_id: str, protocol: str, count: int = SHOWN) -> list[int]:
-    """The latents that belong most to one concept: by their best concept's score, mean over all steps."""
+    """The latents with the highest score for any one concept, as the mean over all steps."""
     with connect(workspace) as connection:
         return [row[0] for row in connection.execute(_SPECIFIC, [sae_id, protocol, count]).fetchall()]
 
@@ -58,7 +58,7 @@ def specific(workspace: Workspace, sae_id: str, protocol: str, count: int = SHOW
 def concept_scores(
     workspace: Workspace, sae_id: str, protocol: str, latents: Sequence[int]
 ) -> dict[int, list[ConceptScore]]:
-    """The scores of some latents for every concept of their domains, best mean first."""
+    """{latent: its score for every scored concept, highest mean first}."""
     found: dict[int, list[ConceptScore]] = {latent: [] for latent in latents}
     with connect(workspace) as connection:
         rows = connection.execute(_SCORES, [sae_id, protocol, list(latents)]).fetchall()
@@ -68,7 +68,7 @@ def concept_scores(
 
 
 class Diagnosis:
-    """The tables of one diagnosis, and what goes with them."""
+    """The tables of one diagnosis, with a comparison to another SAE if there is one."""
 
     def __init__(self, workspace: Workspace, diagnosis_id: str, stability_id: str | None = None) -> None:
         self.workspace, self.manifest = workspace, workspace.manifest(diagnosis_id)
@@ -80,7 +80,7 @@ class Diagnosis:
         self.against: str | None = None
         self.chance: float | None = None
         self.encoder: float | None = None
-        """Mean cosine between the encoder rows of the pairs that the decoders make."""
+        """Mean cosine of the encoder rows of latents paired by their decoder rows."""
         self.stability: np.ndarray[Any, np.dtype[np.float64]] | None = None
         if stability_id is not None:
             compared = workspace.manifest(stability_id).summary
@@ -94,13 +94,13 @@ class Diagnosis:
         return len(self.latents["latent"])
 
     def shown(self) -> list[int]:
-        """The latents of the page: the most specific ones, or where none were scored those that grow largest."""
+        """The latents of the page: the most specific ones, or if none were scored, those with the largest values."""
         if self.protocol is not None:
             return specific(self.workspace, self.sae_id, self.protocol)
         return [int(i) for i in np.argsort(-self.latents["maximum"], kind="stable")[:SHOWN]]
 
     def describe(self, latents: Sequence[int], *, near: bool = False) -> list[Latent]:
-        """All that is known of some latents; `near` also looks for their neighbours, which reads the SAE."""
+        """Records of some latents; `near` adds their nearest decoder rows, for which the SAE is loaded."""
         scores = (
             concept_scores(self.workspace, self.sae_id, self.protocol, latents) if self.protocol is not None else {}
         )
@@ -164,7 +164,7 @@ class Diagnosis:
         return pictures, prompts
 
     def steps(self) -> list[StepFigures]:
-        """One record a (timestep, half), noisiest first."""
+        """One record per (timestep, half), noisiest first."""
         return [StepFigures(**row) for row in read_table(self.folder / STEPS).to_pylist()]
 
     def report(self) -> SAEReport:
@@ -188,7 +188,7 @@ class Diagnosis:
 
 
 def _config(workspace: Workspace, sae_id: str) -> Mapping[str, Any]:
-    """What to know of an SAE's making, in order."""
+    """The description and training settings of an SAE, in the page's order."""
     manifest = workspace.manifest(sae_id)
     info = read_json(workspace.fetch(sae_id, "cfg.json") / "cfg.json")
     names = {"variant": "variant", "activation": "activation", "width": "D", "n_latents": "N", "k": "k"}
@@ -204,7 +204,7 @@ def _config(workspace: Workspace, sae_id: str) -> Mapping[str, Any]:
 
 
 def write_page(diagnosis: Diagnosis, path: Path) -> Path:
-    """Write the page, whole or not at all."""
+    """Write the page, all or nothing."""
     write_atomic(path, sealed_page(page(diagnosis.report())))
     diagnosis.workspace.share(path)
     return path

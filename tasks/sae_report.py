@@ -1,11 +1,11 @@
-"""Look at an SAE: what it keeps on held-out images and what each latent stands for; how like another SAE it is.
+"""Measure an SAE on held-out images, and its similarity to another SAE.
 
-diagnosis.json      the figures of the whole
-steps.parquet       FVU, L0 and denoising losses of each (timestep, half)
-latents.parquet     one row a latent: density, largest value, decoder cosine
-profiles.parquet    one row a (latent, timestep)
-examples.parquet    the images on which each latent is largest, and its map over each
-images.tar          those images, as PNG
+diagnosis.json      figures of the SAE as a whole
+steps.parquet       FVU, L0 and denoising losses per (timestep, half)
+latents.parquet     density, largest value and decoder cosine per latent
+profiles.parquet    density and values per (latent, timestep)
+examples.parquet    images with the largest values of each latent, and its map over each
+images.tar          these images, as PNG
 """
 
 from collections.abc import Iterator
@@ -28,9 +28,10 @@ from saeuron.sae.diagnosis.denoising import Loss, denoising_losses, recovered
 from saeuron.sae.diagnosis.dictionary import chance, nearest
 from saeuron.sae.diagnosis.gathering import ALWAYS_ON, HALVES, Firing, Gathered, Reader
 from saeuron.sae.moments import pooled
+from storage.catalog.diagnosis import FILES, STABILITY_COLUMNS
 from storage.dense import shards
 from storage.files import write_json
-from storage.tables import write_table
+from storage.tables import table, write_table
 from tasks import prompts as prompt_sets
 from tasks.engine import model, progress
 from tasks.engine.job import Clock, Job, Made, Summary, commit
@@ -43,7 +44,7 @@ STABILITY = "stability.parquet"
 
 
 class DiagnosisSummary(Summary):
-    """The figures of an SAE on held-out images, of the half that it reads."""
+    """Figures of an SAE on held-out images, in the half of the batch that it reads."""
 
     sae_id: str
     hookpoint: str
@@ -52,16 +53,16 @@ class DiagnosisSummary(Summary):
     dead: int
     always_on: int
     linear: float | None
-    """Share of the squared error that is linear in the activations."""
+    """Share of the squared error that is linear in the activations; None: unknown."""
     fvu_pursuit: float
-    """FVU where matching pursuit chooses the latents, as many of them."""
+    """FVU if gradient pursuit chooses the same number of latents."""
     recovered: float | None
-    """Share of the denoising loss that the reconstruction keeps."""
+    """Share of the denoising loss that the reconstruction recovers; None: unknown."""
     images: int
 
 
 class DiagnosisJob(Job):
-    """One SAE, on held-out images."""
+    """The measurement of one SAE on held-out images."""
 
     stage: ClassVar[str] = "diagnosis"
     version: ClassVar[int] = 1
@@ -82,20 +83,20 @@ class DiagnosisJob(Job):
 
 
 class StabilitySummary(Summary):
-    """How like another SAE it is, as the mean over its latents."""
+    """Similarity of an SAE to another, as means over its latents."""
 
     sae_id: str
     against_id: str
     stability: float
-    """Mean of the largest cosines."""
+    """Mean of the largest cosine of each decoder row to a row of the other SAE."""
     encoder: float
-    """Mean cosine of the encoder rows of the latents so paired."""
+    """Mean cosine of the encoder rows of these pairs."""
     chance: float
-    """The mean of the largest cosines, if the directions were random."""
+    """What `stability` would be for random directions."""
 
 
 class StabilityJob(Job):
-    """One SAE compared with another."""
+    """The comparison of one SAE with another."""
 
     stage: ClassVar[str] = "stability"
     version: ClassVar[int] = 2
@@ -108,7 +109,7 @@ class StabilityJob(Job):
 
 
 def images(job: DiagnosisJob) -> list[Request]:
-    """The held-out images: test prompts of as many combinations of concepts as there are, chosen by the seed.
+    """The held-out images: one test prompt of each combination of concepts, up to `config.images`, chosen by the seed.
 
     Raises:
         BadPrompts: the prompt set has no test prompts.
@@ -123,7 +124,7 @@ def images(job: DiagnosisJob) -> list[Request]:
 
 @step("diagnose")
 def diagnose(job: DiagnosisJob) -> Made:
-    """Generate, read, measure, and write the tables."""
+    """Generate the images, read the activations, measure, and write the tables."""
     clock = Clock()
     sae = SAE.load(job.open.whole(job.sae_id), job.device)
     pipe = model.pipeline(job.model, job.device)
@@ -157,8 +158,7 @@ def diagnose(job: DiagnosisJob) -> Made:
     summary = DiagnosisSummary(
         sae_id=job.sae_id,
         hookpoint=sae.info.hookpoint,
-        fvu=own["fvu"],
-        l0=own["l0"],
+        **{name: own[name] for name in ("fvu", "l0")},
         dead=figures["dead"],
         always_on=figures["always_on"],
         linear=dark.encoder.linear,
@@ -171,10 +171,10 @@ def diagnose(job: DiagnosisJob) -> Made:
 
 @step("stability")
 def stability(job: StabilityJob) -> Made:
-    """The largest cosine of each decoder row to any of the other SAE's; how far the encoder rows of such pairs agree.
+    """Pair each latent with the nearest decoder row of the other SAE; write `stability.parquet`.
 
     Raises:
-        WidthMismatch: the SAEs read vectors of different widths.
+        WidthMismatch: the SAEs have different widths.
     """
     clock = Clock()
     mine, other = (SAE.load(job.open.whole(i), job.device) for i in (job.sae_id, job.against_id))
@@ -184,17 +184,14 @@ def stability(job: StabilityJob) -> Made:
             "hookpoint."
         )
     found = nearest(mine.W_dec, other.W_dec)
-    columns: dict[str, NDArray[Any]] = {
-        "latent": np.arange(mine.info.n_latents, dtype=np.uint32),
-        "stability": found.cosine.cpu().numpy().astype(np.float64),
-        "counterpart": found.latent.cpu().numpy().astype(np.uint32),
-    }
-    write_table(job.folder / STABILITY, pa.table(columns))
+    cosine = found.cosine.cpu().double()
+    columns = [np.arange(mine.info.n_latents), cosine.numpy(), found.latent.cpu().numpy()]
+    write_table(job.folder / STABILITY, pa.table(columns, schema=STABILITY_COLUMNS))
     encoders = torch.nn.functional.cosine_similarity(mine.W_enc.float(), other.W_enc[found.latent].float(), dim=1)
     summary = StabilitySummary(
         sae_id=job.sae_id,
         against_id=job.against_id,
-        stability=float(columns["stability"].mean()),
+        stability=float(cosine.mean()),
         encoder=float(encoders.double().mean()),
         chance=chance(mine.info.n_latents, other.info.n_latents, mine.info.width),
     )
@@ -202,74 +199,68 @@ def stability(job: StabilityJob) -> Made:
 
 
 def latent_table(sae: SAE, firing: Firing) -> pa.Table:
-    """One row a latent; over all steps of the half that was read."""
+    """One row per latent, over all steps of the half that was read."""
     rows = int(firing.rows.sum())
     like = nearest(sae.W_dec)
     density = (firing.fires.sum(0).double() / rows).numpy()
     columns: dict[str, NDArray[Any]] = {
-        "latent": np.arange(len(density), dtype=np.uint32),
+        "latent": np.arange(len(density)),
         "density": density,
         "image_density": (firing.image_fires.double() / int(firing.images.max())).numpy(),
         "mean": (firing.total.sum(0) / rows).numpy(),
         "maximum": firing.maximum.amax(0).numpy(),
-        "max_cosine": like.cosine.cpu().numpy().astype(np.float64),
-        "nearest": like.latent.cpu().numpy().astype(np.uint32),
+        "max_cosine": like.cosine.cpu().numpy(),
+        "nearest": like.latent.cpu().numpy(),
         "dead": density == 0,
         "always_on": density >= ALWAYS_ON,
     }
-    return pa.table(columns)
+    return pa.table(columns, FILES["latent"])
 
 
 def profile_table(firing: Firing) -> pa.Table:
-    """One row a (latent, timestep), latent by latent, noisiest first."""
+    """One row per (latent, timestep), latent by latent, noisiest step first."""
     steps, latents = firing.fires.shape
     rows = firing.rows[:, None]
     columns = {
-        "latent": np.repeat(np.arange(latents, dtype=np.uint32), steps),
-        "timestep": np.tile(np.array(firing.timesteps, dtype=np.int32), latents),
+        "latent": np.repeat(np.arange(latents), steps),
+        "timestep": np.tile(firing.timesteps, latents),
         "density": (firing.fires.double() / rows).T.reshape(-1).numpy(),
         "mean": (firing.total / rows).T.reshape(-1).numpy(),
         "maximum": firing.maximum.T.reshape(-1).numpy(),
     }
-    return pa.table(columns)
+    return pa.table(columns, FILES["profile"])
 
 
 def example_table(gathered: Gathered, requests: list[Request]) -> pa.Table:
-    """One row a (latent, rank) at which the latent fires; rank 1 is its largest of all."""
+    """One row per (latent, rank) where the latent fires; rank 1 is the image with its largest value."""
     top = gathered.examples
     ranks, latents = (top.value.T > 0).nonzero(as_tuple=True)[::-1]
     chosen = [requests[i] for i in top.image[ranks, latents].tolist()]
     heat = top.heat[ranks, :, latents].numpy()
     columns = {
-        "latent": latents.numpy().astype(np.uint32),
-        "rank": (ranks.numpy() + 1).astype(np.int32),
-        "prompt_id": pa.array([r.prompt.id for r in chosen], pa.string()),
-        "image_index": np.array([r.index for r in chosen], dtype=np.int32),
-        "timestep": top.timestep[ranks, latents].numpy().astype(np.int32),
-        "position": top.position[ranks, latents].numpy().astype(np.int32),
-        "value": top.value[ranks, latents].numpy().astype(np.float32),
-        "heat": pa.array([row.tobytes() for row in heat], pa.binary()),
+        "latent": latents.numpy(),
+        "rank": ranks.numpy() + 1,
+        "prompt_id": [r.prompt.id for r in chosen],
+        "image_index": [r.index for r in chosen],
+        "timestep": top.timestep[ranks, latents].numpy(),
+        "position": top.position[ranks, latents].numpy(),
+        "value": top.value[ranks, latents].numpy(),
+        "heat": [row.tobytes() for row in heat],
     }
-    return pa.table(columns)
+    return pa.table(columns, FILES["example"])
 
 
 def step_table(gathered: Gathered, losses: list[Loss]) -> pa.Table:
-    """One row a (timestep, half), noisiest first; losses are null at timesteps that were not noised to."""
+    """One row per (timestep, half), noisiest first; losses are null at timesteps without a denoising loss."""
     lost = {(loss.timestep, loss.half): loss for loss in losses}
     keys = sorted(gathered.moments, key=lambda key: (-key[0], key[1]))
-    moments = [gathered.moments[key] for key in keys]
-    columns = {
-        "timestep": pa.array([t for t, _ in keys], pa.int32()),
-        "half": pa.array([half for _, half in keys], pa.string()),
-        "rows": pa.array([m.rows for m in moments], pa.int64()),
-        "fvu": pa.array([m.fvu for m in moments], pa.float64()),
-        "relative": pa.array([m.relative for m in moments], pa.float64()),
-        "l0": pa.array([m.l0 for m in moments], pa.float64()),
-    }
-    for kind in ("clean", "sae", "zero"):
-        values = [getattr(lost[key], kind) if key in lost else None for key in keys]
-        columns[f"loss_{kind}"] = pa.array(values, pa.float64())
-    return pa.table(columns)
+    rows = [
+        {"timestep": t, "half": half}
+        | {name: getattr(gathered.moments[t, half], name) for name in ("rows", "fvu", "relative", "l0")}
+        | {f"loss_{kind}": getattr(lost.get((t, half)), kind, None) for kind in ("clean", "sae", "zero")}
+        for t, half in keys
+    ]
+    return table(rows, FILES["step"])
 
 
 def _figures(
@@ -285,7 +276,7 @@ def _figures(
         parts = [m for (_, h), m in gathered.moments.items() if h == half]
         if parts:
             whole = pooled(parts)
-            halves[half] = {"rows": whole.rows, "fvu": whole.fvu, "relative": whole.relative, "l0": whole.l0}
+            halves[half] = {name: getattr(whole, name) for name in ("rows", "fvu", "relative", "l0")}
     lost = {half: [loss for loss in losses if loss.half == half] for half in halves}
     return {
         "images": len(requests),
@@ -295,8 +286,7 @@ def _figures(
         "grid": list(gathered.grid),
         "timesteps": gathered.firing.timesteps,
         "halves": halves,
-        "dead": int(np.sum(latents["dead"].to_numpy())),
-        "always_on": int(np.sum(latents["always_on"].to_numpy())),
+        **{name: int(np.sum(latents[name].to_numpy())) for name in ("dead", "always_on")},
         "max_cosine": float(np.mean(latents["max_cosine"].to_numpy())),
         "dark_matter": {
             "fit_rows": dark.fit_rows,

@@ -1,4 +1,4 @@
-"""`saeuron sae report` and `saeuron latent show`: what an SAE keeps and loses, what one of its latents stands for."""
+"""`saeuron sae report` and `saeuron latent show`: measure an SAE, and show one of its latents."""
 
 import json
 from pathlib import Path
@@ -12,19 +12,19 @@ from saeuron.errors import ConfigError
 if TYPE_CHECKING:
     from tasks.sae_page import Diagnosis
 
-latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at single latents of an SAE.")
+latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show single latents of an SAE.")
 
-Named = Annotated[str, typer.Argument(metavar="ID", help="The SAE: its id, the beginning of it, or its hookpoint.")]
+Named = Annotated[str, typer.Argument(metavar="ID", help="The SAE: its id, a prefix of the id, or its hookpoint.")]
 
 
 def report(
     sae: Named,
-    against: Annotated[str | None, typer.Option(help="Another SAE, to measure stability against.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another SAE to compare its decoder with.")] = None,
     stability: Annotated[
-        bool, typer.Option("--stability", help="Train one with the next seed, and measure stability against it.")
+        bool, typer.Option("--stability", help="Train one with the next seed and compare with that.")
     ] = False,
     images: Annotated[int, typer.Option(min=2, help="Held-out images to generate.")] = 256,
-    rows: Annotated[int, typer.Option(min=2, help="Activations kept of them, to take the error apart.")] = 16384,
+    rows: Annotated[int, typer.Option(min=2, help="Activations kept for the analysis of the error.")] = 16384,
     out: Annotated[Path | None, typer.Option(help="The HTML file; in the workspace's reports by default.")] = None,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
@@ -60,7 +60,7 @@ def report(
 @latents.command("show")
 def latent_show(
     sae: Named,
-    latent: Annotated[int, typer.Argument(metavar="LATENT", help="Which of its latents, from 0.")],
+    latent: Annotated[int, typer.Argument(metavar="LATENT", help="Number of the latent, from 0.")],
     out: Annotated[Path | None, typer.Option(help="The PNG; in the workspace's pictures by default.")] = None,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
@@ -70,8 +70,8 @@ def latent_show(
 ) -> None:
     """Show one latent: density, concepts, neighbours, images.
 
-    Also writes a PNG of the images on which it is largest. Shows what `saeuron sae report` measured last; if there is
-    no such report, the SAE is measured first.
+    Also writes a PNG of the images with its largest values. The figures are those of the last `saeuron sae report`; if
+    there is none, the SAE is measured first.
 
     Example: saeuron latent show unet.up_blocks.0.attentions.1 12 --out latent.png
     """
@@ -94,7 +94,7 @@ def latent_show(
 def _measured(
     sae: str, workspace: Path, device: str, threads: int, verbose: bool, as_json: bool, *asked: Any
 ) -> "Diagnosis":
-    """The diagnosis of an SAE: what is `asked` for, or else the newest; made where it is not there."""
+    """The diagnosis of an SAE, made if missing; without `asked` (options of `sae_report`), the newest one."""
     from flows.check import check_device
     from flows.environment import check_server, prepare
     from storage import Workspace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -29,7 +30,7 @@ FILES = {
     "step": _of("sae_steps", "timestep half rows fvu relative l0 loss_clean loss_sae loss_zero"),
 }
 """{kind: columns of the file `<kind>s.parquet`} of a diagnosis."""
-STABILITY = _of("latents", "latent stability counterpart")
+STABILITY_COLUMNS = _of("latents", "latent stability counterpart")
 _DIAGNOSES = pa.schema(
     [
         ("file_index", pa.uint64()),
@@ -45,14 +46,20 @@ def diagnosis_sources(workspace: Workspace) -> list[Source]:
     return [
         _about("diagnosis_files", seen),
         *(
-            Source(f"{kind}_rows", columns, files=tuple(workspace.folder(m.id) / f"{kind}s.parquet" for m in seen))
+            Source(f"{kind}_rows", columns, files=_paths(workspace, seen, f"{kind}s"))
             for kind, columns in FILES.items()
         ),
         _about("stability_files", compared),
         Source(
-            "stability_rows", STABILITY, files=tuple(workspace.folder(m.id) / "stability.parquet" for m in compared)
+            "stability_rows",
+            STABILITY_COLUMNS,
+            files=tuple(workspace.folder(m.id) / "stability.parquet" for m in compared),
         ),
     ]
+
+
+def _paths(workspace: Workspace, manifests: Sequence[Manifest], name: str) -> tuple[Path, ...]:
+    return tuple(workspace.folder(m.id) / f"{name}.parquet" for m in manifests)
 
 
 def _about(name: str, manifests: Sequence[Manifest]) -> Source:

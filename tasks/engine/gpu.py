@@ -1,4 +1,4 @@
-"""Runs that share a GPU take turns, by Prefect's global concurrency limit "gpu"."""
+"""Turns on a shared GPU, by Prefect's global concurrency limit `gpu`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -8,10 +8,10 @@ LIMIT = "gpu"
 
 @contextmanager
 def gpu(device: str) -> Iterator[None]:
-    """Hold one slot of the limit while a step works on `device`, if that is a GPU.
+    """Hold one slot of the limit for the length of a `with` block if `device` is a GPU.
 
-    Where there is no such limit nothing waits, nor where there is no server: a run's own has no other run to wait for.
-    A tag on the task would do the same, at six times the cost of a step, and what is limited by tag is never cached.
+    Does nothing if the server has no such limit, or if the run started the server for itself: then there is no other
+    run. A limit by task tag would cost six times as much per step, and tasks limited by tag are never cached.
     """
     if not device.startswith("cuda"):
         yield

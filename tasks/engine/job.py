@@ -1,16 +1,16 @@
-"""A stage, declared once: the class of its jobs. Also the identity of a job, its folder, the commit.
+"""Stages, each declared once by the class of its jobs; a job's id, its folder and its commit.
 
-How to declare a stage: one file, in `tasks/` or in a package of your own.
+To declare a stage, write one file, in `tasks/` or in a package of your own:
 
     class ToySummary(Summary):
         toys: int
 
     class ToyJob(Job):
-        stage, version, summary_type = "toy", 1, ToySummary    # raise the version by hand when the meaning changes
+        stage, version, summary_type = "toy", 1, ToySummary    # raise the version when results change
         views = (View(name="toys", key="toy_id", file="toys.parquet", columns=(Column("toy", "VARCHAR", "", "name"),)),)
         publishes = {"toys.txt": "pictures/{concept}_toys.txt"}    # copies for people; {fields} of the job
-        command = RUN                                          # what makes it again
-        concept: str                                           # fields: configuration, ids of inputs; hashed to the id
+        command = RUN                                          # the command that makes the artifact again
+        concept: str                                           # settings and ids of inputs; the id is their hash
 
     @step("toy")
     def toy(job: ToyJob) -> Made:
@@ -19,9 +19,10 @@ How to declare a stage: one file, in `tasks/` or in a package of your own.
         write_atomic(job.folder / "toys.txt", job.concept.encode())
         return commit(job, {}, ToySummary(toys=1), clock)
 
-A shipped stage is named in `tasks/stages.py`, its view in `storage/tables.py`, its place in a run in `flows/stages/`.
-One from elsewhere is registered (`tasks.stages.register`, or an entry point of the group `saeuron.stages` that names
-the class) and says in `jobs` what a run makes of it. SQL, status, gc, verify and the plan then know it.
+A shipped stage is listed in `tasks/stages.py`, its views in `storage/tables.py`, and a function in `flows/stages/`
+orders its jobs. A stage from elsewhere is registered by `tasks.stages.register` or by an entry point of the group
+`saeuron.stages` that names the class; its method `jobs` returns what a run makes. SQL, status, gc, verify and the plan
+then include it.
 """
 
 import functools
@@ -45,17 +46,17 @@ from storage.verify import ids_in
 from tasks.engine.worker import Worker
 
 RUN = "saeuron run"
-"""The command that walks through all stages."""
+"""The command that runs all stages."""
 
 
 class Summary(BaseModel):
-    """What a manifest says of an artifact. A stage has a subclass with its fields."""
+    """Base of the typed summaries in manifests; each stage has a subclass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Ran(NamedTuple):
-    """What a run tells a stage from elsewhere, once the stages that ship are done, or planned."""
+    """What a stage from elsewhere is given after the shipped stages were run or planned."""
 
     config: RunConfig
     workspace: Path
@@ -66,32 +67,32 @@ class Ran(NamedTuple):
 
 
 class Job(BaseModel):
-    """What one step is to make. A subclass declares a stage.
+    """One artifact to make: configuration and inputs. A subclass declares a stage.
 
     Raises:
-        BadTable: (as a subclass is declared) a view has the name of another that every workspace has.
+        BadTable: when a subclass is defined: a view has the name of a shipped view.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: ClassVar[str]
-    """Name of the stage, and the first part of its ids."""
+    """Name of the stage, the first part of its ids."""
     version: ClassVar[int]
-    """Raised by hand when the meaning of the stage changes."""
+    """To be raised when the stage computes something else: old artifacts are then made again."""
     title: ClassVar[str] = ""
-    """What a person calls a job, with {fields} of it; empty: the stage's name."""
+    """Label of a job for people, with {fields} of the job; empty: the stage's name."""
     excluded_from_id: ClassVar[frozenset[str]] = frozenset()
-    """Fields that do not enter the identity: they change no result."""
+    """Fields that change no result, and so do not enter the id."""
     summary_type: ClassVar[type[Summary]] = Summary
-    """What `commit` is given."""
+    """The class of its summaries."""
     views: ClassVar[tuple[View, ...]] = ()
-    """What SQL shows of its artifacts, beyond the views of `storage/catalog/views.sql`."""
+    """Views of its artifacts in SQL, beside those of `storage/catalog/views.sql`."""
     publishes: ClassVar[Mapping[str, str]] = {}
-    """{file of the artifact: path in the workspace where people look for it}, with fields of the job in braces."""
+    """{file of the artifact: path in the workspace of a copy for people}, with {fields} of the job in the paths."""
     command: ClassVar[str] = ""
-    """What makes it again; fields of the summary may stand in braces. Empty: nobody but its author knows."""
+    """The command that makes an artifact again, with {fields} of its summary; empty: unknown."""
     in_run: ClassVar[bool] = False
-    """Whether a run's walk through the stages names every artifact of it that is still of use. Garbage collection keeps
-    artifacts of other stages as long as their inputs."""
+    """Whether a run names every artifact of this stage that is still needed. Artifacts of other stages are kept by
+    garbage collection for as long as their inputs are."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -104,7 +105,7 @@ class Job(BaseModel):
 
     @classmethod
     def jobs(cls, run: Ran) -> Iterable[tuple[Callable[[Any], "Made"], "Job"]]:
-        """(step, job) of each artifact that `saeuron run` makes after the stages that ship; for stages from elsewhere.
+        """For a stage from elsewhere: (step, job) of each artifact that `saeuron run` makes after the shipped stages.
 
         A stage that overrides this sets `in_run`.
         """
@@ -112,27 +113,28 @@ class Job(BaseModel):
         return ()
 
     workspace: Path
-    """Where it reads and writes."""
+    """The workspace's folder."""
     device: str = "cpu"
-    """Where the model runs."""
+    """Device of the model."""
     worker: Worker | None = None
-    """Set where the step is given to another process: what that must know."""
+    """Settings for the worker process that runs the step; None: this process runs it."""
 
     @property
     def label(self) -> str:
-        """The title, filled in."""
+        """The title with its fields filled in."""
         return self.title.format_map(dict(self)) or self.stage
 
     @functools.cached_property
     def id(self) -> str:
-        """The id of the artifact that this job makes."""
+        """The id of the artifact."""
         return artifact_id(self.stage, self.version, self.identity)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the id is a hash of. The kind of device counts (rounding differs), its number does not.
+        """The fields that the id is a hash of.
 
-        A model counts by its content, `model_id`, not by where it was found.
+        The kind of device is part of it, because rounding differs; its number is not. A model enters by its content
+        (`model_id`), not by its path.
         """
         fields = self.model_dump(mode="json", exclude={"workspace", "device", "worker", *self.excluded_from_id})
         if "model_id" in fields:
@@ -142,18 +144,18 @@ class Job(BaseModel):
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        """{artifact: files or folders of it, none for all} that the step reads: every artifact that a field names."""
+        """{artifact: files or folders that the step reads; none: all}. By default every artifact that a field names."""
         return dict.fromkeys(sorted(ids_in(self.model_dump(mode="json"))), ())
 
     @property
     def places(self) -> dict[str, str]:
-        """{file: path in the workspace} of what it publishes."""
-        # Names are data: whatever a concept is called, its files stay in their folder.
+        """{file: path in the workspace} of the copies for people."""
+        # Encoded, so that no concept's name leads out of the folder.
         names = {name: file_name(value) if isinstance(value, str) else value for name, value in self}
         return {file: place.format_map(names) for file, place in self.publishes.items()}
 
     def show(self, made: "Made") -> None:
-        """Show people who look at Prefect's page what was made; by default nothing."""
+        """Show the result on Prefect's page; by default nothing is shown."""
 
     @property
     def open(self) -> Workspace:
@@ -162,27 +164,27 @@ class Job(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """Where the artifact's files go."""
+        """The artifact's folder."""
         return self.open.folder(self.id)
 
 
 class Made(BaseModel):
-    """What a step returns: never tensors, only where they are."""
+    """The result of a step: an id and small figures, never tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     """The artifact."""
     summary: dict[str, Any] = {}
-    """Its manifest's summary."""
+    """Summary from its manifest."""
     cached: bool = False
-    """Whether it was there before."""
+    """Whether it existed before."""
     seconds: float = 0.0
-    """What this step took, when it ran; of a cached artifact: what all its steps took."""
+    """Duration of this step; of a cached artifact: of all its steps."""
 
 
 class Clock:
-    """Seconds since it was made."""
+    """Seconds since its creation."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
@@ -193,17 +195,17 @@ class Clock:
 
 
 def note_seconds(job: Job, made: Made, *part: object) -> None:
-    """Keep what a part of an artifact took, until `commit`. In a hidden file: times are no part of the result."""
-    # A part that is made again below a manifest needs no commit, which would delete the note.
+    """Note how long a part of an artifact took, for `commit`. The file is hidden, so it is no part of the artifact."""
+    # A part that is repaired in a committed artifact is not followed by a commit, which would delete the note.
     if not job.open.manifest_path(job.id).exists():
         write_json(job.folder / f".{'_'.join(map(str, part))}.seconds", made.seconds)
 
 
 def _noted_seconds(folder: Path) -> float:
-    """The sum of what the parts took, as far as it was noted; the notes are deleted."""
+    """Sum of the seconds that were noted for the parts; deletes the notes."""
     total = 0.0
     for path in sorted(folder.glob(".*.seconds")):
-        # An estimate: a note that cannot be read counts nothing.
+        # The sum is only an estimate, so a note that cannot be read is skipped.
         with suppress(StorageError, TypeError, ValueError):
             total += float(read_json(path))
         path.unlink()
@@ -211,7 +213,7 @@ def _noted_seconds(folder: Path) -> float:
 
 
 def commit(job: Job, inputs: Mapping[str, Any], summary: Summary, clock: Clock, **how: Any) -> Made:
-    """Write the manifest of what `job` made, last of all. Its seconds are those of the parts as well.
+    """Commit a job's artifact by writing its manifest. Its seconds include those of its parts.
 
     Raises:
         BadTable: a file does not have the columns that the stage's view declares.
@@ -227,7 +229,7 @@ def commit(job: Job, inputs: Mapping[str, Any], summary: Summary, clock: Clock, 
         summary=summary.model_dump(mode="json"),
         seconds=round(own + _noted_seconds(job.folder), 3),
         publishes=job.places,
-        # Those that ship are known everywhere.
+        # Shipped views need no copy in the manifest.
         views=[view for view in job.views if view.name not in COLUMNS],
         **how,
     )

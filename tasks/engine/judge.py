@@ -1,4 +1,4 @@
-"""Who judges a domain; a judge is loaded once in each process, when a step first needs it."""
+"""The judge of a domain, loaded once per process when a step first needs it."""
 
 import functools
 from typing import Any
@@ -11,29 +11,29 @@ from saeuron import judges
 
 
 class DomainJudge(BaseModel):
-    """Who judges one domain, and by which labels."""
+    """The judge of one domain and its labels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: str
-    """As configured: where the judge is found."""
+    """The judge's specification, as configured."""
     templates: tuple[str, ...] = ()
     id: str
-    """The judge by its content: what counts."""
+    """The judge's id by content."""
     labels: tuple[str, ...]
-    """What it chooses among."""
+    """The labels it chooses from."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What enters the ids of artifacts."""
+        """The fields that enter the ids of artifacts."""
         return {"id": self.id, "labels": list(self.labels)}
 
     def look(self, domain: str, pictures: NDArray[np.uint8], device: str) -> list[judges.Judgement]:
-        """Judge uint8 [B, H, W, 3]; the judge is loaded once in each process."""
+        """Judge images, uint8 [B, H, W, 3]."""
         return _load(self.spec, domain, self.templates, device, self.id)(pictures, self.labels)
 
 
 @functools.lru_cache(maxsize=4)
 def _load(spec: str, domain: str, templates: tuple[str, ...], device: str, content: str) -> judges.Judge:
-    del content  # Another judge may lie where this one was found.
+    del content  # Part of the cache key: the folder may hold another judge later.
     return judges.create(spec, domain, templates, device)

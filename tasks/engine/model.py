@@ -1,4 +1,4 @@
-"""One model per process: loaded when the first step needs it, kept for the next."""
+"""The process's one pipeline: loaded when a step first needs it, and kept."""
 
 import functools
 import logging
@@ -19,15 +19,15 @@ def _load(spec: str, dtype: str, device: str, scheduler: str | None) -> Any:
 
 
 def pipeline(config: ModelConfig, device: str) -> Any:
-    """The pipeline of a configuration, on a device."""
+    """The pipeline of a configuration on a device."""
     return _load(config.spec, config.dtype, device, config.scheduler)
 
 
 def set_threads(threads: int) -> None:
-    """Threads of torch's operators: set, not found, because results depend on it."""
+    """Set the threads of torch's operators. Results depend on their number, so torch's default is never used."""
     torch.set_num_threads(threads)
 
 
 def device_count(device: str) -> int:
-    """How many devices of a kind this machine has."""
+    """Number of this machine's devices of a kind."""
     return torch.cuda.device_count() if device.split(":")[0] == "cuda" else 1

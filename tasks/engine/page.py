@@ -1,11 +1,8 @@
-"""What Prefect's page shows of a run beside its states: bars, tables, pictures, events, lines of the log.
+"""What Prefect's page shows of a run beside its states: progress bars, tables, pictures, events, log lines.
 
-All of it is decoration. Nothing is sent where nobody can look, on the server that a run without one starts for itself,
-and what goes wrong here fails no run.
+Errors here fail no run. Nothing is sent to the server that a run starts for itself, because nobody can look at it.
 """
 
-import base64
-import io
 import logging
 import os
 import re
@@ -31,13 +28,13 @@ from prefect.settings import PREFECT_API_URL
 from tasks.engine.job import Job, Made
 
 LIBRARIES = ("flows", "tasks", "saeuron", "storage")
-"""Loggers that Prefect's page shows; `flows.environment` names them to Prefect."""
+"""Loggers that Prefect's page shows; `flows.environment` gives Prefect the same names."""
 ADDRESS = "SAEURON_WORKSPACE_URL"
-"""Environment variable: where a web server shows the workspace's folder, for links that a browser follows."""
+"""Environment variable: URL at which a web server shows the workspace's folder, for links."""
 OWN_SERVER = "SAEURON_OWN_SERVER"
-"""Environment variable: the server is that of a run alone; see `flows.server`."""
+"""Environment variable, set if the run started the server for itself; see `flows.server`."""
 _SPARE = 50
-"""An update of a bar that took t seconds is followed by none for 50 t: bars cost 2 percent of a run at most."""
+"""After an update of a bar that took t seconds, none follows for 50 t: bars take at most 2 percent of a run."""
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +44,12 @@ def _named() -> bool:
 
 
 def watched() -> bool:
-    """Whether this is part of a run on a server that the user named."""
+    """Whether this code runs in a flow or task on a server that the user named."""
     return _named() and (FlowRunContext.get() or TaskRunContext.get()) is not None
 
 
 def hear_libraries() -> None:
-    """Let what the project's own loggers say at INFO through to a server: Prefect gives them a handler, no level."""
+    """Send INFO lines of the project's loggers to the server. Prefect gives them a handler but no level."""
     for name in LIBRARIES if _named() else ():
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
@@ -68,7 +65,7 @@ def _decoration() -> Iterator[None]:
 
 
 class Bars:
-    """Listens to `tasks.engine.progress`: a progress artifact for each stage in which something is made."""
+    """A listener of `tasks.engine.progress` that shows a progress artifact for each stage that makes something."""
 
     def __init__(self) -> None:
         self.now = ("", 0, 1)
@@ -102,7 +99,7 @@ class Bars:
 
 
 def show(job: "Job", made: "Made", *shard: int) -> None:
-    """Tell of what a step has just made: an event for a shard or an artifact, and what people look at of it."""
+    """Emit an event for a new shard or artifact, and show the artifact."""
     if made.cached or not watched():
         return
     with _decoration():
@@ -120,7 +117,7 @@ def show(job: "Job", made: "Made", *shard: int) -> None:
 
 
 def show_figures(job: Any, made: "Made") -> None:
-    """The metrics of a removal."""
+    """Show the metrics of a removal as a table."""
     about = made.summary
     rows = [
         {"metric": name, **{key: _percent(figure[key]) for key in ("value", "unedited", "low", "high")}}
@@ -131,11 +128,17 @@ def show_figures(job: Any, made: "Made") -> None:
 
 
 def show_pictures(job: Any, made: "Made") -> None:
-    """The contact sheet of a removal, and where the plot of its scores will be."""
+    """Show the contact sheet of a removal, and a link to the plot of its scores."""
+    from PIL import Image
+
+    from saeuron.pages.document import encoded
+
     del made
     name, concept = _key(f"{job.concept} {job.method}"), job.concept
     title = f"{job.domain} {concept} removed by {job.method}: unedited above, removed below"
-    create_image_artifact(_inline(job.folder / "sheet.png"), key=f"sheet-{name}", description=title)
+    # A data URL, because a page loaded over http shows no file:// picture.
+    sheet = encoded(Image.open(job.folder / "sheet.png").convert("RGB"), "JPEG", quality=80)
+    create_image_artifact(sheet, key=f"sheet-{name}", description=title)
     if place := job.places.get("scores.png"):
         link = _address(job.workspace, job.open.root / place)
         what = f"The best latents of {job.domain} {concept}."
@@ -143,7 +146,7 @@ def show_pictures(job: Any, made: "Made") -> None:
 
 
 def show_diagnosis(job: Any, made: "Made") -> None:
-    """Where the page about an SAE will be."""
+    """Show a link to the page of an SAE."""
     del made
     link = _address(job.workspace, job.open.reports / f"{job.sae_id}.html")
     key, text = f"report-{_key(job.sae_id)}", f"report of {job.sae_id}"
@@ -151,7 +154,7 @@ def show_diagnosis(job: Any, made: "Made") -> None:
 
 
 def _key(text: str) -> str:
-    """A name as keys of artifacts must be: lower-case letters, digits and dashes."""
+    """A name as a key of a Prefect artifact: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "other"
 
 
@@ -160,15 +163,6 @@ def _percent(value: float | None) -> str:
 
 
 def _address(workspace: Path, path: Path) -> str:
-    """A file of the workspace as a link: below `SAEURON_WORKSPACE_URL`, or on this machine."""
+    """Link to a file of the workspace: below `SAEURON_WORKSPACE_URL`, or on this machine."""
     base = os.environ.get(ADDRESS, "").rstrip("/")
     return f"{base}/{quote(path.relative_to(workspace).as_posix())}" if base else path.as_uri()
-
-
-def _inline(path: Path) -> str:
-    """A picture as a data URL. A page that came by http shows no file:// picture, and no other server need run."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.open(path).convert("RGB").save(buffer, format="JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""How far the work is: told to whoever listens in this context, and to nobody by default."""
+"""Progress of the work, sent to the listeners of the current context."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ class Listener(Protocol):
     """Shows progress to a person."""
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """`done` of `total` steps of a stage are finished."""
+        """Of a stage, `done` of `total` steps are finished."""
 
     def within(self, what: str, done: int, total: int, note: str) -> None:
-        """The step that runs now is at `done` of `total`."""
+        """The current step is at `done` of `total`."""
 
     def line(self, text: str) -> None:
-        """Something happened that stays worth reading."""
+        """A line for the log."""
 
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
@@ -24,7 +24,7 @@ _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=(
 
 @contextmanager
 def listening(*listeners: Listener) -> Iterator[None]:
-    """Send the progress of what runs in this context to `listeners`, beside those that listen already."""
+    """Add listeners for the length of a `with` block."""
     token = _listeners.set((*_listeners.get(), *listeners))
     try:
         yield
@@ -33,18 +33,18 @@ def listening(*listeners: Listener) -> Iterator[None]:
 
 
 def stage(name: str, done: int, total: int) -> None:
-    """Say how many steps of a stage are finished."""
+    """Report how many steps of a stage are finished."""
     for listener in _listeners.get():
         listener.stage(name, done, total)
 
 
 def tell(what: str, done: int, total: int, note: str = "") -> None:
-    """Say how far the step that runs now is."""
+    """Report the progress of the current step."""
     for listener in _listeners.get():
         listener.within(what, done, total, note)
 
 
 def line(text: str) -> None:
-    """Say something that stays worth reading."""
+    """Report a line for the log."""
     for listener in _listeners.get():
         listener.line(text)

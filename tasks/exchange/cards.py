@@ -1,7 +1,7 @@
-"""What the workspace knows of an SAE or a removal, for the card it is published with."""
+"""Facts from a workspace for the model card of an SAE or a removal."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from storage import Workspace
 from storage.errors import StorageError
 from storage.files import read_json, write_atomic
 from storage.manifests import Manifest
-from storage.tables import read_table
+from storage.tables import METRICS, read_table
 from tasks.generate import file_of
 from tasks.registry import runs
 
@@ -24,7 +24,7 @@ RUN = "run.yaml"
 
 
 def sae_facts(workspace: Path, name: str, manifest: Manifest | None, format: str) -> SAEFacts:
-    """Where an SAE came from; of one that is not the workspace's own, only where it was read."""
+    """The origin of an SAE. Without a manifest, only the place it was read from is known."""
     if manifest is None:
         shown = published(name)
         return SAEFacts(shown, format, f"saeuron sae export {shlex.quote(shown)} --format {format} --out DIR")
@@ -54,7 +54,7 @@ def sae_facts(workspace: Path, name: str, manifest: Manifest | None, format: str
 
 
 def _yaml(config: RunConfig) -> str:
-    # Where its steps ran changes nothing, and may name machines of one's own.
+    # The runner changes no result, and may name private machines.
     fields = config.model_dump(mode="json", exclude={"runner"})
     fields["model"]["spec"] = published(config.model.spec)
     return yaml.safe_dump(fields, sort_keys=False)
@@ -73,7 +73,7 @@ def _captured(capture: Manifest) -> dict[str, Any]:
 
 
 def _made_by(workspace: Workspace, sae: Manifest, capture: Manifest | None) -> RunConfig | None:
-    """The configuration of a run that makes this SAE: the last one, or another that the workspace remembers."""
+    """The configuration of a run that makes this SAE: the last one, or an earlier one stored in the workspace."""
     if capture is None:
         return None
     for config in _configs(workspace):
@@ -90,7 +90,7 @@ def _made_by(workspace: Workspace, sae: Manifest, capture: Manifest | None) -> R
 
 
 def _within(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether all that was recorded is as it is now; options that came later were at their defaults."""
+    """Whether the recorded settings equal those given now. Options added later are ignored."""
     return all(name in now and now[name] == value for name, value in recorded.items())
 
 
@@ -100,35 +100,38 @@ def _configs(workspace: Workspace) -> Iterator[RunConfig]:
         try:
             yield RunConfig.model_validate(read_json(path))
         except (StorageError, ValidationError):
-            # Of an earlier version, or damaged: it cannot be what this version is told to run.
+            # Damaged or of an earlier version, which this version cannot run.
             continue
 
 
 def removal_figures(workspace: Workspace, removal_id: str) -> list[dict[str, Any]]:
-    """The rows of the newest evaluation of a removal; empty if there is none."""
+    """Rows of the newest evaluation of a removal; empty if there is none."""
     found = [m for m in workspace.artifacts("evaluation") if m.inputs.get("removal") == removal_id]
     if not found:
         return []
     newest = max(found, key=lambda m: (m.created, m.id))
-    rows: list[dict[str, Any]] = read_table(
-        workspace.fetch(newest.id, "metrics.parquet") / "metrics.parquet"
-    ).to_pylist()
+    rows: list[dict[str, Any]] = read_table(workspace.fetch(newest.id, METRICS.file) / METRICS.file).to_pylist()
     return rows
 
 
+def check_empty(folder: Path, mine: Set[str]) -> None:
+    """Raise ConfigError if `folder` holds other files than `mine`, or is not a folder."""
+    others = sorted(p.name for p in folder.iterdir() if p.name not in mine) if folder.is_dir() else []
+    if others or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"{folder} holds other things ({', '.join(others[:3])}); give --out a new or empty folder.")
+
+
 def export_removal(workspace: Path, concept: str, out: Path) -> tuple[list[Path], bool]:
-    """Copy the removal of a concept to `out` and write its card: (the files, whether it was ever measured).
+    """Copy the removal of a concept to `out` and write its card; returns (files, whether it was measured).
 
     Raises:
         UnknownName: the workspace has no such removal.
-        ConfigError: `out` holds other things.
+        ConfigError: `out` holds other files.
     """
     opened = Workspace.open(workspace, create=False)
     source = file_of(opened, concept)
     file = out / source.name
-    others = sorted(p.name for p in out.iterdir() if p.name not in ("README.md", file.name)) if out.is_dir() else []
-    if others or (out.exists() and not out.is_dir()):
-        raise ConfigError(f"{out} holds other things ({', '.join(others[:3])}); give --out a new or empty folder.")
+    check_empty(out, {"README.md", file.name})
     removal = Removal.load(source)
     figures = removal_figures(opened, str(removal.provenance.get("removal_id", "")))
     write_atomic(file, source.read_bytes())

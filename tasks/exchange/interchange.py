@@ -1,4 +1,4 @@
-"""Bring an SAE into a workspace, find one again, look at it, and put it into another library's folder."""
+"""Import, find, describe and export SAEs."""
 
 import hashlib
 import json
@@ -24,13 +24,13 @@ from tasks.train import SAESummary, TrainJob
 
 @dataclass(frozen=True)
 class Found:
-    """An SAE that was asked for."""
+    """An SAE that a name or place was resolved to."""
 
     label: str
-    """Its id, or where it was found."""
+    """Its id, or the place it was read from."""
     imported: Imported
     manifest: Manifest | None = None
-    """Of an SAE of the workspace."""
+    """Set for an SAE of the workspace."""
 
     @property
     def sae(self) -> SAE:
@@ -39,16 +39,16 @@ class Found:
 
 
 def find(workspace: Path, text: str, hookpoint: str = "", scale: float | None = None) -> Found:
-    """The SAE that `text` names: a folder, an SAE of the workspace by its id's beginning or its hookpoint, a hub id.
+    """The SAE that `text` names: a folder, a hub id, or an SAE of the workspace by its hookpoint or a prefix of its id.
 
     Raises:
-        BadSAE: it cannot be read.
-        ConfigError: it names several.
-        UnknownName: it names none.
+        BadSAE: the SAE cannot be read.
+        ConfigError: several SAEs fit.
+        UnknownName: no SAE fits.
     """
     if not Path(text).expanduser().exists():
         try:
-            # A folder or a hub id needs no workspace.
+            # A hub id needs no workspace.
             there = (workspace.expanduser() / "workspace.json").exists()
             named = find_known(Workspace.open(workspace, create=False), text) if there else None
         except UnknownName as error:
@@ -62,15 +62,16 @@ def find(workspace: Path, text: str, hookpoint: str = "", scale: float | None = 
             return Found(named.id, read(folder, hookpoint), named)
         if not seems_hub_id(text):
             raise UnknownName("SAE", text, (), "Or give a folder, or owner/name[:subfolder] of the hub.")
-    place, imported = _read(text, hookpoint, scale)
-    at = imported.sae.info.hookpoint or place.hookpoint
-    imported.sae.info = replace(imported.sae.info, hookpoint=at)
-    return Found(text, imported)
+    return Found(text, _read(text, hookpoint, scale)[1])
 
 
 def _read(source: str, hookpoint: str, scale: float | None) -> tuple[Located, Imported]:
+    """An SAE from outside; its hookpoint is what the source says, or else the folder's name."""
     place = locate(source, hookpoint)
-    return place, read(place.path, hookpoint, scale)
+    imported = read(place.path, hookpoint, scale)
+    info = imported.sae.info
+    imported.sae.info = replace(info, hookpoint=info.hookpoint or place.hookpoint)
+    return place, imported
 
 
 def bring(
@@ -78,15 +79,15 @@ def bring(
 ) -> tuple[Manifest, Imported, list[str]]:
     """Read an SAE, check it against the model, and commit it as an artifact of the stage `sae`.
 
-    Its id is a hash of its weights and of what they are, so that the same SAE is the same artifact, wherever it was
-    found. Returns its manifest, what was read, and the ids of other SAEs at that hookpoint.
+    The id is a hash of the weights and their description, so an SAE has the same id wherever it was found. Returns its
+    manifest, the SAE as read, and the ids of other SAEs at that hookpoint.
 
     Args:
-        model: the diffusion model; None: that of the workspace's last run.
+        model: the diffusion model; None: the model of the workspace's last run.
 
     Raises:
-        BadSAE: it cannot be read.
-        ConfigError: nothing says where it belongs, or to which model.
+        BadSAE: the SAE cannot be read.
+        ConfigError: its hookpoint or the model is unknown.
         UnknownName: the model has no such hookpoint.
         WidthMismatch: the hookpoint has another width.
     """
@@ -95,17 +96,15 @@ def bring(
     spec = model or runs.remembered(opened).model.spec
     models.check(spec)
     if hookpoint:
-        # Before anything is fetched.
+        # Before anything is downloaded.
         models.check_hookpoints(spec, [hookpoint])
     place, imported = _read(source, hookpoint, scale)
-    sae = imported.sae
-    at = sae.info.hookpoint or place.hookpoint
+    sae, at = imported.sae, imported.sae.info.hookpoint
     if not at:
         raise ConfigError(f"{source} does not say where it belongs; give --hookpoint PATH, a module of {spec}.")
     width = models.check_hookpoints(spec, [at])[at] or _captured_width(opened, at)
     if width is not None:
         check_width(sae.info.width, width, f"the SAE of {source}")
-    sae.info = replace(sae.info, hookpoint=at)
     identity = {"hookpoint": at, "weights": content(sae)}
     name = artifact_id(TrainJob.stage, TrainJob.version, identity)
     with opened.lock(name):
@@ -127,7 +126,7 @@ def bring(
 
 
 def content(sae: SAE) -> str:
-    """SHA-256 of an SAE's tensors and of the fields that say what they are."""
+    """SHA-256 of an SAE's tensors and description."""
     found = hashlib.sha256(json.dumps(asdict(sae.info), sort_keys=True).encode())
     for key, tensor in sorted(sae.state_dict().items()):
         found.update(f"{key} {list(tensor.shape)}".encode() + tensor.float().cpu().contiguous().numpy().tobytes())
@@ -135,18 +134,18 @@ def content(sae: SAE) -> str:
 
 
 def _captured_width(workspace: Workspace, hookpoint: str) -> int | None:
-    """D of what was captured there; None if nothing was."""
+    """D of the captured activations of a hookpoint; None if there are none."""
     found = (m.summary for m in workspace.artifacts("capture"))
     return next((int(s["width"]) for s in found if s.get("hookpoint") == hookpoint), None)
 
 
 def notes(found: Found) -> list[str]:
-    """What was folded when it was read, now or when it came into the workspace."""
+    """Notes on what was left out or changed when the SAE was read, now or when it was imported."""
     return [*(found.manifest.summary.get("notes", ()) if found.manifest else ()), *found.imported.notes]
 
 
 def described(found: Found) -> dict[str, Any]:
-    """What an SAE is, as plain fields."""
+    """The properties of an SAE, as JSON values."""
     sae, imported = found.sae, found.imported
     norms = sae.W_dec.detach().norm(dim=1)
     about = found.manifest.summary if found.manifest else {}
@@ -170,27 +169,23 @@ def described(found: Found) -> dict[str, Any]:
 
 
 def export(workspace: Path, found: Found, format: str, out: Path) -> list[Path]:
-    """Write `out/<hookpoint>/` for another library, with a model card and, where it is known, the run that made it.
+    """Write `out/<hookpoint>/` in another library's format, with a model card and, if known, the run that made it.
 
     Returns the files, the card last.
 
     Raises:
-        BadSAE: the format cannot express it, or its hookpoint names no folder in `out`.
-        ConfigError: `out` holds other things.
+        BadSAE: the format cannot express the SAE, or its hookpoint is no name of a folder.
+        ConfigError: `out` holds other files.
     """
     hookpoint = found.sae.info.hookpoint
     inner = out / (hookpoint or "sae")
-    # Also where a link of that name leads elsewhere.
+    # A link of that name may lead elsewhere.
     if inner.resolve().parent != out.resolve():
         raise BadSAE(f"hookpoint {hookpoint!r} is no folder in {out}; give --out a new folder, or another --hookpoint.")
     facts = cards.sae_facts(workspace, found.label, found.manifest, format)
     names = {"cfg.json", "sae_weights.safetensors" if format == "saelens" else "sae.safetensors"}
     for folder, mine in ((out, {"README.md", cards.RUN, inner.name}), (inner, names)):
-        others = sorted(p.name for p in folder.iterdir() if p.name not in mine) if folder.is_dir() else []
-        if others or (folder.exists() and not folder.is_dir()):
-            raise ConfigError(
-                f"{folder} holds other things ({', '.join(others[:3])}); give --out a new or empty folder."
-            )
+        cards.check_empty(folder, mine)
     write(found.sae, inner, format, facts.model)
     files = [inner / name for name in sorted(names)]
     if facts.run is not None:

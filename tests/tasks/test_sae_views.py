@@ -39,7 +39,7 @@ def newest(workspace: Workspace) -> Path:
     return workspace.folder(max(workspace.artifacts("diagnosis"), key=lambda m: m.created).id)
 
 
-SCHEMAS = {f"{kind}s": columns for kind, columns in catalog.FILES.items()} | {"stability": catalog.STABILITY}
+SCHEMAS = {f"{kind}s": columns for kind, columns in catalog.FILES.items()} | {"stability": catalog.STABILITY_COLUMNS}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
