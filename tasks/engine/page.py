@@ -129,16 +129,10 @@ def show_figures(job: Any, made: "Made") -> None:
 
 def show_pictures(job: Any, made: "Made") -> None:
     """Show the contact sheet of a removal, and a link to the plot of its scores."""
-    from PIL import Image
-
-    from saeuron.pages.document import encoded
-
     del made
     name, concept = _key(f"{job.concept} {job.method}"), job.concept
     title = f"{job.domain} {concept} removed by {job.method}: unedited above, removed below"
-    # A data URL, because a page loaded over http shows no file:// picture.
-    sheet = encoded(Image.open(job.folder / "sheet.png").convert("RGB"), "JPEG", quality=80)
-    create_image_artifact(sheet, key=f"sheet-{name}", description=title)
+    create_image_artifact(_inline(job.folder / "sheet.png"), key=f"sheet-{name}", description=title)
     if place := job.places.get("scores.png"):
         link = _address(job.workspace, job.open.root / place)
         what = f"The best latents of {job.domain} {concept}."
@@ -166,3 +160,12 @@ def _address(workspace: Path, path: Path) -> str:
     """Link to a file of the workspace: below `SAEURON_WORKSPACE_URL`, or on this machine."""
     base = os.environ.get(ADDRESS, "").rstrip("/")
     return f"{base}/{quote(path.relative_to(workspace).as_posix())}" if base else path.as_uri()
+
+
+def _inline(path: Path) -> str:
+    """A picture as a data URL, because a page loaded over http shows no file:// picture."""
+    from PIL import Image
+
+    from saeuron.pages.document import encoded
+
+    return encoded(Image.open(path).convert("RGB"), "JPEG", quality=80)
