@@ -7,9 +7,11 @@ own argument, never from counting calls. Differences between pipeline families a
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,6 +76,10 @@ class Step:
     """Step of this generation, from 0, by the scheduler's list; -1 in a text encoder."""
     only: Rows = "conditional"
     """Half that an unguided batch belongs to. A text encoder is called for each half separately."""
+    runs: int = 0
+    """Calls of the denoiser so far."""
+    timesteps: Tensor | None = None
+    """int64 [B]: the timestep of each row, where a batch has several (as in losses); then `timestep` is the first's."""
 
     def half(self, rows: Tensor, half: Half, images: int | None = None) -> Tensor:
         """The requested half of a batch (first dimension); empty if the batch does not hold it.
@@ -109,16 +115,42 @@ def _denoising(pipe: Any, family: Family, step: Step) -> Iterator[None]:
     """Keep the step up to date while the denoiser runs."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del module
-        timestep = family.timestep(args, kwargs)
-        step.timestep, step.index = int(timestep), family.index(pipe, timestep)
-        step.guided, step.only = family.guided(pipe), "conditional"
+        timesteps, caller = family.timesteps(args, kwargs), _caller(pipe)
+        first = float(timesteps[0])
+        step.timestep, step.index = int(first), family.index(caller or pipe, first)
+        step.timesteps = timesteps.long() if bool((timesteps != first).any()) else None
+        step.guided = family.guided(caller) if caller else _twins(_argument(module, args, kwargs)[1])
+        step.only, step.runs = "conditional", step.runs + 1
 
     handle = family.denoiser(pipe).register_forward_pre_hook(before, with_kwargs=True)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _caller(pipe: Any) -> Any | None:
+    """The pipeline whose call runs the denoiser now; None in a loop of one's own.
+
+    That may be another pipeline than `pipe`, with the same components: whether it is guided, only it knows. Diffusers
+    tells a denoiser nothing of its caller, so it is looked up among the callers' frames.
+    """
+    from diffusers import DiffusionPipeline
+
+    if not isinstance(pipe, DiffusionPipeline):
+        return pipe
+    frame = sys._getframe(1)
+    while found := frame.f_back:
+        frame = found
+        if frame.f_code.co_name == "__call__" and isinstance(owner := frame.f_locals.get("self"), DiffusionPipeline):
+            return owner
+    return None
+
+
+def _twins(sample: Tensor) -> bool:
+    """Whether a batch is guided, where no pipeline says so: its halves then start from the same latents."""
+    first, *second = sample.chunk(2)
+    return bool(second) and torch.equal(first, second[0])
 
 
 @contextmanager
@@ -147,7 +179,7 @@ def _encoding(pipe: Any, family: Family, step: Step) -> Iterator[None]:
 
             def before(module: nn.Module, args: Any, name: str = name) -> None:
                 del module, args
-                step.timestep = step.index = -1
+                step.timestep, step.timesteps, step.index = -1, None, -1
                 step.guided, step.only = False, left[name].pop(0) if left.get(name) else "conditional"
 
             stack.callback(module.register_forward_pre_hook(before).remove)
@@ -167,26 +199,43 @@ def attached(
 ) -> Iterator[Step]:
     """Attach readers and editors to hookpoints while the context lasts.
 
+    Compiled networks run uncompiled meanwhile, because compiled code does not run hooks.
+
     Args:
         readers: {hookpoint: reader}; they see the module's output (or input) before any edit.
         editors: {hookpoint: editors}, applied in order.
 
     Raises:
         UnknownName: a hookpoint does not exist; nothing is attached then.
+        SaeuronError: at the end, if the denoiser ran, and the module of an editor did not.
     """
     readers, editors, family, step = readers or {}, editors or {}, family_of(pipe), Step()
     modules = {path: resolve(pipe, path) for path in [*readers, *editors]}
+    idle = {*editors}
     with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_denoising(pipe, family, step))
         if any(path.split(".")[0] in family.text_roots for path in modules):
             stack.enter_context(_encoding(pipe, family, step))
         for path, reader in readers.items():
             stack.callback(_read(family, step, modules[path], path, reader))
         for path, chain in editors.items():
-            stack.callback(_edit(family, step, modules[path], path, tuple(chain)))
+            seen = partial(_note, idle, path)
+            stack.callback(_edit(family, step, modules[path], path, (seen, *chain)))
         for module in modules.values():
             _recorders_last(module)
         yield step
+        if step.runs and idle:
+            raise SaeuronError(
+                f"the denoiser ran, but {min(idle)} in it did not, so nothing was edited there; it was replaced, "
+                "or its texts were encoded before: attach first."
+            )
+
+
+def _note(idle: set[str], path: str, step: Step, output: Tensor) -> None:
+    """An editor that changes nothing, and notes that its module runs."""
+    idle.discard(path)
 
 
 def _read(family: Family, step: Step, module: nn.Module, path: str, reader: Reader) -> Callable[[], None]:

@@ -86,7 +86,7 @@ class Edit(Part):
         chosen = step.half(rows, self.half)
         if not len(chosen):
             return None
-        delta = self.delta(chosen.float(), step.timestep)
+        delta = self._delta(chosen.float(), step)
         if len(chosen) != len(rows):
             whole = torch.zeros(rows.shape, dtype=delta.dtype, device=delta.device)
             n = len(rows) // 2
@@ -94,6 +94,15 @@ class Edit(Part):
             whole[:n] = delta if self.half == "unconditional" else 0
             delta = whole
         return from_rows(delta, output)
+
+    def _delta(self, rows: Tensor, step: Step) -> Tensor:
+        """`delta` of the rows of one half, each at its own timestep."""
+        if step.timesteps is None:
+            return self.delta(rows, step.timestep)
+        each, delta = step.half(step.timesteps, self.half), torch.zeros_like(rows)
+        for timestep in each.unique().tolist():
+            delta[each == timestep] = self.delta(rows[each == timestep], timestep)
+        return delta
 
     def __call__(self, step: Step, output: Tensor) -> Tensor | None:
         """The editor: see `saeuron.hooks`."""

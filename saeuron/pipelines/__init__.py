@@ -9,6 +9,7 @@ A family is chosen by the `_class_name` of model_index.json. To add one, subclas
 A package has an entry point of the group `saeuron.pipelines` with that name. docs/extending.md has the recipe.
 """
 
+import re
 from typing import Any
 
 from saeuron import installed
@@ -20,6 +21,7 @@ from saeuron.pipelines.stable_diffusion_xl import StableDiffusionXL
 __all__ = ["FAMILIES", "Family", "family_named", "family_of", "register", "unregister"]
 
 GROUP = "saeuron.pipelines"
+_TASK = re.compile(r"(ControlNet)?(Img2Img|Inpaint)?(?=Pipeline$)")
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (StableDiffusion(), StableDiffusionXL())}
 """{class name of a diffusers pipeline: its family}, of those that ship or were registered."""
@@ -63,6 +65,8 @@ def family_named(name: str, spec: object = "the model") -> Family:
 def family_of(pipe: Any) -> Family:
     """The family of a pipeline, by its class or a parent class, or by its attribute `family`.
 
+    Pipelines for other tasks that run the same denoiser, such as `StableDiffusionImg2ImgPipeline`, belong to it too.
+
     Raises:
         BadModel: the class is not supported.
     """
@@ -70,4 +74,5 @@ def family_of(pipe: Any) -> Family:
     if isinstance(named, str):
         return family_named(named)
     known, parents = names(), [c.__name__ for c in type(pipe).__mro__]
-    return family_named(next((name for name in parents if name in known), parents[0]), "this pipeline")
+    found = (name for parent in parents for name in (parent, _TASK.sub("", parent)) if name in known)
+    return family_named(next(found, parents[0]), "this pipeline")

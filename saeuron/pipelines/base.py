@@ -17,6 +17,11 @@ from saeuron.errors import SaeuronError
 Rows = Literal["conditional", "unconditional"]
 
 
+def _inner(module: Any) -> Any:
+    """The module that `torch.compile` wrapped; another as it is."""
+    return getattr(module, "_orig_mod", module)
+
+
 class Family(ABC):
     """One family of diffusers pipelines. It has no state: the pipeline is an argument."""
 
@@ -43,7 +48,7 @@ class Family(ABC):
         Raises:
             SaeuronError: the pipeline has none.
         """
-        module = getattr(pipe, self.root, None)
+        module = _inner(getattr(pipe, self.root, None))
         if not isinstance(module, nn.Module):
             raise SaeuronError(f"{type(pipe).__name__} has no {self.root}; expected a loaded {self.name}.")
         return module
@@ -54,7 +59,7 @@ class Family(ABC):
 
     def roots(self, pipe: Any) -> dict[str, nn.Module]:
         """The networks whose modules are hookpoints, by attribute, the denoiser first."""
-        text = {name: getattr(pipe, name, None) for name in self.text_roots}
+        text = {name: _inner(getattr(pipe, name, None)) for name in self.text_roots}
         return {self.root: self.denoiser(pipe)} | {n: m for n, m in text.items() if isinstance(m, nn.Module)}
 
     def worth_naming(self, path: str) -> bool:
@@ -62,16 +67,18 @@ class Family(ABC):
         del path
         return True
 
-    def timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-        """The scheduler's timestep, from the arguments of a call of the denoiser."""
-        return float(torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1]).flatten()[0])
+    def timesteps(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """The scheduler's timestep, from the arguments of a call of the denoiser: [1], or [B] with one for each row."""
+        return torch.as_tensor(kwargs["timestep"] if "timestep" in kwargs else args[1]).flatten()
 
     def index(self, pipe: Any, timestep: float) -> int:
         """The step of a timestep in the generation, from 0; -1 if it is not in the scheduler's list.
 
-        Some schedulers call the denoiser twice at one timestep (PNDM, Heun); then their own counter decides.
+        A timestep may be a fraction, and rounded to half precision on its way: the nearest within 2 is taken. Some
+        schedulers call the denoiser twice at one timestep (PNDM, Heun); then their own counter decides.
         """
-        found = (pipe.scheduler.timesteps == timestep).nonzero().flatten().tolist()
+        away = (pipe.scheduler.timesteps - timestep).abs()
+        found = ((away == away.min()) & (away <= 2)).nonzero().flatten().tolist()
         if len(found) > 1:
             for name in ("step_index", "counter"):
                 count = getattr(pipe.scheduler, name, None)

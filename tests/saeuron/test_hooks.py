@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline
 from diffusers.utils import BaseOutput
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,8 @@ from torch import nn
 
 from saeuron.errors import BadModel, SaeuronError, UnknownName
 from saeuron.hooks import Step, attached, from_rows, hookpoints, resolve, to_rows, width
+from saeuron.methods.removal import Removal, removed
+from saeuron.methods.steering import DirectionEdit
 
 PATH = "unet.up_blocks.1.attentions.1"
 
@@ -227,3 +230,109 @@ def test_width_is_what_the_module_gives(tiny_pipe, path):
         tiny_pipe(["A cat."], num_inference_steps=1)
     assert [width(tiny_pipe, path)] == seen == [16]
     assert width(net_pipe(), "unet.block") is None
+
+
+NOISE = torch.linspace(-1, 1, 2 * 48 * 8 * 8).reshape(2, 48, 8, 8)
+
+
+def words(pipe, *texts):
+    return pipe.encode_prompt(list(texts), "cpu", 1, False)[0]
+
+
+@torch.no_grad()
+def predicted(pipe, noise=NOISE, timestep=500):
+    return pipe.unet(noise, timestep, encoder_hidden_states=words(pipe, *["A cat."] * len(noise))).sample
+
+
+@pytest.mark.parametrize("way", ["network", "block", "wrapper", "forward"])
+def test_a_compiled_network_is_edited_while_attached_and_not_after(way):
+    pipe, x = net_pipe(), torch.ones(1, 2)
+    match way:
+        case "network":
+            pipe.unet.compile(backend="eager")
+        case "block":
+            pipe.unet.block.compile(backend="eager")
+        case "wrapper":
+            pipe.unet = torch.compile(pipe.unet, backend="eager")
+        case "forward":
+            pipe.unet.forward = torch.compile(pipe.unet.forward, backend="eager")
+    for _ in range(2):
+        assert pipe.unet(x, 1).tolist() == [[2.0, 2.0]]
+        with attached(pipe, editors={"unet.block": [lambda step, output: output + step.timestep]}):
+            assert pipe.unet(x, 1).tolist() == [[3.0, 3.0]]
+            assert pipe.unet(x, 5).tolist() == [[7.0, 7.0]]
+
+
+def img2img(pipe):
+    other = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_whether_it_is_guided_says_the_pipeline_that_is_called(make_pipe, guidance):
+    pipe, seen = make_pipe(), []
+    other = img2img(pipe)
+    for last in (None, 3.0 - guidance):  # what the attached one did before is of no account
+        if last:
+            pipe(["A cat."], num_inference_steps=1, guidance_scale=last)
+        with attached(pipe, readers={PATH: lambda step, x, _: seen.append((step.guided, step.index))}):
+            other(["A cat."], torch.zeros(1, 3, 32, 32), 1.0, num_inference_steps=2, guidance_scale=guidance)
+    assert seen == [(guidance > 1, 0), (guidance > 1, 1)] * 2
+    assert resolve(other, PATH) is resolve(pipe, PATH)
+
+
+@pytest.mark.parametrize("before", [None, 1.0, 2.0])
+def test_a_loop_of_ones_own_is_guided_where_its_halves_are_the_same_latents(make_pipe, before):
+    pipe, seen = make_pipe(), []
+    if before:
+        pipe(["A cat."], num_inference_steps=1, guidance_scale=before)
+    with attached(
+        pipe, readers={PATH: lambda step, x, _: seen.append((step.guided, len(step.half(x, "conditional"))))}
+    ):
+        predicted(pipe, torch.cat([NOISE, NOISE]))
+        predicted(pipe, NOISE)
+        predicted(pipe, NOISE[:1])
+    assert seen == [(True, 2), (False, 2), (False, 1)]
+
+
+def test_a_fractional_timestep_has_its_step_even_when_rounded():
+    pipe, seen = net_pipe(), []
+    pipe.scheduler.timesteps = torch.tensor([999, 749.25, 499.5, 249.75, 0])  # Euler's, of five steps
+    with attached(pipe, readers={"unet.block": lambda step, *_: seen.append((step.index, step.timestep))}):
+        for timestep in (*pipe.scheduler.timesteps, *pipe.scheduler.timesteps.bfloat16(), torch.tensor(600)):
+            pipe.unet(torch.ones(1, 2), timestep)
+    # bfloat16 has steps of 4 there.
+    assert [index for index, _ in seen] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, -1]
+    assert [timestep for _, timestep in seen][:5] == [999, 749, 499, 249, 0]
+
+
+@pytest.mark.parametrize("half", ["both", "conditional"])
+@pytest.mark.parametrize("guided", [False, True])
+def test_each_image_of_a_batch_is_edited_as_of_its_own_timestep(make_pipe, half, guided):
+    pipe = make_pipe()
+    edit = DirectionEdit(PATH, half, torch.tensor([900, 100]), torch.linspace(-3, 9, 32).reshape(2, 16))
+    alone = []
+    with removed(pipe, [Removal("x", "style", "steering", {}, (edit,))]):
+        for i, timestep in enumerate((900, 100)):
+            noise = NOISE[i : i + 1]
+            alone += predicted(pipe, torch.cat([noise] * (1 + guided)), timestep)[-1:]
+        noise, timesteps = (torch.cat([v] * (1 + guided)) for v in (NOISE, torch.tensor([900, 100])))
+        together = predicted(pipe, noise, timesteps)[-2:]
+    assert torch.allclose(together, torch.stack(alone), atol=1e-5)
+    assert not torch.allclose(together, predicted(pipe, noise, timesteps)[-2:], atol=1e-2)
+
+
+def test_an_edit_that_never_ran_is_an_error(make_pipe):
+    pipe = make_pipe()
+    text = "text_encoder.text_model.encoder.layers.0" if hasattr(pipe.text_encoder, "text_model") else None
+    text = text or "text_encoder.encoder.layers.0"
+    embedded = words(pipe, "A cat.")
+    with (
+        pytest.raises(SaeuronError, match=r"the denoiser ran, but text_encoder\.\S* in it did not"),
+        attached(pipe, editors={text: [lambda step, output: output + 1]}),
+        torch.no_grad(),
+    ):
+        pipe.unet(NOISE[:1], 5, encoder_hidden_states=embedded)
+    with attached(pipe, editors={text: [lambda step, output: output + 1]}):
+        pass
