@@ -1,69 +1,115 @@
 """What a run prints at its end: figures, counts, paths, the next command."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
 
 from flows.hints import command
+from flows.stages.tune import unsearched
 from flows.summary import counted, text_table, told
 from saeuron.config import RunConfig
-from storage import Workspace
+from saeuron.figures.verdict import Verdict
+from storage import Workspace, text
 from storage.published import published_name
 
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
 
 
+WORST = 8
+"""Harmed concepts of one removal that are named; `saeuron concept show` names all."""
+
+
 def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) -> str:
-    """Text at the end of a run: figures, counts, paths, the next command."""
-    rows, lines = [], []
-    settings = {(r["concept"], r["method"]): r["settings"] for r in result["removals"]}
-    for e in result["evaluations"]:
-        names = (e["concept"], e["method"])
-        row: dict[str, Any] = {"domain": e["domain"], "removed": e["concept"], "method": e["method"]}
-        row["settings"] = told(settings[names])
-        for name in METRICS:
-            figure = e["metrics"].get(name)
-            row[name] = figure["value"] if figure else None
-            if name in ("UA", "IRA", "CRA"):
-                row[f"({name})"] = figure["unedited"] if figure else None
-        row["mean"] = e["value"]
-        rows.append(row)
-    if rows:
-        header = ["domain", "removed", "method", "settings", "UA", "(UA)", "IRA", "(IRA)", "CRA", "(CRA)", "CRA-target"]
-        header.append("mean")
-        # One method needs no column of its own: the means below name it.
-        several = len({r["method"] for r in rows}) > 1
-        optional = ("CRA-target", "settings", "domain") if several else ("method", "CRA-target", "settings", "domain")
-        lines += [text_table(header, rows, optional=optional), ""]
-        for domain, method in dict.fromkeys((r["domain"], r["method"]) for r in rows):
-            mine = [r["mean"] for r in rows if (r["domain"], r["method"]) == (domain, method)]
-            values = [value for value in mine if value is not None]
-            if values:
-                mean = 100 * sum(values) / len(values)
-                lines.append(f"{domain} by {method}: mean over {counted(len(values), 'removal')} {mean:.1f}")
-        lines += [
-            "Percent, on test prompts; in brackets the unedited model on the same prompts and seeds.",
-            "mean: (UA + IRA + CRA) / 3.",
-            "",
-        ]
-    for what, why in result["failures"]:
-        lines.append(f"FAILED  {what}: {why}")
+    """Text at the end of a run: figures, verdicts, counts, paths, the next command."""
+    evaluations = result["evaluations"]
+    lines, one = _figures(result), len({e["method"] for e in evaluations}) == 1
+    for e in evaluations:
+        # One method needs no name here: the means above name it.
+        lines += outcome(e, e["concept"] if one else f"{e['concept']} by {e['method']}", workspace)
+    if evaluations:
+        lines.append("")
+        if note := unsearched(config):
+            lines.append(text.filled(note))
+    lines += [text.filled(f"FAILED  {what}: {why}") for what, why in result["failures"]]
     counts = result["counts"]
     lines.append(f"steps: {counts['made']} made, {counts['cached']} found in place, {counts['failed']} failed")
+    if evaluations:
+        lines.append(f"verdicts: {verdicts(evaluations)}")
     lines.append(f"workspace: {workspace.address}")
-    for e in result["evaluations"]:
+    for e in evaluations:
         stem = published_name(e["concept"], e["method"])
         kinds = [kind for kind in ("sheet", "scores") if (workspace.pictures / f"{stem}_{kind}.png").exists()]
         drawn = f", pictures/{stem}_{{{','.join(kinds)}}}.png" if kinds else ""
-        lines.append(f"  removals/{stem}.safetensors{drawn}")
+        lines.append(text.filled(f"  removals/{stem}.safetensors{drawn}", "    "))
     if result["failures"]:
         lines.append("next: fix the cause and run the same command again; only what failed is done")
-    elif result["evaluations"]:
-        first = result["evaluations"][0]
+    elif evaluations:
+        first = evaluations[0]
         chosen = first["concept"] if len(config.method) == 1 else f"{first['concept']}.{first['method']}"
         example = _example(config, first["domain"], first["concept"])
         then = command("generate", example, "--remove", chosen, "--out", "image.png", workspace=workspace)
         lines.append(f"next: {then}")
     return "\n".join(lines)
+
+
+def _figures(result: Mapping[str, Any]) -> list[str]:
+    """The table of figures, means over removals, and what they are."""
+    rows = []
+    settings = {(r["concept"], r["method"]): r["settings"] for r in result["removals"]}
+    for e in result["evaluations"]:
+        row: dict[str, Any] = {"domain": e["domain"], "removed": e["concept"], "method": e["method"]}
+        row["settings"] = told(settings[e["concept"], e["method"]])
+        for name in METRICS:
+            figure = e["metrics"].get(name)
+            row[name] = figure["value"] if figure else None
+            if name in ("UA", "IRA", "CRA"):
+                row[f"({name})"] = figure["unedited"] if figure else None
+        rows.append(row | {"mean": e["value"], "verdict": e["verdict"]})
+    if not rows:
+        return []
+    header = ["domain", "removed", "method", "settings", "UA", "(UA)", "IRA", "(IRA)", "CRA", "(CRA)", "CRA-target"]
+    header += ["mean", "verdict"]
+    optional = ["CRA-target", "settings", "domain", "(UA)", "(CRA)", "(IRA)"]
+    if len({r["method"] for r in rows}) == 1:
+        # One method needs no column of its own: the means below name it.
+        optional.insert(0, "method")
+    lines = [text_table(header, rows, wrapped=["removed"], optional=optional), ""]
+    for domain, method in dict.fromkeys((r["domain"], r["method"]) for r in rows):
+        mine = [r["mean"] for r in rows if (r["domain"], r["method"]) == (domain, method)]
+        values = [value for value in mine if value is not None]
+        if values:
+            mean = 100 * sum(values) / len(values)
+            lines.append(f"{domain} by {method}: mean over {counted(len(values), 'removal')} {mean:.1f}")
+    lines += [
+        "Percent, on test prompts; mean: (UA + IRA + CRA) / 3.",
+        "In brackets: the unedited model, on the same prompts and seeds.",
+        "",
+    ]
+    return lines
+
+
+def verdicts(evaluations: Iterable[Mapping[str, Any]]) -> str:
+    """`2 hold, 1 weak, 1 failed`."""
+    counts = Counter(e["verdict"] for e in evaluations)
+    words = {"holds": "holds" if counts["holds"] == 1 else "hold"}
+    return ", ".join(f"{counts[v]} {words.get(v, v)}" for v in get_args(Verdict) if counts[v])
+
+
+def outcome(evaluation: Mapping[str, Any], name: str, workspace: Workspace, worst: int = WORST) -> list[str]:
+    """The verdict on one removal, called `name`, and why; below it the concepts that it harms, the worst first."""
+    said = f"{name}: {evaluation['verdict']}"
+    if evaluation["reason"]:
+        said += f". {evaluation['reason']}"
+    harmed, others = evaluation["harmed"], evaluation["others"]
+    if not harmed:
+        unharmed = f"; harms none of {counted(others, 'other concept')} for certain" if others else ""
+        return [text.filled(said + unharmed)]
+    named = [f"{h['harmed']} {100 * h['after']:.0f} (was {100 * h['before']:.0f})" for h in harmed[:worst]]
+    if len(harmed) > worst:
+        rest = command("concept", "show", evaluation["concept"], workspace=workspace)
+        named.append(f"and {len(harmed) - worst} more: {rest}")
+    listed = ", ".join(each.replace(" ", text.NO_BREAK) for each in named)
+    return [text.filled(said), text.filled(f"  harms: {listed}", "    ")]
 
 
 def _example(config: RunConfig, domain: str, concept: str) -> str:

@@ -6,9 +6,11 @@ Columns are aligned where they fit. Where they do not, each row becomes a block 
 
 import re
 import shutil
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, zip_longest
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
 _GAP = "  "
 _NARROWEST = 20
 """Columns that may become narrower keep this many letters."""
@@ -34,7 +36,7 @@ def table(
         optional: columns that may be left out, the least important first; a last line names those that were.
         width: the terminal's if None; 80 where there is no terminal. The environment variable COLUMNS wins.
     """
-    width = width or shutil.get_terminal_size((80, 24)).columns
+    width = width or terminal_width()
     head, cells = [printable(name) for name in names], [[printable(cell) for cell in row] for row in rows]
     full = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     flexible = [i for i, name in enumerate(names) if name in wrapped]
@@ -62,6 +64,23 @@ def table(
     if left_out:
         lines.append(f"(left out to fit {width} letters: {', '.join(left_out)})")
     return "\n".join(lines)
+
+
+def terminal_width() -> int:
+    """Letters in a line of the terminal; 80 where there is none."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def filled(line: str, indent: str = "  ") -> str:
+    """A sentence in lines that fit the terminal, all but the first indented; words and paths are never cut.
+
+    A no-break space is printed as a space at which no line ends.
+    """
+    held = NO_BREAK.join(map(printable, line.split(NO_BREAK)))
+    lines = textwrap.fill(
+        held, terminal_width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return lines.replace(NO_BREAK, " ")
 
 
 def _narrowed(

@@ -18,6 +18,9 @@ def run(
     device: Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Precision of the model: float32, float16, bfloat16.")] = None,
     threads: Threads = 2,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 also if the verdict on a removal is failed.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would be made, why, and at what cost.")] = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -34,7 +37,7 @@ def run(
     if plan:
         _plan(chosen, workspace, device, as_json)
         return
-    run_pipeline(chosen, workspace, None, device, threads, verbose, as_json)
+    run_pipeline(chosen, workspace, None, device, threads, verbose, as_json, strict=strict)
 
 
 def evaluate(
@@ -67,7 +70,7 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from flows.environment import prepare
-    from storage import Workspace
+    from storage import Workspace, text
     from storage.layout import MARK
 
     with tempfile.TemporaryDirectory() as elsewhere:
@@ -82,9 +85,13 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
             Workspace.open(root, create=False)
         check_all(config, device, Workspace(root))
         planned = plan(config, root, device=device)
-    if note := unsearched(config):
-        typer.echo(note, err=True)
-    say(json.dumps([asdict(p) for p in planned], indent=2) if as_json else "\n".join(page(planned)))
+    note = unsearched(config)
+    if as_json:
+        say(json.dumps([asdict(p) for p in planned], indent=2))
+        if note:
+            typer.echo(note, err=True)
+    else:
+        say("\n".join([*page(planned), *([text.filled(note)] if note else [])]))
 
 
 def run_pipeline(
@@ -96,6 +103,7 @@ def run_pipeline(
     verbose: bool,
     as_json: bool,
     keep_config: bool = True,
+    strict: bool = False,
 ) -> None:
     """Check the configuration, run the flow, print the result.
 
@@ -148,5 +156,6 @@ def run_pipeline(
         from flows.closing import closing
 
         say(closing(opened, config, result))
-    if result["failures"]:
+    failed = strict and any(e["verdict"] == "failed" for e in result["evaluations"])
+    if result["failures"] or failed:
         raise typer.Exit(1)

@@ -87,13 +87,14 @@ def tune(
 
 
 def unsearched(config: RunConfig) -> str:
-    """A line for the user if a missing judge prevents the search of settings; empty otherwise."""
+    """A line for the user if a missing judge leaves figures empty and settings unsearched; empty otherwise."""
     without = [domain for domain, d in config.domains.items() if d.judge == NONE]
     if not without:
         return ""
+    what = "nothing is judged" if len(without) == len(config.domains) else "its pictures are not judged"
     return (
-        f"no judge for {', '.join(without)}: settings are not searched, each removal takes the mildest of its grid; "
-        "set domains.NAME.judge to have them chosen and measured"
+        f"no judge for {', '.join(without)}: {what}, figures that need it are '-', and settings are not searched (each "
+        "removal takes the mildest of its grid); set domains.NAME.judge"
     )
 
 

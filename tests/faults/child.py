@@ -136,10 +136,6 @@ def orders() -> tuple[dict[str, Any], list[str]]:
     """
     import matplotlib.pyplot  # noqa: F401
 
-    import flows.check
-    import flows.display
-    import flows.pipeline
-    import flows.summary  # noqa: F401
     from saeuron.canvas import model  # noqa: F401
 
     for line in sys.stdin:

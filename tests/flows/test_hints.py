@@ -51,7 +51,18 @@ def test_the_end_of_a_run(workspace: Workspace) -> None:
     )
     result = {
         "evaluations": [
-            {"domain": "style", "concept": NAME, "method": "saeuron", "images": 4, "metrics": {}, "value": None}
+            {
+                "domain": "style",
+                "concept": NAME,
+                "method": "saeuron",
+                "images": 4,
+                "metrics": {},
+                "value": None,
+                "verdict": "cannot be judged",
+                "reason": "no judge said whether it is gone",
+                "harmed": [],
+                "others": 0,
+            }
         ],
         "removals": [{"concept": NAME, "method": "saeuron", "settings": {"n": 4, "gamma": -2.0}}],
         "failures": [],

@@ -212,7 +212,12 @@ def test_the_command(whole: Workspace) -> None:
     assert all(p["cached"] for p in json.loads(done.out))
     assert sorted(whole.root.rglob("*")) == before
     without = run_here("run", TINY, "-w", whole.root, "--plan", "--json", "--set", "domains.style.judge=none")
-    said = "no judge for style: settings are not searched, each removal takes the mildest of its grid"
+    said = (
+        "no judge for style: its pictures are not judged, figures that need it are '-', and settings are not searched"
+    )
+    shown = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "domains.style.judge=none").out.splitlines()
+    [start] = [i for i, line in enumerate(shown) if line.startswith("no judge")]
+    assert " ".join(map(str.strip, shown[start:])).startswith(said)
     labels = {p["label"] for p in json.loads(without.out) if p["stage"] == "judgements"}
     assert said in without.err and labels == {"object by canvas20"}
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "train.k=9999")

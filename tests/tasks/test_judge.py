@@ -278,8 +278,8 @@ def test_templates_reach_the_judge(made: Workspace) -> None:
 @pytest.mark.parametrize(
     ("judges_of", "said"),
     [
-        ({"style": "none", "object": "none"}, ["no judge for style, object: settings are not searched"]),
-        ({"style": "canvas20", "object": "none"}, ["no judge for object: settings are not searched"]),
+        ({"style": "none", "object": "none"}, ["no judge for style, object: nothing is judged"]),
+        ({"style": "canvas20", "object": "none"}, ["no judge for object: its pictures are not judged"]),
         ({"style": "canvas20", "object": "canvas20"}, []),
     ],
 )

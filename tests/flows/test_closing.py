@@ -1,0 +1,104 @@
+"""The text at the end of a run: verdicts, victims by name, and whether anything was judged."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.closing import closing, verdicts
+from saeuron.config import RunConfig
+from storage import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.open(tmp_path / "w")
+
+
+def config(**judges: str) -> RunConfig:
+    domains = {
+        "style": {"concepts": ["neon", "dots"], "hookpoints": ["unet.mid"], "judge": judges.get("style", "canvas20")},
+        "object": {"concepts": ["cat", "ring"], "hookpoints": ["unet.mid"], "judge": judges.get("object", "canvas20")},
+    }
+    return RunConfig.model_validate({"domains": domains, "prompts": {"templates": {"train": ["{object}, {style}"]}}})
+
+
+def harm(name: str, after: float, before: float = 1.0) -> dict[str, Any]:
+    return {"harmed": name, "domain": "object", "before": before, "after": after, "low": 0.5, "high": 1.0, "n": 12}
+
+
+def result(*evaluations: dict[str, Any]) -> dict[str, Any]:
+    figure = {"value": 1.0, "unedited": 0.0, "low": 0.8, "high": 1.0}
+    common: dict[str, Any] = {
+        "domain": "object", "method": "saeuron", "images": 216, "value": 0.9, "verdict": "holds", "reason": "",
+        "harmed": [], "others": 28, "metrics": dict.fromkeys(("UA", "IRA", "CRA", "CRA-target"), figure),
+    }  # fmt: skip
+    rows = [common | e for e in evaluations]
+    removals = [{**row, "settings": {"n": 16, "gamma": -1.0}} for row in rows]
+    counts = {"made": 1, "cached": 0, "failed": 0}
+    return {"evaluations": rows, "removals": removals, "failures": [], "counts": counts}
+
+
+CAT = {
+    "concept": "cat", "verdict": "weak", "reason": "IRA lost 29.9 points (23.2 to 36.3), 10 allowed",
+    "harmed": [*(harm(name, 0) for name in ("heart", "moon", "ring", "umbrella")), harm("mushroom", 1 / 12, 11 / 12)],
+}  # fmt: skip
+BOLT = {"concept": "bolt", "verdict": "failed", "reason": "8.3 % of it is gone, at most 35.4, 60 needed"}
+
+
+def test_victims_are_named_the_worst_first(workspace: Workspace) -> None:
+    said = closing(workspace, config(), result(CAT, BOLT, {"concept": "ring"})).splitlines()
+    start = said.index("cat: weak. IRA lost 29.9 points (23.2 to 36.3), 10 allowed")
+    assert said[start + 1 : start + 6] == [
+        "  harms: heart 0 (was 100), moon 0 (was 100), ring 0 (was 100),",
+        "    umbrella 0 (was 100), mushroom 8 (was 92)",
+        "bolt: failed. 8.3 % of it is gone, at most 35.4, 60 needed; harms none of 28",
+        "  other concepts for certain",
+        "ring: holds; harms none of 28 other concepts for certain",
+    ]
+    assert "verdicts: 1 holds, 1 weak, 1 failed" in said
+    assert said[0].split()[-2:] == ["mean", "verdict"]
+    assert [line.split()[-1] for line in said[2:5]] == ["weak", "failed", "holds"]
+
+
+def test_many_victims_are_cut_with_the_command_that_names_all(workspace: Workspace) -> None:
+    many = {"concept": "cat", "verdict": "failed", "harmed": [harm(f"o{i}", i / 100) for i in range(11)]}
+    said = closing(workspace, config(), result(many))
+    assert "o7 7 (was 100)" in said and "o8 8" not in said
+    assert f"and 3 more: saeuron concept show cat -w {workspace.root}" in said
+
+
+@pytest.mark.parametrize("methods", [("saeuron",), ("saeuron", "negative_prompt")])
+@pytest.mark.parametrize("name", ["cat", "a very long name of a concept that somebody has chosen for a style"])
+def test_it_fits_eighty_columns(workspace: Workspace, methods: tuple[str, ...], name: str) -> None:
+    rows = [{**CAT, "concept": name, "method": m, "verdict": "cannot be judged"} for m in methods]
+    said = closing(workspace, config(style="none"), result(*rows)).splitlines()
+    # Commands and paths stay whole, so that they can be copied.
+    assert [line for line in said if len(line) > 80 and not line.startswith(("next: ", "workspace: "))] == []
+    assert any("cannot be judged" in line for line in said)
+    # Where columns do not fit, a removal is a block of lines.
+    assert len(methods) == 1 or any(
+        line.split()[-1] == "negative_prompt" or "negative_prompt  " in line for line in said
+    )
+
+
+def test_verdicts_are_counted() -> None:
+    words = ["holds", "failed", "holds", "cannot be judged", "weak"]
+    assert verdicts({"verdict": word} for word in words) == "2 hold, 1 weak, 1 failed, 1 cannot be judged"
+
+
+@pytest.mark.parametrize(
+    ("judges", "said"),
+    [
+        (
+            {"style": "none", "object": "none"},
+            "no judge for style, object: nothing is judged, figures that need",
+        ),
+        ({"style": "none"}, "no judge for style: its pictures are not judged, figures that need it"),
+        ({}, None),
+    ],
+)
+def test_what_was_not_judged_is_said(workspace: Workspace, judges: dict[str, str], said: str | None) -> None:
+    lines = closing(workspace, config(**judges), result({"concept": "cat"})).splitlines()
+    found = [line for line in lines if line.startswith("no judge")]
+    assert len(found) == 1 and found[0].startswith(said) if said else found == []
