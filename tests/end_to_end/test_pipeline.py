@@ -25,10 +25,11 @@ class TestRun:
     def test_says_what_was_removed_and_where_it_is(self, first: Done, original: Path) -> None:
         assert first.code == 0
         header = first.out.splitlines()[0].split()
-        assert header[:6] == ["domain", "removed", "method", "settings", "UA", "(UA)"]
+        assert header[:2] == ["domain", "removed"] and header[-2:] == ["mean", "verdict"]
         body = [line.split()[:2] for line in first.out.splitlines()[2:4]]
         assert body == [["style", "stripes"], ["object", "cat"]]
         assert "0 found in place, 0 failed" in first.out
+        assert "\nverdicts: " in first.out and "\nstripes: " in first.out and "\ncat: " in first.out
         assert f"workspace: {original / 'workspace'}" in first.out
         assert "next: saeuron generate" in first.out
         assert "Traceback" not in first.err
@@ -74,6 +75,9 @@ class TestRun:
             "images",
             "judgements",
             "metrics",
+            "evaluations",
+            "damage",
+            "confusion",
             "runs",
             "features",
             "top_features",
@@ -89,7 +93,8 @@ class TestRun:
         assert {r["metric"] for r in found} >= {"UA", "IRA", "CRA"}
         for row in found:
             if row["value"] is not None:
-                assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+                least = -1 if str(row["metric"]).endswith("-drop") else 0
+                assert least <= row["low"] <= row["value"] <= row["high"] <= 1
                 assert row["unedited"] is not None and row["n_images"]
 
     def test_the_run_is_on_record(self, workspace: Path) -> None:
