@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something failed and the rest was kept, 2 the user's mista
 import os
 import signal
 import sys
+import warnings
 from typing import Any
 
 import typer
@@ -56,6 +57,7 @@ def main() -> None:
     """Entry point: errors become one line and an exit code; a user never sees a traceback for a mistake."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    warnings.formatwarning = _warning
     try:
         app()
     except Interrupted as end:
@@ -72,6 +74,18 @@ def main() -> None:
 
         typer.echo(f"saeuron: {_line(error)}", err=True)
         sys.exit(2 if isinstance(error, (UserError, StorageUserError, *WRONG_PATH)) else 1)
+
+
+_format = warnings.formatwarning
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+    """A warning of our own as one line; another as Python shows it."""
+    from saeuron.errors import OtherModel
+
+    if issubclass(category, OtherModel):
+        return f"saeuron: {message}\n"
+    return _format(message, category, *place, **more)
 
 
 WRONG_PATH = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)

@@ -12,7 +12,7 @@
     └── BadWeights           a weights file that is damaged or of another kind
 
 A message says what is wrong, the value, what was expected and what to do, in one line. `args` holds the constructor's
-arguments, so that every error can be pickled between processes.
+arguments, so that every error can be pickled between processes. `OtherModel` is a warning.
 """
 
 from collections.abc import Iterable
@@ -62,6 +62,10 @@ class WidthMismatch(UserError):
 
 class BadWeights(SaeuronError):
     """A weights file that is damaged, of another kind, or not safetensors."""
+
+
+class OtherModel(UserWarning):
+    """A removal is attached to another model than the one it was made for."""
 
 
 class NotFinite(SaeuronError):

@@ -54,6 +54,7 @@ def compare(
     out: Path,
     device: str,
     threads: int,
+    any_model: bool = False,
 ) -> dict[str, int]:
     """Write both images side by side; returns {SAE or hookpoint: pairs (step, latent) that several removals edit}."""
     removals = [Removal.load(path) for path in files]
@@ -66,7 +67,7 @@ def compare(
     pipe = model.pipeline(config, device)
     noise = initial_noise(seed, [(Prompt(text, "test").id, 0)], latent_shape(pipe))
     unedited = sample(pipe, [text], noise, config)[0]
-    with removed(pipe, removals) as attached:
+    with removed(pipe, removals, any_model) as attached:
         edited = sample(pipe, [text], noise, config, extra=attached.call)[0]
     side_by_side(unedited, edited, out)
     return attached.overlap

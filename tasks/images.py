@@ -139,7 +139,7 @@ def images_shard(job: ImagesJob, index: int) -> Made:
         removals = [tune.load(job.open.whole(i)) for i in job.removal_ids]
         done = start + len(mine) - len(lacking)
         what = "unedited" if not removals else "without " + ", ".join(r.concept for r in removals)
-        with removed(pipe, removals) as attached:
+        with removed(pipe, removals, any_model=True) as attached:
             for batch, pictures in generate(pipe, lacking, job.model, job.config.seed, extra=attached.call):
                 pngs |= {request.key: png_of(picture) for request, picture in zip(batch, pictures, strict=True)}
                 done += len(batch)

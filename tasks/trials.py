@@ -16,6 +16,7 @@ from saeuron.config import ModelConfig, TuneConfig
 from saeuron.generation import Request, generate
 from saeuron.methods.base import Evidence
 from saeuron.methods.removal import Removal, removed
+from saeuron.pages.cards import published
 from saeuron.pages.pictures import picture_of, png_of
 from saeuron.profiles import profile
 from saeuron.prompts import Prompt
@@ -107,7 +108,7 @@ def trials(job: TrialsJob) -> Made:
     pipe = model.pipeline(job.model, job.device)
     prompts = [p for i in job.prompts_ids for p in prompt_sets.read(workspace, i)]
     provenance = {
-        "model": job.model.spec,
+        "model": published(job.model.spec),
         "model_id": job.model_id,
         "reference_set": job.reference_set,
         "reference": job.scores or list(job.reference),
@@ -152,7 +153,7 @@ def _generate(job: TrialsJob, pipe: Any, path: Path, removals: Sequence[Removal]
     if not shards.verify(path):
         return
     samples = []
-    with removed(pipe, removals) as attached:
+    with removed(pipe, removals, any_model=True) as attached:
         for batch, pictures in generate(pipe, images, job.model, job.config.seed, extra=attached.call):
             samples += [(r.key, {"png": png_of(picture)}) for r, picture in zip(batch, pictures, strict=True)]
     shards.write_shard(path, samples, {"model_id": job.model_id, "seed": job.config.seed})

@@ -15,9 +15,12 @@ def generate(
         list[str] | None, typer.Option(help="A concept to remove, or a removal's file; repeatable.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the starting noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; the run's by default.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; the run's by default.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; the run's by default.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; the run's by default.")] = None,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("out.png"),
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Do not warn of removals made for another model.")
+    ] = False,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -37,7 +40,7 @@ def generate(
     prepare(workspace, verbose=False)
     check_device(device)
     files = find(workspace, remove or [])
-    overlap = compare(workspace, prompt, files, seed, steps, guidance, out, device, threads)
+    overlap = compare(workspace, prompt, files, seed, steps, guidance, out, device, threads, any_model)
     for name, count in overlap.items():
         if count:
             say(f"{count} (step, latent) pairs of {name} are in more than one removal; the stronger factor was used")

@@ -4,6 +4,7 @@ A removal is made of parts. An `Edit` changes the output of one module; a `Call`
 Methods differ in how they make parts; attaching, combining, scaling and saving are the same for all of them.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from saeuron.checkpoint import load_tensors, save_tensors
 from saeuron.config import Half
-from saeuron.errors import BadWeights, ConfigError
+from saeuron.errors import BadWeights, ConfigError, OtherModel
 from saeuron.hooks import Step, attached, device_of, from_rows, to_rows
+from saeuron.pipelines.loading import origin
 
 FORMAT = 3
 """Version of the file format. Files of other versions are refused."""
@@ -166,16 +168,17 @@ class Removal:
         return tuple(p for p in self.parts if isinstance(p, Edit))
 
     @contextmanager
-    def attached(self, pipe: Any, strength: float = 1.0) -> Iterator[dict[str, str]]:
+    def attached(self, pipe: Any, strength: float = 1.0, any_model: bool = False) -> Iterator[dict[str, str]]:
         """Generate without the concept for as long as the context lasts, at any number of steps.
 
         Args:
             strength: from 0 (the unedited model) to 1.
+            any_model: do not warn (`OtherModel`) if the removal was made for another model.
 
         Yields:
             Arguments for the pipeline's call beside its own: `pipe(prompt, **arguments)`.
         """
-        with removed(pipe, [self.at(strength)]) as attached_:
+        with removed(pipe, [self.at(strength)], any_model) as attached_:
             yield attached_.call
 
     def at(self, strength: float) -> "Removal":
@@ -277,9 +280,34 @@ def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
     return merged, overlap
 
 
+def _warn_of_other_models(pipe: Any, removals: Sequence[Removal]) -> None:
+    """Warn of removals that were made for another model than this one, as far as both are known."""
+    made_for = {
+        (about["model_id"], about.get("model", "a model"), removal.concept)
+        for removal in removals
+        for about in removal.provenance.get("merged", [removal.provenance])
+        if about.get("model_id")
+    }
+    if not made_for or (here := origin(pipe)) is None:
+        return
+    for model_id, model, concept in sorted(made_for):
+        if model_id != here[1]:
+            warnings.warn(
+                f"the removal of {concept!r} was made for {model} ({model_id}), and this model is {here[0]} "
+                f"({here[1]}): what it edits may mean something else here. Measure it, or say any_model to go on.",
+                OtherModel,
+                stacklevel=6,
+            )
+
+
 @contextmanager
-def removed(pipe: Any, removals: Sequence[Removal]) -> Iterator[Attached]:
-    """Generate without several concepts at once. Edits by different SAEs at one hookpoint add up."""
+def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> Iterator[Attached]:
+    """Generate without several concepts at once. Edits by different SAEs at one hookpoint add up.
+
+    `any_model`: do not warn (`OtherModel`) of removals that were made for another model.
+    """
+    if not any_model:
+        _warn_of_other_models(pipe, removals)
     parts, overlap = combine([p for r in removals for p in r.parts])
     device = device_of(pipe)
     editors: dict[str, list[Edit]] = {}

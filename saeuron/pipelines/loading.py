@@ -1,5 +1,6 @@
 """Load diffusion pipelines, identify them by content, and check hookpoints, schedulers and devices."""
 
+import functools
 import hashlib
 import importlib
 import json
@@ -53,7 +54,7 @@ def check(spec: str | Path, scheduler: str | None = None) -> None:
         _scheduler(scheduler)
 
 
-def identity(spec: str | Path) -> str:
+def identity(spec: str | Path, fetch: bool = True) -> str:
     """A model's id by content: a hash of its folder's configuration and weight files, 20 hexadecimal digits.
 
     A hub id is looked up in the local cache, and downloaded if missing: if its branch moves, the id changes.
@@ -62,8 +63,9 @@ def identity(spec: str | Path) -> str:
     if folder is None:
         from huggingface_hub import snapshot_download
 
+        patterns = ["*.json", "*.safetensors", "*.txt"]
         try:
-            folder = Path(snapshot_download(str(spec), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+            folder = Path(snapshot_download(str(spec), allow_patterns=patterns, local_files_only=not fetch))
         except Exception as error:
             raise BadModel(f"cannot fetch model {str(spec)!r}: {_first_line(error)}") from error
     if not (folder / "model_index.json").is_file():
@@ -76,6 +78,21 @@ def identity(spec: str | Path) -> str:
         with path.open("rb") as file:
             digest.update("/".join(parts).encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:20]
+
+
+def origin(pipe: Any) -> tuple[str, str] | None:
+    """(name, id) of the model that a pipeline was loaded from; None if its files are not here, or it was built."""
+    spec = str(getattr(getattr(pipe, "config", None), "_name_or_path", None) or "")
+    name = next((known for known, folder in FOLDERS.items() if str(folder) == spec), spec)
+    return (name, model_id) if spec and (model_id := _identity_once(spec)) else None
+
+
+@functools.cache
+def _identity_once(spec: str) -> str | None:
+    try:
+        return identity(spec, fetch=False)
+    except BadModel:
+        return None
 
 
 def load_pipeline(

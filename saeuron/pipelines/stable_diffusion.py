@@ -1,15 +1,18 @@
 """Stable Diffusion 1.x and 2.x, and canvas: a UNet and one CLIP text encoder."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from saeuron.errors import SaeuronError
 from saeuron.pipelines.base import Family
 
+_SHARD = re.compile(r"-\d+-of-\d+")
 _SMALL = 16
 """Latents up to this side count as canvas-sized."""
 
@@ -28,7 +31,9 @@ class StableDiffusion(Family):
         import saeuron.canvas.vae  # noqa: F401
 
         pipeline: Any = getattr(diffusers, self.name)
-        return pipeline.from_pretrained(source, dtype=dtype, use_safetensors=True, **self.options)
+        return pipeline.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, variant=_variant(source), **self.options
+        )
 
     def prepare(self, pipe: Any, device: torch.device) -> None:
         if device.type != "cpu":
@@ -83,6 +88,18 @@ class StableDiffusion(Family):
         rows = torch.cat([noised, noised]) if self.guided(pipe) else noised
         prediction = pipe.unet(rows, timestep, **prompts, return_dict=False)[0]
         return predicted_noise(prediction, rows, pipe.scheduler, timestep)
+
+
+def _variant(source: Path | str) -> str | None:
+    """The variant of a model, such as `fp16`, if its denoiser is there in no other: its files are named after it."""
+    if not Path(source).is_dir():
+        try:
+            source = snapshot_download(str(source), local_files_only=True)
+        except OSError:
+            return None  # not here yet; diffusers takes the plain files
+    names = [_SHARD.sub("", path.name).split(".") for path in Path(source, "unet").glob("*.safetensors")]
+    variants = sorted({name[1] if len(name) > 2 else "" for name in names})
+    return variants[0] or None if variants else None
 
 
 def _pixels(pictures: Tensor) -> Tensor:

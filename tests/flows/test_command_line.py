@@ -11,11 +11,11 @@ import click
 import pytest
 import typer
 
-from flows import environment
+from flows import cli, environment
 from flows.cli import app
 from flows.config import load
 from flows.summary import text_table
-from saeuron.errors import ConfigError
+from saeuron.errors import ConfigError, OtherModel
 from storage import Workspace
 from tasks.registry import runs
 from tests.end_to_end.process import run_here
@@ -35,6 +35,17 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 
 
 COMMANDS = dict(commands())
+
+
+def test_a_warning_of_our_own_is_one_line() -> None:
+    assert cli._warning(OtherModel("made for another"), OtherModel, "a.py", 3) == "saeuron: made for another\n"
+    assert "a.py:3: UserWarning: x" in cli._warning(UserWarning("x"), UserWarning, "a.py", 3)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--steps", "5000"), ("--steps", "0"), ("--guidance", "-1")])
+def test_a_value_outside_its_range_is_refused_before_anything_is_loaded(option: str, value: str) -> None:
+    done = run_here("generate", "A cat.", option, value)
+    assert done.code == 2 and f"Invalid value for '{option}'" in done.err
 
 
 class TestHelp:

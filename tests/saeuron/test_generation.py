@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from saeuron.config import ModelConfig
-from saeuron.errors import NotFinite
+from saeuron.errors import ConfigError, NotFinite
 from saeuron.generation import Request, generate, latent_shape, requests, sample, spread
 from saeuron.noise import initial_noise
 from saeuron.prompts import Prompt
@@ -105,3 +105,8 @@ def test_weights_that_overflow_are_refused_and_never_a_black_picture(make_pipe):
         pipe.unet.conv_in.weight.mul_(60000)
     with pytest.raises(NotFinite, match="float16 overflows"):
         images(pipe, requests(PROMPTS[:1], 1), steps=2)
+
+
+def test_more_steps_than_the_scheduler_has(tiny_pipe):
+    with pytest.raises(ConfigError, match=r"1001 steps are more than .* take at most 1000"):
+        sample(tiny_pipe, ["A cat."], torch.zeros(1, 48, 8, 8), ModelConfig.model_construct(steps=1001))

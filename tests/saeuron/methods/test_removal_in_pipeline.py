@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -5,11 +6,12 @@ import pytest
 import torch
 
 from saeuron.config import ModelConfig
-from saeuron.errors import UnknownName, WidthMismatch
+from saeuron.errors import OtherModel, UnknownName, WidthMismatch
 from saeuron.generation import generate, requests
 from saeuron.hooks import attached
-from saeuron.methods.removal import Removal, removed
+from saeuron.methods.removal import Call, Removal, removed
 from saeuron.methods.saeuron import build_edit
+from saeuron.pipelines.loading import identity, load_pipeline
 from saeuron.profiles import DomainTotals, profile
 from saeuron.prompts import Prompt
 from saeuron.scoring import Accumulator
@@ -100,4 +102,27 @@ def test_a_removal_where_it_does_not_fit(tiny_pipe, scored):
         images(tiny_pipe)
     nowhere = Removal("neon", "style", "saeuron", {}, (replace(edit, hookpoint="unet.up_blocks.7.attentions.0"),))
     with pytest.raises(UnknownName, match="unknown hookpoint"), nowhere.attached(tiny_pipe):
+        pass
+
+
+def test_a_removal_of_another_model_says_so(tiny_model_folder, make_pipe, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model_folder, other)
+    scheduler = other / "scheduler/scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace('"leading"', '"trailing"') + "\n")
+    ids = [identity(folder) for folder in (tiny_model_folder, other)]
+    made_for = {"model": "mine", "model_id": ids[0]}
+    edit = Call({"negative_prompt": "neon"})
+    removal = Removal("neon", "style", "negative_prompt", {}, (edit,), made_for)
+    pipe = load_pipeline(other)
+    expected = rf"'neon' was made for mine \({ids[0]}\), and this model is {other} \({ids[1]}\)"
+    with pytest.warns(OtherModel, match=expected), removal.attached(pipe):
+        pass
+    two = Removal.merge([removal, replace(removal, concept="dots")])
+    with pytest.warns(OtherModel, match=r"'neon \+ dots' was made for mine"), removed(pipe, [two]):
+        pass
+    # Warnings are errors here: these give none.
+    with removal.attached(pipe, any_model=True), removal.attached(load_pipeline(tiny_model_folder)):
+        pass
+    with removal.attached(make_pipe()), replace(removal, provenance={}).attached(pipe):
         pass

@@ -13,6 +13,7 @@ from saeuron.config import ModelConfig
 from saeuron.errors import BadModel, ConfigError, UnknownName
 from saeuron.generation import generate, requests
 from saeuron.pipelines.loading import check, check_device, check_hookpoints, identity, load_pipeline
+from saeuron.pipelines.stable_diffusion import _variant
 from saeuron.prompts import Prompt
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -93,6 +94,33 @@ def test_a_path_is_a_folder(copy, monkeypatch):
     monkeypatch.chdir(copy)
     with pytest.raises(BadModel, match="no such model: 'canvas'"):
         load_pipeline(Path("canvas"))
+
+
+def test_a_folder_of_one_variant(make_pipe, tmp_path):
+    make_pipe().save_pretrained(tmp_path, variant="fp16")
+    assert not list(tmp_path.glob("unet/*model.safetensors")) and list(tmp_path.glob("unet/*.fp16.safetensors"))
+    assert load_pipeline(tmp_path, dtype=torch.float16).unet.dtype == torch.float16
+    make_pipe(seed=1).save_pretrained(tmp_path)  # the plain files win where both are there
+    one, two = (load_pipeline(tmp_path).unet.conv_in.weight, make_pipe(seed=1).unet.conv_in.weight)
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("names", "variant"),
+    [
+        (["model.safetensors"], None),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], None),
+        (["model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors"], "fp16"),
+        (["model-00001-of-00002.bf16.safetensors"], "bf16"),
+        (["model.fp16.safetensors", "model.safetensors"], None),
+        ([], None),
+    ],
+)
+def test_the_variant_is_told_by_the_names_of_files(tmp_path, names, variant):
+    (tmp_path / "unet").mkdir()
+    for name in names:
+        (tmp_path / "unet" / name).touch()
+    assert _variant(tmp_path) == variant
 
 
 def test_the_precision_asked_for(tiny_model_folder):
