@@ -11,6 +11,7 @@ from saeuron.config import RunConfig
 from saeuron.figures.verdict import Verdict
 from storage import Workspace, text
 from storage.published import published_name
+from tasks.report import harm
 
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
 
@@ -104,7 +105,7 @@ def outcome(evaluation: Mapping[str, Any], name: str, workspace: Workspace, wors
     if not harmed:
         unharmed = f"; harms none of {counted(others, 'other concept')} for certain" if others else ""
         return [text.filled(said + unharmed)]
-    named = [f"{h['harmed']} {100 * h['after']:.0f} (was {100 * h['before']:.0f})" for h in harmed[:worst]]
+    named = [harm(h) for h in harmed[:worst]]
     if len(harmed) > worst:
         rest = command("concept", "show", evaluation["concept"], workspace=workspace)
         named.append(f"and {len(harmed) - worst} more: {rest}")

@@ -1,22 +1,24 @@
 """Pictures of one removal: unedited beside edited images, and the scores of its latents over the steps."""
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field
 
+from saeuron.figures.metrics import Judged
 from saeuron.pages import pictures as draw
 from saeuron.profiles import profile
-from saeuron.prompts import Prompt
-from tasks import images, score, totals
+from tasks import images, judge, score, totals
 from tasks import prompts as prompt_sets
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 
 CURVES = 6
 """Latents in a plot."""
-COLUMNS = 20
-"""Images in a contact sheet: half ask for the concept, half for others."""
+ACROSS = 10
+"""Images in a band of a contact sheet."""
+MOST = 5
+"""Images of one harmed concept in a contact sheet."""
 
 
 class PicturesSummary(Summary):
@@ -31,7 +33,7 @@ class ReportJob(Job):
     """The pictures of one removal."""
 
     stage: ClassVar[str] = "pictures"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = PicturesSummary
     publishes: ClassVar[Mapping[str, str]] = {
@@ -48,6 +50,10 @@ class ReportJob(Job):
     prompts_ids: tuple[str, ...]
     edited: tuple[str, ...]
     unedited: tuple[str, ...]
+    judgements: dict[str, tuple[str, ...]]
+    """{image set: what judges saw on it}."""
+    evaluation_id: str
+    """Its verdict and the concepts that are harmed."""
     scores: dict[str, str]
     """{concept of the reference set: score id}; empty where the method uses none."""
     hookpoints: tuple[str, ...]
@@ -66,7 +72,10 @@ class ReportJob(Job):
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        read = dict.fromkeys((*self.prompts_ids, *self.edited, *self.unedited, *self.totals.values()), ())
+        judged = (name for names in self.judgements.values() for name in names)
+        whole = (*self.prompts_ids, *self.edited, *self.unedited, *judged, *self.totals.values())
+        # Of the evaluation, the manifest says it all.
+        read = dict.fromkeys(whole, ())
         own = (
             {self.scores[self.concept]: tuple(f for h in self.hookpoints for f in score.files(h))}
             if self.scores
@@ -83,36 +92,98 @@ def report(job: ReportJob) -> Made:
     if job.scores:
         _plot(job)
     about = PicturesSummary(domain=job.domain, concept=job.concept, method=job.method)
-    return commit(job, {"edited": list(job.edited)}, about, clock)
+    return commit(job, {"edited": list(job.edited), "evaluation": job.evaluation_id}, about, clock)
+
+
+def bands(
+    rows: Iterable[images.Row], domain: str, concept: str, harmed: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, list[images.Row]]]:
+    """(heading, images): those that ask for the concept, for the concepts that are harmed most, for the others.
+
+    Evenly spaced in the order of prompt ids, which is as good as random and always the same. In the set's own order a
+    stride could pick the same second concept again and again.
+
+    Args:
+        rows: the first image of every prompt.
+        domain, concept: what was removed.
+        harmed: as in `EvaluationSummary`, the worst first.
+    """
+    ordered = sorted(rows, key=lambda row: row["prompt_id"])
+    asked = {row["key"]: dict(row["asked"]) for row in ordered}
+    mine = [row for row in ordered if asked[row["key"]].get(domain) == concept]
+    others = [row for row in ordered if asked[row["key"]].get(domain, concept) != concept]
+    victims = harmed[:ACROSS]
+    each = min(MOST, ACROSS // len(victims)) if victims else 0
+    names = [(v["domain"], v["harmed"]) for v in victims]
+    shown = []
+    for where, name in names:
+        of_it = [row for row in ordered if asked[row["key"]].get(where) == name]
+        shown += _evenly([row for row in of_it if asked[row["key"]].get(domain) != concept], each)
+    spared = [row for row in others if not asked[row["key"]].items() & {*names}]
+    worst = f"harmed most, percent seen: {', '.join(map(harm, victims))}"
+    rest = f"asked for another {domain}" + (", none of those above" if victims else "")
+    return [(f"asked for {concept}", _evenly(mine, ACROSS)), (worst, shown), (rest, _evenly(spared, ACROSS))]
 
 
 def _sheet(job: ReportJob) -> None:
     workspace = job.open
-    prompts = {p.id: p for i in job.prompts_ids for p in prompt_sets.read(workspace, i)}
+    about = workspace.manifest(job.evaluation_id).summary
     rows = [row for i in job.edited for row in images.index(workspace, i) if row["image_index"] == 0]
-    asked = {row["key"]: dict(row["asked"]).get(job.domain) for row in rows}
-    mine = [row for row in rows if asked[row["key"]] == job.concept]
-    others = [row for row in rows if asked[row["key"]] not in (job.concept, None)]
-    # Evenly spaced in the order of prompt ids, which is as good as random and always the same. In the set's own order a
-    # stride could pick the same second concept again and again.
-    mine, others = (sorted(group, key=lambda row: row["prompt_id"]) for group in (mine, others))
-    shown = _evenly(mine, COLUMNS // 2) + _evenly(others, COLUMNS // 2)
-    keys = {row["key"] for row in shown}
-    edited = {k: v for i in job.edited for k, v in images.pictures(workspace, i, keys).items()}
-    unedited = {k: v for i in job.unedited for k, v in images.pictures(workspace, i, keys).items()}
-    columns = [(_caption(prompts[row["prompt_id"]]), unedited[row["key"]], edited[row["key"]]) for row in shown]
-    title = f"{job.domain} {job.concept} removed by {job.method}: first row asks for it, second row for others"
-    draw.contact_sheet(columns, title, job.folder / "sheet.png", across=COLUMNS // 2)
+    chosen = bands(rows, job.domain, job.concept, about["harmed"])
+    prompts = {p.id: p for i in job.prompts_ids for p in prompt_sets.read(workspace, i)}
+    keys = {row["key"] for _, shown in chosen for row in shown}
+    edited, unedited = (_Looked.of(job, sets, keys) for sets in (job.edited, job.unedited))
+
+    def shot(row: images.Row) -> draw.Shot:
+        concepts = prompts[row["prompt_id"]].concepts
+        return draw.Shot(
+            " ".join(concepts[d] for d in _order(concepts)),
+            unedited.pictures[row["key"]],
+            edited.pictures[row["key"]],
+            unedited.words(row),
+            edited.words(row),
+        )
+
+    title = f"{job.domain} {job.concept} removed by {job.method}: {about['verdict']}"
+    draw.contact_sheet(
+        [(name, [shot(row) for row in shown]) for name, shown in chosen], title, job.folder / "sheet.png"
+    )
+
+
+class _Looked(NamedTuple):
+    """Images with the removal, or without it, and what judges saw on them."""
+
+    pictures: dict[str, draw.Picture]
+    judged: dict[tuple[str, int], Judged]
+
+    @classmethod
+    def of(cls, job: ReportJob, image_sets: Iterable[str], keys: Set[str]) -> Self:
+        found = {key: p for i in image_sets for key, p in images.pictures(job.open, i, keys).items()}
+        judged = judge.read(job.open, {i: job.judgements[i] for i in image_sets})
+        return cls(found, {(j.prompt_id, j.index): j for j in judged})
+
+    def words(self, row: images.Row) -> draw.Words:
+        """What judges saw in each domain that was asked for; nothing where there is no judge."""
+        j = self.judged[row["prompt_id"], row["image_index"]]
+        return [(str(j.seen[d]), j.right(d)) for d in _order(j.asked) if j.seen.get(d)]
+
+
+def _order(concepts: Mapping[str, str]) -> list[str]:
+    """The domains, style before object."""
+    return sorted(concepts, reverse=True)
+
+
+def harm(victim: Mapping[str, Any]) -> str:
+    """`heart 0 (was 100)`, of a row of `EvaluationSummary.harmed`."""
+    return f"{victim['harmed']} {100 * victim['after']:.0f} (was {100 * victim['before']:.0f})"
 
 
 def _evenly(items: list, count: int) -> list:  # type: ignore[type-arg]
     if len(items) <= count:
         return items
+    if count == 1:
+        return items[:1]
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
-
-
-def _caption(prompt: Prompt) -> str:
-    return " ".join(prompt.concepts[d] for d in sorted(prompt.concepts, reverse=True))
 
 
 def _plot(job: ReportJob) -> None:

@@ -62,6 +62,8 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
             prompts_ids=trials.prompts_ids,
             edited=edited,
             unedited=plain,
+            judgements=seen,
+            evaluation_id=made.id,
             scores=trials.scores,
             hookpoints=tuple(trials.saes),
         )

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,32 +57,81 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> str:
     return text + "..."
 
 
+Words = Sequence[tuple[str, bool]]
+"""What judges see on a picture, a word a domain, and whether that is what was asked for."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One request on a contact sheet: a caption, and the pictures of one size without and with the removal."""
+
+    caption: str
+    unedited: Picture
+    edited: Picture
+    seen_unedited: Words = ()
+    seen_edited: Words = ()
+
+
+_GAP, _LINE, _HEAD, _LEFT = 4, 16, 48, 66
+_GREY, _RED = "#333333", "#b00000"
+
+
 def contact_sheet(
-    columns: Sequence[tuple[str, Picture, Picture]], title: str, path: Path, *, side: int = 96, across: int = 10
+    bands: Sequence[tuple[str, Sequence[Shot]]], title: str, path: Path, *, side: int = 112, across: int = 10
 ) -> Path:
-    """A PNG of unedited above edited images, one column each, wrapped into bands of `across`; returns `path`.
+    """A PNG of unedited above edited pictures, what judges see below each; returns `path`.
 
     Args:
-        columns: (caption, unedited, edited), pictures of one size.
+        bands: (heading, shots), each wrapped into rows of `across`; those without a shot are left out.
+        title: of the whole sheet.
+        path: where to write it.
+        side: the shorter side of a picture, in pixels.
+        across: shots beside one another.
     """
-    if not columns:
+    rows = [
+        (heading if start == 0 else "", shots[start : start + across])
+        for heading, shots in bands
+        for start in range(0, len(shots), across)
+    ]
+    if not rows:
         raise ValueError("a contact sheet needs at least one image")
-    gap, label, head, left = 4, 16, 30, 66
-    across = min(across, len(columns))
-    bands = -(-len(columns) // across)
-    band = label + 2 * (side + gap) + 10
-    sheet = Image.new("RGB", (left + across * (side + gap) + gap, head + bands * band), "white")
+    judged = any(shot.seen_unedited or shot.seen_edited for _, shots in rows for shot in shots)
+    below = _LINE if judged else 0
+    height = _LINE + 2 * (side + below + _GAP) + _GAP
+    width = _LEFT + max(len(shots) for _, shots in rows) * (side + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, _HEAD + sum(height + _LINE * bool(heading) for heading, _ in rows)), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((8, 7), title, fill="black", font=_font(14))
-    for i, (caption, unedited, edited) in enumerate(columns):
-        x, y = left + (i % across) * (side + gap), head + (i // across) * band
-        draw.text((x + 2, y), _fitted(draw, caption, side, _font(11)), fill="#333333", font=_font(11))
-        sheet.paste(enlarge(unedited, side), (x, y + label))
-        sheet.paste(enlarge(edited, side), (x, y + label + side + gap))
-        if i % across == 0:
-            draw.text((8, y + label + side // 2 - 6), "unedited", fill="#333333", font=_font(12))
-            draw.text((8, y + label + side + gap + side // 2 - 6), "removed", fill="#a00000", font=_font(12))
+    draw.text((8, 6), _fitted(draw, title, width - 16, _font(14)), fill="black", font=_font(14))
+    if judged:
+        legend = "below each picture: what the judge sees, red where it was not asked for"
+        draw.text((8, 25), _fitted(draw, legend, width - 16, _font(11)), fill=_GREY, font=_font(11))
+    top = _HEAD
+    for heading, shots in rows:
+        if heading:
+            draw.text((8, top), _fitted(draw, heading, width - 16, _font(12)), fill="black", font=_font(12))
+            top += _LINE
+        for name, y, colour in (("unedited", top + _LINE, _GREY), ("removed", top + _LINE + side + below + _GAP, _RED)):
+            draw.text((8, y + side // 2 - 6), name, fill=colour, font=_font(12))
+        for i, shot in enumerate(shots):
+            x, y = _LEFT + i * (side + _GAP), top + _LINE
+            draw.text((x + 2, top), _fitted(draw, shot.caption, side, _font(11)), fill=_GREY, font=_font(11))
+            for picture, words in ((shot.unedited, shot.seen_unedited), (shot.edited, shot.seen_edited)):
+                sheet.paste(enlarge(picture, side), (x, y))
+                _words(draw, words, x + 2, y + side, side - 2)
+                y += side + below + _GAP
+        top += height
     return save_png(path, sheet)
+
+
+def _words(draw: ImageDraw.ImageDraw, words: Words, x: float, y: float, width: float) -> None:
+    """The words in one line of at most `width` pixels, wrong ones in red; without the right ones if all do not fit."""
+    font, end = _font(11), x + width
+    if draw.textlength(" ".join(word for word, _ in words), font=font) > width:
+        words = [word for word in words if not word[1]] or words
+    for word, right in words:
+        shown = _fitted(draw, word, max(0, int(end - x)), font)
+        draw.text((x, y), shown, fill=_GREY if right else _RED, font=font)
+        x += draw.textlength(shown + " ", font=font)
 
 
 def side_by_side(unedited: Picture, edited: Picture, path: Path, *, side: int = 256) -> Path:

@@ -2,32 +2,62 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saeuron.pages.pictures import contact_sheet, enlarge, score_plot, side_by_side
+from saeuron.pages.pictures import Shot, contact_sheet, enlarge, score_plot, side_by_side
 
 
 def picture(value, size=32):
     return np.full((size, size, 3), value, np.uint8)
 
 
-def test_a_contact_sheet_shows_unedited_above_removed(tmp_path):
-    path = contact_sheet(
-        [(f"c{i}", picture(10 * i), picture(200)) for i in range(5)], "t", tmp_path / "deep/s.png", across=3
-    )
+def pixels_of(path):
     with Image.open(path) as image:
         assert image.format == "PNG"
-        pixels = np.asarray(image.convert("RGB"))
-    # Two bands of unedited above removed, 96 pixels each.
-    assert pixels.shape == (30 + 2 * (16 + 200 + 10), 66 + 3 * 100 + 4, 3)
-    x, y = 66 + 100 + 48, 30 + 16 + 48
+        return np.asarray(image.convert("RGB"))
+
+
+def test_a_contact_sheet_shows_unedited_above_removed(tmp_path):
+    shots = [Shot(f"c{i}", picture(10 * i), picture(200)) for i in range(5)]
+    path = contact_sheet([("", shots), ("none", [])], "t", tmp_path / "deep/s.png", side=96, across=3)
+    pixels = pixels_of(path)
+    # Two rows of unedited above removed, 96 pixels each; nothing was judged, so nothing stands below them.
+    row = 16 + 200 + 4
+    assert pixels.shape == (48 + 2 * row, 66 + 3 * 100 + 4, 3)
+    x, y = 66 + 100 + 48, 48 + 16 + 48
     assert (pixels[y, x] == 10).all()
     assert (pixels[y + 100, x] == 200).all()
-    assert (pixels[y + 226, x] == 40).all()
+    assert (pixels[y + row, x] == 40).all()
     assert [p.name for p in path.parent.iterdir()] == ["s.png"]
+
+
+def test_what_the_judge_sees_stands_below_each_picture_and_is_red_where_it_is_wrong(tmp_path):
+    def red(area):
+        return ((area[..., 0] > 120) & (area[..., 1] < 60)).any()
+
+    shot = Shot("neon cat", picture(90), picture(90), [("neon", True), ("cat", True)], [("neon", True), ("cup", False)])
+    pixels = pixels_of(contact_sheet([("asked for cat", [shot]), ("others", [shot])], "t", tmp_path / "s.png", side=96))
+    row = 16 + 2 * (96 + 16 + 4) + 4
+    assert pixels.shape == (48 + 2 * (row + 16), 66 + 100 + 4, 3)
+    for top in (48 + 16, 48 + 16 + row + 16):
+        first = top + 16 + 96
+        second = first + 16 + 4 + 96
+        assert (pixels[first - 40, 100] == 90).all() and (pixels[second - 40, 100] == 90).all()
+        below = [pixels[y : y + 16, 66:166] for y in (first, second)]
+        assert [bool(red(area)) for area in below] == [False, True]
+        assert all((area < 100).any() for area in below)
+
+
+def test_where_the_words_do_not_fit_the_wrong_one_is_shown(tmp_path):
+    def below(seen):
+        shot = Shot("", picture(90), picture(90), seen, seen)
+        return pixels_of(contact_sheet([("", [shot])], "t", tmp_path / "s.png", side=96))[48 + 16 + 96 :, 66:166]
+
+    long = "watercolour" * 2
+    assert (below([(long, True), ("mushroom", False)]) == below([("mushroom", False)])).all()
 
 
 def test_a_contact_sheet_needs_an_image(tmp_path):
     with pytest.raises(ValueError, match="at least one image"):
-        contact_sheet([], "t", tmp_path / "s.png")
+        contact_sheet([("empty", [])], "t", tmp_path / "s.png")
 
 
 def test_side_by_side(tmp_path):

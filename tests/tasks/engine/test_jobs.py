@@ -70,7 +70,8 @@ JOBS: dict[str, Job] = {
     ),
     "pictures": ReportJob(
         workspace=HERE, domain="style", concept="neon", method="saeuron", prompts_ids=("p1",), edited=("e1",),
-        unedited=("u1",), scores={"neon": "n1"}, hookpoints=("unet.a",),
+        unedited=("u1",), judgements={"e1": ("y1",), "u1": ("y2",)}, evaluation_id="v1", scores={"neon": "n1"},
+        hookpoints=("unet.a",),
     ),
 }  # fmt: skip
 
