@@ -1,6 +1,6 @@
-"""The command line: `saeuron`. Each command stands in a file of its own in `flows/commands/`.
+"""The command `saeuron`. Each of its commands is a file in `flows/commands/`.
 
-Exit codes: 0 done, 1 something failed and the rest was kept, 2 the user's mistake, 130 interrupted.
+Exit codes: 0 done, 1 something failed and the rest was kept, 2 a mistake of the user, 130 interrupted.
 """
 
 import os
@@ -36,13 +36,13 @@ app.add_typer(concept.app, name="concept")
 sae.app.command("report")(sae_report.report)
 app.add_typer(sae.app, name="sae")
 app.add_typer(sae_report.latents, name="latent")
-# The former name of `latent`, for one release.
+# The old name of `latent`, kept for one release.
 app.add_typer(sae_report.latents, name="feature", hidden=True)
 app.add_typer(removal.app, name="removal")
 
 
 class Interrupted(BaseException):
-    """Ctrl-C or a polite kill; a KeyboardInterrupt the command-line library would end in words of its own."""
+    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, for which Typer prints its own message."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -54,7 +54,7 @@ def _interrupt(signum: int, frame: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: errors become one line and an exit code; a user never sees a traceback for a mistake."""
+    """Run a command. Errors become one line and an exit code, without a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     warnings.formatwarning = _warning
@@ -66,7 +66,7 @@ def main() -> None:
             from flows import server
 
             server.stop()
-        # Prefect's helper threads would otherwise be waited for.
+        # A normal exit would wait for Prefect's helper threads.
         os._exit(end.code)
     except (SaeuronError, StorageError, OSError) as error:
         from saeuron.errors import UserError
@@ -89,11 +89,11 @@ def _warning(message: Warning | str, category: type[Warning], *place: Any, **mor
 
 
 WRONG_PATH = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-"""What the operating system says of a path that a person should not have given."""
+"""Errors of the operating system about a path that the user gave."""
 
 
 def _line(error: Exception) -> str:
-    """An error as one line; the operating system's own says of which path, and what to do."""
+    """An error as one line. For errors of the operating system, it names the path and what to do."""
     from storage.errors import DiskFull
     from storage.files import NO_ROOM
 

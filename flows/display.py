@@ -1,5 +1,7 @@
 """Progress of a run: bars on a terminal, a line per finished step elsewhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -55,3 +57,15 @@ class Display:
     def line(self, text: str) -> None:
         if not self.console.is_terminal or text.startswith("FAILED"):
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def on_prefect(console: Console) -> Iterator[None]:
+    """Provide a Prefect server for the block; show progress on the terminal and on Prefect's page."""
+    from flows import server
+    from tasks.engine import page, progress
+
+    server.start()
+    page.hear_libraries()
+    with Display(console) as display, progress.listening(display, page.Bars()), server.answering(), server.reachable():
+        yield

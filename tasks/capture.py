@@ -1,4 +1,4 @@
-"""Generate the training prompts and store activations shard by shard, one artifact for each hookpoint."""
+"""Generate images of training prompts and store their activations, one artifact per hookpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from tasks.engine.step import step
 
 
 class CaptureSummary(Summary):
-    """What a capture holds; `storage.tables.CAPTURES` says what each field means."""
+    """Figures of a capture; `storage.tables.CAPTURES` describes each field."""
 
     model_id: str
     hookpoint: str
@@ -48,11 +48,11 @@ class CaptureJob(Job):
     model_id: str
     config: CaptureConfig
     prompts_id: str
-    """The prompt set to read; the id depends on the images that it gives, not on the set."""
+    """The prompt set to read; the id depends on its images (`images_id`), not on the set."""
     images_id: str
     hookpoint: str
     beside: tuple[str, ...] = ()
-    """Hookpoints whose shards are written in the same pass."""
+    """Other hookpoints whose shards are written in the same pass."""
 
     def at(self, hookpoint: str) -> "CaptureJob":
         """The same job at another hookpoint."""
@@ -64,13 +64,13 @@ def _images(job: CaptureJob) -> list[Request]:
 
 
 def shard_count(job: CaptureJob) -> int:
-    """How many shards the capture has."""
+    """Number of shards."""
     return -(-len(_images(job)) // job.config.shard_images)
 
 
 @step("capture shard")
 def capture_shard(job: CaptureJob, index: int) -> Made:
-    """Capture one shard of this hookpoint and of `beside`, except shards that are whole."""
+    """Write one shard of this hookpoint and of those in `beside`, except shards that are whole."""
     clock = Clock()
     paths = {h: job.at(h).folder / h / f"{index:05d}.tar" for h in (job.hookpoint, *job.beside)}
     paths = {h: path for h, path in paths.items() if shards.verify(path)}

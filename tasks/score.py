@@ -1,7 +1,7 @@
-"""Gather the statistics of one concept: generate its prompts, encode as the model runs, keep sums only.
+"""Gather the statistics of one concept: generate its images, encode the activations, and keep only sums.
 
-Sums merge exactly. So images and steps that an earlier artifact counted are taken from it, SAE by SAE, and the result
-equals that of a run from nothing, byte for byte.
+Sums merge exactly. So images and steps that an earlier artifact has counted are taken from it, for each SAE, and the
+result has the same bytes as one computed from scratch.
 """
 
 from collections import defaultdict
@@ -36,7 +36,7 @@ from tasks.engine.step import step
 IMAGES = "images.json"
 """The keys of the images that were counted."""
 _SIZE = frozenset({"images", "images_per_prompt", "every"})
-"""Fields of the configuration that say how much is counted; the others say how."""
+"""Fields of the configuration that set how much is counted, not how."""
 
 
 class ScoredSAE(Summary):
@@ -55,7 +55,7 @@ class ScoreSummary(Summary):
     domain: str
     concept: str
     protocol: str
-    """How the concept was shown; only one protocol's statistics compare."""
+    """Id of the model and its settings; only statistics with the same protocol can be compared."""
     model_id: str
     half: str
     saes: tuple[ScoredSAE, ...]
@@ -79,7 +79,7 @@ class ScoreJob(Job):
     concept: str
     score_on: str
     prompts_id: str
-    """The prompt set to read; the id depends on the images that it gives, not on the set."""
+    """The prompt set to read; the id depends on its images (`images_id`), not on the set."""
     images_id: str
     saes: dict[str, str]
     """{hookpoint: SAE id}."""
@@ -88,7 +88,7 @@ class ScoreJob(Job):
 
     @property
     def protocol(self) -> str:
-        """What two statistics must share to be compared: the model, its sampling, and how it was scored."""
+        """Id of what statistics must have in common to be compared: model, sampling and settings of the scoring."""
         fields = self.identity
         return artifact_id("protocol", self.version, {k: fields[k] for k in ("model", "model_id", "config")})
 
@@ -173,7 +173,7 @@ def score(job: ScoreJob) -> Made:
 
 
 def _base(job: ScoreJob, wanted: set[str], sae_id: str) -> Base | None:
-    """Of the job's bases the one that saves most for an SAE."""
+    """The base that saves the most work for an SAE; None if none fits."""
     best, saved = None, 0.0
     for name in job.bases:
         try:
@@ -183,7 +183,7 @@ def _base(job: ScoreJob, wanted: set[str], sae_id: str) -> Base | None:
             continue
         every = int(manifest.config["config"]["every"])
         folder = next((e["folder"] for e in manifest.summary["saes"] if e["sae_id"] == sae_id), None)
-        # Nothing can be taken out of a sum again: a maximum does not say whose it was.
+        # Images cannot be subtracted from sums: a maximum does not tell which image it came from.
         if folder is None or not keys <= wanted or every % job.config.every:
             continue
         if len(keys) / every > saved:

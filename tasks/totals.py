@@ -1,7 +1,7 @@
-"""Sum the statistics of a domain's concepts, so that a removal, and the scores, need not read them all.
+"""Sum the statistics of a domain's concepts, so that removals and scores need not read them all.
 
-The totals of almost the same concepts are there as a rule: then only the concepts that differ are read, and the file is
-that of a sum from nothing, byte for byte.
+Usually there are earlier totals of almost the same concepts. Then only the statistics that differ are read; the bytes
+are the same as those of a sum from scratch.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ from tasks.engine.step import step
 
 
 class TotalsSummary(Summary):
-    """What was added up."""
+    """The domain, SAE and number of concepts of totals."""
 
     domain: str
     hookpoint: str
@@ -59,7 +59,7 @@ class TotalsJob(Job):
         return dict.fromkeys(read, score.files(self.hookpoint)) | ({self.base: ()} if self.base else {})
 
     def based(self, known: Iterable[Manifest], there: Callable[[str], bool]) -> Self:
-        """This job, based on the committed totals nearest to it; `there(score_id)` tells whether statistics exist."""
+        """This job, based on the most similar committed totals; `there(score_id)` tells whether statistics exist."""
         wanted, best, fewest = set(self.scores), None, len(self.scores)
         for manifest in known:
             about = manifest.config

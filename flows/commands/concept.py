@@ -1,4 +1,4 @@
-"""`saeuron concept`: list, show, add, drop and refresh concepts."""
+"""`saeuron concept list | show | add | drop | refresh`."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show,
 
 @app.command("list")
 def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
-    """List every concept, and how far it is.
+    """List every concept with its state and newest figures.
 
     Example: saeuron concept list
     """
@@ -68,16 +68,16 @@ def concept_show(name: str, workspace: WorkspaceOption = WORKSPACE, as_json: Jso
 
 @app.command("add")
 def concept_add(
-    file: Annotated[Path, typer.Argument(help="YAML with `name`, `domain` and, if wanted, `templates`.")],
+    file: Annotated[Path, typer.Argument(help="YAML file with `name`, `domain` and optional `templates`.")],
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Add a concept, or bring back a dropped one.
+    """Add a concept, or restore a dropped one.
 
-    Only its own work is done.
+    Only what this concept needs is computed.
 
     Example: saeuron concept add examples/grain.yaml
     """
@@ -91,9 +91,9 @@ def concept_add(
 
 @app.command("drop")
 def concept_drop(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
-    """Take a concept off the list.
+    """Take a concept off the workspace's list.
 
-    It leaves scores and runs; its files stay until `saeuron gc`.
+    Later runs and scores leave it out; its files stay until `saeuron gc`.
 
     Example: saeuron concept drop neon
     """
@@ -110,7 +110,7 @@ def concept_drop(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
     check_present(name, config, roster)
     domain, names = next(item for item in roster.present(config).items() if name in item[1])
     if names == (name,):
-        raise ConfigError(f"concept {name!r} is the last one of {domain}; expected another to stay beside it.")
+        raise ConfigError(f"concept {name!r} is the last one of {domain}; expected another one to remain.")
     concepts.drop(opened, config, name)
     stale = sorted({c for (c, _), old in outdated(opened).items() if old})
     say(f"{name} has left scores and runs; nothing was deleted (saeuron concept add FILE brings it back)")
@@ -121,17 +121,17 @@ def concept_drop(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
 
 @app.command("refresh")
 def concept_refresh(
-    name: Annotated[str | None, typer.Argument(help="The concept whose removal to compute anew.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every concept whose removal is outdated.")] = False,
+    name: Annotated[str | None, typer.Argument(help="The concept whose removal is outdated.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All concepts whose removal is outdated.")] = False,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Make outdated removals anew, against today's concepts.
+    """Recompute outdated removals, against the concepts of today.
 
-    Tunes and evaluates them, and prints what changed.
+    They are tuned and evaluated, and the changes are printed.
 
     Example: saeuron concept refresh neon
     """
@@ -150,14 +150,14 @@ def concept_refresh(
     before = refresh.states(opened, names)
     for concept in names:
         concepts.refresh(opened, config, concept)
-    # The run's own page goes before what changed; as JSON there is one answer only.
+    # The run prints its own result first; with --json only one document may be printed.
     aside = contextlib.redirect_stdout(io.StringIO()) if as_json else contextlib.nullcontext()
     code = 0
     try:
         with aside:
             run_pipeline(config, workspace, names, device, threads, verbose, as_json, keep_config=False)
     except typer.Exit as end:
-        # Something failed, and the rest was kept.
+        # Something failed; print what changed, and exit with this code.
         code = end.exit_code
     after = refresh.states(opened, names)
     if as_json:

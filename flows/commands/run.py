@@ -125,7 +125,7 @@ def run_pipeline(
         # A new workspace has work to do in any case, so the server starts while the configuration is checked.
         server.start()
     check_all(config, device, opened)
-    from flows.display import Display
+    from flows.display import Display, on_prefect
     from flows.pipeline import pipeline
     from flows.walk import finds_everything
     from tasks.engine import progress
@@ -140,15 +140,8 @@ def run_pipeline(
         console.print("starting Prefect", style="dim")
         server.start()
         from flows.flow import launch
-        from tasks.engine import page
 
-        page.hear_libraries()
-        with (
-            Display(console) as display,
-            progress.listening(display, page.Bars()),
-            server.answering(),
-            server.reachable(),
-        ):
+        with on_prefect(console):
             result = launch(*arguments)
     if as_json:
         say(json.dumps(result, indent=2, default=str))

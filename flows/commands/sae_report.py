@@ -104,7 +104,7 @@ def _measured(
     check_server()
     check_device(device)
     from flows.sae_report import sae_report
-    from tasks.engine import model, page, progress
+    from tasks.engine import model
     from tasks.registry import runs
     from tasks.registry.saes import find
     from tasks.sae_page import Diagnosis, newest
@@ -117,18 +117,9 @@ def _measured(
     if there is not None and not asked:
         compared = newest(opened, "stability", sae_id=found.id)
         return Diagnosis(opened, there.id, compared.id if compared else None)
-    from flows import server
-    from flows.display import Display
+    from flows.display import on_prefect
 
-    server.start()
-    console = console_for(as_json)
     config = runs.remembered(opened)
-    page.hear_libraries()
-    with (
-        Display(console) as display,
-        progress.listening(display, page.Bars()),
-        server.answering(),
-        server.reachable(),
-    ):
+    with on_prefect(console_for(as_json)):
         made = sae_report(config, str(opened.root), found.id, other, *rest, device=device, threads=threads)
     return Diagnosis(opened, made["diagnosis"], made["stability"])

@@ -1,4 +1,4 @@
-"""Capture the activations that SAEs are trained on: one step a shard, then a commit for each hookpoint."""
+"""Capture activations for training: one step per shard, then one commit per hookpoint."""
 
 from flows.run import Run
 from flows.stages.prompts import PromptSet
@@ -11,7 +11,7 @@ from tasks.prompts import images_id
 
 
 def capture(run: Run, prompts: PromptSet) -> dict[str, str]:
-    """{hookpoint: capture id} of those whose SAE is not given; what is not there yet is made in one pass."""
+    """{hookpoint: capture id}, without hookpoints whose SAE is given. Missing captures are made in one pass."""
     jobs = [_job(run, prompts, hookpoint) for hookpoint in run.config.hookpoints if hookpoint not in run.config.saes]
     workspace = Workspace(run.workspace)
     if missing := [job for job in jobs if not workspace.has(job.id)]:

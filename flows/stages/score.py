@@ -11,7 +11,7 @@ from tasks.score import score as task
 
 
 def score(run: Run, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[str, str]:
-    """{concept: score id}; a concept that failed is missing, and so is one that was dropped."""
+    """{concept: score id}, without dropped concepts and those that failed."""
 
     def based(job: ScoreJob) -> ScoreJob:
         return job.model_copy(update={"bases": bases(job, run.earlier("score"))})
@@ -28,7 +28,7 @@ def score(run: Run, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[st
 def score_job(
     run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str], earlier: PromptSet | None = None
 ) -> ScoreJob:
-    """The statistics of one concept at every hookpoint of its domain; of its `earlier` prompts if these are given."""
+    """The job for one concept at every hookpoint of its domain; with its `earlier` prompts, if given."""
     domain = run.domain_of(concept)
     if domain is None:
         raise KeyError(concept)

@@ -1,4 +1,4 @@
-"""Keep the sums over each domain, and packs of statistics ordered by latent, up with the concepts."""
+"""Keep the totals of each domain, and packs of statistics by latent, up to date."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,13 +13,13 @@ from tasks.totals import totals as totals_task
 
 
 def totals(run: Run, domain: str, scores: Iterable[str], saes: Mapping[str, str]) -> dict[str, str]:
-    """{hookpoint: totals} over the concepts of these statistics, of the same domain."""
+    """{hookpoint: totals id} of statistics of one domain."""
     members = tuple(sorted(scores))
     return {hookpoint: _totals(run, domain, members, hookpoint, saes[hookpoint]).id for hookpoint in saes}
 
 
 def keep(run: Run, scores: Mapping[str, str], saes: Mapping[str, str]) -> None:
-    """Have the totals of every domain as it is, which SQL's scores stand on, and packs; a failure is noted."""
+    """Make the current totals of every domain, which the SQL view `scores` reads, and packs. Failures are noted."""
     present = {
         domain: tuple(sorted(scores[c] for c in names if c in scores)) for domain, names in run.domain_concepts.items()
     }
@@ -43,7 +43,7 @@ def _totals(run: Run, domain: str, members: tuple[str, ...], hookpoint: str, sae
 
 
 def _packs(run: Run, members: list[str], hookpoint: str, sae_id: str) -> list[PacksJob]:
-    """The packs that are in use, and the one that is to be made of what no pack holds."""
+    """The packs in use, and a new one if enough statistics are in no pack."""
 
     def job(scores: Iterable[str]) -> PacksJob:
         return PacksJob(workspace=run.workspace, hookpoint=hookpoint, sae_id=sae_id, scores=tuple(sorted(scores)))
@@ -54,5 +54,5 @@ def _packs(run: Run, members: list[str], hookpoint: str, sae_id: str) -> list[Pa
     if new := to_pack(members, packs):
         made = job(new)
         packs[made.id] = set(new)
-    # One that holds none of those that are there any more is left to gc.
+    # Packs without a current member are left to gc.
     return [job(packs[name]) for name in in_use(packs) if packs[name] & {*members}]
