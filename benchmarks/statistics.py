@@ -113,7 +113,9 @@ def _make(workspace: Workspace, concepts: int, steps: int, latents: int) -> list
         write_statistics(workspace.folder(name) / HOOKPOINT, sums)
         saes = [{"sae_id": "sae", "hookpoint": HOOKPOINT, "folder": HOOKPOINT, "n_images": 20}]
         names.append(name)
-        workspace.commit(name, config={"half": "conditional"}, inputs={}, summary=about | {"saes": saes}, seconds=1.0)
+        workspace.commit(
+            name, config={}, inputs={}, summary={**about, "half": "conditional", "saes": saes}, seconds=1.0
+        )
     return names
 
 

@@ -4,11 +4,8 @@
     ├── UserError             a mistake that the user can correct; never retried
     │   ├── NotAWorkspace
     │   ├── OtherFormat
-    │   │   ├── WorkspaceTooNew
-    │   │   ├── WorkspaceUnsupported
-    │   │   ├── WorkspaceTooOld
-    │   │   └── WorkspaceBusy
     │   ├── BadQuery
+    │   ├── BadTable
     │   ├── BadStore
     │   └── UnknownArtifact
     ├── ArtifactMissing
@@ -52,51 +49,14 @@ class NotAWorkspace(UserError):
 
 
 class OtherFormat(UserError):
-    """The workspace has another format than this version writes."""
+    """The workspace has another format than this version writes. `rest` ends the message: what is wrong, what to do."""
 
-    def __init__(self, root: Path | str, found: int, known: int) -> None:
-        super().__init__(str(root), found, known)
-
-
-class WorkspaceTooNew(OtherFormat):
-    """The workspace was written in a format that this version does not know."""
+    def __init__(self, root: Path | str, found: int, known: int, rest: str) -> None:
+        super().__init__(str(root), found, known, rest)
 
     def __str__(self) -> str:
-        root, found, known = self.args
-        return f"workspace {root} has format {found}, expected at most {known}: upgrade saeuron, or use another folder"
-
-
-class WorkspaceUnsupported(OtherFormat):
-    """The workspace was written in a format so old that nothing converts it."""
-
-    def __str__(self) -> str:
-        root, found, known = self.args
-        return (
-            f"workspace {root} has format {found}, expected {known}, and cannot be converted: use another "
-            "workspace, or delete this one"
-        )
-
-
-class WorkspaceTooOld(OtherFormat):
-    """The workspace was written in an older format, and is only to be read."""
-
-    def __str__(self) -> str:
-        root, found, known = self.args
-        return (
-            f"workspace {root} has format {found}, expected {known}: bring it up to date with: "
-            f"saeuron verify --repair -w {shlex.quote(str(root))}"
-        )
-
-
-class WorkspaceBusy(OtherFormat):
-    """The workspace is of an older format, and cannot be brought up to date while a process is at work in it."""
-
-    def __str__(self) -> str:
-        root, found, known = self.args
-        return (
-            f"workspace {root} has format {found}, expected {known}, and another process is at work in it: "
-            "wait until that has ended, then run the same command again"
-        )
+        root, found, known, rest = self.args
+        return f"workspace {root} has format {found}, expected {known}{rest}"
 
 
 class BadQuery(UserError):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from storage.backend import Backend
-from storage.errors import WorkspaceBusy
+from storage.errors import OtherFormat
 from storage.files import json_text
 from storage.layout import MARK
 from storage.locks import held, lock
@@ -26,7 +26,7 @@ PATIENCE = 10.0
 def migrate(backend: Backend, wanted: int) -> None:
     """Bring a workspace to the format `wanted`. A second process waits, and finds it done.
 
-    Raises WorkspaceBusy if a process, or for an object store a run on any machine, works in it for longer than
+    Raises OtherFormat if a process, or for an object store a run on any machine, works in it for longer than
     PATIENCE; DiskFull.
     """
     with lock(backend.locks, "format"):
@@ -34,7 +34,10 @@ def migrate(backend: Backend, wanted: int) -> None:
         end = time.monotonic() + PATIENCE
         while found < wanted and _busy(backend):
             if time.monotonic() > end:
-                raise WorkspaceBusy(backend.address, found, wanted)
+                rest = (
+                    ", and another process is at work in it: wait until that has ended, then run the same command again"
+                )
+                raise OtherFormat(backend.address, found, wanted, rest)
             time.sleep(0.2)
         for version in range(found, wanted):
             MIGRATIONS[version](backend.root)

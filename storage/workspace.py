@@ -15,6 +15,7 @@ are read. `Workspace.backend` hides the difference.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -27,10 +28,8 @@ from storage.errors import (
     ArtifactMissing,
     Damaged,
     NotAWorkspace,
+    OtherFormat,
     StorageError,
-    WorkspaceTooNew,
-    WorkspaceTooOld,
-    WorkspaceUnsupported,
 )
 from storage.files import json_text, read_json, sweep
 from storage.identity import split_id
@@ -65,10 +64,9 @@ class Workspace(Layout):
 
         For a URL, refresh and open its cache. With `create` or `migrate`, upgrade a workspace of an older format.
 
-        Raises NotAWorkspace (absent and not to be made, not a folder, or a folder of something else), WorkspaceTooNew
-        (written in a later format), WorkspaceUnsupported (in one that nothing converts), WorkspaceTooOld (in an older
-        one, and only to be read), what `migrations.migrate`
-        raises, and BadStore and StoreAway for an object store.
+        Raises NotAWorkspace (absent and not to be made, not a folder, or a folder of something else); OtherFormat (a
+        later one, one without a migration, or an older one that is only to be read); what `migrations.migrate` raises;
+        BadStore and StoreAway for an object store.
         """
         opened = cls(cache_folder(root) if is_url(root) else Path(root).expanduser().absolute())
         root = opened.root
@@ -79,12 +77,14 @@ class Workspace(Layout):
         except (Damaged, KeyError, TypeError):
             raise NotAWorkspace(root, f'its {MARK} is not {{"format": {FORMAT}}}; {_REWRITTEN}') from None
         if not isinstance(found, int) or found > FORMAT:
-            raise WorkspaceTooNew(root, found, FORMAT)
+            raise OtherFormat(root, found, FORMAT, ": upgrade saeuron, or use another folder")
         if found < FORMAT:
             if found not in MIGRATIONS:
-                raise WorkspaceUnsupported(opened.address, found, FORMAT)
+                rest = ", and cannot be converted: use another workspace, or delete this one"
+                raise OtherFormat(opened.address, found, FORMAT, rest)
             if not create and not migrate:
-                raise WorkspaceTooOld(opened.address, found, FORMAT)
+                rest = f": bring it up to date with: saeuron verify --repair -w {shlex.quote(opened.address)}"
+                raise OtherFormat(opened.address, found, FORMAT, rest)
             upgrade(opened.backend, FORMAT)
         return opened
 

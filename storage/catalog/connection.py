@@ -30,7 +30,7 @@ def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int
 
     The connection reads no file outside the workspace's artifacts, and its settings are locked; `memory` and `threads`
     bound its work. It trusts its caller: use `query.run_query` for SQL from others. Raises NotAWorkspace or
-    WorkspaceTooNew; ObjectDamaged or StoreAway if a table has to come from an object store.
+    OtherFormat; ObjectDamaged or StoreAway if a table has to come from an object store.
     """
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)

@@ -51,7 +51,7 @@ def run_query(
     The query runs in a process of its own (see `guard`), which is killed after `seconds`, or when an exception, such as
     KeyboardInterrupt, ends the waiting. Raises BadQuery, in one line, for any other statement or several, for a query
     that DuckDB cannot parse, bind or run, or that exceeds `seconds`, `memory` or RESULT_BYTES; NotAWorkspace,
-    WorkspaceTooNew.
+    OtherFormat.
     """
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)

@@ -55,11 +55,7 @@ def score_rows(manifests: list[Manifest], dropped: Set[tuple[str, str]]) -> list
     rows: list[Row] = []
     for manifest in manifests:
         about = manifest.summary
-        names = {file.name for file in manifest.files}
         for sae in about.get("saes", ()):
-            # Artifacts of earlier versions lack this file; the next run makes the statistics again.
-            if f"{sae['folder']}/{BY_LATENT_FILE}" not in names:
-                continue
             key = (sae["sae_id"], about["protocol"], about["domain"], about["concept"])
             newest[key] = max(newest.get(key, ("", "")), (manifest.created, manifest.id))
             rows.append(
@@ -69,9 +65,8 @@ def score_rows(manifests: list[Manifest], dropped: Set[tuple[str, str]]) -> list
                     "score_id": manifest.id,
                     "sae_id": sae["sae_id"],
                     "hookpoint": sae["hookpoint"],
-                    "half": sae.get("half") or about.get("half") or manifest.config.get("half"),
                     "folder": sae["folder"],
-                    **{name: about[name] for name in ("protocol", "domain", "concept")},
+                    **{name: about[name] for name in ("protocol", "domain", "concept", "half")},
                 }
             )
     # A concept scored twice under one protocol counts once: otherwise 'all other concepts' would include itself.

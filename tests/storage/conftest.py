@@ -68,8 +68,8 @@ def commit_score(
     for sae_id, part in sums.items():
         write_statistics(workspace.folder(name) / f"of {sae_id}", part)
         saes.append({"sae_id": sae_id, "hookpoint": "unet.mid_block", "folder": f"of {sae_id}", "n_images": 3})
-    summary = {"domain": domain, "concept": concept, "protocol": protocol, "model_id": "m", "saes": saes}
-    return workspace.commit(name, config={"half": "conditional"}, inputs={}, summary=summary, seconds=1.0)
+    summary = {"domain": domain, "concept": concept, "protocol": protocol, "model_id": "m", "half": "conditional"}
+    return workspace.commit(name, config={}, inputs={}, summary=summary | {"saes": saes}, seconds=1.0)
 
 
 @pytest.fixture

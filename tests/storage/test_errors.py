@@ -9,10 +9,7 @@ from storage import errors
     "error",
     [
         errors.NotAWorkspace("/w", "there is no such folder"),
-        errors.WorkspaceTooNew("/w", 9, 1),
-        errors.WorkspaceUnsupported("/w", 1, 3),
-        errors.WorkspaceTooOld("/w", 3, 4),
-        errors.WorkspaceBusy("/w", 3, 4),
+        errors.OtherFormat("/w", 9, 1, ": upgrade saeuron"),
         errors.BadQuery("one line"),
         errors.UnknownArtifact("nonsense"),
         errors.ArtifactMissing("/w/a.tar"),
@@ -27,8 +24,7 @@ def test_messages_are_one_line_and_survive_a_process(error: errors.StorageError)
 
 
 def test_what_the_user_can_mend() -> None:
-    mistakes = (errors.WorkspaceTooNew, errors.WorkspaceUnsupported, errors.WorkspaceTooOld, errors.WorkspaceBusy)
-    for kind in (*mistakes, errors.NotAWorkspace, errors.BadQuery, errors.UnknownArtifact):
+    for kind in (errors.OtherFormat, errors.NotAWorkspace, errors.BadQuery, errors.UnknownArtifact):
         assert issubclass(kind, errors.UserError)
     for other in (errors.ArtifactMissing, errors.ArtifactDamaged, errors.DiskFull):
         assert not issubclass(other, errors.UserError)

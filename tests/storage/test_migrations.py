@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from storage import migrations
-from storage.errors import WorkspaceBusy, WorkspaceTooOld, WorkspaceUnsupported
+from storage.errors import OtherFormat
 from storage.files import read_json, write_json
 from storage.migrations import MIGRATIONS
 from storage.workspace import FORMAT, Workspace
@@ -57,13 +57,13 @@ def test_a_format_that_nothing_migrates_is_refused(tmp_path: Path, words: list[s
     assert done.code == 2 and done.complaint == f"saeuron: {said} this one"
     assert state(root) == before
     for create in (False, True):
-        with pytest.raises(WorkspaceUnsupported):
+        with pytest.raises(OtherFormat, match="cannot be converted"):
             Workspace.open(root, create=create)
 
 
 def test_a_reader_is_told_the_command_and_changes_nothing(old: Path) -> None:
     before = state(old)
-    with pytest.raises(WorkspaceTooOld, match=rf"has format {FORMAT - 1}, expected {FORMAT}: .* verify --repair -w"):
+    with pytest.raises(OtherFormat, match=rf"has format {FORMAT - 1}, expected {FORMAT}: .* verify --repair -w"):
         Workspace.open(old, create=False)
     for words in (["sql", "select 1"], ["status"], ["verify", "--deep"], ["gc"], ["run", "--plan"]):
         done = run_here(*words, "-w", old)
@@ -137,7 +137,7 @@ def test_cut_short_anywhere_it_goes_on(old: Path, tmp_path: Path, monkeypatch: p
 def test_while_somebody_is_at_work_it_is_left_alone(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "PATIENCE", 0.1)
     before = state(old)
-    with Workspace(old).lock("run"), pytest.raises(WorkspaceBusy, match="another process is at work in it: wait until"):
+    with Workspace(old).lock("run"), pytest.raises(OtherFormat, match="another process is at work in it: wait until"):
         Workspace.open(old)
     assert state(old) == before
     assert Workspace.open(old).root == old

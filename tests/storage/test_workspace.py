@@ -6,7 +6,7 @@ import pytest
 
 from storage import workspace as module
 from storage.dense.shards import write_shard
-from storage.errors import ArtifactDamaged, ArtifactMissing, NotAWorkspace, UnknownArtifact, WorkspaceTooNew
+from storage.errors import ArtifactDamaged, ArtifactMissing, NotAWorkspace, OtherFormat, UnknownArtifact
 from storage.identity import artifact_id
 from storage.verify import damage
 from storage.workspace import FORMAT, Workspace
@@ -63,7 +63,7 @@ def test_a_temporary_of_another_process_is_no_content(tmp_path: Path) -> None:
 
 def test_a_newer_workspace(tmp_path: Path) -> None:
     (tmp_path / "workspace.json").write_text('{"format": 9, "more": 1}')
-    with pytest.raises(WorkspaceTooNew, match="has format 9, expected at most 3"):
+    with pytest.raises(OtherFormat, match="has format 9, expected 3: upgrade"):
         Workspace.open(tmp_path)
 
 

@@ -32,8 +32,8 @@ def score(workspace: Workspace) -> Score:
         seed = sum(concept.encode())
         write_statistics(workspace.folder(name) / HOOKPOINT, random_sums(seed, STEPS, LATENTS))
         saes = [{"sae_id": SAE, "hookpoint": HOOKPOINT, "folder": HOOKPOINT, "n_images": 3}]
-        summary = {"domain": "style", "concept": concept, "protocol": "p", "model_id": "m", "saes": saes}
-        workspace.commit(name, config={"half": "conditional"}, inputs={}, summary=summary, seconds=1.0)
+        summary = {"domain": "style", "concept": concept, "protocol": "p", "model_id": "m", "half": "conditional"}
+        workspace.commit(name, config={}, inputs={}, summary=summary | {"saes": saes}, seconds=1.0)
         return name
 
     return score

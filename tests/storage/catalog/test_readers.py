@@ -57,13 +57,13 @@ def sums_of(concept: str, sae: str) -> Sums:
 
 def commit(workspace: Workspace, concept: str, pause: float) -> None:
     """As a run does it, but with a rest after each file: a moment in which a reader could see half."""
-    about = {"domain": "style", "concept": concept, "protocol": "p", "model_id": "m"}
+    about = {"domain": "style", "concept": concept, "protocol": "p", "model_id": "m", "half": "conditional"}
     name = artifact_id("score", 1, about)
     for sae in SAES:
         write_statistics(workspace.folder(name) / sae, sums_of(concept, sae))
         time.sleep(pause)
     saes = [{"sae_id": sae, "hookpoint": "unet.mid_block", "folder": sae, "n_images": 3} for sae in SAES]
-    workspace.commit(name, config={"half": "conditional"}, inputs={}, summary=about | {"saes": saes}, seconds=1.0)
+    workspace.commit(name, config={}, inputs={}, summary=about | {"saes": saes}, seconds=1.0)
 
 
 def means(concepts: set[str], sae: str) -> dict[str, float]:

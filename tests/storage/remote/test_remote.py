@@ -20,9 +20,8 @@ from storage.errors import (
     Conflict,
     NotAWorkspace,
     ObjectDamaged,
+    OtherFormat,
     StoreAway,
-    WorkspaceBusy,
-    WorkspaceTooOld,
 )
 from storage.files import write_atomic
 from storage.identity import artifact_id, digest
@@ -411,11 +410,11 @@ def test_an_older_format_on_the_store(
     monkeypatch.setattr(migrations, "PATIENCE", 0.1)
     here.write(here.root / "workspace.json", json.dumps({"format": old}).encode())
     monkeypatch.setenv("SAEURON_CACHE", str(tmp_path / "reader"))
-    with pytest.raises(WorkspaceTooOld, match=f"workspace {url} has format {old}.*saeuron verify --repair -w {url}"):
+    with pytest.raises(OtherFormat, match=f"workspace {url} has format {old}.*saeuron verify --repair -w {url}"):
         Workspace.open(url, create=False)
     assert stored_format() == old
     with remote(here).lease("20260101T000000-abcdef"):
-        with pytest.raises(WorkspaceBusy, match=url):
+        with pytest.raises(OtherFormat, match="another process is at work"):
             machine("there")
         assert stored_format() == old
     there = machine("there")

@@ -31,9 +31,7 @@ for _name in ("saeuron.sae.interchange.folder", "tasks.registry.records"):
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "UnknownName": ("concept", "neom", ["neon", "dots"], "Look again."),
     "NotAWorkspace": ("/here", "it is a file"),
-    **dict.fromkeys(
-        ("OtherFormat", "WorkspaceTooNew", "WorkspaceUnsupported", "WorkspaceTooOld", "WorkspaceBusy"), ("/here", 2, 1)
-    ),
+    "OtherFormat": ("/here", 2, 1, ": upgrade"),
     "NotFinite": ("An image of a cat.", "float16"),
     "ArtifactMissing": ("score_v1_0", "a manifest"),
     "ArtifactDamaged": ("/here/a.tar", "10 bytes", "9"),
