@@ -19,9 +19,16 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
         judges.check(domain.judge, name, domain.concepts, domain.judge_templates)
     _check_methods(config)
     known = [c for d in config.domains.values() for c in d.concepts]
-    for concept in config.tune.concepts or ():
-        if concept not in known:
-            raise UnknownName("concept", concept, known, "(tune.concepts)")
+    for place, names in (("tune", config.tune.concepts), ("controls", config.controls.concepts)):
+        for concept in names or ():
+            if concept not in known:
+                raise UnknownName("concept", concept, known, f"({place}.concepts)")
+    if config.tune.concepts is not None:
+        for concept in {*(config.controls.concepts or ())} - {*config.tune.concepts}:
+            raise ConfigError(
+                f"controls.concepts names {concept!r}, which is not in tune.concepts and gets no removal; "
+                "expected concepts of tune.concepts: add it there, or leave it out here."
+            )
     found = build(config.prompts, config.domains)
     for split in ("train", "validation", "test"):
         if not any(p.split == split for p in found):
@@ -35,11 +42,16 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
 
 def _check_methods(config: RunConfig) -> None:
     """Raise for a method or setting that does not exist, or that this configuration cannot use."""
-    for name in config.method:
+    for name in dict.fromkeys((*config.method, *config.controls.methods)):
         method = methods.get(name)
         method.check(config)
         for domain in config.domains:
-            method.candidates(config.grid(domain, name))
+            method.candidates(method.told(config, domain))
+        if "latents" in method.needs and method.dictionary != "trained" and config.saes:
+            raise ConfigError(
+                f"method {name!r} compares with the SAEs that a run trains, but saes gives one at "
+                f"{next(iter(config.saes))}; leave the method out, or have that SAE trained."
+            )
     told = {"tune": config.tune.settings} | {f"domains.{d}": c.settings for d, c in config.domains.items()}
     for place, settings in told.items():
         for name in settings:

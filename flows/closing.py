@@ -1,7 +1,7 @@
 """What a run prints at its end: figures, counts, paths, the next command."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from flows.hints import command
@@ -22,12 +22,15 @@ WORST = 8
 
 def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) -> str:
     """Text at the end of a run: figures, verdicts, counts, paths, the next command."""
-    evaluations = result["evaluations"]
-    lines, one = _figures(result), len({e["method"] for e in evaluations}) == 1
+    lines = _figures(result)
+    # Controls have figures; what follows is about removals to use.
+    evaluations = [e for e in result["evaluations"] if e["method"] in config.method]
+    one = len({e["method"] for e in evaluations}) == 1
     for e in evaluations:
         # One method needs no name here: the means above name it.
         lines += outcome(e, e["concept"] if one else f"{e['concept']} by {e['method']}", workspace)
     if evaluations:
+        lines += [text.filled(line) for line in _compared(result["comparisons"]) or _without_control(config)]
         lines.append("")
         if note := unsearched(config):
             lines.append(text.filled(note))
@@ -111,6 +114,35 @@ def outcome(evaluation: Mapping[str, Any], name: str, workspace: Workspace, wors
         named.append(f"and {len(harmed) - worst} more: {rest}")
     listed = ", ".join(each.replace(" ", text.NO_BREAK) for each in named)
     return [text.filled(said), text.filled(f"  harms: {listed}", "    ")]
+
+
+def _compared(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each domain, method and control: whether the method beats the control, and by how much."""
+    lines = []
+    for each in comparisons:
+        method, control = f"{each['domain']}: {each['method']}", each["control"]
+        seen = f"{counted(len(each['concepts']), 'concept')}, {counted(each['n'], 'image')}"
+        if each["difference"] is None:
+            lines.append(f"{method} cannot be compared with {control}: an image was not judged ({seen})")
+            continue
+        points, low, high = (100 * each[name] for name in ("difference", "low", "high"))
+        interval = f"95 % {low:.1f} to {high:.1f}, {seen}"
+        if each["beats"]:
+            lines.append(f"{method} beats {control} by {points:.1f} points ({interval})")
+            continue
+        few = f"; only {counted(each['n_differ'], 'prompt')} differ" if low > 0 else ""
+        worse = ", and is worse" if high < 0 else ""
+        lines.append(f"{method} does not beat {control}{worse}: {points:+.1f} points ({interval}{few})")
+    return lines
+
+
+def _without_control(config: RunConfig) -> list[str]:
+    """A line that says what the figures do not show, where a method that edits latents ran without controls."""
+    from flows.stages.compare import controlled
+
+    if not controlled(config):
+        return []
+    return ["No control was run: these figures do not show that trained latents matter (controls.methods)."]
 
 
 def _example(config: RunConfig, domain: str, concept: str) -> str:

@@ -1,19 +1,21 @@
-"""The whole method, in order: prompts, capture, train, score, tune, evaluate."""
+"""The whole method, in order: prompts, capture, train, score, tune, evaluate, compare."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import Any, cast, get_args
 
 from flows import runners
 from flows.run import Run
 from flows.stages.capture import capture
+from flows.stages.compare import compare, wanted_of
 from flows.stages.evaluate import evaluate
 from flows.stages.prompts import prompts
-from flows.stages.score import score
+from flows.stages.score import Scores, score
 from flows.stages.train import train
-from flows.stages.tune import tune
+from flows.stages.tune import Wanted, tune
 from saeuron import methods
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
+from saeuron.sae.config import Dictionary
 from storage import Workspace
 from storage.identity import split_id
 from tasks.engine import model, progress
@@ -40,7 +42,8 @@ def pipeline(
         threads: torch threads on the CPU, of each worker if there are several.
 
     Returns:
-        {"run_id", "counts", "failures", "evaluations": [summary], "removals": [summary], "saes": {hookpoint: id}}.
+        {"run_id", "counts", "failures", "evaluations": [summary], "comparisons": [summary], "removals": [summary],
+        "saes": {hookpoint: id}}; the SAEs are those of the chosen method, not of a control.
     """
     threads = runners.threads(config, threads)
     model.set_threads(threads)
@@ -89,23 +92,34 @@ def _added(run: Run, stage: type[Job]) -> None:
         run.each(stage.stage, jobs, do, lambda item: item[1].label)
 
 
+def _dictionaries(config: RunConfig, removed: Iterable[Wanted]) -> list[Dictionary]:
+    """The kinds of SAEs that the chosen methods and these removals need, trained ones first."""
+    used = [methods.get(name) for name in {*config.method, *(w.method for w in removed)}]
+    needed = {method.dictionary for method in used if "latents" in method.needs}
+    return [d for d in get_args(Dictionary) if d in needed]
+
+
 def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
     """Every stage in order; `concepts` as in `pipeline`."""
     elsewhere = from_elsewhere()
     if concepts is None:
         concepts = wanted(run)
     sets = prompts(run)
-    saes: dict[str, str] = {}
-    scores: dict[str, str] = {}
-    if any("latents" in methods.get(name).needs for name in run.config.method):
-        saes = train(run, capture(run, sets[""]))
+    removed = wanted_of(run.config, concepts)
+    saes: dict[Dictionary, dict[str, str]] = {}
+    scores: Scores = {}
+    if dictionaries := _dictionaries(run.config, removed):
+        captured = capture(run, sets[""])
+        saes = {dictionary: train(run, captured, dictionary) for dictionary in dictionaries}
         scores = score(run, sets, saes)
-    removals = tune(run, concepts, sets, saes, scores)
+    removals = tune(run, removed, sets, saes, scores)
     evaluations = evaluate(run, removals)
+    comparisons = compare(run, evaluations)
     for stage in elsewhere:
         _added(run, stage)
     return {
-        "evaluations": [{"id": made.id, **made.summary} for made in evaluations.values()],
+        "evaluations": [{"id": made.id, **made.summary} for _, made in evaluations.values()],
+        "comparisons": [{"id": made.id, **made.summary} for made in comparisons],
         "removals": [{"id": made.id, **made.summary} for _, made in removals.values()],
-        "saes": saes,
+        "saes": next(iter(saes.values()), {}),
     }

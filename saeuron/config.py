@@ -180,6 +180,24 @@ class VerdictConfig(Config):
     """A removal fails if IRA or CRA surely lose more."""
 
 
+class ControlsConfig(Config):
+    """Controls: methods that show how much of a figure is owed to trained latents, and how much there was to win."""
+
+    methods: tuple[str, ...] = ()
+    """Methods that are tuned and evaluated beside the chosen ones, and compared with each of these that edits latents,
+    image by image: `untrained`, `frozen`, `random`, `supervised`, or any other. None by default, because each costs
+    about as much as the method itself (docs/adr/0013)."""
+    concepts: tuple[str, ...] | None = None
+    """Concepts that they are run for; None: all that get a removal."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for key, names in (("methods", self.methods), ("concepts", self.concepts or ())):
+            if len(set(names)) < len(names):
+                raise ValueError(f"controls.{key} names one twice ({', '.join(names)}); name each once")
+        return self
+
+
 class ConceptConfig(Config):
     """A concept that is added to a workspace later: the file of `saeuron concept add`."""
 
@@ -251,6 +269,7 @@ class RunConfig(Config):
     score: ScoreConfig = ScoreConfig()
     method: tuple[str, ...] = Field(("saeuron",), min_length=1)
     """How concepts are removed: a name of `saeuron.methods`, or several; each makes a removal of every concept."""
+    controls: ControlsConfig = ControlsConfig()
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     verdict: VerdictConfig = VerdictConfig()

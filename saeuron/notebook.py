@@ -114,8 +114,8 @@ def score(
         raise ConfigError(f"domain {domain!r} has the one concept {concepts[0]!r}; expected others to compare it with.")
     wanted = {c: scoring.images(prompts, config, domain, c, score_on) for c in concepts}
     for concept, images in wanted.items():
-        readers = {h: scoring.Accumulator(sae.to(device), config.half, config.every) for h, sae in saes.items()}
-        totals[concept] = scoring.gather(pipe, readers, images, model, config.seed)
+        readers = [(h, scoring.Accumulator(sae.to(device), config.half, config.every)) for h, sae in saes.items()]
+        totals[concept] = dict(zip(saes, scoring.gather(pipe, readers, images, model, config.seed), strict=True))
     of_domain = {h: DomainTotals.of(totals[c][h] for c in concepts) for h in saes}
     profiles = {c: {h: profile(totals[c][h], of_domain[h]) for h in saes} for c in concepts}
     return {c: Evidence(c, domain, tuple(saes), saes=dict(saes), profiles=profiles[c]) for c in concepts}

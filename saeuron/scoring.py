@@ -8,7 +8,7 @@ mu(., other) pools the rows of all other concepts of the domain: a pooled mean, 
 derives what a removal needs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from saeuron.config import Half, ModelConfig, ScoreConfig
 from saeuron.errors import BadPrompts
 from saeuron.generation import Request, generate, requests, spread
-from saeuron.hooks import Step, attached, to_rows
+from saeuron.hooks import Reader, Step, attached, to_rows
 from saeuron.prompts import Prompt, cells, choose
 from saeuron.sae.autoencoder import SAE, check_width
 
@@ -133,29 +133,42 @@ def images(prompts: Iterable[Prompt], config: ScoreConfig, domain: str, concept:
 
 def gather(
     pipe: Any,
-    readers: Mapping[str, Accumulator],
+    readers: Sequence[tuple[str, Accumulator]],
     wanted: Sequence[Request],
     model: ModelConfig,
     seed: int,
     report: Callable[[int], None] = lambda done: None,
-) -> dict[str, Totals]:
+) -> list[Totals]:
     """Generate images and sum the latents of several SAEs, in one pass.
 
     Args:
-        readers: {hookpoint: what reads it}.
+        readers: (hookpoint, what reads it); several may read one hookpoint.
         report: called with the number of images that are done.
 
     Returns:
-        {hookpoint: sums over all images}.
+        Sums over all images, in the order of the readers.
     """
-    with attached(pipe, readers=readers):
+    at: dict[str, list[Accumulator]] = {}
+    for hookpoint, reader in readers:
+        at.setdefault(hookpoint, []).append(reader)
+    with attached(pipe, readers={hookpoint: _in_turn(chain) for hookpoint, chain in at.items()}):
         for start in range(0, len(wanted), model.micro_batch):
             batch = wanted[start : start + model.micro_batch]
-            for reader in readers.values():
+            for _, reader in readers:
                 reader.images = len(batch)
             for _ in generate(pipe, batch, model, seed):
                 report(start + len(batch))
-    return {hookpoint: reader.totals() for hookpoint, reader in readers.items()}
+    return [reader.totals() for _, reader in readers]
+
+
+def _in_turn(readers: Sequence[Accumulator]) -> Reader:
+    """One reader that calls several."""
+
+    def read(step: Step, output: Tensor, source: Tensor | None) -> None:
+        for reader in readers:
+            reader(step, output, source)
+
+    return read
 
 
 def means(sum_fixed: Tensor, n_rows: Tensor) -> Tensor:

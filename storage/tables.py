@@ -73,6 +73,7 @@ SAES = View(
         Column("width", "BIGINT", "numbers", "numbers in a row, D"),
         Column("n_latents", "BIGINT", "latents", "size of the dictionary, N"),
         Column("k", "BIGINT", "latents", "latents kept of each row, exactly or about; null where nobody knows"),
+        Column("dictionary", "VARCHAR", "", "trained, or a control: untrained, frozen; null for an imported one"),
         Column("fvu", "DOUBLE", "1", "fraction of variance unexplained, 0 is perfect"),
         Column("l0", "DOUBLE", "latents", "mean number of latents that fire on a row"),
         Column("dead", "DOUBLE", "1", "fraction of latents that do not fire"),
@@ -183,6 +184,23 @@ CONFUSION = View(
         Column("n_unedited", "BIGINT", "images", "the same of the unedited model"),
     ),
 )
+COMPARISONS = View(
+    name="comparisons",
+    key="comparison_id",
+    columns=(
+        Column("domain", "VARCHAR", "", "kind of concept, such as style or object"),
+        Column("method", "VARCHAR", "", "how the concepts are removed"),
+        Column("control", "VARCHAR", "", "the method that it is compared with, on the same images"),
+        Column("concepts", "VARCHAR[]", "", "the concepts removed by both, which count alike"),
+        Column("difference", "DOUBLE", "1", "(UA + IRA + CRA) / 3 of the method minus that of the control"),
+        Column("low", "DOUBLE", "1", "lower end of its 95 % interval, paired by image and resampled by prompt"),
+        Column("high", "DOUBLE", "1", "upper end"),
+        Column("beats", "BOOLEAN", "", "whether the interval is above 0, and at least 6 prompts differ"),
+        Column("n", "BIGINT", "images", "images of either, over all concepts"),
+        Column("n_prompts", "BIGINT", "prompts", "different prompts of these"),
+        Column("n_differ", "BIGINT", "prompts", "prompts on which the two differ"),
+    ),
+)
 SHIPPED: dict[str, tuple[View, ...]] = {
     "prompts": (PROMPTS,),
     "capture": (CAPTURES,),
@@ -190,6 +208,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "images": (IMAGES,),
     "judgements": (JUDGEMENTS,),
     "evaluation": (METRICS, EVALUATIONS, DAMAGE, CONFUSION),
+    "comparison": (COMPARISONS,),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
 

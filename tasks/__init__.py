@@ -12,6 +12,7 @@ tune.py        the removal of a concept: the best of its trials
 images.py      test images
 judge.py       what judges see on them
 evaluate.py    metrics of a removal
+compare.py     a method against a control, on the same test images
 report.py      contact sheet and score plot of a removal
 sae_report.py  measure an SAE on held-out images
 sae_page.py    its HTML page, and the sheet of one latent

@@ -5,7 +5,7 @@ result has the same bytes as one computed from scratch.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -35,6 +35,8 @@ from tasks.engine.step import step
 
 IMAGES = "images.json"
 """The keys of the images that were counted."""
+COUNTED = ".counted"
+"""Written last into the folder of an artifact that was made beside another: only its commit is left to do."""
 _SIZE = frozenset({"images", "images_per_prompt", "every"})
 """Fields of the configuration that set how much is counted, not how."""
 
@@ -70,7 +72,7 @@ class ScoreJob(Job):
     summary_type: ClassVar[type[Summary]] = ScoreSummary
     command: ClassVar[str] = RUN
     in_run: ClassVar[bool] = True
-    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_id", "bases"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"prompts_id", "bases", "beside"})
 
     model: ModelConfig
     model_id: str
@@ -85,6 +87,8 @@ class ScoreJob(Job):
     """{hookpoint: SAE id}."""
     bases: tuple[str, ...] = ()
     """Artifacts that may hold a part of these statistics; see `bases`."""
+    beside: tuple["ScoreJob", ...] = ()
+    """The same concept's statistics of other SAEs, gathered in the same pass."""
 
     @property
     def protocol(self) -> str:
@@ -138,26 +142,13 @@ def left(wanted: Iterable[str], every: int, base: Base | None) -> list[Part]:
 
 @step("score")
 def score(job: ScoreJob) -> Made:
-    """Generate and sum; one folder of Parquet per SAE."""
+    """Generate and sum, for this job and those beside it; one folder of Parquet per SAE. Commit this job."""
     clock = Clock()
-    workspace = job.open
-    prompts = prompt_sets.read(workspace, job.prompts_id)
+    prompts = prompt_sets.read(job.open, job.prompts_id)
     wanted = images(prompts, job.config, job.domain, job.concept, job.score_on)
-    keys, every = {r.key for r in wanted}, job.config.every
-    found = {h: _base(job, keys, sae_id) for h, sae_id in job.saes.items()}
-    sums: dict[str, list[Sums]] = {h: [read_statistics(base.folder)] if base else [] for h, base in found.items()}
-    # SAEs that lack the same share a pass.
-    work: dict[Part, list[str]] = defaultdict(list)
-    for hookpoint, base in found.items():
-        for part in left([r.key for r in wanted], every, base):
-            work[part].append(hookpoint)
-    for part, hookpoints in work.items():
-        requests = [r for r in wanted if r.key in part.keys]
-        for hookpoint, totals in _gather(job, part, requests, hookpoints).items():
-            sums[hookpoint].append(Sums(**totals._asdict()))
-    for hookpoint, parts in sums.items():
-        write_statistics(job.folder / hookpoint, merge(parts))
-    write_json(job.folder / IMAGES, sorted(keys))
+    counted = job.folder / COUNTED
+    if not counted.exists():
+        _count(job, wanted)
     summary = ScoreSummary(
         domain=job.domain,
         concept=job.concept,
@@ -169,7 +160,33 @@ def score(job: ScoreJob) -> Made:
             for hookpoint, sae_id in job.saes.items()
         ),
     )
-    return commit(job, {"prompts": job.prompts_id, **job.saes}, summary, clock)
+    made = commit(job, {"prompts": job.prompts_id, **job.saes}, summary, clock)
+    counted.unlink(missing_ok=True)
+    return made
+
+
+def _count(job: ScoreJob, wanted: Sequence[Request]) -> None:
+    """Write the statistics of the job and of those beside it."""
+    keys = {r.key for r in wanted}
+    places = {sae_id: (each, h) for each in (job, *job.beside) for h, sae_id in each.saes.items()}
+    found = {sae_id: _base(each, keys, sae_id) for sae_id, (each, _) in places.items()}
+    sums: dict[str, list[Sums]] = {i: [read_statistics(base.folder)] if base else [] for i, base in found.items()}
+    # SAEs that lack the same share a pass.
+    work: dict[Part, list[str]] = defaultdict(list)
+    for sae_id, base in found.items():
+        for part in left([r.key for r in wanted], job.config.every, base):
+            work[part].append(sae_id)
+    for part, sae_ids in work.items():
+        requests = [r for r in wanted if r.key in part.keys]
+        for sae_id, totals in _gather(job, part, requests, {i: places[i][1] for i in sae_ids}).items():
+            sums[sae_id].append(Sums(**totals._asdict()))
+    for sae_id, parts in sums.items():
+        each, hookpoint = places[sae_id]
+        write_statistics(each.folder / hookpoint, merge(parts))
+    for each in (job, *job.beside):
+        write_json(each.folder / IMAGES, sorted(keys))
+    for each in job.beside:
+        write_json(each.folder / COUNTED, True)
 
 
 def _base(job: ScoreJob, wanted: set[str], sae_id: str) -> Base | None:
@@ -191,17 +208,18 @@ def _base(job: ScoreJob, wanted: set[str], sae_id: str) -> Base | None:
     return best
 
 
-def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], hookpoints: Sequence[str]) -> dict[str, Totals]:
+def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], saes: Mapping[str, str]) -> dict[str, Totals]:
+    """{SAE id: totals}, of {SAE id: hookpoint}."""
     pipe = model.pipeline(job.model, job.device)
-    readers = {
-        h: Accumulator(SAE.load(job.open.whole(job.saes[h]), job.device), job.config.half, part.every, part.known)
-        for h in hookpoints
-    }
+    readers = [
+        (h, Accumulator(SAE.load(job.open.whole(i), job.device), job.config.half, part.every, part.known))
+        for i, h in saes.items()
+    ]
 
     def report(done: int) -> None:
         progress.tell(f"score {job.concept}", done, len(wanted), "images")
 
-    return gather(pipe, readers, wanted, job.model, job.config.seed, report)
+    return dict(zip(saes, gather(pipe, readers, wanted, job.model, job.config.seed, report), strict=True))
 
 
 def read(workspace: Workspace, score_id: str, hookpoint: str) -> Counts:

@@ -5,6 +5,7 @@ import functools
 from saeuron import installed
 from saeuron.errors import ConfigError
 from tasks.capture import CaptureJob
+from tasks.compare import CompareJob
 from tasks.engine.job import Job
 from tasks.evaluate import EvaluateJob
 from tasks.images import ImagesJob
@@ -31,6 +32,7 @@ SHIPPED: tuple[type[Job], ...] = (
     ImagesJob,
     JudgeJob,
     EvaluateJob,
+    CompareJob,
     ReportJob,
     DiagnosisJob,
     StabilityJob,

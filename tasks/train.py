@@ -26,8 +26,10 @@ class SAESummary(Summary):
     width: int
     n_latents: int
     k: int | None
+    dictionary: str | None = None
+    """What was learned, see `SAEConfig.dictionary`; None for an SAE from elsewhere, as the figures are."""
     fvu: float | None = None
-    """Figures are None for an SAE from elsewhere, which nobody has measured."""
+    """None for an SAE from elsewhere, which nobody has measured, as the next four."""
     l0: float | None = None
     dead: float | None = None
     rows: int | None = None
@@ -57,6 +59,11 @@ class TrainJob(Job):
     capture_id: str
 
     @property
+    def label(self) -> str:
+        dictionary = self.config.dictionary
+        return self.hookpoint if dictionary == "trained" else f"{self.hookpoint} ({dictionary})"
+
+    @property
     def reads(self) -> dict[str, tuple[str, ...]]:
         return {self.capture_id: (self.hookpoint,)}
 
@@ -74,7 +81,7 @@ def train(job: TrainJob) -> Made:
     work = Fit(config=job.config, hookpoint=job.hookpoint, shards=shards, checkpoint=checkpoint, device=job.device)
 
     def report(done: int, fvu: float) -> None:
-        progress.tell(f"train {job.hookpoint}", done, job.config.steps, f"fvu {fvu:.3f}")
+        progress.tell(f"train {job.label}", done, job.config.steps, f"fvu {fvu:.3f}")
 
     trainer = (fit if job.config.processes == 1 else fit_in_processes)(work, report)
     sae = trainer.sae
@@ -90,6 +97,7 @@ def train(job: TrainJob) -> Made:
         width=info.width,
         n_latents=info.n_latents,
         k=info.k,
+        dictionary=job.config.dictionary,
         fvu=figures.fvu,
         l0=figures.l0,
         dead=figures.never,

@@ -8,4 +8,5 @@ totals.py    sums per domain, and packs by latent
 tune.py      the removal of every wanted concept
 judge.py     what judges see on a set of images
 evaluate.py  test images, metrics and pictures
+compare.py   the controls of a run, and how methods compare with them
 """

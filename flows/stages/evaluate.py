@@ -17,8 +17,9 @@ from tasks.report import ReportJob, report
 from tasks.tune import TuneJob
 
 
-def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wanted, Made]:
-    """{(concept, method): evaluation}; failed ones are missing."""
+def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wanted, tuple[EvaluateJob, Made]]:
+    """{(concept, method): (job, evaluation)}; failed ones are missing. Controls get no pictures."""
+    jobs: dict[Wanted, EvaluateJob] = {}
 
     def based(job: ImagesJob) -> ImagesJob:
         return job.model_copy(update={"bases": bases(job, run.earlier("images"), run.earlier("prompts"))})
@@ -38,22 +39,22 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
         plain = tuple(unedited[p] for p in trials.prompts_ids)
         judges = run.judges(job.concept)
         seen = {i: judge(run, i, judges) for i in edited} | {i: look(i, tuple(judges.items())) for i in plain}
-        made = run.step(
-            task,
-            EvaluateJob(
-                workspace=run.workspace,
-                domain=job.domain,
-                concept=job.concept,
-                method=job.method,
-                domains=tuple(run.config.domains),
-                removal_id=removal.id,
-                edited=edited,
-                unedited=plain,
-                judgements=seen,
-                seeds=run.config.evaluate.seeds,
-                verdict=run.config.verdict,
-            ),
+        jobs[wanted_] = EvaluateJob(
+            workspace=run.workspace,
+            domain=job.domain,
+            concept=job.concept,
+            method=job.method,
+            domains=tuple(run.config.domains),
+            removal_id=removal.id,
+            edited=edited,
+            unedited=plain,
+            judgements=seen,
+            seeds=run.config.evaluate.seeds,
+            verdict=run.config.verdict,
         )
+        made = run.step(task, jobs[wanted_])
+        if job.method not in run.config.method:
+            return made
         pictures = ReportJob(
             workspace=run.workspace,
             domain=job.domain,
@@ -78,7 +79,8 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
         return made
 
     by_name = {str(which): which for which in removals}
-    return {by_name[name]: made for name, made in run.each("evaluate", removals, do, str).items()}
+    done = run.each("evaluate", removals, do, str)
+    return {by_name[name]: (jobs[by_name[name]], made) for name, made in done.items()}
 
 
 def images(

@@ -1,28 +1,50 @@
 """Gather the statistics of every concept, added ones included."""
 
+from collections.abc import Mapping
+
 from flows.run import Run
 from flows.stages.prompts import PromptSet
 from flows.stages.totals import keep
+from saeuron.sae.config import Dictionary
 from saeuron.scoring import images
+from storage import Workspace
 from tasks.engine.job import Made
 from tasks.prompts import images_id
 from tasks.score import ScoreJob, bases
 from tasks.score import score as task
 
+SAEs = Mapping[Dictionary, dict[str, str]]
+"""{dictionary: {hookpoint: SAE id}}."""
+Scores = Mapping[Dictionary, dict[str, str]]
+"""{dictionary: {concept: score id}}."""
 
-def score(run: Run, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[str, str]:
-    """{concept: score id}, without dropped concepts and those that failed."""
+
+def score(run: Run, sets: dict[str, PromptSet], saes: SAEs) -> Scores:
+    """The statistics of each dictionary, without dropped concepts and those that failed."""
+    found: dict[Dictionary, dict[str, str]] = {}
+    for dictionary in saes:
+        found[dictionary] = _of_dictionary(run, sets, saes, dictionary)
+        keep(run, found[dictionary], saes[dictionary], packed=dictionary == next(iter(saes)))
+    return found
+
+
+def _of_dictionary(run: Run, sets: dict[str, PromptSet], saes: SAEs, dictionary: Dictionary) -> dict[str, str]:
+    """{concept: score id} of one dictionary. Those after it that miss statistics are read in the same pass."""
+    after = [*saes][[*saes].index(dictionary) + 1 :]
 
     def based(job: ScoreJob) -> ScoreJob:
         return job.model_copy(update={"bases": bases(job, run.earlier("score"))})
 
     def do(concept: str) -> Made:
-        return run.step(task, score_job(run, concept, sets, saes), prepare=based)
+        def beside(job: ScoreJob) -> ScoreJob:
+            others = [score_job(run, concept, sets, saes[other]) for other in after]
+            missing = tuple(based(other) for other in others if not Workspace(run.workspace).has(other.id))
+            return based(job).model_copy(update={"beside": missing})
+
+        return run.step(task, score_job(run, concept, sets, saes[dictionary]), prepare=beside)
 
     items = [c for concepts in run.domain_concepts.values() for c in concepts]
-    scores = {concept: made.id for concept, made in run.each("score", items, do, lambda concept: concept).items()}
-    keep(run, scores, saes)
-    return scores
+    return {concept: made.id for concept, made in run.each("score", items, do, lambda concept: concept).items()}
 
 
 def score_job(

@@ -18,7 +18,7 @@ def totals(run: Run, domain: str, scores: Iterable[str], saes: Mapping[str, str]
     return {hookpoint: _totals(run, domain, members, hookpoint, saes[hookpoint]).id for hookpoint in saes}
 
 
-def keep(run: Run, scores: Mapping[str, str], saes: Mapping[str, str]) -> None:
+def keep(run: Run, scores: Mapping[str, str], saes: Mapping[str, str], packed: bool = True) -> None:
     """Make the current totals of every domain, which the SQL view `scores` reads, and packs. Failures are noted."""
     present = {
         domain: tuple(sorted(scores[c] for c in names if c in scores)) for domain, names in run.domain_concepts.items()
@@ -30,6 +30,8 @@ def keep(run: Run, scores: Mapping[str, str], saes: Mapping[str, str]) -> None:
         return _totals(run, domain, present[domain], hookpoint, saes[hookpoint])
 
     run.each("totals", places, add_up, " at ".join)
+    if not packed:
+        return
     at = {h: [i for d, other in places if other == h for i in present[d]] for _, h in places}
     jobs = [job for hookpoint, members in at.items() for job in _packs(run, members, hookpoint, saes[hookpoint])]
     if jobs:

@@ -1,10 +1,11 @@
 """Make the removal of each wanted concept by each method, against its reference set."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from flows.run import Run
 from flows.stages.prompts import PromptSet, of_added
-from flows.stages.score import score_job
+from flows.stages.score import SAEs, Scores, score_job
 from flows.stages.totals import totals
 from saeuron import methods
 from saeuron.config import RunConfig
@@ -14,6 +15,7 @@ from tasks.engine import progress
 from tasks.engine.job import Made
 from tasks.engine.step import publish
 from tasks.prompts import images_id
+from tasks.score import ScoreJob
 from tasks.score import score as score_task
 from tasks.trials import TrialsJob
 from tasks.trials import trials as trials_task
@@ -32,39 +34,32 @@ class Wanted(NamedTuple):
 
 
 def tune(
-    run: Run, concepts: list[str], sets: dict[str, PromptSet], saes: dict[str, str], scores: dict[str, str]
+    run: Run, wanted: Iterable[Wanted], sets: dict[str, PromptSet], saes: SAEs, scores: Scores
 ) -> dict[Wanted, tuple[TuneJob, Made]]:
     """{(concept, method): (job, removal)}; failed ones are missing."""
     # A removal is computed against a dropped concept until it is refreshed.
-    left = {c: score_job(run, c, sets, saes) for c in sorted(run.dropped) if run.domain_of(c)} if saes else {}
-    known = scores | {c: job.id for c, job in left.items()}
-    earlier = {
-        c: {name: score_job(run, name, sets, saes, of_added(run, then)) for name, then in as_pinned.items()}
-        for c in concepts
-        if c in scores and (as_pinned := run.roster.as_pinned(c))
-    }
-
-    def job_of(wanted: Wanted) -> TuneJob:
-        mine = known | {name: job.id for name, job in earlier.get(wanted.concept, {}).items()}
-        return tune_job(run, wanted, sets, saes, mine)
-
-    # A concept whose statistics failed has no removal by a method that needs them.
-    jobs = {
-        wanted: job_of(wanted)
-        for concept in concepts
-        for method in run.config.method
-        if concept in scores or "latents" not in methods.get(method).needs
-        for wanted in [Wanted(concept, method)]
-    }
-    if concepts and (note := unsearched(run.config)):
+    dropped = [c for c in sorted(run.dropped) if run.domain_of(c)]
+    left = {name: {c: score_job(run, c, sets, mine) for c in dropped} for name, mine in saes.items()}
+    others: dict[Wanted, dict[str, ScoreJob]] = {}
+    jobs: dict[Wanted, TuneJob] = {}
+    for each in wanted:
+        method = methods.get(each.method)
+        if "latents" not in method.needs:
+            jobs[each] = tune_job(run, each, sets, {}, {})
+        elif each.concept in scores[method.dictionary]:
+            mine = saes[method.dictionary]
+            others[each] = left[method.dictionary] | _earlier(run, each.concept, sets, mine)
+            known = scores[method.dictionary] | {name: job.id for name, job in others[each].items()}
+            jobs[each] = tune_job(run, each, sets, mine, known)
+    if jobs and (note := unsearched(run.config)):
         progress.line(note)
 
     def tried(job: TuneJob) -> TuneJob:
-        others = left | earlier.get(job.concept, {})
+        beyond = others.get(Wanted(job.concept, job.method), {})
 
         def summed(trials: TrialsJob) -> TrialsJob:
-            for name in sorted(others.keys() & trials.scores.keys()):
-                run.step(score_task, others[name])
+            for name in sorted(beyond.keys() & trials.scores.keys()):
+                run.step(score_task, beyond[name])
             if not trials.scores:
                 return trials
             return trials.model_copy(update={"totals": totals(run, job.domain, trials.scores.values(), trials.saes)})
@@ -78,12 +73,19 @@ def tune(
         # Trials stay in use: another judge chooses from them. Deleted ones are not made again, damaged ones are.
         if made.cached and run.opened.manifest_path(job.trials_id).exists():
             tried(job)
-        run.publish(publish, job)
+        if wanted.method in run.config.method:
+            run.publish(publish, job)
         return made
 
     by_name = {str(wanted): wanted for wanted in jobs}
     made = run.each("tune", jobs, do, str)
     return {by_name[name]: (jobs[by_name[name]], removal) for name, removal in made.items()}
+
+
+def _earlier(run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[str, ScoreJob]:
+    """The statistics of concepts whose prompts changed since the concept's removal was made, of the earlier prompts."""
+    pinned = run.roster.as_pinned(concept)
+    return {name: score_job(run, name, sets, saes, of_added(run, then)) for name, then in pinned.items()}
 
 
 def unsearched(config: RunConfig) -> str:
@@ -104,7 +106,7 @@ def tune_job(
     """The removal of one concept by one method, against the concept's reference set."""
     concept, config = wanted.concept, run.config.tune
     domain = next(d for d, names in run.domain_concepts.items() if concept in names)
-    method, grid = methods.get(wanted.method), run.config.grid(domain, wanted.method)
+    method = methods.get(wanted.method)
     latents = "latents" in method.needs
     mine = [sets[s] for s in ("", concept) if s == "" or run.added_as(concept)]
     prompts = [p for s in mine for p in s.prompts]
@@ -114,7 +116,7 @@ def tune_job(
     if "activations" in method.needs:
         learning = [images_id(part) for part in learning_images(prompts, config, domain, concept, reference)]
     hookpoints = run.config.domains[domain].hookpoints if method.needs else ()
-    candidates = method.candidates(grid)
+    candidates = method.candidates(method.told(run.config, domain))
     trials = TrialsJob(
         workspace=run.workspace,
         device=run.device,

@@ -1,6 +1,7 @@
 """What judged images say of a removal: figures with intervals, damage, a verdict.
 
-metrics.py  UA, IRA, CRA with ceilings and intervals
-damage.py   what a removal does to the other concepts
-verdict.py  whether a removal holds, is weak, or failed
+metrics.py     UA, IRA, CRA with ceilings and intervals
+comparison.py  two removals on the same images
+damage.py      what a removal does to the other concepts
+verdict.py     whether a removal holds, is weak, or failed
 """

@@ -104,7 +104,7 @@ def bootstrap_by_prompt(
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
     """One metric: its images, the judged domain, and whether a wrong answer is the success."""
 
     metric: str
@@ -116,7 +116,9 @@ class _Question:
     """If given, average over the concepts of this domain instead of images."""
 
 
-def _questions(domain: str, concept: str, others: Sequence[str]) -> list[_Question]:
+def questions(domain: str, concept: str, others: Sequence[str]) -> list[Question]:
+    """The metrics of a removal of `concept` that are shares of images; `others` are the other domains."""
+
     def shows(j: Judged) -> bool:
         return j.asked.get(domain) == concept
 
@@ -124,8 +126,8 @@ def _questions(domain: str, concept: str, others: Sequence[str]) -> list[_Questi
         return domain in j.asked and j.asked[domain] != concept
 
     questions = [
-        _Question("UA", domain, True, f"asked to show {concept}", shows),
-        _Question("IRA", domain, False, f"asked to show another {domain}", sibling, by=domain),
+        Question("UA", domain, True, f"asked to show {concept}", shows),
+        Question("IRA", domain, False, f"asked to show another {domain}", sibling, by=domain),
     ]
     for other in others:
         tag = "" if len(others) == 1 else f" ({other})"
@@ -140,14 +142,14 @@ def _questions(domain: str, concept: str, others: Sequence[str]) -> list[_Questi
             return other in j.asked and shows(j)
 
         questions += [
-            _Question(f"CRA{tag}", other, False, f"asked to show a {domain} and a {other}", crossed),
-            _Question(f"CRA-retained{tag}", other, False, f"the same, another {domain} than {concept}", retained),
-            _Question(f"CRA-target{tag}", other, False, f"the same, {concept} alone", target),
+            Question(f"CRA{tag}", other, False, f"asked to show a {domain} and a {other}", crossed),
+            Question(f"CRA-retained{tag}", other, False, f"the same, another {domain} than {concept}", retained),
+            Question(f"CRA-target{tag}", other, False, f"the same, {concept} alone", target),
         ]
     return questions
 
 
-def _figure(q: _Question, images: Sequence[Judged]) -> tuple[float | None, float | None, float | None]:
+def _figure(q: Question, images: Sequence[Judged]) -> tuple[float | None, float | None, float | None]:
     """(value, low, high) over the images; Wilson for one proportion, a bootstrap by prompt for a mean of means."""
     if not images or any(j.seen.get(q.domain) is None for j in images):
         return None, None, None
@@ -179,17 +181,17 @@ def evaluate(
     if key != {(j.prompt_id, j.index) for j in unedited} or len(key) != len(edited) or len(key) != len(unedited):
         raise ValueError("edited and unedited images are not of the same prompts and indices")
     result = []
-    for q in _questions(domain, concept, [d for d in domains if d != domain]):
+    for q in questions(domain, concept, [d for d in domains if d != domain]):
         mine, plain = [j for j in edited if q.member(j)], [j for j in unedited if q.member(j)]
         value, low, high = _figure(q, mine)
         base, base_low, base_high = _figure(q, plain)
         prompts = len({j.prompt_id for j in mine})
         result.append(Metric(q.metric, value, low, high, base, base_low, base_high, len(mine), prompts, q.image_set))
-    drops = (_drop(q, edited, unedited) for q in _questions(domain, concept, [d for d in domains if d != domain]))
+    drops = (_drop(q, edited, unedited) for q in questions(domain, concept, [d for d in domains if d != domain]))
     return result + [drop for drop in drops if drop]
 
 
-def _drop(q: _Question, edited: Sequence[Judged], unedited: Sequence[Judged]) -> Metric | None:
+def _drop(q: Question, edited: Sequence[Judged], unedited: Sequence[Judged]) -> Metric | None:
     """Accuracy that the images of IRA or CRA lose, paired by image; None for another metric, or without a judge."""
     name, *tag = q.metric.split(" ", 1)
     mine = [j for j in edited if q.member(j)]

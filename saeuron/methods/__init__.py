@@ -5,6 +5,7 @@
     latents.py          edits of an SAE's latents, which several methods share
     saeuron.py          SAeUron: multiply the latents of a concept by gamma mu (2501.18052)
     negative_prompt.py  name the concept in the negative prompt
+    controls.py         SAeUron's edit with an untrained SAE, a frozen decoder, or random latents
     steering.py         subtract the difference of mean activations, without an SAE
 
 A method of your own is a subclass of `Method`, made known by `saeuron.methods.register(MyMethod())` or by an entry
@@ -26,6 +27,9 @@ BUILT_IN = {
     "saeuron": "saeuron.methods.saeuron:SAeUron",
     "negative_prompt": "saeuron.methods.negative_prompt:NegativePrompt",
     "steering": "saeuron.methods.steering:Steering",
+    "untrained": "saeuron.methods.controls:Untrained",
+    "frozen": "saeuron.methods.controls:Frozen",
+    "random": "saeuron.methods.controls:Random",
 }
 """{name: module:class}, imported on first use."""
 _made: dict[str, "Method"] = {}

@@ -12,6 +12,7 @@ from saeuron.generation import Request
 from saeuron.methods.removal import Part, Removal
 from saeuron.profiles import Profile
 from saeuron.sae.autoencoder import SAE
+from saeuron.sae.config import Dictionary
 
 Need = Literal["latents", "activations"]
 Settings = Mapping[str, Any]
@@ -52,12 +53,20 @@ class Method(ABC):
     """How a configuration calls it."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images."""
+    dictionary: ClassVar[Dictionary] = "trained"
+    """With `latents`: which SAEs it is given. The run makes them."""
+    like: ClassVar[str] = ""
+    """Another method: its values in a configuration are tried for this one too, where it is told none of its own."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """{setting: values that tuning tries where the configuration names none}. Where no judge can choose, the mildest
     combination is taken."""
 
     def check(self, config: RunConfig) -> None:  # noqa: B027 - most methods have nothing to check
         """Raise ConfigError if a run of this configuration cannot use the method."""
+
+    def told(self, config: RunConfig, domain: str) -> dict[str, tuple[Any, ...]]:
+        """{setting: values} that a configuration names for a domain."""
+        return (config.grid(domain, self.like) if self.like else {}) | config.grid(domain, self.name)
 
     def candidates(self, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         """Every combination of settings in a grid, mild before strong; what the grid lacks has the method's own values.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from saeuron.config import Half
 from saeuron.errors import ConfigError
@@ -48,16 +49,37 @@ class SAeUron(Method):
                 settings["gamma"],
                 sae_id=evidence.sae_ids.get(h, ""),
                 half=evidence.half,
+                selected=self.selected(evidence, h, settings["n"]),
             )
             for h in evidence.saes
         )
 
+    def selected(self, evidence: Evidence, hookpoint: str, n: int) -> Tensor:
+        """Which n latents are edited at each step, bool [T, N]: those with the highest score."""
+        return best(evidence.profiles[hookpoint], n)
+
+
+def best(profile: Profile, n: int) -> Tensor:
+    """F: the n latents with the highest score at each step, bool [T, N]."""
+    return torch.zeros(profile.score.shape, dtype=torch.bool).scatter(1, select(profile.score, n), True)
+
 
 def build_edit(
-    sae: SAE, profile: Profile, n: int, gamma: float, *, sae_id: str = "", half: Half = "both"
+    sae: SAE,
+    profile: Profile,
+    n: int,
+    gamma: float,
+    *,
+    sae_id: str = "",
+    half: Half = "both",
+    selected: Tensor | None = None,
 ) -> LatentEdit:
-    """The edit of one concept at one hookpoint: its n best latents of each step, multiplied by gamma mu."""
-    selected = torch.zeros(profile.score.shape, dtype=torch.bool).scatter(1, select(profile.score, n), True)
+    """The edit of one concept at one hookpoint: its n best latents of each step, multiplied by gamma mu.
+
+    `selected`, bool [T, N], names other latents than the n best.
+    """
+    if selected is None:
+        selected = best(profile, n)
     return edit_latents(
         sae, profile.timesteps, selected, gamma * profile.mean, profile.threshold, sae_id=sae_id, half=half
     )

@@ -122,6 +122,13 @@ class GBAOptions(Config):
 
 _DIVISIBLE = ("topk", "batch_topk")
 
+Dictionary = Literal["trained", "untrained", "frozen"]
+"""What of an SAE is learned, see `SAEConfig.dictionary`."""
+CALIBRATION = 20
+"""Batches from which an untrained SAE takes its thresholds."""
+_UPDATES = frozenset({"lr", "warmup", "schedule", "clip", "auxk_alpha", "dead_rows"})
+"""Settings of the updates, which an untrained SAE does not have."""
+
 
 TRAJECTORIES = {"images": 8, "batches": 4}
 """Images mixed with each other in the order `trajectories`: this many, or enough to fill that many batches, whichever
@@ -149,6 +156,10 @@ class SAEConfig(Config):
     inference: Literal["native", "threshold"] = "native"
     """Activation of the trained SAE. `native`: its variant's. `threshold`: the threshold tracked in training, so that
     any subset of latents can be computed alone and a removal is a file of a few rows."""
+    dictionary: Dictionary = "trained"
+    """What is learned; the last two are controls for claims about the first. `trained`: everything. `frozen`: all but
+    the decoder, which stays as it was drawn. `untrained`: nothing; the decoder and the encoder, its transpose, stay as
+    they were drawn, b_dec is that of the first sample, and thresholds are tracked so that k keeps its meaning."""
     expansion: int = Field(8, ge=1)
     """Latents per input dimension: N = expansion * D."""
     k: int = Field(32, ge=1)
@@ -227,12 +238,23 @@ class SAEConfig(Config):
             without.add("share")
         if not self.normalize:
             without.add("normalize")
+        if self.dictionary == "trained":
+            without.add("dictionary")
+        if self.dictionary == "untrained":
+            without |= _UPDATES
         found = {k: v for k, v in fields.items() if k not in without}
         if self.order == "trajectories":
             found["pools"] = TRAJECTORIES
         if self.processes > 1 and self.share == "rows":
             found["variance"] = "of all rows"
         return found
+
+    def learning(self, dictionary: Dictionary) -> Self:
+        """The same SAE with another dictionary; an untrained one takes only as many steps as its thresholds need."""
+        if dictionary == self.dictionary:
+            return self
+        steps = CALIBRATION if dictionary == "untrained" else self.steps
+        return self.model_copy(update={"dictionary": dictionary, "steps": steps})
 
     def check(self, width: int, hookpoint: str = "") -> int:
         """N, the number of latents of an SAE at a hookpoint of D = `width`.

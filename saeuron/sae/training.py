@@ -110,6 +110,8 @@ class Trainer:
         self.rows_of, self.latents_of = (ranks, ALONE) if config.share == "rows" else (ALONE, ranks)
         self.variant = make(config, width)
         self.variant.rows_of = self.rows_of
+        if config.dictionary == "frozen":
+            self.variant.freeze_decoder()
         if isinstance(self.variant, SparseVariant):
             self.variant.fast = path == "fast" or (path == "auto" and n_latents >= FAST_FROM * config.k)
             if self.latents_of.size > 1:
@@ -149,21 +151,28 @@ class Trainer:
         self.variant.initialise(x * self.factor if self.config.normalize else x)
 
     def step(self, rows: Tensor) -> None:
-        """Take one optimizer step on rows [B, D]; with several ranks, pass all rows to each."""
+        """Take one optimizer step on rows [B, D]; with several ranks, pass all rows to each.
+
+        An untrained SAE only looks at the rows, so that its thresholds and figures are known.
+        """
         variant, config, rows_of = self.variant, self.config, self.rows_of
         x = rows_of.part(rows).to(self.device).float()
         if config.normalize:
             x = x * self.factor
-        out = variant(x, self.step_index)
+        learns = config.dictionary != "untrained"
+        with torch.set_grad_enabled(learns):
+            out = variant(x, self.step_index)
         dead = self.silent >= self.dead_rows
         loss = out.loss
-        if config.auxk_alpha and bool(self.latents_of.any(dead.any())):
+        if learns and config.auxk_alpha and bool(self.latents_of.any(dead.any())):
             loss = loss + config.auxk_alpha * variant.auxiliary(x, out.x_hat, dead)
-        variant.zero_grad()
-        loss.backward()
+        if learns:
+            variant.zero_grad()
+            loss.backward()
         with torch.no_grad():
-            rows_of.average(p.grad for p in variant.parameters() if p.grad is not None)
-            self.update.step(learning_rate(config, self.step_index))
+            if learns:
+                rows_of.average(p.grad for p in variant.parameters() if p.grad is not None)
+                self.update.step(learning_rate(config, self.step_index))
             if out.least is not None:
                 rows_of.average([out.least])
             variant.follow(out.least, self.step_index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from storage.declared import Column, Type
 from storage.tables import (
     CAPTURES,
+    COMPARISONS,
     CONFUSION,
     DAMAGE,
     DOMAIN,
@@ -68,7 +69,7 @@ def _deprecated(columns: list[Column], successor: str) -> list[Column]:
 
 
 COLUMNS: dict[str, list[Column]] = {
-    **{view.name: view.described for view in (PROMPTS, CAPTURES, SAES)},
+    **{view.name: view.described for view in (PROMPTS, CAPTURES, SAES, COMPARISONS)},
     "statistics": _STATISTICS,
     "statistics_by_latent": _STATISTICS,
     "scores": [

@@ -10,7 +10,7 @@ from storage.manifests import Manifest
 def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning, or a hookpoint.") -> Manifest:
     """The SAE with the id `name`, with an id or hash that begins with it, or at that hookpoint.
 
-    Of several at one hookpoint: the one scored last, or else the newest.
+    Of several at one hookpoint: the one scored last, or else the newest; controls only where there is no other.
 
     Raises:
         UnknownName: there is none; the nearest names are given.
@@ -29,6 +29,8 @@ def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning
         raise UnknownName(
             "SAE", name, {*(m.id for m in known), *(str(m.summary.get("hookpoint")) for m in known)}, hint
         )
+    controls = {i for i, m in there.items() if m.summary.get("dictionary") in ("untrained", "frozen")}
+    there = {i: m for i, m in there.items() if i not in controls} or there
     scored = [
         (manifest.created, each["sae_id"])
         for manifest in workspace.artifacts("score")

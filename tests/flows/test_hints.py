@@ -64,6 +64,7 @@ def test_the_end_of_a_run(workspace: Workspace) -> None:
                 "others": 0,
             }
         ],
+        "comparisons": [],
         "removals": [{"concept": NAME, "method": "saeuron", "settings": {"n": 4, "gamma": -2.0}}],
         "failures": [],
         "counts": {"made": 1, "cached": 0, "failed": 0},
@@ -71,6 +72,25 @@ def test_the_end_of_a_run(workspace: Workspace) -> None:
     said = closing(workspace, config, result).splitlines()
     prompt = f"A picture in {NAME} style."
     assert next_of(said, workspace) == ["generate", prompt, "--remove", NAME, "--out", "image.png"]
+    assert len([line for line in said if line.startswith("No control was run")]) == 1
+    about = {"domain": "style", "method": "saeuron", "control": "untrained", "concepts": (NAME, "neon"), "n": 126}
+    result["comparisons"] = [
+        about | {"difference": 0.123, "low": 0.0911, "high": 0.154, "beats": True},
+        about | {"difference": 0.02, "low": -0.01, "high": 0.05, "beats": False, "concepts": ("neon",)},
+        about | {"difference": -0.2, "low": -0.3, "high": -0.1, "beats": False},
+        about | {"difference": 0.2, "low": 0.1, "high": 0.3, "beats": False, "n_differ": 4},
+        about | {"difference": None, "low": None, "high": None, "beats": False},
+    ]
+    told = [line for line in closing(workspace, config, result).splitlines() if line.startswith("style: ")]
+    assert told == [
+        "style: saeuron beats untrained by 12.3 points (95 % 9.1 to 15.4, 2 concepts, 126 images)",
+        "style: saeuron does not beat untrained: +2.0 points (95 % -1.0 to 5.0, 1 concept, 126 images)",
+        "style: saeuron does not beat untrained, and is worse: -20.0 points "
+        "(95 % -30.0 to -10.0, 2 concepts, 126 images)",
+        "style: saeuron does not beat untrained: +20.0 points "
+        "(95 % 10.0 to 30.0, 2 concepts, 126 images; only 4 prompts differ)",
+        "style: saeuron cannot be compared with untrained: an image was not judged (2 concepts, 126 images)",
+    ]
 
 
 def test_upkeep(workspace: Workspace) -> None:

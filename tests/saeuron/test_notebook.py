@@ -77,8 +77,8 @@ def test_scores_are_those_of_the_sums_of_all_concepts(saes, tiny_pipe):
     for concept in evidence:
         wanted = images(PROMPTS, config, "style", concept, "crossed")
         assert {r.prompt.concepts["style"] for r in wanted} == {concept} and len(wanted) == 2
-        readers = {PATH: Accumulator(saes[PATH], "conditional")}
-        totals.append(gather(tiny_pipe, readers, wanted, MODEL, config.seed)[PATH])
+        readers = [(PATH, Accumulator(saes[PATH], "conditional"))]
+        totals += gather(tiny_pipe, readers, wanted, MODEL, config.seed)
     sums = torch.tensor(np.stack([t.sum_fixed for t in totals]))
     counts = torch.tensor(np.stack([t.n_rows.astype(np.int64) for t in totals]))
     expected = scores(sums, counts)

@@ -8,11 +8,13 @@ import pytest
 import tasks.score
 from saeuron.config import ScoreConfig
 from saeuron.pipelines.loading import identity
+from saeuron.sae.config import SAEConfig
 from saeuron.scoring import images
 from storage import Workspace
 from tasks import prompts
 from tasks.registry import runs
 from tasks.score import Base, Part, ScoreJob, bases, left, score
+from tasks.train import TrainJob, train
 from tests.sae_workspace import HOOKPOINTS, build
 
 ONE, BOTH = HOOKPOINTS[:1], HOOKPOINTS
@@ -88,12 +90,38 @@ def test_another_hookpoint_costs_a_pass_for_itself_alone(made: Workspace, monkey
     score.fn(job(made, ONE, images=6, seed=7))
     read: list[list[str]] = []
     gather = tasks.score._gather
-    monkeypatch.setattr(tasks.score, "_gather", lambda j, p, w, hooks: read.append(hooks) or gather(j, p, w, hooks))
+    monkeypatch.setattr(
+        tasks.score, "_gather", lambda j, p, w, saes: read.append([*saes.values()]) or gather(j, p, w, saes)
+    )
     grown = job(made, BOTH, images=6, seed=7)
     score.fn(grown)
     assert read == [[BOTH[1]]]
     incremental = files(made, grown.id)
     assert from_nothing(made, grown) == incremental
+
+
+def test_two_dictionaries_share_a_pass_and_are_artifacts_of_their_own(made: Workspace, generated: list[str]) -> None:
+    """Each with the bytes that it has alone; what is made beside another is only committed."""
+    trained, other = job(made, BOTH, images=6, seed=50), job(made, BOTH, images=6, seed=50)
+    about = made.manifest(trained.saes[BOTH[0]]).config
+    untrained = TrainJob(
+        workspace=made.root,
+        config=SAEConfig.model_validate(runs.remembered(made).train.model_dump()).learning("untrained"),
+        hookpoint=BOTH[0],
+        capture_id=about["capture_id"],
+    )
+    other = other.model_copy(update={"saes": {BOTH[0]: train.fn(untrained).id}})
+    other = ScoreJob.model_validate(other.model_dump())
+    assert other.id != trained.id
+    generated.clear()
+    score.fn(trained.model_copy(update={"beside": (other,)}))
+    assert len(generated) == 6 and made.has(trained.id) and not made.has(other.id)
+    done = score.fn(other)
+    assert len(generated) == 6 and not done.cached
+    together = {i: files(made, i) for i in (trained.id, other.id)}
+    assert f"{BOTH[0]}/statistics.parquet" in together[other.id]
+    assert from_nothing(made, trained) == together[trained.id] and len(generated) == 12
+    assert from_nothing(made, other) == together[other.id] and len(generated) == 18
 
 
 def test_nothing_is_generated_where_all_of_it_is_there(made: Workspace, generated: list[str]) -> None:

@@ -42,6 +42,8 @@ class Variant(nn.Module):
 
     activation: ClassVar[Activation] = "threshold"
     """Activation function of the exported SAE."""
+    of_decoder: ClassVar[tuple[str, ...]] = ("W_dec",)
+    """The parameters that the decoder is made of."""
     latents_of: Ranks = ALONE
     """The processes that each hold a part of the latents; see `SparseVariant.divide`."""
     rows_of: Ranks = ALONE
@@ -59,6 +61,11 @@ class Variant(nn.Module):
     def initialise(self, rows: Tensor) -> None:
         """Initialise from a first sample [B, D]: b_dec becomes its geometric median."""
         self.b_dec.copy_(geometric_median(rows))
+
+    def freeze_decoder(self) -> None:
+        """Keep the decoder as it is: its parameters get no gradient, and so no update."""
+        for name in self.of_decoder:
+            getattr(self, name).requires_grad_(False)
 
     def decoder(self) -> Tensor:
         """W_dec, (N, D), as a function of the parameters."""
@@ -78,6 +85,8 @@ class Variant(nn.Module):
     def project_gradients(self) -> None:
         """Subtract from W_dec's gradient its component along each row, which could only change the fixed norm."""
         W, g = self.W_dec, self.W_dec.grad
+        if not W.requires_grad:
+            return
         assert g is not None
         # In blocks that stay in the cache between reading and writing.
         for block, row in zip(g.split(1024), W.split(1024), strict=True):
@@ -86,6 +95,9 @@ class Variant(nn.Module):
     @torch.no_grad()
     def constrain(self) -> None:
         """Enforce the constraints after a step: rows of W_dec get unit norm."""
+        if not self.W_dec.requires_grad:
+            # Dividing unit rows by their norms would still move them by rounding.
+            return
         for rows in self.W_dec.split(1024):
             rows.div_(rows.norm(dim=1, keepdim=True))
 

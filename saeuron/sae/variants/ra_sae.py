@@ -23,6 +23,8 @@ class RASAE(BatchTopK):
     W_dec, s and Lambda at 0.
     """
 
+    of_decoder = ("logits", "relaxation", "scale")
+
     def __init__(self, config: SAEConfig, width: int) -> None:
         super().__init__(config, width)
         del self.W_dec

@@ -193,14 +193,23 @@ def test_former_names_of_views_answer(
 def test_manifest_views(workspace: Workspace, add: Add) -> None:
     about = {"model_id": "m", "shards": 2, "rows": 10, "bytes": 99, "width": 4, "images": 5, "steps": 3}
     capture = add("capture", about | {"hookpoint": "a", "half": "conditional"})
-    about = {"hookpoint": "a", "variant": "topk", "width": 4, "n_latents": 8, "k": None, "fvu": 0.5, "l0": 2.0}
+    about = {
+        "hookpoint": "a",
+        "variant": "topk",
+        "width": 4,
+        "n_latents": 8,
+        "k": None,
+        "dictionary": "frozen",
+        "fvu": 0.5,
+        "l0": 2.0,
+    }
     sae = add("sae", about | {"dead": 0.0, "rows": 10, "seconds": 1.5}, {"capture": capture})
     with connect(workspace) as connection:
         assert connection.execute("SELECT * FROM captures").fetchall() == [
             (capture, "m", "a", 2, 10, 99, 4, 5, 3, "conditional")
         ]
         row = connection.execute("SELECT * FROM saes").fetchall()
-        assert row == [(sae, capture, "a", "topk", 4, 8, None, 0.5, 2.0, 0.0, 10, 1.5)]
+        assert row == [(sae, capture, "a", "topk", 4, 8, None, "frozen", 0.5, 2.0, 0.0, 10, 1.5)]
 
 
 def test_tables(workspace: Workspace) -> None:

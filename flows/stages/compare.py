@@ -1,0 +1,64 @@
+"""Which controls a run has, and the comparison of each method with each of them."""
+
+from collections.abc import Mapping
+
+from flows.run import Run
+from flows.stages.tune import Wanted
+from saeuron import methods
+from saeuron.config import RunConfig
+from tasks.compare import Compared, CompareJob
+from tasks.compare import compare as task
+from tasks.engine.job import Made
+from tasks.evaluate import EvaluateJob
+
+
+def wanted_of(config: RunConfig, concepts: list[str]) -> list[Wanted]:
+    """Every removal of these concepts: by each method, then by each control."""
+    return [Wanted(c, method) for c in concepts for method in (*config.method, *controls(config, c))]
+
+
+def controlled(config: RunConfig) -> tuple[str, ...]:
+    """The chosen methods that controls are for: those that edit latents."""
+    latents = [name for name in config.method if "latents" in methods.get(name).needs]
+    return tuple(name for name in latents if name not in config.controls.methods)
+
+
+def controls(config: RunConfig, concept: str) -> tuple[str, ...]:
+    """The controls that are run for a concept beside the chosen methods."""
+    chosen = config.controls.concepts
+    if not controlled(config) or (chosen is not None and concept not in chosen):
+        return ()
+    return tuple(name for name in config.controls.methods if name not in config.method)
+
+
+def compare(run: Run, evaluations: Mapping[Wanted, tuple[EvaluateJob, Made]]) -> list[Made]:
+    """The comparisons of each domain, over the concepts that were evaluated with both; nothing is generated."""
+    jobs = []
+    for domain, concepts in run.domain_concepts.items():
+        for method in controlled(run.config):
+            for control in run.config.controls.methods:
+                both = [(c, Wanted(c, method), Wanted(c, control)) for c in concepts]
+                pairs = [
+                    Compared(concept=c, method=_seen(evaluations[one]), control=_seen(evaluations[other]))
+                    for c, one, other in both
+                    if one in evaluations and other in evaluations
+                ]
+                if pairs:
+                    jobs.append(
+                        CompareJob(
+                            workspace=run.workspace,
+                            domain=domain,
+                            domains=tuple(run.config.domains),
+                            method=method,
+                            control=control,
+                            pairs=tuple(pairs),
+                        )
+                    )
+    made = run.each("compare", jobs, lambda job: run.step(task, job), lambda job: job.label) if jobs else {}
+    return [*made.values()]
+
+
+def _seen(evaluated: tuple[EvaluateJob, Made]) -> dict[str, tuple[str, ...]]:
+    """{image set generated with the removal: its judgements}."""
+    job, _ = evaluated
+    return {i: job.judgements[i] for i in job.edited}

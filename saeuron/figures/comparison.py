@@ -1,0 +1,124 @@
+"""Compare two removals on the same images: the difference of (UA + IRA + CRA) / 3, with an interval.
+
+Both were judged on the same (prompt, index) images, so what a prompt makes easy or hard cancels. Whole prompts are
+resampled, because the images of a prompt are alike, and because the concepts of a comparison share prompts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saeuron.figures.metrics import Judged, questions
+
+LEAST = 6
+"""Prompts that have to differ before one removal can beat another: tosses of a coin, they all fall on one side in 1 of
+32 cases. Resampling would be sure of four."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What judges saw on the images of one concept, with either of two removals of it."""
+
+    concept: str
+    first: Sequence[Judged]
+    second: Sequence[Judged]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much the first removals are better, as a fraction. None: something could not be judged."""
+
+    value: float | None
+    low: float | None
+    """95 % percentile interval."""
+    high: float | None
+    n_images: int
+    n_prompts: int
+    n_differ: int
+    """Prompts on which they differ."""
+
+    @property
+    def beats(self) -> bool:
+        """Whether the first are better: the interval is above 0, and enough prompts differ."""
+        return self.low is not None and self.low > 0 and self.n_differ >= LEAST
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One metric of one concept as sums by prompt and group; its value is the mean over groups of gain / count."""
+
+    weight: float
+    gain: NDArray[np.float64]
+    """[P, G], images that the first has right and the second has not, minus the reverse."""
+    count: NDArray[np.float64]
+    """[P, G], images."""
+
+    def value(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[draws], of how often each prompt was drawn [draws, P]; NaN where none of its images was."""
+        gain, count = times @ self.gain, times @ self.count
+        there = count > 0
+        shares = np.divide(gain, count, out=np.zeros_like(gain), where=there)
+        groups = there.sum(1).astype(np.float64)
+        return np.divide(shares.sum(1), groups, out=np.full(len(groups), np.nan), where=groups > 0)
+
+
+def compare(
+    domain: str, domains: Sequence[str], pairs: Sequence[Pair], *, seed: int = 0, draws: int = 2000
+) -> Difference:
+    """The mean over concepts of the difference of (UA + IRA + CRA) / 3, paired by image.
+
+    The interval is of a bootstrap over prompts. A draw that leaves a metric without images is not counted.
+
+    Args:
+        domain: that of the concepts.
+        domains: all domains of the run.
+
+    Raises:
+        ValueError: there are no pairs, or the two removals of one were not judged on the same images.
+    """
+    if not pairs:
+        raise ValueError("nothing to compare: expected the images of at least one concept")
+    prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for pair in pairs for j in pair.first}))}
+    images = sum(len(pair.first) for pair in pairs)
+    parts: list[_Part] = []
+    for pair in pairs:
+        mine = _parts(domain, [d for d in domains if d != domain], pair, prompts)
+        if mine is None:
+            return Difference(None, None, None, images, len(prompts), 0)
+        parts += mine
+
+    def total(times: NDArray[np.float64]) -> NDArray[np.float64]:
+        weighted = np.stack([part.weight * part.value(times) for part in parts])
+        found: NDArray[np.float64] = weighted.sum(0) / len(pairs)
+        return found
+
+    value = float(total(np.ones((1, len(prompts))))[0])
+    drawn = np.random.default_rng(seed).multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), size=draws)
+    low, high = np.nanpercentile(total(drawn.astype(np.float64)), [2.5, 97.5])
+    differ = int(np.any([(part.gain != 0).any(1) for part in parts], axis=0).sum())
+    return Difference(value, min(float(low), value), max(float(high), value), images, len(prompts), differ)
+
+
+def _parts(domain: str, others: Sequence[str], pair: Pair, prompts: dict[str, int]) -> list[_Part] | None:
+    """The metrics that `saeuron.metrics.summary` averages; None if an image of theirs could not be judged."""
+    second = {(j.prompt_id, j.index): j for j in pair.second}
+    if {(j.prompt_id, j.index) for j in pair.first} != second.keys() or len(pair.first) != len(pair.second):
+        raise ValueError(f"two removals of {pair.concept} were not judged on the same prompts and indices")
+    asked = [q for q in questions(domain, pair.concept, others) if q.metric.split(" ")[0] in ("UA", "IRA", "CRA")]
+    kinds = [q.metric.split(" ")[0] for q in asked]
+    found = []
+    for q, kind in zip(asked, kinds, strict=True):
+        mine = [(j, second[j.prompt_id, j.index]) for j in pair.first if q.member(j)]
+        if not mine or any(j.seen.get(q.domain) is None for both in mine for j in both):
+            return None
+        names = [j.asked[q.by] if q.by else "" for j, _ in mine]
+        group = {name: i for i, name in enumerate(sorted({*names}))}
+        gain, count = np.zeros((2, len(prompts), len(group)))
+        for (a, b), name in zip(mine, names, strict=True):
+            at = prompts[a.prompt_id], group[name]
+            gain[at] += (-1 if q.wrong else 1) * (float(a.right(q.domain)) - float(b.right(q.domain)))
+            count[at] += 1
+        found.append(_Part(1 / len({*kinds}) / kinds.count(kind), gain, count))
+    return found

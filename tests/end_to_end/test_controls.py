@@ -1,0 +1,102 @@
+"""Controls through the real command line: a run that has them, and one that is done."""
+
+from pathlib import Path
+
+import pytest
+
+from saeuron.methods.removal import Removal
+from storage import Workspace
+from storage.catalog.query import run_query
+from tests.end_to_end.process import TINY, Cli, Done, run_here
+
+pytestmark = pytest.mark.timeout(600)
+SETTINGS = ("controls.methods=[untrained,random]", "controls.concepts=[stripes]", "domains.style.hookpoints=[{}]")
+HOOKPOINT = "unet.up_blocks.1.attentions.1.transformer_blocks.0.attn2"
+
+
+@pytest.fixture(scope="module")
+def arguments() -> list[str]:
+    told = [setting.format(HOOKPOINT) for setting in SETTINGS]
+    return ["run", str(TINY), *(word for setting in told for word in ("--set", setting))]
+
+
+@pytest.fixture(scope="module")
+def ran(cli: Cli, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
+    folder = tmp_path_factory.mktemp("controls") / "w"
+    return cli(*arguments, "-w", str(folder)), folder
+
+
+def rows(folder: Path, query: str) -> list[dict[str, object]]:
+    return run_query(Workspace.open(folder, create=False), query).to_pylist()
+
+
+def test_controls_stand_in_the_table_and_below_it(ran: tuple[Done, Path]) -> None:
+    done, folder = ran
+    assert done.code == 0, done.err + done.out
+    body = [line.split()[1:3] for line in done.out.splitlines()[2:6]]
+    assert body == [["stripes", "saeuron"], ["stripes", "untrained"], ["stripes", "random"], ["cat", "saeuron"]]
+    told = [line for line in done.out.splitlines() if line.startswith("style: saeuron ")]
+    assert ["untrained" in line for line in told] == [True, False] and "random" in told[1]
+    assert all("1 concept, " in line for line in told) and "object: saeuron" not in done.out
+    assert "No control was run" not in done.out
+
+
+def test_comparisons_are_the_differences_of_the_figures(ran: tuple[Done, Path]) -> None:
+    _, folder = ran
+    found = rows(folder, "select * from comparisons order by control desc")
+    assert [(r["domain"], r["method"], r["control"], r["concepts"]) for r in found] == [
+        ("style", "saeuron", control, ["stripes"]) for control in ("untrained", "random")
+    ]
+    for row in found:
+        [mean] = rows(
+            folder,
+            "select avg(value) filter (method = 'saeuron') - avg(value) filter (method != 'saeuron') as mean "
+            f"from metrics where method in ('saeuron', '{row['control']}') and concept = 'stripes' "
+            "and metric in ('UA', 'IRA', 'CRA')",
+        )
+        assert row["difference"] == pytest.approx(mean["mean"], abs=1e-12)
+        assert row["low"] <= row["difference"] <= row["high"] and row["n"] == row["n_prompts"] > 0
+
+
+def test_each_dictionary_is_scored_for_itself_and_controls_are_not_published(ran: tuple[Done, Path]) -> None:
+    _, folder = ran
+    kinds = rows(folder, "select dictionary, count(*) as saes from saes group by all order by 1")
+    assert kinds == [{"dictionary": "trained", "saes": 2}, {"dictionary": "untrained", "saes": 2}]
+    scored = rows(
+        folder,
+        "select dictionary, count(distinct concept) as concepts from top_latents join saes using (sae_id) group by all",
+    )
+    assert sorted((r["dictionary"], r["concepts"]) for r in scored) == [("trained", 6), ("untrained", 6)]
+    assert {p.name for p in (folder / "removals").iterdir()} == {
+        f"{concept}.saeuron.safetensors" for concept in ("stripes", "cat")
+    }
+    workspace = Workspace.open(folder, create=False)
+    loaded = {
+        m.summary["method"]: Removal.load(workspace.folder(m.id) / "removal.safetensors")
+        for m in workspace.artifacts("removal")
+        if m.summary["concept"] == "stripes"
+    }
+    ids = {method: {edit.sae_id for edit in removal.edits} for method, removal in loaded.items()}
+    assert ids["saeuron"] == ids["random"] and not ids["saeuron"] & ids["untrained"]
+
+
+def test_a_second_run_makes_nothing_and_nothing_is_garbage(ran: tuple[Done, Path], arguments: list[str]) -> None:
+    _, folder = ran
+    again = run_here(*arguments, "-w", folder)
+    assert again.code == 0 and "steps: 0 made" in again.out
+    assert "0 would be deleted" in run_here("gc", "--dry-run", "-w", folder).out
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["controls.methods=[untrain]"], "unknown method 'untrain': did you mean 'untrained'"),
+        (["controls.concepts=[moon]"], "controls.concepts names 'moon', which is not in tune.concepts"),
+        (["controls.concepts=[strips]"], "unknown concept 'strips': did you mean 'stripes'"),
+        (["controls.methods=[random,random]"], "controls.methods names one twice"),
+        (["controls.methods=[frozen]", "saes={unet.up_blocks.0.attentions.1: sae_v2_0}"], "saes gives one at"),
+    ],
+)
+def test_mistakes_are_said_at_once(settings: list[str], said: str, tmp_path: Path) -> None:
+    done = run_here("run", TINY, "-w", tmp_path / "w", *(word for s in settings for word in ("--set", s)))
+    assert done.code == 2 and said in done.err + done.out
