@@ -31,7 +31,7 @@ def rows(folder: Path, query: str) -> list[dict[str, object]]:
 
 
 def test_controls_stand_in_the_table_and_below_it(ran: tuple[Done, Path]) -> None:
-    done, folder = ran
+    done, _ = ran
     assert done.code == 0, done.err + done.out
     body = [line.split()[1:3] for line in done.out.splitlines()[2:6]]
     assert body == [["stripes", "saeuron"], ["stripes", "untrained"], ["stripes", "random"], ["cat", "saeuron"]]

@@ -203,7 +203,7 @@ def test_manifest_views(workspace: Workspace, add: Add) -> None:
         "fvu": 0.5,
         "l0": 2.0,
     }
-    sae = add("sae", about | {"dead": 0.0, "rows": 10, "seconds": 1.5}, {"capture": capture})
+    sae = add("sae", about | {"dictionary": "frozen", "dead": 0.0, "rows": 10, "seconds": 1.5}, {"capture": capture})
     with connect(workspace) as connection:
         assert connection.execute("SELECT * FROM captures").fetchall() == [
             (capture, "m", "a", 2, 10, 99, 4, 5, 3, "conditional")
