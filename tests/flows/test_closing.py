@@ -36,7 +36,7 @@ def result(*evaluations: dict[str, Any]) -> dict[str, Any]:
     rows = [common | e for e in evaluations]
     removals = [{**row, "settings": {"n": 16, "gamma": -1.0}} for row in rows]
     counts = {"made": 1, "cached": 0, "failed": 0}
-    return {"evaluations": rows, "removals": removals, "failures": [], "counts": counts}
+    return {"evaluations": rows, "comparisons": [], "removals": removals, "failures": [], "counts": counts}
 
 
 CAT = {
