@@ -1,10 +1,14 @@
 """Find a user's mistakes before anything heavy is loaded."""
 
+from collections.abc import Sequence
+
 from saeuron import judges, methods
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.pipelines import loading as models
-from saeuron.prompts import build, placeholders
+from saeuron.prompts import Prompt, build, placeholders
+from saeuron.scoring import images as scoring_images
+from saeuron.tuning import learning_images, validation_images
 from storage import Workspace
 
 
@@ -33,11 +37,37 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     for split in ("train", "validation", "test"):
         if not any(p.split == split for p in found):
             raise ConfigError(f"prompts: there are none of split {split!r}; add prompts.templates.{split} or files.")
+    _check_evidence(config, found)
     widths = _captured(config, workspace) if workspace else {}
     widths = widths or models.check_hookpoints(config.model.spec, config.hookpoints)
     for hookpoint, width in widths.items():
         if width and hookpoint not in config.saes:
             config.train.check(width, hookpoint)
+
+
+def _check_evidence(config: RunConfig, prompts: Sequence[Prompt]) -> None:
+    """Raise if a concept that is to be removed is alone in its domain, or lacks prompts that a later stage needs."""
+    needs = set[str]().union(*(methods.get(name).needs for name in config.method))
+    asked = {(p.split, domain, concept) for p in prompts for domain, concept in p.concepts.items()}
+    train = [p.concepts for p in prompts if p.split == "train"]
+    scored = {(domain, concept, len(each) > 1) for each in train for domain, concept in each.items()}
+    for domain, about in config.domains.items():
+        names = about.concepts
+        removed = [c for c in names if config.tune.concepts is None or c in config.tune.concepts]
+        if removed and len(names) == 1:
+            raise ConfigError(
+                f"domain {domain!r} has one concept, {names[0]!r}; a removal is computed against the others of its "
+                "domain: name two or more, or leave the concept out of tune.concepts."
+            )
+        for concept in names if removed and "latents" in needs else ():
+            if (domain, concept, about.score_on == "crossed") not in scored:
+                scoring_images(prompts, config.score, domain, concept, about.score_on)
+        for concept in removed:
+            for split, of in (("validation", validation_images), ("train", learning_images)):
+                mine = (split, domain, concept) in asked
+                others = any((split, domain, other) in asked for other in names if other != concept)
+                if not (mine and others) and (split == "validation" or "activations" in needs):
+                    of(prompts, config.tune, domain, concept, names)  # raises, and says of what there are none
 
 
 def _check_methods(config: RunConfig) -> None:

@@ -119,7 +119,7 @@ def _distinct(path: Path, headings: Iterable[str]) -> None:
         raise BadPrompts(f"{path}: the column {repeated!r} stands twice; name each column once.")
 
 
-def from_file(path: Path, domains: Mapping[str, Sequence[str]]) -> list[Prompt]:
+def from_file(path: Path | str, domains: Mapping[str, Sequence[str]]) -> list[Prompt]:
     """Prompts of one file.
 
     Columns: `text`, `split` (default train), one column per domain (may be empty), or `concepts`, a mapping of domains
@@ -129,6 +129,7 @@ def from_file(path: Path, domains: Mapping[str, Sequence[str]]) -> list[Prompt]:
         BadPrompts: the file is missing, empty or of an unknown type, or a row has no text or an unknown split.
         UnknownName: there is no such column, or a row names a concept that its domain does not have.
     """
+    path = Path(path)
     if not path.is_file():
         raise BadPrompts(f"no such prompt file: {path}; give the path of a .csv, .jsonl, .parquet or .txt file.")
     try:
@@ -196,7 +197,7 @@ def build(config: PromptsConfig, domains: Mapping[str, DomainConfig]) -> list[Pr
     names = {domain: d.concepts for domain, d in domains.items()}
     prompts = from_templates(config, names)
     for file in config.files:
-        prompts += from_file(Path(file), names)
+        prompts += from_file(file, names)
     if not prompts:
         raise BadPrompts("the prompt set is empty; give prompts.templates or prompts.files.")
     by_text: dict[str, Prompt] = {}

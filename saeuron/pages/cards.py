@@ -13,7 +13,7 @@ from saeuron.sae.autoencoder import SAE
 
 _LIBRARIES = {"saeuron": "saeuron", "sparsify": "sparsify", "saelens": "sae_lens"}
 _LOADING = {
-    "saeuron": 'from pathlib import Path\n\nfrom saeuron import SAE\n\nsae = SAE.load(Path("{}"))',
+    "saeuron": 'from saeuron import SAE\n\nsae = SAE.load("{}")',
     "sparsify": 'from sparsify import SparseCoder\n\nsae = SparseCoder.load_from_disk("{}")',
     "saelens": 'from sae_lens import SAE\n\nsae = SAE.load_from_disk("{}")',
 }

@@ -115,10 +115,11 @@ class SAE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write `sae.safetensors` (float32) and `cfg.json`."""
         import json
 
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.float() for name, value in self.state_dict().items()}
         save_tensors(folder / "sae.safetensors", tensors, asdict(self.info))
@@ -136,13 +137,13 @@ class SAE(nn.Module):
         return sae.requires_grad_(False)
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device = "cpu") -> "SAE":
+    def load(cls, folder: Path | str, device: str | torch.device = "cpu") -> "SAE":
         """Read what `save` wrote.
 
         Raises:
             BadWeights: the file is damaged, or its tensors do not fit its configuration.
         """
-        tensors, metadata = load_tensors(folder / "sae.safetensors")
+        tensors, metadata = load_tensors(Path(folder) / "sae.safetensors")
         return cls.from_tensors(tensors, metadata, str(folder)).to(device)
 
     @classmethod

@@ -11,6 +11,9 @@ from saeuron.canvas.vocabulary import OBJECTS, STYLED_TEMPLATES, STYLES, UNSTYLE
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName, UserError
 
+LONE = {"style": {"concepts": ["neon"], "hookpoints": ["unet.up_blocks.0.attentions.1"]}}
+CROSSED = ["A {object} in {style} style.", "A {object}."]
+OTHERS = {"validation": ["The {object} in {style} style."], "test": ["One {object} in {style} style."]}
 TINY = Path(__file__).parents[1] / "end_to_end" / "tiny.yaml"
 
 
@@ -176,7 +179,7 @@ class TestCheck:
     def edited(self, config: RunConfig, **sections: object) -> RunConfig:
         values = config.model_dump()
         for section, update in sections.items():
-            values[section] |= update
+            values[section] = update if isinstance(update, tuple) else values[section] | update
         return RunConfig.model_validate(values)
 
     @pytest.mark.parametrize(
@@ -188,6 +191,19 @@ class TestCheck:
             ({"prompts": {"templates": {"train": ["A {object}."]}}}, "none of split 'validation'"),
             ({"prompts": {"templates": {"train": ["A {stile}."]}}}, "unknown placeholder 'stile'"),
             ({"prompts": {"files": ["nowhere.csv"]}}, "no such prompt file: nowhere.csv"),
+            ({"tune": {"concepts": ["neon"]}, "domains": LONE}, "domain 'style' has one concept, 'neon'; a removal"),
+            (
+                {"prompts": {"templates": {"train": ["A {object}."], **OTHERS}}},
+                "no crossed training prompts ask for style",
+            ),
+            (
+                {"prompts": {"templates": {**OTHERS, "train": CROSSED, "validation": ["One {object}."]}}},
+                "no validation prompts ask for style 'stripes' and for others beside it",
+            ),
+            (
+                {"method": ("steering",), "prompts": {"templates": {"train": ["A {object}."], **OTHERS}}},
+                "no training prompts ask for style 'stripes' and for others beside it",
+            ),
         ],
     )
     def test_first_mistake(self, config: RunConfig, sections: dict[str, object], said: str) -> None:

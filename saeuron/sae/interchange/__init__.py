@@ -30,7 +30,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _MODULES: dict[str, ModuleType] = {"saeuron": native, "sparsify": sparsify, "saelens": saelens}
 
 
-def read(path: Path, hookpoint: str = "", scale: float | None = None) -> Imported:
+def read(path: Path | str, hookpoint: str = "", scale: float | None = None) -> Imported:
     """The SAE in a folder, float32, of any known library.
 
     Args:
@@ -41,6 +41,7 @@ def read(path: Path, hookpoint: str = "", scale: float | None = None) -> Importe
     Raises:
         BadSAE: it is damaged, of an unknown kind, or computes something that has no exact equivalent here.
     """
+    path = Path(path)
     folder = Folder(path)
     if folder.has("sae_weights.safetensors"):
         return saelens.read(folder, hookpoint, scale)
@@ -55,7 +56,7 @@ def read(path: Path, hookpoint: str = "", scale: float | None = None) -> Importe
     )
 
 
-def write(sae: SAE, path: Path, format: str, model: str = "") -> None:
+def write(sae: SAE, path: Path | str, format: str, model: str = "") -> None:
     """Write `cfg.json` and the weights into `path`, in the other library's format.
 
     Args:
@@ -67,4 +68,4 @@ def write(sae: SAE, path: Path, format: str, model: str = "") -> None:
     """
     if format not in _MODULES:
         raise UnknownName("format", format, FORMATS)
-    _MODULES[format].write(sae, Folder(path), model)
+    _MODULES[format].write(sae, Folder(Path(path)), model)

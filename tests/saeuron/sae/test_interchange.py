@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saeuron.errors import UnknownName
+from saeuron.sae.autoencoder import SAE
 from saeuron.sae.interchange import locate, read, write
 from saeuron.sae.interchange.saelens import VERSION
 from tests.saeuron.sae.folders import FOLDERS, HOOK, SAELENS, SPARSIFY, changed, complaint, some_sae
@@ -331,6 +332,13 @@ def hub(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     return asked
+
+
+def test_paths_may_be_text(tmp_path):
+    sae = some_sae("topk", "topk")
+    sae.save(str(tmp_path / "a"))
+    write(sae, str(tmp_path / "b"), "saelens")
+    assert same(SAE.load(str(tmp_path / "a")), sae) and same(read(str(tmp_path / "b"), HOOK).sae, sae)
 
 
 class TestHub:
