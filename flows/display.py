@@ -55,7 +55,7 @@ class Display:
         self.bars.update(row, completed=completed, note=text)
 
     def line(self, text: str) -> None:
-        if not self.console.is_terminal or text.startswith("FAILED"):
+        if not self.console.is_terminal or text.startswith(("FAILED", "note:")):
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

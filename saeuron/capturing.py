@@ -19,6 +19,8 @@ from saeuron.prompts import Prompt, cells, choose
 def images(prompts: Iterable[Prompt], config: CaptureConfig) -> list[Request]:
     """The images to capture: `prompts_per_cell` of every full combination, `plain_prompts` of every lone concept.
 
+    Prompts that name no concept, such as captions from a file, are no repetitions of one another: all are captured.
+
     Raises:
         BadPrompts: there are no training prompts.
     """
@@ -29,6 +31,8 @@ def images(prompts: Iterable[Prompt], config: CaptureConfig) -> list[Request]:
     result = []
     for cell, members in groups.items():
         count = config.prompts_per_cell if len(cell) == full else config.plain_prompts
+        if not cell:
+            count = len(members)
         if count:
             result += spread(choose(members, count, config.seed), count)
     return result

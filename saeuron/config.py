@@ -96,7 +96,7 @@ class CaptureConfig(Config):
     prompts_per_cell: int = Field(1, ge=1)
     """Training prompts of each combination of concepts, chosen by `seed`."""
     plain_prompts: int = Field(4, ge=0)
-    """Training prompts of each concept that name no other concept."""
+    """Training prompts of each concept that name no other concept. Prompts that name none are all taken."""
     every: int = Field(1, ge=1)
     """Keep every n-th denoising step."""
     half: Half = "conditional"

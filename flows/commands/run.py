@@ -77,21 +77,24 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
         # Prefect makes its folder when it is imported.
         prepare(Path(elsewhere), verbose=False)
         from flows.plan import page, plan
+        from flows.stages.prompts import too_long
         from flows.stages.tune import unsearched
         from flows.work import check_all
+        from saeuron.prompts import build
 
         root = workspace.expanduser().absolute()
         if (root / MARK).exists():
             Workspace.open(root, create=False)
         check_all(config, device, Workspace(root))
         planned = plan(config, root, device=device)
-    note = unsearched(config)
+        long = too_long(config.model.spec, build(config.prompts, config.domains))
+    notes = [note for note in (unsearched(config), long) if note]
     if as_json:
         say(json.dumps([asdict(p) for p in planned], indent=2))
-        if note:
+        for note in notes:
             typer.echo(note, err=True)
     else:
-        say("\n".join([*page(planned), *([text.filled(note)] if note else [])]))
+        say("\n".join([*page(planned), *map(text.filled, notes)]))
 
 
 def run_pipeline(

@@ -2,10 +2,12 @@
 
 import functools
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flows.run import Run
 from saeuron.config import PromptsConfig
+from saeuron.pipelines import loading
 from saeuron.prompts import Prompt
 from tasks.prompts import PromptsJob
 from tasks.prompts import prompts as task
@@ -49,4 +51,22 @@ def of_added(run: Run, concept: Added) -> PromptSet:
 
 
 def _made(run: Run, job: PromptsJob) -> PromptSet:
-    return PromptSet(run.step(task, job).id, tuple(job.build()))
+    made, found = run.step(task, job), tuple(job.build())
+    if not made.cached and (note := too_long(run.config.model.spec, found)):
+        run.say(f"note: {note}")
+    return PromptSet(made.id, found)
+
+
+def too_long(spec: str, prompts: Sequence[Prompt]) -> str:
+    """What to say of prompts that are longer than the model reads; empty if there are none."""
+    if (tokenizer := loading.tokenizer(spec)) is None:
+        return ""
+    lost = loading.unread(tokenizer, (p.text for p in prompts))
+    if not lost:
+        return ""
+    bare = [p for p in prompts if any(c.lower() in lost.get(p.text, "").lower() for c in p.concepts.values())]
+    text, end = next((p.text, lost[p.text]) for p in (*bare, *prompts) if p.text in lost)
+    return (
+        f"{len(lost)} of {len(prompts)} prompts are longer than the {tokenizer.model_max_length} tokens that the model "
+        f"reads, and {len(bare)} of them lose a concept; of {text!r} it does not read {end!r}: shorten them"
+    )

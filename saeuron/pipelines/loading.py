@@ -204,6 +204,34 @@ def _without_weights(entry: list[str], config: dict[str, Any]) -> Any:
         return kind.from_config(config)
 
 
+def tokenizer(spec: str | Path) -> Any | None:
+    """The tokenizer of a model that reads the longest prompts; None if it names none of transformers."""
+    import transformers
+
+    names = [
+        (name, value[1])
+        for name, value in _read(spec, "model_index.json").items()
+        if name.startswith("tokenizer") and value[0] == "transformers"
+    ]
+    where = _folder(spec)
+    with quiet():
+        found = [
+            getattr(transformers, kind).from_pretrained(str(where or spec), subfolder=name) for name, kind in names
+        ]
+    return max(found, key=lambda each: each.model_max_length, default=None)
+
+
+def unread(tokenizer: Any, texts: Iterable[str]) -> dict[str, str]:
+    """{text: its end that the model does not read}, of the texts that are longer than the tokenizer's limit."""
+    most, lost = tokenizer.model_max_length, {}
+    for text in dict.fromkeys(texts):
+        ids = tokenizer(text, verbose=False).input_ids
+        if len(ids) > most:
+            # The last token that is read is the end mark, which a longer text has later.
+            lost[text] = tokenizer.decode(ids[most - 1 : -1]).strip()
+    return lost
+
+
 def check_device(device: str) -> None:
     """Raise `ConfigError` for a device that torch does not know or this machine lacks."""
     try:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from saeuron.capturing import capture
+from saeuron.capturing import capture, images
 from saeuron.config import CaptureConfig, ModelConfig
 from saeuron.errors import ConfigError
 from saeuron.generation import generate, requests
@@ -37,6 +37,18 @@ def raw(tiny_pipe):
                     found[request.key][t] = (output[[i, n + i]], source[[i, n + i]])
             calls.clear()
     return found
+
+
+def test_all_prompts_that_name_no_concept_are_captured():
+    captions = [Prompt(f"Caption {i}.", "train") for i in range(40)]
+    cats = [Prompt(f"Cat {i}.", "train", {"object": "cat"}) for i in range(9)]
+    neon = [Prompt(f"Neon {i}.", "train", {"object": "cat", "style": "neon"}) for i in range(9)]
+    for found in (captions, [*captions, *cats, *neon]):
+        wanted = images([*found, Prompt("Of another split.", "test")], CaptureConfig())
+        kept = [r.prompt for r in wanted]
+        assert {p.text for p in kept if not p.concepts} == {p.text for p in captions}
+        assert [sum(p in kept for p in own) for own in (cats, neon)] == ([4, 1] if len(found) > 40 else [0, 0])
+        assert len({r.key for r in wanted}) == len(wanted)
 
 
 @pytest.mark.parametrize(("every", "kept"), [(1, [999, 749, 499, 249]), (2, [999, 499]), (3, [999, 249]), (9, [999])])

@@ -12,7 +12,15 @@ import saeuron
 from saeuron.config import ModelConfig
 from saeuron.errors import BadModel, ConfigError, UnknownName
 from saeuron.generation import generate, requests
-from saeuron.pipelines.loading import check, check_device, check_hookpoints, identity, load_pipeline
+from saeuron.pipelines.loading import (
+    check,
+    check_device,
+    check_hookpoints,
+    identity,
+    load_pipeline,
+    tokenizer,
+    unread,
+)
 from saeuron.pipelines.stable_diffusion import _variant
 from saeuron.prompts import Prompt
 
@@ -215,3 +223,13 @@ def test_only_families_name_a_denoiser():
     assert found == []
     # The search finds what it looks for.
     assert re.search(r"\bpipe(line)?\.(unet|transformer)\b", (mine[0] / "stable_diffusion.py").read_text())
+
+
+def test_the_end_of_a_prompt_that_the_model_does_not_read(tiny_pipe, tiny_model_folder):
+    reads = tokenizer(tiny_model_folder)
+    assert type(reads) is type(tiny_pipe.tokenizer) and reads.model_max_length == 16
+    short, long = " ".join(["cat"] * 14), " ".join(["cat"] * 14 + ["in", "neon"])
+    assert unread(reads, [short, long, long]) == {long: "in neon"}
+    # What is read is all that counts.
+    encoded = [tiny_pipe.encode_prompt([text], "cpu", 1, False)[0] for text in (short, long)]
+    assert torch.equal(*encoded)
