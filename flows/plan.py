@@ -28,7 +28,7 @@ class Planned:
     id: str
     cached: bool
     why: str = ""
-    """Why it would be made: what differs from the nearest artifact that is there."""
+    """Why it would be made: the differences from the most similar artifact."""
     seconds: float | None = None
     """Estimate: the median of its stage in this workspace; None: nothing was measured."""
     megabytes: float | None = None
@@ -81,7 +81,7 @@ class Plan(Run):
 
 
 def plan(config: RunConfig, root: Path, concepts: list[str] | None = None, device: str = "cpu") -> list[Planned]:
-    """What `pipeline` would make or find, in its order; the workspace need not exist."""
+    """The artifacts that `pipeline` would make or find, in its order; the workspace need not exist."""
     run = Plan.of(Workspace(root), config, device)
     stages(run, concepts)
     return list(run.planned.values())

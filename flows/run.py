@@ -35,7 +35,7 @@ Sought = TypeVar("Sought", bound=Job)
 
 @dataclass
 class Run:
-    """What stages share; ids and small records only."""
+    """State shared by the stages; ids and small records only."""
 
     config: RunConfig
     workspace: Path
@@ -51,9 +51,9 @@ class Run:
     failures: list[tuple[str, str]] = field(default_factory=list)
     """(what, why) of each step that failed."""
     worker: Worker | None = None
-    """What worker processes need to know; None: steps run in this process."""
+    """Settings for worker processes; None: steps run in this process."""
     width: int = 1
-    """Workers that are kept busy."""
+    """Number of workers."""
     known: dict[str, list[Manifest]] = field(default_factory=dict)
     """{stage: its artifacts}, filled by `earlier`."""
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -87,7 +87,7 @@ def threads(config: RunConfig, given: int) -> int:
 
 
 def width(runner: RunnerConfig, device: str, threads: int) -> int:
-    """How many workers there are, or are assumed to be."""
+    """Number of workers, assumed if unknown."""
     if runner.workers or runner.kind == "threads":
         return runner.workers or 1
     if runner.devices:

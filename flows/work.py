@@ -1,4 +1,4 @@
-"""From what a user asked for to what is run; shared by commands and deployments."""
+"""The work of commands and deployments, as arguments of the pipeline."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ class Work(NamedTuple):
 
     config: RunConfig
     concepts: list[str] | None
-    """Those to remove and evaluate; None: the configuration's, and every added one."""
+    """Concepts to remove and evaluate; None: those of the configuration, and every added one."""
 
 
 def add_concept(workspace: Workspace, new: ConceptConfig) -> Work:
@@ -30,7 +30,7 @@ def add_concept(workspace: Workspace, new: ConceptConfig) -> Work:
     config = runs.remembered(workspace)
     if config.domain_of(new.name) and new.name in Roster.of(workspace, config).dropped:
         concepts.restore(workspace, config, new)
-        # A concept that has no removal, and that the configuration wants none of, comes back without.
+        # A concept outside of tune.concepts that had no removal gets none now.
         asked = config.tune.concepts is None or new.name in config.tune.concepts
         made = any(about.concept == new.name for about in published(workspace).values())
         return Work(config, [new.name] if asked or made else [])

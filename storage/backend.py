@@ -91,7 +91,7 @@ class Backend(Layout):
             raise problem
 
     def damage(self, manifest: Manifest, deep: bool) -> Iterator[ArtifactDamaged]:
-        """What is damaged where it counts: sizes are compared, JSON is read, and with `deep` every byte."""
+        """Damage of an artifact at the place that counts: of sizes and JSON, with `deep` of every byte."""
         yield from differences(self.folder(manifest.id), manifest.files, lambda name: deep or name.endswith(".json"))
 
     def problems(self) -> list[str]:

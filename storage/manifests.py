@@ -56,17 +56,17 @@ class Manifest(_Record):
     inputs: dict[str, Any]
     """Ids of the artifacts that it was made from, by role."""
     summary: dict[str, Any]
-    """What the catalog shows of it."""
+    """Figures for SQL and for people."""
     files: tuple[ManifestFile, ...]
     """Every file, sorted by name."""
     created: str
     """ISO time in UTC."""
     seconds: float
-    """How long it took to make, wall clock."""
+    """Seconds of its making, wall clock."""
     publishes: dict[str, Place] = {}
     """{file of the artifact: path in the workspace where people look for a copy of it}."""
     views: tuple[View, ...] = ()
-    """What SQL shows of it, beyond the views that every workspace has."""
+    """Its views in SQL, beside those that every workspace has."""
 
 
 def listed(folder: Path, exclude: Sequence[str] = ()) -> list[str]:
@@ -122,7 +122,7 @@ def same(path: Path, file: ManifestFile, deep: bool = True) -> bool:
 def differences(
     folder: Path, files: Iterable[ManifestFile], hashed: Callable[[str], bool] = lambda name: False
 ) -> Iterator[ArtifactDamaged]:
-    """What differs between the files in a folder and what a manifest says of them.
+    """Differences between the files in a folder and a manifest.
 
     Sizes are compared; the SHA-256 as well of the files whose name `hashed` says yes to.
     """

@@ -25,7 +25,7 @@ class Published(NamedTuple):
 
 
 def published_name(concept: str, method: str) -> str:
-    """What the files that people look for of a removal begin with: `<concept>.<method>`."""
+    """Prefix of a removal's files for people: `<concept>.<method>`."""
     return f"{file_name(concept)}.{file_name(method)}"
 
 
@@ -42,7 +42,7 @@ def in_use(workspace: Workspace, removals: Iterable[Manifest]) -> dict[tuple[str
 
 
 def read(path: Path) -> Published | None:
-    """What a file in `removals/` says that it is; None if it is not a whole removal."""
+    """Concept, method and artifact of a file in `removals/`; None if it is no whole removal."""
     try:
         about = json.loads(json.loads(header(path) or "")["__metadata__"]["json"])
         return Published(about["concept"], about["method"], str(about["provenance"].get("removal_id", "")))

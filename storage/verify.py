@@ -21,7 +21,7 @@ _IDS = re.compile(r"[a-z][a-z0-9_]*_v[0-9]+_[0-9a-f]{20}")
 
 
 def damage(workspace: Workspace, artifact_id: str, deep: bool = False) -> list[ArtifactDamaged]:
-    """What is damaged in an artifact, in its folder or on the object store; nothing if it is whole or absent.
+    """The damage of an artifact, in its folder or on the object store; empty if it is whole or absent.
 
     Sizes are compared, JSON is read, and with `deep` every byte. Of an artifact that is not committed only shards with
     a sidecar can be judged: the rest is work in progress.
@@ -84,7 +84,7 @@ def forget(workspace: Workspace, artifact_id: str, stamp: str) -> None:
 
 
 def copies(workspace: Workspace, manifest: Manifest) -> dict[Path, ManifestFile]:
-    """Where copies of an artifact's files lie for people, and what they are copies of."""
+    """{path of a copy for people: the file of the artifact that it is a copy of}."""
     places = manifest.publishes
     return {workspace.root / places[file.name]: file for file in manifest.files if file.name in places}
 

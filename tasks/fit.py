@@ -1,6 +1,6 @@
 """Fit one SAE to shards, in this process or in several that `torchrun` starts.
 
-By hand, on a machine of one's own arranging:  torchrun --nproc-per-node 2 -m tasks.fit FIT.json
+To start it yourself:  torchrun --nproc-per-node 2 -m tasks.fit FIT.json
 """
 
 import json
@@ -43,7 +43,7 @@ class Fit(BaseModel):
 def fit(work: Fit, report: Report, ranks: Ranks = ALONE) -> Trainer:
     """Train to the end, from the checkpoint if there is one."""
     config = work.config
-    # Pools are of whole images; the fewer of them, the nearer in time the rows of each.
+    # For `trajectories` pools are small, so that the rows of an image are used close together.
     whole = config.order == "trajectories"
     rows = ActivationRows(work.shards, runs=False if whole else None)
     pool = max(TRAJECTORIES["images"] * rows.largest, TRAJECTORIES["batches"] * config.batch) if whole else POOL_ROWS
@@ -79,7 +79,7 @@ def fit_in_processes(work: Fit, report: Report) -> Trainer:
     threads = max(1, torch.get_num_threads() // count)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     start = [sys.executable, "-m", "torch.distributed.run", *command]
-    # Standard error goes to a file: a pipe that nobody reads would block them when it is full.
+    # Standard error goes to a file: an unread pipe would block the processes once it is full.
     with (
         tempfile.TemporaryFile("w+") as words,
         subprocess.Popen(start, stdout=subprocess.PIPE, stderr=words, text=True, env=environment) as process,

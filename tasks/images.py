@@ -1,4 +1,4 @@
-"""Generate the test images of a prompt set, with or without removals, shard by shard; read them back."""
+"""Test images of a prompt set, with or without removals: generate them by shards, and read them."""
 
 import itertools
 import logging
@@ -32,7 +32,7 @@ INDEX = IMAGES.file
 
 
 class ImagesSummary(Summary):
-    """How many images there are."""
+    """Number of images."""
 
     images: int
 
@@ -55,7 +55,7 @@ class ImagesJob(Job):
     removal_ids: tuple[str, ...] = ()
     """The removals to read; the id depends on `contents` instead."""
     contents: tuple[str, ...] = ()
-    """What the removals do; see `tasks.tune.RemovalSummary.content`."""
+    """Ids of the removals by content; see `tasks.tune.RemovalSummary.content`."""
     sampled_for: tuple[str, str] | None = None
     """With `config.retained_cells`: the (domain, concept) whose own cells are all kept."""
     bases: tuple[str, ...] = ()
@@ -76,14 +76,14 @@ def images(job: ImagesJob) -> list[Request]:
 
 
 _SIZE = frozenset({"seeds", "retained_cells", "shard_images"})
-"""Fields of the configuration that say which images there are, not what they show."""
+"""Fields of the configuration that set which images there are, not what they show."""
 
 
 def bases(job: ImagesJob, known: Iterable[Manifest], prompts: Iterable[Manifest]) -> tuple[str, ...]:
     """Committed image sets with the same model and removals that may share images with the job.
 
-    Their prompts have concepts in common with the job's in every domain: the prompts of two concepts that were added
-    have none, so that of hundreds of sets few are read.
+    Sets whose prompts share no concept with the job's in some domain are left out: so for an added concept, few of
+    hundreds of sets are read.
     """
     asked = {m.id: m.config["domains"] for m in prompts}
     mine, wanted = asked.get(job.prompts_id, {}), _kind(job.identity)
@@ -117,7 +117,7 @@ def known_images(workspace: Workspace, base_ids: Iterable[str], keys: Set[str]) 
 
 
 def shard_count(job: ImagesJob) -> int:
-    """How many shards the set has."""
+    """Number of shards."""
     return -(-len(images(job)) // job.config.shard_images)
 
 

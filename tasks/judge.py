@@ -71,7 +71,7 @@ def judge(job: JudgeJob) -> Made:
 
 
 def read(workspace: Workspace, judgements: Mapping[str, Iterable[str]]) -> list[Judged]:
-    """What was asked of every image, and what the judges saw.
+    """For every image, what its prompt asks for and what the judges saw.
 
     Args:
         workspace: where the artifacts are.

@@ -47,7 +47,7 @@ class ScoredSAE(Summary):
     sae_id: str
     hookpoint: str
     folder: str
-    """Where its files lie in the artifact."""
+    """Folder of its files in the artifact."""
     n_images: int
 
 
@@ -116,7 +116,7 @@ def _kind(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 class Base(NamedTuple):
-    """What an earlier artifact counted of one SAE."""
+    """The statistics of one SAE in an earlier artifact."""
 
     folder: Path
     keys: frozenset[str]
@@ -132,7 +132,7 @@ class Part(NamedTuple):
 
 
 def left(wanted: Iterable[str], every: int, base: Base | None) -> list[Part]:
-    """What `base` does not hold of the wanted images and steps."""
+    """The wanted images and steps that `base` lacks."""
     keys = frozenset(wanted)
     if base is None:
         return [Part(keys, every)]
@@ -223,7 +223,7 @@ def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], saes: Mapping[
 
 
 def read(workspace: Workspace, score_id: str, hookpoint: str) -> Counts:
-    """What a profile needs of the statistics of one concept at one hookpoint."""
+    """The counts of one concept at one hookpoint, for a profile."""
     return read_counts(workspace.whole(score_id, *files(hookpoint)) / hookpoint)
 
 

@@ -27,18 +27,18 @@ class SAESummary(Summary):
     n_latents: int
     k: int | None
     dictionary: str | None = None
-    """What was learned, see `SAEConfig.dictionary`; None for an SAE from elsewhere, as the figures are."""
+    """`SAEConfig.dictionary`; None for an imported SAE."""
     fvu: float | None = None
-    """None for an SAE from elsewhere, which nobody has measured, as the next four."""
+    """This and the next four figures are None for an imported SAE."""
     l0: float | None = None
     dead: float | None = None
     rows: int | None = None
     seconds: float | None = None
     source: str | None = None
-    """Where an SAE from elsewhere was found; None for one that was trained here, as the fields below."""
+    """The place an imported SAE was read from. This and the fields below are empty for an SAE trained here."""
     revision: str | None = None
     format: str | None = None
-    """Whose folder it was."""
+    """Format of that folder."""
     notes: tuple[str, ...] = ()
     """Notes on what was left out or changed when it was read."""
 
@@ -105,7 +105,7 @@ def train(job: TrainJob) -> Made:
         seconds=clock.seconds,
     )
     made = commit(job, {"capture": job.capture_id}, summary, clock)
-    # Not before: whatever stops the rest need not train again.
+    # Last, so that after an interruption before this line nothing is trained again.
     checkpoint.unlink(missing_ok=True)
     return made
 

@@ -1,6 +1,6 @@
-"""Make the candidates for one removal, and generate validation images with each: what `tune` chooses from.
+"""Make the candidates for one removal, and generate validation images with each; `tune` chooses among them.
 
-No judge is asked here, so another judge chooses anew without generating an image.
+No judge is used here, so that another judge can choose without new images.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,14 +35,14 @@ UNEDITED = "unedited"
 
 
 class TrialsSummary(Summary):
-    """How many candidates there are, and how many images of each."""
+    """Numbers of candidates and images."""
 
     domain: str
     concept: str
     method: str
     candidates: int
     images: int
-    """Of each candidate, and of the unedited model; 0 where no judge would look at them."""
+    """Images of each candidate and of the unedited model; 0 if there is no judge."""
 
 
 class TrialsJob(Job):
@@ -130,7 +130,7 @@ def trials(job: TrialsJob) -> Made:
 
 
 def _evidence(job: TrialsJob, pipe: Any, prompts: Sequence[Prompt]) -> Evidence:
-    """What the method needs, and nothing else."""
+    """The evidence that the method needs."""
     workspace, needs = job.open, methods.get(job.method).needs
     optional: dict[str, Any] = {}
     if "latents" in needs:

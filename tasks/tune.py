@@ -32,7 +32,7 @@ class RemovalSummary(Summary):
     method: str
     settings: dict[str, Any]
     content: str
-    """What it does, whoever chose it. Image sets count by this: a judge that chooses the same needs no new image."""
+    """Id by trials and settings. Image sets depend on it, so another judge with the same choice needs no new images."""
     searched: bool
     """Whether settings were searched; if not, they are the mildest of the grid."""
     reference_set: str
@@ -61,7 +61,7 @@ class TuneJob(Job):
     excluded_from_id: ClassVar[frozenset[str]] = frozenset({"trials"})
 
     trials: TrialsJob
-    """What to choose from; what counts is its id."""
+    """The job of the trials to choose from; only its id (`trials_id`) enters this job's id."""
     trials_id: str
     domain: str
     concept: str
@@ -69,7 +69,7 @@ class TuneJob(Job):
     domains: tuple[str, ...]
     """Every domain of the run."""
     judges: dict[str, DomainJudge]
-    """{domain: who judges it}; the best candidate can only be chosen where every domain has a judge."""
+    """{domain: its judge}; settings are searched only if every domain has one."""
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:

@@ -124,7 +124,7 @@ def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Mani
         todo |= _walked(Plan.of(workspace, config, kind), [*dict.fromkeys(about.concept for about in public.values())])
         for other in at_work:
             todo |= _walked(Plan.of(workspace, other, kind), [c for d in other.domains.values() for c in d.concepts])
-    # What was brought from elsewhere no command makes again.
+    # No command makes imported artifacts again.
     kept = _inputs(todo | {m.id for m in manifests.values() if m.summary.get("source")}, manifests)
     # A run's walk names what it needs of its own stages. Artifacts of other stages, and of those that are not installed
     # here, stay as long as their inputs.
@@ -137,7 +137,7 @@ def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Mani
 
 
 def _inputs(ids: Set[str], manifests: dict[str, Manifest]) -> set[str]:
-    """These, what they were made of, and so on."""
+    """These artifacts and all their direct and indirect inputs."""
     todo, found = set(ids), set()
     while todo:
         each = todo.pop()
@@ -148,7 +148,7 @@ def _inputs(ids: Set[str], manifests: dict[str, Manifest]) -> set[str]:
 
 
 def _shown(workspace: Workspace, manifests: Collection[Manifest], dropped: Set[str]) -> set[str]:
-    """What people are shown of removals in use: the pictures in pictures/, and the newest figures of each removal."""
+    """Artifacts shown to people: those of pictures in pictures/, and the newest evaluation of each removal in use."""
     there = sorted((m for m in manifests if m.summary.get("concept") not in dropped), key=lambda m: m.created)
     # Of two with the same bytes the newer one counts.
     copied = {path: m.id for m in there for path, file in copies(workspace, m).items() if same(path, file)}
@@ -158,7 +158,7 @@ def _shown(workspace: Workspace, manifests: Collection[Manifest], dropped: Set[s
 
 
 def _walked(plan: Plan, more: Iterable[str]) -> set[str]:
-    """What a run would make or find if it removed the concepts of its configuration, and `more` of them."""
+    """The artifacts of a run that removes the concepts of its configuration and those in `more`."""
     there = [c for names in plan.domain_concepts.values() for c in names]
     stages(plan, list(dict.fromkeys([*wanted(plan), *(c for c in more if c in there)])))
     if plan.failures:
@@ -203,7 +203,7 @@ def _thing(kind: str, label: str, path: Path) -> Garbage:
 
 
 def page(workspace: Workspace, found: list[Garbage], dry: bool) -> str:
-    """What is deleted and what stays, as text."""
+    """The deleted and the remaining garbage, as text."""
     gone, left = [g for g in found if not g.left], [g for g in found if g.left]
     rows = [
         {"what": g.kind, "of": g.label, "MB": f"{g.bytes / 1e6:.2f}".rjust(7), "path": _place(workspace, g)}

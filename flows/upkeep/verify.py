@@ -35,7 +35,7 @@ HEADER = 1 << 20
 REWRITE, ASIDE, OTHERS = "--repair rewrites it", "--repair moves it away", "what made it makes it"
 RUN = "saeuron run"
 UPLOAD, AGAIN = "--repair uploads it", "fetched again when it is read"
-"""What is done about a damaged object that is whole in this machine's cache, and about a damaged file in that cache."""
+"""Repairs of a damaged object with a whole copy in this machine's cache, and of a damaged file in that cache."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Damage:
     artifact: str = ""
     """The artifact that it belongs to; it is set aside as a whole."""
     source: Path | bytes | None = None
-    """What --repair rewrites it from."""
+    """File or bytes from which --repair rewrites it."""
     beside: tuple[Path, ...] = ()
     """Files that are useless without it."""
 
@@ -62,7 +62,7 @@ def find(workspace: Workspace, deep: bool = False) -> list[Damage]:
     makes = _Makes(workspace)
     found = [*_config(workspace), *_concepts(workspace), *_runs(workspace)]
     whole: list[Manifest] = []
-    # What a run used was committed: if it has no manifest now, the manifest was lost.
+    # Runs use committed artifacts only: if one has no manifest now, its manifest was lost.
     used = {i for record in runs.records(workspace) for i in record.artifacts or ()}
     for artifact_id in workspace.folders():
         if workspace.half_deleted(artifact_id):

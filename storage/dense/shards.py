@@ -33,7 +33,7 @@ class Member(BaseModel):
     key: str
     extension: str
     offset: int
-    """Where its bytes begin in the shard, in bytes."""
+    """Position of its first byte in the shard."""
     bytes: int
     """Its size in bytes."""
     shape: tuple[int, ...] | None = None

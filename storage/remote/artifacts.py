@@ -157,7 +157,7 @@ class RemoteArtifacts(Backend):
             self.fetch(manifest.id, names)
 
     def damage(self, manifest: Manifest, deep: bool) -> Iterator[ArtifactDamaged]:
-        """What is damaged of an artifact's objects. Each error names the file's place in the folder."""
+        """Damaged objects of an artifact. Each error names the path of the file in the folder."""
         there = self.store.listing(prefix(manifest))
         yield from self.size_problems(manifest, there)
         for key, file in _objects(manifest).items() if deep else ():

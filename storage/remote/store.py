@@ -23,7 +23,7 @@ _PART = 16 << 20
 
 
 class Stat(NamedTuple):
-    """What a listing says of an object."""
+    """An object in a listing."""
 
     size: int
     etag: str
