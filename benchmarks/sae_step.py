@@ -1,18 +1,14 @@
-"""How fast an SAE trains, in rows a second, beside the libraries that one would use instead.
+"""The training speed of an SAE, in rows per second, beside other libraries.
 
     python -m benchmarks.peers setup
     python -m benchmarks.sae_step
-    python -m benchmarks.sae_step --curves
 
-All train a TopK SAE on the same rows with the same D, N, k, batch, learning rate and threads, in float32 where their
-name says nothing else, each in a process of its own with its own library's trainer, one at a time and in turns, so that
-a busy machine slows them alike. Figures are medians over the rounds, with the slowest and the fastest round beside
-them, and the CPU time that a row costs, which tells more than the clock where others use the machine; ratios are to the
-fastest peer. The limit is the rate at which this machine, in its own turns, makes the encoder's product, 2 B D N
-operations: the one dense product that is left in a step whose other products are sparse. With --device cuda the product
-is made in bfloat16, and the limit moves Adam's bytes as well, 28 a weight.
-
---curves is about what is learned: our fast path against plain autograd, from the same seed on the same data.
+All train a TopK SAE on the same rows with the same D, N, k, batch, learning rate and threads, in float32 unless the
+name says otherwise. Each runs in a process of its own with its library's trainer. They take turns, so that a busy
+machine slows them alike. Figures are medians over the rounds, with the slowest and the fastest round, and the CPU time
+per row, which is more reliable on a busy machine; ratios are to the fastest peer. The limit is the rate of the
+encoder's product alone, 2 B D N operations: the one dense product of a step whose other products are sparse. With
+--device cuda the product is in bfloat16, and the limit also moves Adam's bytes, 28 per weight.
 """
 
 import argparse
@@ -30,13 +26,12 @@ from benchmarks.peers import PEERS, Contestant, ContestantFailed, Turn, check_na
 from benchmarks.results import Figure, parser, show
 
 HORIZON = 10_000
-"""The length of the run that the schedules are told of while a few of its steps are timed: the learning rate is as
-good as constant, and no latent has been silent for long enough to be dead."""
+"""Steps of the run that schedules assume, of which a few are timed: so the learning rate is almost constant, and no
+latent is dead yet."""
 
 FULL = {"width": 1280, "latents": 20480, "k": 32, "batch": 4096}
 """The paper's shape (2501.18052)."""
 SMALL = {"width": 640, "latents": 5120, "k": 32, "batch": 1024}
-CURVES = {"width": 256, "latents": 4096, "k": 32, "batch": 512}
 
 OURS = {"ours": "", "ours, plain autograd": "plain"}
 OURS_ON_GPU = {
@@ -46,7 +41,7 @@ OURS_ON_GPU = {
     "ours, triton, bfloat16": "triton bfloat16",
 }
 VARIANTS = {"sae-lens": {"sae-lens": "", "sae-lens, sparse activations": "sparse"}}
-"""Contestants of a library that has several ways to do the step."""
+"""Contestants of libraries with several implementations of the step."""
 
 
 def write_rows(path: Path, batches: int, batch: int, width: int, seed: int = 0) -> None:
@@ -78,35 +73,33 @@ def main() -> None:
     arguments.add_argument("--k", type=int)
     arguments.add_argument("--batch", type=int, help="rows a step")
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--steps", type=int, help="steps a turn (1), or of a training run with --curves (300)")
+    arguments.add_argument("--steps", type=int, help="steps a turn; 1 by default, 50 on a GPU")
     arguments.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments.add_argument("--peers", metavar="A,B", help=f"of {', '.join(PEERS)}; default all; '' for none")
     arguments.add_argument("--device", default="cpu", help="cpu (the default), or a CUDA device")
     arguments.add_argument("--lr", type=float, default=4e-4)
-    arguments.add_argument("--curves", action="store_true", help="final FVU of our two paths, over 3 seeds")
     options = arguments.parse_args()
     names = list(PEERS) if options.peers is None else [name for name in options.peers.split(",") if name]
     check_names(arguments, names)
-    default = CURVES if options.curves else _fitting()
-    shape = {field: getattr(options, field) or value for field, value in default.items()}
+    shape = {field: getattr(options, field) or value for field, value in _fitting().items()}
     if shape["latents"] % shape["width"] or shape["k"] > shape["latents"]:
         arguments.error(
             f"--latents is {shape['latents']}; a multiple of --width {shape['width']} that holds --k latents"
         )
-    steps = options.steps or (300 if options.curves else 1 if options.device == "cpu" else 50)
+    steps = options.steps or (1 if options.device == "cpu" else 50)
     print(
         ", ".join(f"{field} {value}" for field, value in shape.items())
         + f", {options.threads} threads, weights float32"
     )
     with tempfile.TemporaryDirectory() as scratch:
         rows = Path(scratch) / "rows.npy"
-        # Timed steps may see a batch again; a run that is judged by what it learned does not. The last is held out.
-        write_rows(rows, (steps if options.curves else 8) + 1, shape["batch"], shape["width"])
+        # Eight batches, used again and again, and one that is held out.
+        write_rows(rows, 9, shape["batch"], shape["width"])
         setup = Setup(
             str(rows), **shape, steps=HORIZON, lr=options.lr, seed=0, threads=options.threads, device=options.device
         )
         try:
-            figures = curves(setup, steps) if options.curves else speeds(setup, names, options.rounds, steps)
+            figures = speeds(setup, names, options.rounds, steps)
         except ContestantFailed as error:
             arguments.exit(1, f"a contestant stopped: {error}\n")
     show(figures, options.json)
@@ -119,7 +112,7 @@ def _fitting() -> dict[str, int]:
 
 
 def speeds(setup: Setup, names: list[str], rounds: int, steps: int) -> list[Figure]:
-    """What a step of the limit, of ours and of the named peers costs, in turns."""
+    """Time the steps of the limit, of ours and of the named peers, in turns."""
     entries = [("limit", Path(sys.executable), "limit", "")]
     ours = OURS if setup.device == "cpu" else OURS_ON_GPU
     entries += [(name, Path(sys.executable), "ours", variant) for name, variant in ours.items()]
@@ -195,25 +188,6 @@ def table(rows: int, turns: dict[str, list[Turn]], error: dict[str, float], prod
             Figure("  least of a round", min(rounds), "ratio"),
             Figure("  most of a round", max(rounds), "ratio"),
             Figure("  by CPU time", cpu[best] / cpu["ours"], "ratio"),
-        ]
-    return figures
-
-
-def curves(setup: Setup, steps: int) -> list[Figure]:
-    """Held-out FVU of the fast and of the plain path after the same training run, for three seeds."""
-    figures = []
-    for seed in range(3):
-        found = {}
-        for path in ("plain", "fast"):
-            with Contestant(Path(sys.executable), "ours", _with(setup, variant=path, seed=seed, steps=steps)) as run:
-                print(f"seed {seed}, {path}: {run.take(steps).seconds:.0f} s", file=sys.stderr)
-                found[path] = run.ask({"fvu": True})
-        plain, fast = found["plain"]["fvu"], found["fast"]["fvu"]
-        apart = max(abs(a / b - 1) for a, b in zip(found["fast"]["curve"], found["plain"]["curve"], strict=True))
-        figures += [
-            Figure(f"seed {seed}: held-out FVU, fast path (baseline: plain)", fast, "ratio", plain, fast / plain),
-            Figure("  relative difference", abs(fast / plain - 1), "ratio"),
-            Figure("  largest relative difference along the curve", apart, "ratio"),
         ]
     return figures
 

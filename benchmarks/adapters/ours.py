@@ -35,7 +35,6 @@ def train(setup: Setup, feed: Feed) -> None:
     )
     trainer.initialise(feed.batch(0))
     feed.reconstruct = lambda x: trainer.sae.to(setup.device)(x)
-    feed.curve = lambda: [point.fvu for point in trainer.history]
     for rows in feed:
         trainer.step(rows)
 

@@ -1,13 +1,13 @@
-"""What a contestant of `sae_step` speaks: one JSON object a line, commands on stdin, answers on stdout.
+"""The protocol of the contestants of `sae_step`: one JSON object per line, commands on stdin, answers on stdout.
 
     {"setup": {fields of Setup}}  ->  {"ready": true}            the library's trainer waits for its first batch
     {"steps": n}                  ->  {"seconds": s, "cpu": c}   n training steps: wall-clock, and of all its threads
-    {"fvu": true}                 ->  {"fvu": f, "curve": [..]}  on the held-out batch; the curve where there is one
-    anything that goes wrong      ->  {"error": "one line"}      and the contestant ends
+    {"fvu": true}                 ->  {"fvu": f}                 on the held-out batch
+    any error                     ->  {"error": "one line"}      and the contestant ends
 
-A library's own loop asks for its next batch when a step is done. So `Feed` is that loop's data: between commands the
-loop stands still inside `next`, and no library's loop has to be rewritten here. This file runs in every library's
-environment: it may import torch and numpy, and nothing of this project.
+A library's training loop asks for its next batch when a step is done. `Feed` is the data of that loop: between commands
+the loop waits inside `next`, so that no loop has to be rewritten here. This file runs in the environment of every
+library: it may import torch and numpy, but nothing of this project.
 """
 
 import json
@@ -26,7 +26,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Setup:
-    """What every contestant is given; the same for all but `variant`."""
+    """The settings of a contestant; only `variant` differs between them."""
 
     rows: str
     """A .npy file, float16 [batches + 1, B, D]; the last batch is held out."""
@@ -38,14 +38,14 @@ class Setup:
     batch: int
     """B, rows a step."""
     steps: int
-    """The length of the run that learning-rate schedules are told of."""
+    """Length of the run that learning-rate schedules assume."""
     lr: float
     seed: int
     threads: int
     variant: str = ""
-    """Which of a library's own ways to do the step, where it has several."""
+    """Implementation of the step, for a library with several."""
     device: str = "cpu"
-    """Where everything happens."""
+    """Device of the training."""
 
 
 class Feed(Iterator[Tensor]):
@@ -53,7 +53,6 @@ class Feed(Iterator[Tensor]):
 
     Attributes:
         reconstruct: set by the adapter; x_hat [B, D] of x [B, D].
-        curve: set by the adapter where the trainer keeps one; the FVU along the training run.
     """
 
     def __init__(self, setup: Setup, commands: Iterator[dict[str, Any]], answer: Callable[[dict[str, Any]], None]):
@@ -63,7 +62,6 @@ class Feed(Iterator[Tensor]):
         self._start: tuple[float, float] | None = None
         self._given, self._ready = 0, False
         self.reconstruct: Callable[[Tensor], Tensor] = lambda x: torch.zeros_like(x)
-        self.curve: Callable[[], list[float]] = list
 
     def batch(self, index: int) -> Tensor:
         """The index-th batch; -1 is the held-out one, which no step sees."""
@@ -88,7 +86,7 @@ class Feed(Iterator[Tensor]):
             self._ready = True
         for command in self._commands:
             if "fvu" in command:
-                self._answer({"fvu": self._fvu(), "curve": self.curve()})
+                self._answer({"fvu": self._fvu()})
             else:
                 # Read and converted before the clock starts: reading is no part of a step.
                 count = command["steps"]
@@ -100,7 +98,7 @@ class Feed(Iterator[Tensor]):
         raise SystemExit
 
     def _wait(self) -> None:
-        """Until the device has done what it was told."""
+        """Wait for the device."""
         if self._device != "cpu":
             torch.cuda.synchronize(self._device)
 
@@ -114,7 +112,7 @@ class Feed(Iterator[Tensor]):
 
 def serve(train: Callable[[Setup, Feed], None]) -> None:
     """Answer commands until stdin closes; `train` builds the library's trainer and runs its loop over the feed."""
-    # What libraries print would break the protocol: the real stdout is kept aside, theirs goes to stderr.
+    # Output of the libraries would break the protocol, so it goes to stderr.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
