@@ -9,9 +9,9 @@ from flows.stages.tune import unsearched
 from flows.summary import counted, text_table, told
 from saeuron.config import RunConfig
 from saeuron.figures.verdict import Verdict
+from saeuron.figures.words import harm
 from storage import Workspace, text
 from storage.published import published_name
-from tasks.report import harm
 
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
 

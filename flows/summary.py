@@ -5,6 +5,7 @@ from typing import Any
 
 from flows.hints import command
 from storage import Workspace, text
+from storage.manifests import Manifest
 from storage.published import published_name
 from storage.verify import damage
 from tasks.registry import concepts, runs
@@ -61,19 +62,21 @@ def concept_rows(workspace: Workspace) -> list[dict[str, Any]]:
         names += [manifest.summary["method"]] if manifest.summary["method"] not in names else []
     newest: dict[tuple[str, str], Any] = {}
     for manifest in sorted(workspace.artifacts("evaluation"), key=lambda m: m.created):
-        newest[manifest.summary["concept"], manifest.summary["method"]] = manifest.summary["metrics"]
+        newest[manifest.summary["concept"], manifest.summary["method"]] = manifest.summary
     rows = []
     for domain, d in config.domains.items():
         for name in [*d.concepts, *(a.name for a in added if a.domain == domain)]:
             for method in sorted(methods.get(name, [])) or [""]:
-                figures = newest.get((name, method), {})
+                about = newest.get((name, method), {})
+                figures = about.get("metrics", {})
                 row: dict[str, Any] = {
                     "domain": domain,
                     "concept": name,
                     "scored": name in scored,
                     "method": method or None,
                 }
-                rows.append(row | {m: figures.get(m, {}).get("value") for m in ("UA", "IRA", "CRA")})
+                row |= {m: figures.get(m, {}).get("value") for m in ("UA", "IRA", "CRA")}
+                rows.append(row | {"verdict": about.get("verdict")})
     return rows
 
 
@@ -84,15 +87,12 @@ def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
     removals = [m for m in workspace.artifacts("removal") if m.summary["concept"] == name]
     for manifest in removals:
         s = manifest.summary
-        lines.append(
-            f"removal {manifest.id} by {s['method']}: {told(s['settings'])}, "
-            f"{s['latents']} latents at {', '.join(s['hookpoints']) or 'no hookpoint'}"
-        )
+        where = ", ".join(s["hookpoints"]) or "no hookpoint"
+        about = f"{told(s['settings'])}, {counted(s['latents'], 'latent')} at {where}"
+        lines.append(text.filled(f"removal {manifest.id} by {s['method']}: {about}"))
     evaluations = [m for m in workspace.artifacts("evaluation") if m.summary["concept"] == name]
     for manifest in evaluations:
-        figures = [{"metric": k, **v} for k, v in manifest.summary["metrics"].items()]
-        lines += ["", f"{manifest.id} by {manifest.summary['method']}, {manifest.summary['images']} images:"]
-        lines.append(text_table(["metric", "value", "unedited", "low", "high"], figures))
+        lines += ["", *_evaluation(manifest)]
     for method in dict.fromkeys(m.summary["method"] for m in removals):
         for kind in ("sheet", "scores"):
             path = workspace.pictures / f"{published_name(name, method)}_{kind}.png"
@@ -101,6 +101,28 @@ def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
     if not removals:
         lines.append(f"next: {command('evaluate', name, workspace=workspace)}")
     return {**row, "removals": [m.id for m in removals], "evaluations": [m.id for m in evaluations], "lines": lines}
+
+
+def _evaluation(manifest: Manifest) -> list[str]:
+    """Verdict, figures and damage of one evaluation."""
+    s = manifest.summary
+    lines = [f"{manifest.id} by {s['method']}, {counted(s['images'], 'image')}; figures in percent:"]
+    # Those of earlier versions have no verdict.
+    if "verdict" in s:
+        lines.append(
+            text.filled(f"verdict: {s['verdict']}. {s['reason']}" if s["reason"] else f"verdict: {s['verdict']}")
+        )
+    figures = [{"metric": k, **v} for k, v in s["metrics"].items()]
+    lines.append(text_table(["metric", "value", "unedited", "low", "high"], figures))
+    if harmed := s.get("harmed"):
+        lines.append(f"harms {len(harmed)} of {counted(s['others'], 'other concept')}, the worst first:")
+        names = {"before": "unedited", "after": "removed", "low": "lost at least", "high": "at most", "n": "images"}
+        rows = [{names.get(name, name): value for name, value in h.items()} for h in harmed]
+        header = ["harmed", "domain", *names.values()]
+        lines.append(text_table(header, rows, wrapped=["harmed"], optional=["domain", "images"]))
+    elif s.get("others"):
+        lines.append(f"harms none of {counted(s['others'], 'other concept')} for certain")
+    return lines
 
 
 def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
@@ -127,8 +149,8 @@ def status_page(workspace: Workspace, deep: bool) -> dict[str, Any]:
         found = views.execute("select concept from removals where outdated order by concept").fetchall()
     outdated = [concept for (concept,) in found]
     lines = [f"workspace: {workspace.address}", text_table(["stage", "artifacts", "files", "MB"], rows)]
-    lines.append(f"outdated removals: {', '.join(outdated) if outdated else 'none'}")
-    lines += [f"damaged: {p}" for p in problems] or [
+    lines.append(text.filled(f"outdated removals: {', '.join(outdated) if outdated else 'none'}"))
+    lines += [text.filled(f"damaged: {p}") for p in problems] or [
         "damaged: none" + ("" if deep else " (sizes; --deep reads every byte)")
     ]
     if problems:

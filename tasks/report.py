@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from pydantic import Field
 
 from saeuron.figures.metrics import Judged
+from saeuron.figures.words import harm
 from saeuron.pages import pictures as draw
 from saeuron.profiles import profile
 from tasks import images, judge, score, totals
@@ -171,11 +172,6 @@ class _Looked(NamedTuple):
 def _order(concepts: Mapping[str, str]) -> list[str]:
     """The domains, style before object."""
     return sorted(concepts, reverse=True)
-
-
-def harm(victim: Mapping[str, Any]) -> str:
-    """`heart 0 (was 100)`, of a row of `EvaluationSummary.harmed`."""
-    return f"{victim['harmed']} {100 * victim['after']:.0f} (was {100 * victim['before']:.0f})"
 
 
 def _evenly(items: list, count: int) -> list:  # type: ignore[type-arg]

@@ -38,8 +38,8 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
     if as_json:
         say(json.dumps(rows, indent=2))
         return
-    header = ["domain", "concept", "scored", "method", "outdated", "UA", "IRA", "CRA"]
-    say(text_table(header, rows, optional=["domain"]))
+    header = ["domain", "concept", "scored", "method", "outdated", "UA", "IRA", "CRA", "verdict"]
+    say(text_table(header, rows, wrapped=["concept"], optional=["domain", "scored"]))
     say("")
     if dropped:
         say(f"dropped: {', '.join(sorted(dropped))} (saeuron concept add FILE brings one back)")

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from saeuron.figures.words import a
+
 Z95 = 1.959963984540054
 
 
@@ -142,7 +144,7 @@ def questions(domain: str, concept: str, others: Sequence[str]) -> list[Question
             return other in j.asked and shows(j)
 
         questions += [
-            Question(f"CRA{tag}", other, False, f"asked to show a {domain} and a {other}", crossed),
+            Question(f"CRA{tag}", other, False, f"asked to show {a(domain)} and {a(other)}", crossed),
             Question(f"CRA-retained{tag}", other, False, f"the same, another {domain} than {concept}", retained),
             Question(f"CRA-target{tag}", other, False, f"the same, {concept} alone", target),
         ]

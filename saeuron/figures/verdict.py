@@ -20,6 +20,7 @@ from typing import Literal
 from saeuron.config import VerdictConfig
 from saeuron.figures.damage import Damage
 from saeuron.figures.metrics import Metric
+from saeuron.figures.words import percent
 
 Verdict = Literal["holds", "weak", "failed", "cannot be judged"]
 
@@ -62,8 +63,3 @@ def _loss(drop: Metric) -> str:
     """`IRA lost 29.9 points (24.0 to 36.3)`."""
     value, low, high = (percent(end or 0.0) for end in (drop.value, drop.low, drop.high))
     return f"{drop.metric.replace('-drop', '')} lost {value} points ({low} to {high})"
-
-
-def percent(fraction: float) -> str:
-    """`69.6`, and `100` without a point."""
-    return f"{100 * fraction:.1f}".removesuffix(".0")

@@ -62,12 +62,19 @@ def sae_card(sae: SAE, facts: SAEFacts, notes: Sequence[str] = ()) -> str:
     )
 
 
-def removal_card(removal: Removal, figures: Sequence[Mapping[str, Any]], file: str = "removal.safetensors") -> str:
+def removal_card(
+    removal: Removal,
+    figures: Sequence[Mapping[str, Any]],
+    outcome: Mapping[str, Any],
+    file: str = "removal.safetensors",
+) -> str:
     """The README.md of a published removal.
 
     Args:
         figures: rows of the view `metrics`: metric, value, low, high, unedited, unedited_low, unedited_high, n_images,
             n_prompts, seeds, split, image_set. Empty: it was never measured.
+        outcome: verdict, reason, harmed (rows: harmed, domain, before, after, low, high, n; the worst first) and others
+            (how many were looked at). Empty: not known.
         file: the removal's file beside the card.
     """
     about = removal.provenance
@@ -85,6 +92,7 @@ def removal_card(removal: Removal, figures: Sequence[Mapping[str, Any]], file: s
         reference=sorted(about.get("reference") or ()),
         edits=edits,
         figures=figures,
+        outcome=outcome,
         file=file,
         version=saeuron.__version__,
     )

@@ -104,14 +104,14 @@ def _configs(workspace: Workspace) -> Iterator[RunConfig]:
             continue
 
 
-def removal_figures(workspace: Workspace, removal_id: str) -> list[dict[str, Any]]:
-    """Rows of the newest evaluation of a removal; empty if there is none."""
+def _evaluation(workspace: Workspace, removal_id: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the metrics of a removal's newest evaluation, and its summary; both empty if there is none."""
     found = [m for m in workspace.artifacts("evaluation") if m.inputs.get("removal") == removal_id]
     if not found:
-        return []
+        return [], {}
     newest = max(found, key=lambda m: (m.created, m.id))
     rows: list[dict[str, Any]] = read_table(workspace.fetch(newest.id, METRICS.file) / METRICS.file).to_pylist()
-    return rows
+    return rows, newest.summary
 
 
 def check_empty(folder: Path, mine: Set[str]) -> None:
@@ -133,7 +133,7 @@ def export_removal(workspace: Path, concept: str, out: Path) -> tuple[list[Path]
     file = out / source.name
     check_empty(out, {"README.md", file.name})
     removal = Removal.load(source)
-    figures = removal_figures(opened, str(removal.provenance.get("removal_id", "")))
+    figures, outcome = _evaluation(opened, str(removal.provenance.get("removal_id", "")))
     write_atomic(file, source.read_bytes())
-    write_atomic(out / "README.md", removal_card(removal, figures, file.name).encode())
+    write_atomic(out / "README.md", removal_card(removal, figures, outcome, file.name).encode())
     return [file, out / "README.md"], bool(figures)

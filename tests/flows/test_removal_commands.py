@@ -49,7 +49,9 @@ def evaluate(workspace: Workspace, value: float, seeds: int) -> None:
         "split": "test", "removal_id": REMOVAL,
     }  # fmt: skip
     write_table(workspace.folder(name) / "metrics.parquet", table([{**common, **asdict(m)} for m in metrics], METRICS))
-    workspace.commit(name, config={"value": value}, inputs={"removal": REMOVAL}, summary={}, seconds=1)
+    lost = {"harmed": "dots", "domain": "style", "before": 1.0, "after": value / 3, "low": 0.4, "high": 0.9, "n": 20}
+    summary = {"verdict": "weak", "reason": "dots lost 70 points", "harmed": [lost] if seeds > 1 else [], "others": 7}
+    workspace.commit(name, config={"value": value}, inputs={"removal": REMOVAL}, summary=summary, seconds=1)
 
 
 def test_the_card_holds_the_newest_figures(workspace: Workspace, tmp_path: Path) -> None:
@@ -68,12 +70,25 @@ def test_the_card_holds_the_newest_figures(workspace: Workspace, tmp_path: Path)
     for words in (
         "| UA | 90.0 | 80.0 to 95.0 | 2.0 | 1.0 to 4.0 | 60 | 12 | show neon |",
         "| IRA | - | - | 99.0 | 98.0 to 100.0 | 240 | 48 | show another style |",
-        "Test prompts, 5 image(s) a prompt", "| style `neon` |", "`canvas` (content c0ffee)", "| gamma -1.5, n 2 |",
+        "Test prompts, 5 images a prompt", "| style `neon` |", "`canvas` (content c0ffee)", "| gamma -1.5, n 2 |",
         f"| `{HOOK}` | `sae_v2_{20 * 'b'}` | 3 | both |", "2 concepts: dots, neon", REMOVAL,
         'Removal.load("neon.saeuron.safetensors")', "arXiv 2501.18052",
     ):  # fmt: skip
         assert words in card, words
     assert "50.0 |" not in card
+
+
+def test_the_card_names_the_verdict_and_what_is_harmed(workspace: Workspace, tmp_path: Path) -> None:
+    evaluate(workspace, 0.5, seeds=1)
+    for out, seeds, said in (
+        ("one", 1, "Of 7 other concepts, none loses more than chance explains (95 %)."),
+        ("two", 5, "| dots | style | 100.0 | 30.0 | 40.0 | 90.0 | 20 |"),
+    ):
+        evaluate(workspace, 0.9 if seeds > 1 else 0.5, seeds=seeds)
+        assert run_here("removal", "export", "neon", "--out", tmp_path / out, "-w", workspace.root).code == 0
+        card = (tmp_path / out / "README.md").read_text()
+        assert "\nVerdict: **weak**; dots lost 70 points.\n" in card and said in card
+        assert ("## What it harms" in card) == (seeds > 1)
 
 
 def test_without_figures_it_says_so(workspace: Workspace, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import itertools
 from typing import Any
 
-from tasks.report import bands, harm
+from tasks.report import bands
 
 STYLES = ("neon", "dots", "sepia", None)
 OBJECTS = ("cat", "heart", "moon", *(f"thing{i}" for i in range(9)))
@@ -52,7 +52,3 @@ def test_without_a_victim_there_are_two_bands() -> None:
     assert len(mine[1]) == 10 and victims[1] == [] and others[0] == "asked for another style"
     # Images that ask for no style stand in neither.
     assert {*names(mine[1], "style")} == {"neon"} and {*names(others[1], "style")} == {"dots", "sepia"}
-
-
-def test_a_victim_in_words() -> None:
-    assert harm({"harmed": "mushroom", "before": 11 / 12, "after": 1 / 12}) == "mushroom 8 (was 92)"

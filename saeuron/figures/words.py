@@ -1,0 +1,19 @@
+"""Figures as people read them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def percent(fraction: float) -> str:
+    """`69.6`, and `100` without a point."""
+    return f"{100 * fraction:.1f}".removesuffix(".0")
+
+
+def harm(harmed: Mapping[str, Any]) -> str:
+    """`heart 0 (was 100)`: a concept that a removal harms, its share of recognised images with it and without."""
+    return f"{harmed['harmed']} {100 * harmed['after']:.0f} (was {100 * harmed['before']:.0f})"
+
+
+def a(noun: str) -> str:
+    """`a style`, `an object`."""
+    return f"{'an' if noun[:1].lower() in {*'aeiou'} else 'a'} {noun}"
