@@ -14,8 +14,6 @@ from storage import Workspace, text
 from storage.published import published_name
 
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
-
-
 WORST = 8
 """Harmed concepts of one removal that are named; `saeuron concept show` names all."""
 
@@ -24,7 +22,7 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
     """Text at the end of a run: figures, verdicts, counts, paths, the next command."""
     lines = _figures(result)
     # Controls have figures; what follows is about removals to use.
-    evaluations = [e for e in result["evaluations"] if e["method"] in config.method]
+    evaluations = to_use(config, result)
     one = len({e["method"] for e in evaluations}) == 1
     for e in evaluations:
         # One method needs no name here: the means above name it.
@@ -54,6 +52,11 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         then = command("generate", example, "--remove", chosen, "--out", "image.png", workspace=workspace)
         lines.append(f"next: {then}")
     return "\n".join(lines)
+
+
+def to_use(config: RunConfig, result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The evaluations of removals to use; those of controls are left out."""
+    return [e for e in result["evaluations"] if e["method"] in config.method]
 
 
 def _figures(result: Mapping[str, Any]) -> list[str]:

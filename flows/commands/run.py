@@ -146,12 +146,9 @@ def run_pipeline(
 
         with on_prefect(console):
             result = launch(*arguments)
-    if as_json:
-        say(json.dumps(result, indent=2, default=str))
-    else:
-        from flows.closing import closing
+    from flows.closing import closing, to_use
 
-        say(closing(opened, config, result))
-    failed = strict and any(e["verdict"] == "failed" for e in result["evaluations"])
-    if result["failures"] or failed:
+    say(json.dumps(result, indent=2, default=str) if as_json else closing(opened, config, result))
+    failed = [e for e in to_use(config, result) if e["verdict"] == "failed"]
+    if result["failures"] or (strict and failed):
         raise typer.Exit(1)

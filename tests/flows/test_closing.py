@@ -1,13 +1,17 @@
 """The text at the end of a run: verdicts, victims by name, and whether anything was judged."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from flows.closing import closing, verdicts
+from flows.commands.run import run_pipeline
 from saeuron.config import RunConfig
 from storage import Workspace
+from tasks.registry import runs
 
 
 @pytest.fixture
@@ -102,3 +106,27 @@ def test_what_was_not_judged_is_said(workspace: Workspace, judges: dict[str, str
     lines = closing(workspace, config(**judges), result({"concept": "cat"})).splitlines()
     found = [line for line in lines if line.startswith("no judge")]
     assert len(found) == 1 and found[0].startswith(said) if said else found == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "method", "strict", "code"),
+    [
+        ("failed", "saeuron", True, 1),
+        ("failed", "saeuron", False, 0),
+        ("weak", "saeuron", True, 0),
+        # A control is there to fail.
+        ("failed", "untrained", True, 0),
+    ],
+)
+def test_a_failed_removal_is_an_error_where_that_is_asked_for(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, verdict: str, method: str, strict: bool, code: int
+) -> None:
+    found = result({"concept": "cat", "method": method, "verdict": verdict})
+    (workspace.root / runs.CONFIG).write_text("{}")
+    monkeypatch.setattr("flows.work.check_all", lambda *_: None)
+    monkeypatch.setattr("flows.walk.finds_everything", lambda *_: True)
+    monkeypatch.setattr("flows.pipeline.pipeline", lambda *_: found)
+    arguments = (workspace.root, None, "cpu", 1, False, True)
+    with pytest.raises(typer.Exit) if code else contextlib.nullcontext() as end:
+        run_pipeline(config(), *arguments, keep_config=False, strict=strict)
+    assert (end.value.exit_code if code else 0) == code
