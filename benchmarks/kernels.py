@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def resources(width: int) -> list[Figure]:
-    """What the compiler makes of every kernel, for tables of float32 and of bfloat16."""
+    """Registers, local memory and wide loads of every kernel, for tables of float32 and bfloat16."""
     from saeuron.sae import triton_kernels as kernels
 
     block = 1 << (width - 1).bit_length()

@@ -1,4 +1,4 @@
-"""What one more concept costs where many are, and what a run costs that finds everything in place.
+"""The cost of one more concept beside many, and of a run with nothing to do.
 
     python -m benchmarks.many_concepts --concepts 5 50 500
 

@@ -1,4 +1,4 @@
-"""What Prefect, caching and manifests add to a run: at most 5 percent beyond the library's own work.
+"""The share of Prefect, caching and manifests in a run: at most 5 percent beyond the library's own work.
 
     python -m benchmarks.orchestration
     python -m benchmarks.orchestration --config tests/end_to_end/tiny.yaml
@@ -78,7 +78,7 @@ def _look(main: int, seen: Counter[str], inner: Counter[str], ended: threading.E
 
 
 def _kind(frame: FrameType | None) -> tuple[str, str]:
-    """What a stack is at, and the innermost place in it that is ours."""
+    """The kind of work that a stack is doing, and its innermost frame in this project."""
     names: list[str] = []
     place = ""
     while frame is not None:

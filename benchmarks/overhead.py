@@ -1,4 +1,4 @@
-"""What capture and a removal cost on top of plain generation of the same images.
+"""The cost of capture and of a removal, beside plain generation of the same images.
 
     python -m benchmarks.overhead --images 96 --repeats 5
 

@@ -1,4 +1,4 @@
-"""The libraries that `sae_step` compares with, each in an environment of its own: they do not share one.
+"""The libraries that `sae_step` compares with, each in its own environment, because they need different versions.
 
     python -m benchmarks.peers setup [NAME...]    make .peers/NAME, up to 500 MB each
     python -m benchmarks.peers list               what there is
@@ -39,9 +39,9 @@ class Peer:
     """A library to compare with."""
 
     requirement: str
-    """Itself, pinned; installed without its dependencies."""
+    """The library, pinned; installed without its dependencies."""
     needs: str
-    """What its import and its training step need beside torch and numpy, pinned."""
+    """Packages that its import and training step need beside torch and numpy, pinned."""
     adapter: str
     """Module in `benchmarks.adapters`."""
 
@@ -87,12 +87,12 @@ class ContestantFailed(Exception):
 
 
 class Turn(NamedTuple):
-    """What some training steps cost."""
+    """Duration of some training steps."""
 
     seconds: float
     """Wall-clock."""
     cpu: float
-    """Seconds of CPU, of all threads: what it costs whatever else the machine does meanwhile."""
+    """CPU seconds of all threads; depends little on other work of the machine."""
 
 
 class Contestant:
@@ -127,7 +127,7 @@ class Contestant:
         return self._receive()
 
     def take(self, steps: int) -> Turn:
-        """Have it take its next `steps` training steps."""
+        """Run its next `steps` training steps."""
         return Turn(**self.ask({"steps": steps}))
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -166,7 +166,7 @@ class Contestant:
 
 
 def python_of(name: str) -> Path | None:
-    """The interpreter of a peer's environment; None unless it was set up, to its end, with today's pins."""
+    """The interpreter of a peer's environment; None unless it was set up completely, with the present pins."""
     done = FOLDER / name / "installed.txt"
     if not done.exists() or done.read_text() != _pins(PEERS[name]):
         return None
@@ -174,12 +174,12 @@ def python_of(name: str) -> Path | None:
 
 
 def missing(name: str) -> str:
-    """What to say where `python_of` gives None."""
+    """The message if `python_of` is None."""
     return f"not set up; run: python -m benchmarks.peers setup {name}"
 
 
 def set_up(name: str) -> None:
-    """Make a peer's environment anew and take one tiny step in it.
+    """Make a peer's environment from scratch, and run one tiny step in it.
 
     Raises:
         ContestantFailed: pip could not install it, or it does not work.
@@ -192,7 +192,7 @@ def set_up(name: str) -> None:
     venv.create(folder, with_pip=True, symlinks=True)
     _link_shared(folder)
     python = folder / "bin" / "python"
-    # --ignore-installed: pip must never reach through a link to take away what it finds installed.
+    # --ignore-installed: otherwise pip could uninstall packages through the links.
     command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--ignore-installed"]
     found = subprocess.run([*command, *_pins(peer).split()], capture_output=True, text=True, check=False)
     if found.returncode:
@@ -223,7 +223,7 @@ def _link_shared(folder: Path) -> None:
 
 
 def shared() -> set[str]:
-    """Names of SHARED and of all that they need, of what is installed here."""
+    """Names of SHARED and their installed dependencies."""
     found: set[str] = set()
     waiting = list(SHARED)
     while waiting:
@@ -240,7 +240,7 @@ def shared() -> set[str]:
 
 
 def main() -> int:
-    """Set up or list; 0 if all that was asked for is there."""
+    """Set up or list peers; 0 if all of them are ready."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["setup", "list"])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PEERS)}; default all")
@@ -262,7 +262,7 @@ def main() -> int:
 
 
 def check_names(parser: argparse.ArgumentParser, names: list[str]) -> None:
-    """End with a usage error, code 2, at a name that is no peer's."""
+    """End with a usage error, code 2, for an unknown name."""
     for name in names:
         if name not in PEERS:
             near = get_close_matches(name, PEERS, n=1, cutoff=0)[0]

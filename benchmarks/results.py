@@ -1,4 +1,4 @@
-"""What every benchmark prints: an aligned table, and with --json a list of {name, value, unit, baseline, ratio}."""
+"""The output of every benchmark: an aligned table, and with --json a list of {name, value, unit, baseline, ratio}."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure; `baseline` is what it is compared with, `ratio` value over baseline."""
+    """One measured figure; `ratio` is `value` over `baseline`."""
 
     name: str
     value: float | None
@@ -19,7 +19,7 @@ class Figure:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser that knows --json."""
+    """An argument parser with --json."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return made

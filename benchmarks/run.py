@@ -1,4 +1,4 @@
-"""What a run costs: time and peak memory of the default, of a second run, and of a concept that is added.
+"""Time and peak memory of the default run, of a second run, and of an added concept.
 
     python -m benchmarks.run [--config canvas] [--workspace DIR]
 

@@ -28,7 +28,7 @@ STATISTICS_BYTES = 20.8
 
 @dataclass(frozen=True)
 class Setting:
-    """How much of everything."""
+    """Amounts of everything in one setting."""
 
     name: str
     images: int
@@ -38,7 +38,7 @@ class Setting:
     positions: int
     """Kept of the 256."""
     rows: float
-    """That an SAE is trained on, repetitions included."""
+    """Rows that an SAE is trained on, with repetitions."""
     concepts: int
     scored: int
     """Images each."""
@@ -79,7 +79,7 @@ def counted() -> float:
 
 
 def bytes_of(setting: Setting) -> dict[str, float]:
-    """What is stored, by kind."""
+    """Stored bytes by kind."""
     return {
         "activations": setting.hookpoints * setting.images * setting.steps * setting.positions * WIDTH * 2.0,
         "SAEs": setting.hookpoints * SAE_BYTES,
@@ -104,7 +104,7 @@ def work_of(setting: Setting, step: float) -> dict[str, float]:
 
 
 def measured(folder: Path) -> list[Figure]:
-    """What this machine does: the denoiser, the SAE's product, the disk."""
+    """Measure this machine: the denoiser, the SAE's product, the disk."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
     step, rows = counted(), 4096

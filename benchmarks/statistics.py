@@ -30,7 +30,7 @@ HOOKPOINT = "unet.up_blocks.1.attentions.1"
 
 
 class Question(NamedTuple):
-    """What is asked, and the limit in seconds."""
+    """A query and its limit in seconds."""
 
     name: str
     sql: str
@@ -120,7 +120,7 @@ def _make(workspace: Workspace, concepts: int, steps: int, latents: int) -> list
 
 
 def _derived(workspace: Workspace, names: list[str]) -> list[Figure]:
-    """What a run derives from the statistics, and its cost: of one concept more, and of all."""
+    """Cost of totals and packs: for one more concept, and for all."""
     place = {"workspace": workspace.root, "hookpoint": HOOKPOINT, "sae_id": "sae"}
     took = []
     for scores in (names[:-1], names):

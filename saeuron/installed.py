@@ -1,4 +1,4 @@
-"""What installed packages add to this one: entry points of a group, such as `saeuron.methods`."""
+"""Entry points of installed packages, by group, such as `saeuron.methods`."""
 
 import functools
 from importlib.metadata import EntryPoint, entry_points
@@ -25,10 +25,10 @@ def entries(group: str) -> dict[str, EntryPoint]:
 
 
 def load(kind: str, point: EntryPoint) -> Any:
-    """What an entry point names.
+    """The object that an entry point names.
 
     Args:
-        kind: what it is called in the message, such as `method`.
+        kind: its kind in messages, such as `method`.
 
     Raises:
         ConfigError: it cannot be imported.

@@ -7,7 +7,7 @@ from benchmarks.adapters.protocol import Feed, Setup, serve
 
 
 class Rows(nn.Module):
-    """What Trainer needs of a language model: the layer it hooks gives the next batch, as one sequence [1, B, D]."""
+    """A stand-in for a language model: the layer that Trainer hooks returns the next batch, as a sequence [1, B, D]."""
 
     def __init__(self, width: int, device: str) -> None:
         super().__init__()

@@ -59,7 +59,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Difference:
-    """How run B differs from run A."""
+    """The differences between run A and run B."""
 
     a: runs.Record
     b: runs.Record
@@ -78,7 +78,7 @@ class Difference:
     unmatched: int
     """Number of figures that only one run has, or that could not be judged."""
     notes: list[str]
-    """What could not be compared, and why."""
+    """Notes on what could not be compared."""
 
 
 def resolve(workspace: Workspace, text: str) -> runs.Record:

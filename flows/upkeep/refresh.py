@@ -98,7 +98,7 @@ def _state(workspace: Workspace, removal: Manifest) -> State:
 
 
 def page(before: States, after: States) -> list[str]:
-    """What changed, as text: two rows per removal."""
+    """The changes as text, two rows per removal."""
     rows: list[dict[str, Any]] = []
     for which in _named(before, after):
         old, new = before.get(which), after.get(which)

@@ -21,7 +21,7 @@ _LOADING = {
 
 @dataclass(frozen=True)
 class SAEFacts:
-    """Where an SAE came from; empty fields are unknown."""
+    """The origin of an SAE; empty fields are unknown."""
 
     name: str
     """Its id, or the source it was read from."""
