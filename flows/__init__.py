@@ -16,10 +16,9 @@ display.py      progress on a terminal: bars, or one line per finished job
 hints.py        commands shown to the user, quoted for a shell
 closing.py      what a run prints at its end: figures, counts, paths, the next command
 summary.py      pages that commands print: tables, a concept, the state of a workspace
-sae.py          text of the `sae` commands
-sae_report.py   flow and text of `sae report`
 commands/       one file per command
 stages/         one ordering function per stage
+sae/            what is said of SAEs, and how they are measured
 upkeep/         verify, gc, diff, refresh
 deploy/         schedules: deployments, forms, notifications
 """

@@ -34,6 +34,7 @@ for command in (run, evaluate, sql, generate, status, verify, gc, diff, deploy):
     app.command()(command)
 app.add_typer(concept.app, name="concept")
 sae.app.command("report")(sae_report.report)
+sae.app.command("prove")(sae_report.prove)
 app.add_typer(sae.app, name="sae")
 app.add_typer(sae_report.latents, name="latent")
 # The old name of `latent`, kept for one release.

@@ -201,6 +201,27 @@ COMPARISONS = View(
         Column("n_differ", "BIGINT", "prompts", "prompts on which the two differ"),
     ),
 )
+DICTIONARY = View(
+    name="dictionary",
+    key="proof_id",
+    key_meaning="the artifact of `saeuron sae prove`",
+    file="dictionary.parquet",
+    columns=(
+        HOOKPOINT,
+        Column("kind", "VARCHAR", "", "trained, its controls untrained and frozen, neurons, or supervised"),
+        Column("sae_id", "VARCHAR", "", "the SAE; null for neurons and supervised directions"),
+        DOMAIN,
+        Column("concept", "VARCHAR", "", "the concept that the latent names"),
+        Column("latent", "UINTEGER", "index", "its best latent by F1 on validation images; null: none fires"),
+        Column("threshold", "DOUBLE", "activation", "it names the images whose strength is at least this"),
+        Column("precision", "DOUBLE", "1", "of the test images that it names, the share that ask for the concept"),
+        Column("recall", "DOUBLE", "1", "of the test images that ask for it, the share that it names"),
+        Column("f1", "DOUBLE", "1", "harmonic mean of precision and recall"),
+        Column("auroc", "DOUBLE", "1", "chance that it is stronger on an image of the concept than on another"),
+        Column("positives", "BIGINT", "images", "test images that ask for the concept"),
+        Column("images", "BIGINT", "images", "test images"),
+    ),
+)
 SHIPPED: dict[str, tuple[View, ...]] = {
     "prompts": (PROMPTS,),
     "capture": (CAPTURES,),
@@ -209,6 +230,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "judgements": (JUDGEMENTS,),
     "evaluation": (METRICS, EVALUATIONS, DAMAGE, CONFUSION),
     "comparison": (COMPARISONS,),
+    "proof": (DICTIONARY,),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
 

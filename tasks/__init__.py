@@ -14,10 +14,9 @@ judge.py       what judges see on them
 evaluate.py    metrics of a removal
 compare.py     a method against a control, on the same test images
 report.py      contact sheet and score plot of a removal
-sae_report.py  measure an SAE on held-out images
-sae_page.py    its HTML page, and the sheet of one latent
 generate.py    one prompt with and without removals
 stages.py      every stage, and how one from elsewhere is added
+sae/           measure an SAE
 engine/        how a task runs: cache, locks, workers, progress
 registry/      what a workspace remembers: runs, concepts, which SAE
 exchange/      SAEs and removals that enter or leave a workspace

@@ -13,7 +13,8 @@ from tasks.judge import JudgeJob
 from tasks.packs import PacksJob
 from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
-from tasks.sae_report import DiagnosisJob, StabilityJob
+from tasks.sae.prove import ProofJob
+from tasks.sae.report import DiagnosisJob, StabilityJob
 from tasks.score import ScoreJob
 from tasks.totals import TotalsJob
 from tasks.train import TrainJob
@@ -36,6 +37,7 @@ SHIPPED: tuple[type[Job], ...] = (
     ReportJob,
     DiagnosisJob,
     StabilityJob,
+    ProofJob,
 )
 RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
 """Names of the stages that a run makes, in its order."""

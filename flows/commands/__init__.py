@@ -9,7 +9,7 @@ options.py     options that several commands share
 removal.py     `removal export`
 run.py         `run` and `evaluate`
 sae.py         `sae import | export | info`
-sae_report.py  `sae report` and `latent show`
+sae_report.py  `sae report`, `sae prove` and `latent show`
 sql.py         `sql`
 status.py      `status`
 verify.py      `verify`

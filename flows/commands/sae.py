@@ -31,7 +31,7 @@ def sae_import(
 
     Example: saeuron sae import bcywinski/SAeUron --hookpoint unet.up_blocks.1.attentions.1
     """
-    from flows.sae import brought
+    from flows.sae.text import brought
     from tasks.exchange.interchange import bring
 
     made, imported, others = bring(workspace, source, hookpoint, model, scale)
@@ -60,7 +60,7 @@ def sae_export(
 
     Example: saeuron sae export sae_v2_3f --format saelens --out published
     """
-    from flows.sae import exported
+    from flows.sae.text import exported
     from tasks.exchange.interchange import export, find
 
     found = find(workspace, sae, hookpoint)
@@ -77,7 +77,7 @@ def sae_info(sae: Named, scale: Scale = None, workspace: WorkspaceOption = WORKS
 
     Example: saeuron sae info published/unet.mid_block
     """
-    from flows.sae import info
+    from flows.sae.text import info
     from tasks.exchange.interchange import find
 
     page = info(find(workspace, sae, scale=scale), workspace)

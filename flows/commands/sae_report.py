@@ -1,4 +1,4 @@
-"""`saeuron sae report` and `saeuron latent show`: measure an SAE, and show one of its latents."""
+"""`saeuron sae report`, `sae prove`, `latent show`: measure an SAE, compare it with controls, show one latent."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,9 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 from saeuron.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tasks.sae_page import Diagnosis
+    from storage import Workspace
+    from storage.manifests import Manifest
+    from tasks.sae.page import Diagnosis
 
 latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show single latents of an SAE.")
 
@@ -42,8 +44,8 @@ def report(
         raise ConfigError(f"--out {out}: expected a file name that ends in .html")
     diagnosis = _measured(sae, workspace, device, threads, verbose, as_json, against, stability, images, rows)
     from flows.hints import command
-    from flows.sae_report import figures
-    from tasks.sae_page import write_page
+    from flows.sae.report import figures
+    from tasks.sae.page import write_page
 
     path = write_page(diagnosis, out or diagnosis.workspace.reports / f"{diagnosis.sae_id}.html")
     if as_json:
@@ -55,6 +57,41 @@ def report(
     shown = diagnosis.shown()
     then = command("latent", "show", diagnosis.sae_id, shown[0] if shown else 0, workspace=workspace)
     say(f"next: {then}")
+
+
+def prove(
+    sae: Named,
+    images: Annotated[int, typer.Option(min=2, help="Images of each of the three sets.")] = 1000,
+    workspace: WorkspaceOption = WORKSPACE,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Compare an SAE's latents with untrained ones.
+
+    For each concept, the latent that names it best is chosen on validation images and judged on test images. The same
+    is done with an SAE that was never trained, one with a frozen decoder, the coordinates themselves, and differences
+    of means. `saeuron sql "select * from dictionary"` has every concept.
+
+    Example: saeuron sae prove unet.up_blocks.0.attentions.1
+    """
+    opened, found = _opened(sae, workspace, device, threads, verbose)
+    from flows.display import on_prefect
+    from flows.sae.prove import lines, sae_prove
+    from tasks.registry import runs
+
+    config = runs.remembered(opened)
+    with on_prefect(console_for(as_json)):
+        made = sae_prove(config, str(opened.root), found.id, images, device=device, threads=threads)
+    if as_json:
+        say(json.dumps({"sae": found.id, "proof": made["proof"], "figures": made["figures"]}, indent=2))
+        return
+    from flows.hints import command
+
+    say("\n".join(lines(found, made["figures"])))
+    query = f"select * from dictionary where sae_id = '{found.id}' order by f1"
+    say(f"next: {command('sql', query, workspace=workspace)}")
 
 
 @latents.command("show")
@@ -78,8 +115,8 @@ def latent_show(
     if out is not None and out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a file name that ends in .png")
     diagnosis = _measured(sae, workspace, device, threads, verbose, as_json)
-    from flows.sae_report import check_latent, latent_fields, latent_lines
-    from tasks.sae_page import write_sheet
+    from flows.sae.report import check_latent, latent_fields, latent_lines
+    from tasks.sae.page import write_sheet
 
     check_latent(diagnosis, latent)
     [found] = diagnosis.describe([latent], near=True)
@@ -91,10 +128,8 @@ def latent_show(
         say(f"picture: {path}")
 
 
-def _measured(
-    sae: str, workspace: Path, device: str, threads: int, verbose: bool, as_json: bool, *asked: Any
-) -> "Diagnosis":
-    """The diagnosis of an SAE, made if missing; without `asked` (options of `sae_report`), the newest one."""
+def _opened(sae: str, workspace: Path, device: str, threads: int, verbose: bool) -> tuple["Workspace", "Manifest"]:
+    """The workspace, and one SAE of it; everything is prepared for a flow."""
     from flows.check import check_device
     from flows.environment import check_server, prepare
     from storage import Workspace
@@ -103,14 +138,23 @@ def _measured(
     prepare(opened.root, verbose)
     check_server()
     check_device(device)
-    from flows.sae_report import sae_report
     from tasks.engine import model
-    from tasks.registry import runs
     from tasks.registry.saes import find
-    from tasks.sae_page import Diagnosis, newest
 
     model.set_threads(threads)
-    found = find(opened, sae)
+    return opened, find(opened, sae)
+
+
+def _measured(
+    sae: str, workspace: Path, device: str, threads: int, verbose: bool, as_json: bool, *asked: Any
+) -> "Diagnosis":
+    """The diagnosis of an SAE, made if missing; without `asked` (options of `sae_report`), the newest one."""
+    opened, found = _opened(sae, workspace, device, threads, verbose)
+    from flows.sae.report import sae_report
+    from tasks.registry import runs
+    from tasks.registry.saes import find
+    from tasks.sae.page import Diagnosis, newest
+
     against, *rest = asked or (None,)
     other = find(opened, against).id if against is not None else None
     there = newest(opened, "diagnosis", sae_id=found.id)

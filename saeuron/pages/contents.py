@@ -119,7 +119,7 @@ class SAEReport:
     config: Mapping[str, Any]
     """Facts about its training, shown in this order."""
     figures: Mapping[str, Any]
-    """The contents of `diagnosis.json`: see `tasks/sae_report.py`."""
+    """The contents of `diagnosis.json`: see `tasks/sae/report.py`."""
     steps: Sequence[StepFigures]
     density: NDArray[np.float64]
     """[N]."""

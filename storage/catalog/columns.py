@@ -8,6 +8,7 @@ from storage.tables import (
     COMPARISONS,
     CONFUSION,
     DAMAGE,
+    DICTIONARY,
     DOMAIN,
     EVALUATIONS,
     HALF,
@@ -154,7 +155,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "images": IMAGES.described,
     "judgements": JUDGEMENTS.described,
-    **{view.name: view.described for view in (METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
+    **{view.name: view.described for view in (METRICS, EVALUATIONS, DAMAGE, CONFUSION, DICTIONARY)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

@@ -1,4 +1,4 @@
-"""Relations of diagnosed SAEs, from the files of `saeuron sae report` (`tasks/sae_report.py`)."""
+"""Relations of diagnosed SAEs, from the files of `saeuron sae report` (`tasks/sae/report.py`)."""
 
 from __future__ import annotations
 

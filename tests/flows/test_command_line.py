@@ -53,7 +53,7 @@ class TestHelp:
         assert set(COMMANDS) == {
             "run", "evaluate", "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
             "concept list", "concept show", "concept add", "concept drop", "concept refresh",
-            "sae import", "sae export", "sae info", "sae report", "deploy",
+            "sae import", "sae export", "sae info", "sae report", "sae prove", "deploy",
         }  # fmt: skip
 
     @pytest.mark.parametrize("name", COMMANDS)

@@ -12,15 +12,15 @@ from typer.testing import CliRunner
 
 from flows.commands.sae_report import latents, report
 from flows.run import Run
-from flows.sae_report import check_latent, diagnosis_job, latent_lines, sae_report, sparkline
+from flows.sae.report import check_latent, diagnosis_job, latent_lines, sae_report, sparkline
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from storage import Workspace
 from storage.identity import artifact_id
 from tasks.registry import runs
 from tasks.registry.saes import find
-from tasks.sae_page import Diagnosis, newest
-from tasks.sae_report import diagnose
+from tasks.sae.page import Diagnosis, newest
+from tasks.sae.report import diagnose
 from tests.end_to_end.process import start_server
 from tests.sae_workspace import HOOKPOINTS, build
 

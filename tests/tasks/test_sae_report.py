@@ -24,8 +24,8 @@ from tasks import score as scoring
 from tasks.engine import model as models
 from tasks.prompts import PromptsJob, prompts
 from tasks.registry import runs
-from tasks.sae_page import Diagnosis, concept_scores, newest, protocol, specific, write_page, write_sheet
-from tasks.sae_report import DiagnosisJob, StabilityJob, diagnose, images, stability
+from tasks.sae.page import Diagnosis, concept_scores, newest, protocol, specific, write_page, write_sheet
+from tasks.sae.report import DiagnosisJob, StabilityJob, diagnose, images, stability
 from tests.sae_workspace import HOOKPOINTS, TEMPLATES, build, configuration
 
 LOOK = DiagnosisConfig(images=6, rows=60, examples=3, loss_images=2)

@@ -11,7 +11,7 @@ from storage import Workspace
 from storage.catalog.query import run_query
 from storage.tables import read_table
 from tasks.registry import runs
-from tasks.sae_report import DiagnosisJob, StabilityJob, diagnose, stability
+from tasks.sae.report import DiagnosisJob, StabilityJob, diagnose, stability
 from tests.sae_workspace import HOOKPOINTS, build
 
 

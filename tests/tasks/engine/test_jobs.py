@@ -26,7 +26,7 @@ from tasks.images import ImagesJob
 from tasks.judge import JudgeJob
 from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
-from tasks.sae_report import DiagnosisJob, StabilityJob
+from tasks.sae.report import DiagnosisJob, StabilityJob
 from tasks.score import ScoreJob
 from tasks.train import TrainJob
 from tasks.trials import TrialsJob

@@ -1,7 +1,7 @@
 """Measure one SAE of a workspace, and print what was found."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from prefect import flow
 
@@ -17,8 +17,8 @@ from saeuron.sae.diagnosis import DiagnosisConfig
 from storage import Workspace
 from storage.manifests import Manifest
 from tasks.engine import model, progress
-from tasks.sae_page import Diagnosis, newest
-from tasks.sae_report import DiagnosisJob, StabilityJob, diagnose, stability
+from tasks.sae.page import Diagnosis, newest
+from tasks.sae.report import DiagnosisJob, StabilityJob, diagnose, stability
 from tasks.train import TrainJob, train
 
 CONCEPTS = 10
@@ -64,7 +64,7 @@ def _stages(
     run: Run, sae: Manifest, against: str | None, second_seed: bool, images: int, rows: int
 ) -> dict[str, str | None]:
     opened = Workspace.open(run.workspace)
-    capture = _capture(opened, sae)
+    capture = captured(opened, sae)
     if second_seed:
         against = _next_seed(run, sae, capture)
     progress.stage("report", 0, 2)
@@ -79,37 +79,47 @@ def _stages(
     return {"diagnosis": made.id, "stability": compared}
 
 
-def _capture(workspace: Workspace, sae: Manifest) -> Manifest | None:
+def captured(workspace: Workspace, sae: Manifest) -> Manifest | None:
     """The capture that an SAE was trained on; None if it is not here."""
     name = sae.inputs.get("capture")
     return workspace.read(name) if name and workspace.has(name) else None
 
 
-def diagnosis_job(run: Run, sae: Manifest, capture: Manifest | None, images: int, rows: int) -> DiagnosisJob:
-    """The job that measures an SAE.
+class Sampling(NamedTuple):
+    """How images are generated and read to measure an SAE."""
 
-    The model is sampled as for the SAE's training; for an SAE from elsewhere, as the workspace's configuration says.
+    model: ModelConfig
+    half: Literal["conditional", "unconditional"] = "conditional"
+    read: Literal["output", "update"] = "output"
+
+
+def sampling(run: Run, sae: Manifest, capture: Manifest | None) -> Sampling:
+    """As for the SAE's training; for an SAE from elsewhere, as the workspace's configuration says.
 
     Raises:
         ConfigError: the workspace's configuration names another model than the SAE was trained on.
     """
-    look: dict[str, Any] = {"images": images, "rows": rows}
-    sampling = run.config.model
-    if capture is not None:
-        if capture.summary["model_id"] != run.model_id:
-            raise ConfigError(
-                f"{sae.id} was trained on the model {capture.summary['model_id']}, but the workspace's configuration "
-                f"names {run.config.model.spec!r}, which is {run.model_id}; run the configuration of that model first."
-            )
-        sampling = ModelConfig(**capture.config["model"], spec=run.config.model.spec)
-        taken = capture.config["config"]
-        look |= {"read": taken["read"], "half": "conditional" if taken["half"] == "both" else taken["half"]}
+    if capture is None:
+        return Sampling(run.config.model)
+    if capture.summary["model_id"] != run.model_id:
+        raise ConfigError(
+            f"{sae.id} was trained on the model {capture.summary['model_id']}, but the workspace's configuration "
+            f"names {run.config.model.spec!r}, which is {run.model_id}; run the configuration of that model first."
+        )
+    taken = capture.config["config"]
+    half: Literal["conditional", "unconditional"] = "conditional" if taken["half"] == "both" else taken["half"]
+    return Sampling(ModelConfig(**capture.config["model"], spec=run.config.model.spec), half, taken["read"])
+
+
+def diagnosis_job(run: Run, sae: Manifest, capture: Manifest | None, images: int, rows: int) -> DiagnosisJob:
+    """The job that measures an SAE. Raises as `sampling`."""
+    look = sampling(run, sae, capture)
     return DiagnosisJob(
         workspace=run.workspace,
         device=run.device,
-        model=sampling,
+        model=look.model,
         model_id=run.model_id,
-        config=DiagnosisConfig(**look),
+        config=DiagnosisConfig(images=images, rows=rows, half=look.half, read=look.read),
         sae_id=sae.id,
         prompts_id=capture.inputs["prompts"] if capture is not None else prompts(run)[""].id,
     )

@@ -18,7 +18,7 @@ from storage.files import read_json, write_atomic
 from storage.manifests import Manifest
 from storage.seals import sealed_page
 from storage.tables import read_table
-from tasks.sae_report import EXAMPLES, FIGURES, IMAGES, LATENTS, PROFILES, STABILITY, STEPS
+from tasks.sae.report import EXAMPLES, FIGURES, IMAGES, LATENTS, PROFILES, STABILITY, STEPS
 
 SHOWN = 50
 """Latents on the page."""

@@ -1,0 +1,6 @@
+"""Measure an SAE of a workspace.
+
+report.py  on held-out images, and how similar it is to another SAE
+page.py    its HTML page, and the sheet of one latent
+prove.py   how well single latents name concepts, beside controls
+"""
