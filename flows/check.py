@@ -19,8 +19,9 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     configuration, which takes seconds.
     """
     models.check(config.model.spec, config.model.scheduler)
+    size = models.image_size(config.model.spec)
     for name, domain in config.domains.items():
-        judges.check(domain.judge, name, domain.concepts, domain.judge_templates)
+        judges.check(domain.judge, name, domain.concepts, domain.judge_templates, size)
     _check_methods(config)
     known = [c for d in config.domains.values() for c in d.concepts]
     for place, names in (("tune", config.tune.concepts), ("controls", config.controls.concepts)):

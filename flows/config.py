@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from saeuron.canvas import FOLDERS
 from saeuron.config import ConceptConfig, RunConfig, twice
 from saeuron.errors import ConfigError, UnknownName
 
@@ -49,7 +50,30 @@ def load(source: str | None, settings: Sequence[str] = ()) -> RunConfig:
         values = _merge(_parse((EMBEDDED / f"{base}.yaml").read_bytes(), source), values)
     for setting in settings:
         _set(values, setting)
-    return _validate(RunConfig, values, source)
+    return _placed(_validate(RunConfig, values, source))
+
+
+def _placed(config: RunConfig) -> RunConfig:
+    """The same with absolute paths: later commands read the configuration again, maybe in another folder."""
+    files = tuple(_absolute(file) for file in config.prompts.files)
+    spec = config.model.spec
+    domains = {}
+    for name, domain in config.domains.items():
+        judge, colon, argument = domain.judge.partition(":")
+        domains[name] = domain.model_copy(update={"judge": f"{judge}{colon}{_absolute(argument)}"})
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"spec": spec if spec in FOLDERS else _absolute(spec)}),
+            "prompts": config.prompts.model_copy(update={"files": files}),
+            "domains": domains,
+        }
+    )
+
+
+def _absolute(path: str) -> str:
+    """The absolute path of a file or folder that is there; other text, such as a hub id, as it is."""
+    found = Path(path).expanduser()
+    return str(found.absolute()) if path and found.exists() else path
 
 
 def load_concept(path: Path) -> ConceptConfig:

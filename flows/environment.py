@@ -5,6 +5,8 @@ from pathlib import Path
 
 from saeuron.errors import ConfigError
 
+START_SERVER = "PREFECT_SERVER_ANALYTICS_ENABLED=false prefect server start"
+"""How a user starts a server of their own; Prefect's sends telemetry unless told not to."""
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -21,10 +23,18 @@ QUIET = {
 }
 
 
+NO_PROXY = ("NO_PROXY", "no_proxy")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
 def prepare(workspace: Path, verbose: bool) -> None:
     """Turn telemetry off; without a server of the user's own, keep Prefect's state in the workspace."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    bare = [host for name in NO_PROXY for host in os.environ.get(name, "").split(",") if host]
+    if "*" not in bare:
+        # The run's own server is on this machine, where no proxy finds it. One of the two names would hide the other.
+        os.environ.update(dict.fromkeys(NO_PROXY, ",".join(dict.fromkeys([*bare, *LOOPBACK]))))
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "WARNING" if verbose else "CRITICAL")
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "info" if verbose else "critical")
@@ -44,11 +54,17 @@ def server_address() -> str:
 
 
 def check_server() -> None:
-    """Raise ConfigError, within seconds, if the server that the user named is not there."""
+    """Raise ConfigError, within seconds, if the server that the user named is not there, or cannot be asked."""
+    from importlib.util import find_spec
     from urllib.error import HTTPError, URLError
     from urllib.parse import urlsplit
     from urllib.request import urlopen
 
+    for name in ("ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+        if os.environ.get(name, "").startswith("socks") and find_spec("socksio") is None:
+            raise ConfigError(
+                f"{name} is a SOCKS proxy, which Prefect's client needs socksio for; install it, or unset it."
+            )
     if not (address := server_address()):
         return
     # The address may hold a password.
@@ -64,6 +80,6 @@ def check_server() -> None:
     except OSError as error:
         reason = error.reason if isinstance(error, URLError) else error
         raise ConfigError(
-            f"no Prefect server answers at {shown} (PREFECT_API_URL): {reason}; start it with `prefect server start`, "
+            f"no Prefect server answers at {shown} (PREFECT_API_URL): {reason}; start it with `{START_SERVER}`, "
             "or unset PREFECT_API_URL to run without one."
         ) from None

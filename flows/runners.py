@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
+from flows.environment import START_SERVER
 from saeuron.config import RunConfig, RunnerConfig
 from saeuron.errors import ConfigError
 
@@ -77,7 +78,7 @@ def _check_address(kind: str, address: str) -> None:
     if host not in LOCAL and "PREFECT_API_URL" not in os.environ:
         raise ConfigError(
             f"runner.address {address!r} is on another machine, whose workers cannot reach the Prefect server of this "
-            "process; start `prefect server start --host 0.0.0.0` and set PREFECT_API_URL to its address."
+            f"process; start `{START_SERVER} --host 0.0.0.0` and set PREFECT_API_URL to its address."
         )
 
 

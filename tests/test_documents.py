@@ -97,3 +97,9 @@ def test_no_summary_of_a_command_is_cut(group: tuple[str, ...]) -> None:
     commands = shown.output.split("Commands:\n")[1]
     assert commands.strip()
     assert "..." not in commands
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("flows/**/*.py")], ids=str)
+def test_a_server_is_started_without_telemetry_wherever_a_command_is_shown(page: Path) -> None:
+    shown = [line for line in page.read_text().splitlines() if re.search(r"prefect server start(?!`, as in)", line)]
+    assert all("PREFECT_SERVER_ANALYTICS_ENABLED=false" in line for line in shown), shown

@@ -85,12 +85,25 @@ def choices(judge: Judge, concepts: Iterable[str]) -> tuple[str, ...]:
     return judge.labels if judge.labels is not None else tuple(sorted(set(concepts)))
 
 
-def check(spec: str, domain: str, concepts: Iterable[str], templates: Sequence[str] = ()) -> None:
+def check(
+    spec: str,
+    domain: str,
+    concepts: Iterable[str],
+    templates: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
+) -> None:
     """Raise a `UserError` unless the judge knows the domain and a label for each of its concepts; loads nothing.
 
-    A judge without a label for a concept would count every image as a success of its removal.
+    A judge without a label for a concept would count every image as a success of its removal. `size` is the height and
+    width of the model's images, if known: a judge with an attribute `size` reads no others.
     """
-    labels = create(spec, domain, templates).labels
+    judge = create(spec, domain, templates)
+    labels, reads = judge.labels, getattr(judge, "size", None)
+    if size and reads and reads != size:
+        raise ConfigError(
+            f"the judge {spec!r} reads images of {reads[0]} x {reads[1]} pixels, and this model makes "
+            f"{size[0]} x {size[1]}; use judge: clip:MODEL or none."
+        )
     for concept in concepts:
         if labels is not None and concept not in labels:
             hint = "Use judge: clip:MODEL or none, or another concept."

@@ -21,6 +21,8 @@ class CanvasJudge:
     """
 
     vocabulary: Vocabulary = CANVAS
+    size = (32, 32)
+    """Height and width of the images that it reads."""
 
     def __init__(self, argument: str, domain: str, templates: Sequence[str], device: str) -> None:
         self._name = self.vocabulary.name
@@ -55,12 +57,10 @@ class CanvasJudge:
         """
         import torch
 
-        from saeuron.canvas.renderer import SIZE
-
-        if images.shape[1:3] != (SIZE, SIZE):
+        if images.shape[1:3] != self.size:
             height, width = images.shape[1:3]
             raise ConfigError(
-                f"the judge {self._name!r} reads images of {SIZE} x {SIZE} pixels, these have {height} x {width}; "
+                f"the judge {self._name!r} reads images of 32 x 32 pixels, these have {height} x {width}; "
                 "use judge: clip:MODEL or none."
             )
         for label in labels:

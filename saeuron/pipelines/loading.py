@@ -172,6 +172,17 @@ def _path(spec: str | Path, name: str) -> Path:
         raise BadModel(f"cannot fetch model {str(spec)!r}: {_first_line(error)}") from error
 
 
+def image_size(spec: str | Path) -> tuple[int, int] | None:
+    """(height, width) of a model's images at its default size, from its configuration; None if that does not tell."""
+    try:
+        side = _read(spec, "unet/config.json")["sample_size"]
+        scale = 2 ** (len(_read(spec, "vae/config.json")["block_out_channels"]) - 1)
+    except (BadModel, KeyError):
+        return None
+    height, width = (side, side) if isinstance(side, int) else side
+    return height * scale, width * scale
+
+
 def check_hookpoints(spec: str | Path, paths: Iterable[str]) -> dict[str, int | None]:
     """The width D of each hookpoint, None if its module does not tell; loads no weights.
 

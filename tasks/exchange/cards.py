@@ -57,6 +57,10 @@ def _yaml(config: RunConfig) -> str:
     # The runner changes no result, and may name private machines.
     fields = config.model_dump(mode="json", exclude={"runner"})
     fields["model"]["spec"] = published(config.model.spec)
+    fields["prompts"]["files"] = [published(file) for file in config.prompts.files]
+    for domain in fields["domains"].values():
+        name, colon, argument = domain["judge"].partition(":")
+        domain["judge"] = f"{name}{colon}{published(argument) if argument else ''}"
     return yaml.safe_dump(fields, sort_keys=False)
 
 

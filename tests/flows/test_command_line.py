@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import click
 import pytest
@@ -178,6 +179,25 @@ class TestEnvironment:
     def test_verbose_shows_the_log(self, tmp_path: Path) -> None:
         environment.prepare(tmp_path, verbose=True)
         assert os.environ["PREFECT_LOGGING_LEVEL"] == "INFO"
+
+    def test_a_proxy_is_not_asked_for_this_machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("urllib.request._opener", None)  # it keeps the proxies of its first use
+        for name in {*environment.NO_PROXY, "ALL_PROXY", "all_proxy"} & os.environ.keys():
+            del os.environ[name]
+        os.environ |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "a.example"}
+        environment.prepare(tmp_path, verbose=False)
+        assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "a.example,127.0.0.1,localhost,::1"
+        with Listener() as listener, urlopen(listener.url("/"), timeout=5):
+            pass
+        os.environ |= {"NO_PROXY": "*", "no_proxy": ""}
+        environment.prepare(tmp_path, verbose=False)
+        assert (os.environ["NO_PROXY"], os.environ["no_proxy"]) == ("*", "")
+
+    def test_a_socks_proxy_is_refused_where_it_cannot_be_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        os.environ["ALL_PROXY"] = "socks5://127.0.0.1:9"
+        monkeypatch.setitem(sys.modules, "socksio", None)
+        with pytest.raises(ConfigError, match="ALL_PROXY is a SOCKS proxy"):
+            environment.check_server()
 
     def test_what_the_user_has_set_wins(self, tmp_path: Path) -> None:
         os.environ |= {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_HOME": "/mine", "DO_NOT_TRACK": "0"}

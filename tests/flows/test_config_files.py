@@ -136,6 +136,18 @@ class TestFile:
         with pytest.raises(UnknownName, match="Or give the path of a YAML file"):
             load("nowhere/mine.yaml")
 
+    def test_relative_paths_are_kept_as_they_are_seen_now(self, tmp_path: Path, monkeypatch) -> None:
+        for name in ("canvas20", "mine", "clip"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "p.csv").touch()
+        monkeypatch.chdir(tmp_path)
+        settings = ["prompts.files=[p.csv, no.csv]", "domains.style.judge=clip:clip", "domains.object.judge=clip:a/b"]
+        config = load(None, [*settings, "model.spec=mine"])
+        assert config.prompts.files == (str(tmp_path / "p.csv"), "no.csv")
+        assert config.model.spec == str(tmp_path / "mine")
+        assert [d.judge for d in config.domains.values()] == [f"clip:{tmp_path / 'clip'}", "clip:a/b"]
+        assert load(None, ["model.spec=canvas20"]).model.spec == "canvas20"  # not the folder of that name
+
 
 class TestSet:
     def test_wins_over_the_file_and_reads_yaml(self, write) -> None:

@@ -124,6 +124,13 @@ def test_a_concept_without_a_label_is_refused_and_nothing_is_loaded(monkeypatch)
     check("none", "object", ("cats",))
 
 
+def test_a_judge_of_images_of_another_size_is_refused_before_there_are_any():
+    check("canvas20", "style", ("neon",), (), (32, 32))
+    check("none", "style", ("neon",), (), (8, 8))
+    with pytest.raises(ConfigError, match=r"reads images of 32 x 32 pixels, and this model makes 8 x 16; use judge"):
+        check("canvas20", "style", ("neon",), (), (8, 16))
+
+
 def test_labels_are_all_that_a_judge_knows_or_else_the_concepts_sorted():
     assert choices(create("canvas20", "style"), ("neon",)) == STYLE_CLASSES
     assert choices(create("none", "style"), ("neon", "dots", "neon")) == ("dots", "neon")
