@@ -15,7 +15,7 @@ batches.py     labels, token ids and time steps of a training step
 growth.py      a model of more objects from a trained one
 evaluation.py  share of generated images that the classifier recognises
 card.py        the model card
-__main__.py    `python -m saeuron.canvas train | grow | export | classifier | evaluate | sheet`
+__main__.py    `python -m saeuron.canvas train | grow | export | classifier | evaluate | sheet | prompts`
 commands/      its larger commands
 """
 

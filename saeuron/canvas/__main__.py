@@ -1,16 +1,17 @@
-"""Make canvas, and measure it: `python -m saeuron.canvas train | grow | export | classifier | evaluate | sheet`."""
+"""Make canvas, measure it and ask it: `python -m saeuron.canvas COMMAND`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from saeuron.canvas.commands.asking import prompts
 from saeuron.canvas.commands.growing import grow
 from saeuron.canvas.commands.measuring import evaluate, sheet
 from saeuron.canvas.commands.terminal import Device, Model, Threads, bar_of, console
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (grow, evaluate, sheet):
+for command in (grow, evaluate, sheet, prompts):
     app.command()(command)
 
 

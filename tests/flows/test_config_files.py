@@ -7,7 +7,9 @@ import yaml
 
 from flows.check import check, check_added
 from flows.config import EMBEDDED, load, load_concept, names
-from saeuron.canvas.vocabulary import OBJECTS, STYLED_TEMPLATES, STYLES, UNSTYLED_TEMPLATES
+from saeuron.canvas import FOLDERS
+from saeuron.canvas.vocabularies import vocabulary_named
+from saeuron.canvas.vocabulary import STYLED_TEMPLATES, STYLES, UNSTYLED_TEMPLATES
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName, UserError
 
@@ -36,29 +38,38 @@ class TestEmbedded:
         for concept in config.tune.concepts or ():
             assert config.domain_of(concept)
 
-    @pytest.mark.parametrize("name", [n for n in names() if load(n).model.spec == "canvas"])
+    @pytest.mark.parametrize("name", [n for n in names() if load(n).model.spec in FOLDERS])
     def test_passes_the_check(self, name: str) -> None:
         check(load(name))
 
     def test_canvas_is_the_default(self) -> None:
         assert load(None) == load("canvas") == load("canvas.yaml") == load(str(EMBEDDED / "canvas.yaml"))
 
-    def test_canvas_has_the_sentences_of_canvas(self) -> None:
-        templates = load("canvas").prompts.templates
+    @pytest.mark.parametrize("name", ["canvas", "canvas20"])
+    def test_has_the_sentences_of_its_model(self, name: str) -> None:
+        templates = load(name).prompts.templates
         assert set(templates) == set(STYLED_TEMPLATES)
         for split, found in templates.items():
             assert found == (*STYLED_TEMPLATES[split], *UNSTYLED_TEMPLATES[split])
 
-    def test_canvas_leaves_out_two_objects_and_one_style(self) -> None:
-        domains = load("canvas").domains
-        assert set(domains) == {"style", "object"}
-        assert set(domains["style"].concepts) < set(STYLES) and set(domains["object"].concepts) < set(OBJECTS)
-        assert len(set(STYLES) - set(domains["style"].concepts)) == 1
-        assert len(set(OBJECTS) - set(domains["object"].concepts)) == 2
+    @pytest.mark.parametrize(("name", "objects"), [("canvas", 20), ("canvas20", 18), ("canvas_full", 100)])
+    def test_asks_for_what_its_model_draws_and_leaves_some_out(self, name: str, objects: int) -> None:
+        config = load(name)
+        vocabulary = vocabulary_named(config.model.spec)
+        assert set(config.domains) == {"style", "object"}
+        styles, found = set(config.domains["style"].concepts), set(config.domains["object"].concepts)
+        assert styles <= set(STYLES) and found <= set(vocabulary.objects) and len(found) == objects
+        if name == "canvas_full":
+            assert len(styles) == 12
+        else:
+            # What examples/ and README add is left out.
+            assert set(STYLES) - styles == {"grain"} and not found & {"bolt", "boat"}
 
-    def test_what_canvas_leaves_out_can_be_added(self) -> None:
-        config = load("canvas")
-        left = {d: set(v) - set(config.domains[d].concepts) for d, v in (("style", STYLES), ("object", OBJECTS))}
+    @pytest.mark.parametrize("name", ["canvas", "canvas20"])
+    def test_what_it_leaves_out_can_be_added(self, name: str) -> None:
+        config = load(name)
+        known = {"style": STYLES, "object": vocabulary_named(config.model.spec).objects}
+        left = {d: set(v) - set(config.domains[d].concepts) for d, v in known.items()}
         for domain, concepts in left.items():
             for concept in concepts:
                 check_added(ConceptConfig(name=concept, domain=domain), config)

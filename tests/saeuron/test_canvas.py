@@ -22,6 +22,7 @@ from saeuron.canvas.vocabularies import CANVAS, CANVAS20, UNUSUAL, VOCABULARIES,
 from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES, all_sentences
 from saeuron.config import ModelConfig
 from saeuron.errors import ConfigError
+from saeuron.prompts import from_file
 
 CPU = torch.device("cpu")
 SPLITS = ("train", "validation", "test")
@@ -305,3 +306,39 @@ def test_a_judge_of_a_hundred_knows_so_many(tmp_path):
     assert (objects.shape, styles.shape) == ((2, 100), (2, 13))
     found = classifier.object_accuracy(model, each=2, vocabulary=CANVAS)
     assert tuple(found) == CANVAS.objects
+
+
+# Prompts
+
+
+def test_prompts_are_written_as_a_file_that_a_configuration_reads(tmp_path):
+    out = tmp_path / "said.csv"
+    command = ["prompts", "--objects", "pisces,cat", "--styles", "neon", "--out", str(out)]
+    done = CliRunner().invoke(app, [*command, "--kinds", "description,misspelling", "--splits", "validation,test"])
+    assert done.exit_code == 0, done.output
+    found = from_file(out, {"object": ("cat", "pisces"), "style": ("neon",)})
+    for split in ("validation", "test"):
+        for name in ("cat", "pisces"):
+            for style in (None, "neon"):
+                asked = {"object": name} | ({"style": style} if style else {})
+                texts = {p.text for p in found if p.split == split and dict(p.concepts) == asked}
+                assert texts == {
+                    t for kind in ("description", "misspelling") for t in CANVAS.sentences(split, name, style, kind)
+                }
+    assert {p.split for p in found} == {"validation", "test"}
+    assert not any(p.concepts["object"] in p.text.lower().replace(",", "").replace(".", "").split() for p in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--objects", "pices"], "unknown object 'pices': did you mean 'pisces'"),
+        (["--kinds", "riddle"], "unknown kind of prompts of canvas 'riddle'"),
+        (["--model", "canvas20"], "unknown kind of prompts of canvas20 'paraphrase': known: plain."),
+        (["--splits", "tests"], "unknown split 'tests': did you mean 'test'"),
+    ],
+)
+def test_prompts_of_unknown_names_are_refused(tmp_path, options, said):
+    done = CliRunner().invoke(app, ["prompts", "--out", str(tmp_path / "said.csv"), *options])
+    assert done.exit_code == 2 and said in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "said.csv").exists()
