@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--domain", choices=("style", "object"), default="style")
     arguments.add_argument("--together", nargs="+", metavar="HOOKPOINT", help="swap these at once, and nothing else")
-    arguments.add_argument("--model", default="canvas20")
+    arguments.add_argument("--model", default="canvas", help="canvas or canvas20; objects are those that both know")
     arguments.add_argument("--pairs", type=int, default=24)
     arguments.add_argument("--threads", type=int, default=2)
     options = arguments.parse_args()
@@ -41,7 +41,7 @@ def main() -> None:
     ]
     texts = [sentences("validation", asked["object"], asked["style"])[0] for asked in first + second]
     noise = initial_noise(0, [(str(i % n), 0) for i in range(2 * n)], latent_shape(pipe))
-    judges = {name: create("canvas20", name) for name in (domain, other)}
+    judges = {name: create(options.model, name) for name in (domain, other)}
 
     def swap(step: Step, output: Tensor) -> Tensor:
         # Only the conditional half knows the prompt.
