@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +16,8 @@ from flows.commands.deploy import deploy
 from flows.commands.diff import diff
 from flows.commands.gc import gc
 from flows.commands.generate import generate
-from flows.commands.run import evaluate, run
+from flows.commands.run import evaluate, remove, run
+from flows.commands.runs import runs
 from flows.commands.sql import sql
 from flows.commands.status import status
 from flows.commands.verify import verify
@@ -25,12 +26,32 @@ from storage.errors import StorageError
 
 app = typer.Typer(
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Name a concept, get a diffusion model without it, with the evidence.",
 )
-for command in (run, evaluate, sql, generate, status, verify, gc, diff, deploy):
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from saeuron import __version__
+
+        typer.echo(" ".join(("saeuron", __version__)))
+        raise typer.Exit
+
+
+@app.callback()
+def saeuron(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Name a concept, get a diffusion model without it, with the evidence."""
+
+
+for command in (run, evaluate, remove, runs, sql, generate, status, verify, gc, diff, deploy):
     app.command()(command)
 app.add_typer(concept.app, name="concept")
 sae.app.command("report")(sae_report.report)

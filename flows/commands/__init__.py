@@ -7,7 +7,8 @@ gc.py          `gc`
 generate.py    `generate`
 options.py     options that several commands share
 removal.py     `removal export`
-run.py         `run` and `evaluate`
+run.py         `run`, `evaluate` and `remove`
+runs.py        `runs`, `sae list` and `removal list`
 sae.py         `sae import | export | info`
 sae_report.py  `sae report`, `sae prove` and `latent show`
 sql.py         `sql`

@@ -9,11 +9,30 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+class _Unnamed(type(Path())):  # type: ignore[misc]
+    """The place of a workspace that the user did not name."""
+
+
+WORKSPACE: Path = _Unnamed("workspace")
+"""Where a workspace is made if the user names none, and none is found above."""
+MARK = "workspace.json"
+
+
 def _folder(workspace: str | Path) -> Path:
-    """The folder of a workspace that was named by a path or a URL."""
+    """The folder of a workspace that was named by a path or a URL; if it was not named, the nearest one above."""
     from storage.workspace import locate
 
-    return locate(workspace)
+    return locate(_nearest() if isinstance(workspace, _Unnamed) else workspace)
+
+
+def _nearest() -> Path:
+    """The workspace that this folder is in, or that lies here or above as `workspace`; else `workspace` here."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        for found in (folder / WORKSPACE, folder):
+            if (found / MARK).is_file():
+                return Path(WORKSPACE) if found == here / WORKSPACE else found
+    return Path(WORKSPACE)
 
 
 WorkspaceOption = Annotated[
@@ -21,7 +40,8 @@ WorkspaceOption = Annotated[
     typer.Option(
         "--workspace",
         "-w",
-        help="Folder of everything that is made, or s3://BUCKET/PREFIX.",
+        help="Folder of everything that is made, or s3://BUCKET/PREFIX; by default the nearest one, here or above.",
+        envvar="SAEURON_WORKSPACE",
         parser=_folder,
         metavar="PLACE",
     ),
@@ -30,7 +50,6 @@ Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1."
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads on the CPU.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
-WORKSPACE = Path("workspace")
 
 
 def console_for(as_json: bool = False) -> "Console":

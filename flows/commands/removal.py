@@ -8,12 +8,12 @@ import typer
 
 from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Publish removals.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List and publish removals.")
 
 
 @app.callback()
 def removal() -> None:
-    """Publish removals."""
+    """List and publish removals."""
 
 
 @app.command("export")

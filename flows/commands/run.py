@@ -10,7 +10,9 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 
 
 def run(
-    config: Annotated[str | None, typer.Argument(help="YAML file, or the name of an embedded one.")] = None,
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file, or the name of an embedded one; `list` shows the runs so far.")
+    ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the file; repeatable.")
@@ -33,6 +35,11 @@ def run(
     """
     from flows.config import load
 
+    if config == "list":
+        from flows.commands.runs import runs
+
+        runs(workspace, as_json)
+        return
     chosen = load(config, [*(settings or ()), *([f"model.dtype={dtype}"] if dtype else ())])
     if plan:
         _plan(chosen, workspace, device, as_json)
@@ -62,6 +69,38 @@ def evaluate(
 
     work = measure(Workspace.open(workspace, create=False), concepts or (), seeds)
     run_pipeline(work.config, workspace, work.concepts, device, threads, verbose, as_json, keep_config=False)
+
+
+def remove(
+    concept: Annotated[str, typer.Argument(help="The concept to remove.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Remove a concept: find its removal, or make and measure it.
+
+    A new workspace takes the configuration that ships with the project.
+
+    Example: saeuron remove neon
+    """
+    from flows.config import load
+    from flows.work import measure
+    from saeuron.errors import UnknownName
+    from storage import Workspace
+    from tasks.registry import runs
+
+    if (workspace / runs.CONFIG).exists():
+        work = measure(Workspace.open(workspace, create=False), [concept])
+        run_pipeline(work.config, workspace, work.concepts, device, threads, verbose, as_json, keep_config=False)
+        return
+    config = load(None)
+    known = [name for domain in config.domains.values() for name in domain.concepts]
+    if concept not in known:
+        raise UnknownName("concept", concept, known, "Others need a configuration of your own: saeuron run FILE")
+    config = config.model_copy(update={"tune": config.tune.model_copy(update={"concepts": (concept,)})})
+    run_pipeline(config, workspace, None, device, threads, verbose, as_json)
 
 
 def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:

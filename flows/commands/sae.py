@@ -8,7 +8,7 @@ import typer
 
 from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, export, describe and measure SAEs.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, import, export, describe and measure SAEs.")
 
 Named = Annotated[
     str, typer.Argument(help="A folder; an SAE of the workspace, by its id or hookpoint; or owner/name[:folder].")

@@ -1,5 +1,6 @@
 """The commands: help with examples, quick to start; tables that align; Prefect's settings."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -16,6 +17,8 @@ from flows import cli, environment
 from flows.cli import app
 from flows.config import load
 from flows.summary import text_table
+from saeuron import __version__
+from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, OtherModel
 from storage import Workspace
 from tasks.registry import runs
@@ -43,6 +46,80 @@ def test_a_warning_of_our_own_is_one_line() -> None:
     assert "a.py:3: UserWarning: x" in cli._warning(UserWarning("x"), UserWarning, "a.py", 3)
 
 
+def test_the_version_and_a_short_option_for_help() -> None:
+    assert run_here("--version").out == f"saeuron {__version__}\n"
+    for words in ((), ("sae",), ("sae", "info")):
+        assert run_here(*words, "-h").out == run_here(*words, "--help").out
+
+
+class TestWorkspace:
+    """Where a command looks for its workspace."""
+
+    @pytest.fixture(autouse=True)
+    def outside(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("SAEURON_WORKSPACE", raising=False)
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "a" / "b")
+
+    def status(self, *words: object) -> str:
+        done = run_here("status", *words)
+        assert done.code == 0, done.err
+        return done.out.splitlines()[0].removeprefix("workspace: ")
+
+    def test_the_nearest_above(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "there is no such folder" in run_here("status").err
+        far, near = Workspace.open(tmp_path / "workspace"), tmp_path / "a" / "workspace"
+        assert self.status() == str(far.root)
+        Workspace.open(near)
+        assert self.status() == str(near)
+        monkeypatch.chdir(far.root / "locks" if (far.root / "locks").exists() else far.root)
+        assert self.status() == str(far.root)
+
+    def test_one_that_is_named_is_not_looked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        Workspace.open(tmp_path / "workspace")
+        other = Workspace.open(tmp_path / "other")
+        assert "there is no such folder" in run_here("status", "-w", "workspace").err
+        monkeypatch.setenv("SAEURON_WORKSPACE", str(other.root))
+        assert self.status() == str(other.root)
+        assert self.status("-w", tmp_path / "workspace") == str(tmp_path / "workspace")
+
+
+class TestLists:
+    @pytest.mark.parametrize("words", ["runs", "run list", "sae list", "removal list"])
+    def test_of_an_empty_workspace(self, tmp_path: Path, words: str) -> None:
+        Workspace.open(tmp_path / "w")
+        place = (*words.split(), "-w", tmp_path / "w")
+        assert "(0 " in run_here(*place).out
+        assert json.loads(run_here(*place, "--json").out) == []
+
+    def test_runs(self, tmp_path: Path) -> None:
+        workspace, config = Workspace.open(tmp_path / "w"), load("canvas")
+        for state in ("completed", "failed"):
+            runs.finish(workspace, runs.start(workspace, "pipeline", config), state, {"made": 3, "failed": 1})
+        rows = json.loads(run_here("runs", "-w", workspace.root, "--json").out)
+        assert [(row["number"], row["state"], row["made"]) for row in rows] == [(2, "failed", 3), (1, "completed", 3)]
+        assert "(2 runs" in run_here("runs", "-w", workspace.root).out
+
+
+class TestRemove:
+    def test_an_unknown_concept_makes_no_workspace(self, tmp_path: Path) -> None:
+        done = run_here("remove", "noen", "-w", tmp_path / "w")
+        assert done.code == 2 and "unknown concept 'noen': did you mean 'neon'" in done.complaint
+        assert not (tmp_path / "w").exists()
+
+    def test_what_it_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        called = []
+
+        def noted(config: RunConfig, place: Path, concepts: list[str] | None, *_: object, **more: object) -> None:
+            called.append((config.tune.concepts, concepts, more.get("keep_config", True)))
+
+        monkeypatch.setattr("flows.commands.run.run_pipeline", noted)
+        assert run_here("remove", "neon", "-w", tmp_path / "w").code == 0
+        runs.remember(Workspace.open(tmp_path / "w"), load("canvas", ["tune.concepts=[dots]"]))
+        assert run_here("remove", "neon", "-w", tmp_path / "w").code == 0
+        assert called == [(("neon",), None, True), (("dots",), ["neon"], False)]
+
+
 @pytest.mark.parametrize(("option", "value"), [("--steps", "5000"), ("--steps", "0"), ("--guidance", "-1")])
 def test_a_value_outside_its_range_is_refused_before_anything_is_loaded(option: str, value: str) -> None:
     done = run_here("generate", "A cat.", option, value)
@@ -52,7 +129,8 @@ def test_a_value_outside_its_range_is_refused_before_anything_is_loaded(option: 
 class TestHelp:
     def test_these_are_the_commands(self) -> None:
         assert set(COMMANDS) == {
-            "run", "evaluate", "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
+            "run", "evaluate", "remove", "runs", "removal list", "sae list",
+            "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
             "concept list", "concept show", "concept add", "concept drop", "concept refresh",
             "sae import", "sae export", "sae info", "sae report", "sae prove", "deploy",
         }  # fmt: skip

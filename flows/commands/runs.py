@@ -1,0 +1,55 @@
+"""`saeuron runs`, and the lists of SAEs and removals: what a workspace holds of one kind."""
+
+import json
+
+from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
+from flows.commands.removal import app as removal_app
+from flows.commands.sae import app as sae_app
+
+
+def runs(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
+    """List the runs, the last one first.
+
+    Example: saeuron runs
+    """
+    columns = ["number", "state", "flow", "started", "made", "cached", "failed"]
+    _show(workspace, "runs", columns, "number desc", as_json)
+
+
+@sae_app.command("list")
+def sae_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
+    """List the SAEs of a workspace.
+
+    Example: saeuron sae list
+    """
+    columns = ["sae_id", "hookpoint", "variant", "dictionary", "n_latents", "k", "fvu"]
+    _show(workspace, "saes", columns, "hookpoint, sae_id", as_json)
+
+
+@removal_app.command("list")
+def removal_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
+    """List the removals of a workspace.
+
+    Accuracies are those on the validation prompts.
+
+    Example: saeuron removal list
+    """
+    columns = ["concept", "method", "domain", "ua", "ira", "cra", "outdated", "removal_id"]
+    _show(workspace, "removals", columns, "concept, method", as_json)
+
+
+def _show(workspace: object, view: str, columns: list[str], order: str, as_json: bool) -> None:
+    """Print some columns of a view."""
+    from flows.summary import text_table
+    from storage import Workspace, connect
+
+    opened = Workspace.open(str(workspace), create=False)
+    with connect(opened) as views:
+        found = views.execute(f"select {', '.join(columns)} from {view} order by {order}").fetchall()
+    rows = [dict(zip(columns, row, strict=True)) for row in found]
+    if as_json:
+        say(json.dumps(rows, indent=2, default=str))
+    else:
+        ids = [name for name in columns if name.endswith("_id")]
+        say(text_table(columns, rows, wrapped=["hookpoint", *ids], optional=["domain", "dictionary", *ids]))
+        say(f"({len(rows)} {view}; fractions in percent)")
