@@ -6,6 +6,7 @@
     saeuron.py          SAeUron: multiply the latents of a concept by gamma mu (2501.18052)
     negative_prompt.py  name the concept in the negative prompt
     controls.py         SAeUron's edit with an untrained SAE, a frozen decoder, or random latents
+    supervised.py       take a concept's direction away where labels tell it is there, without an SAE
     steering.py         subtract the difference of mean activations, without an SAE
 
 A method of your own is a subclass of `Method`, made known by `saeuron.methods.register(MyMethod())` or by an entry
@@ -30,6 +31,7 @@ BUILT_IN = {
     "untrained": "saeuron.methods.controls:Untrained",
     "frozen": "saeuron.methods.controls:Frozen",
     "random": "saeuron.methods.controls:Random",
+    "supervised": "saeuron.methods.supervised:Supervised",
 }
 """{name: module:class}, imported on first use."""
 _made: dict[str, "Method"] = {}

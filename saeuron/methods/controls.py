@@ -4,7 +4,7 @@
     frozen      the encoder was trained, the decoder was not
     random      trained latents, drawn among those that fire on the concept
 
-What steering by labels reaches without an SAE is the method `supervised` (supervised.py).
+What labels reach without an SAE is the method `supervised` (supervised.py).
 """
 
 import torch

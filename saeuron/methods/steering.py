@@ -6,9 +6,9 @@
 Means are over all positions and images, of the conditional half (the tier 'constant' of 2505.14536).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -87,7 +87,25 @@ class _Mean:
 
 def _means(evidence: Evidence, images: Sequence[Request]) -> dict[str, dict[int, Tensor]]:
     """{hookpoint: {timestep: mean row, float64 [D]}}, steps from noise to image."""
-    readers, size = {h: _Mean() for h in evidence.hookpoints}, evidence.model.micro_batch
+    readers = {h: _Mean() for h in evidence.hookpoints}
+    read(evidence, images, readers)
+    return {
+        h: {t: total / count for t, (total, count) in sorted(reader.sums.items(), reverse=True)}
+        for h, reader in readers.items()
+    }
+
+
+class Counting(Protocol):
+    """A reader that is told how many images of a batch count, from the first; see `saeuron.generation.LANES`."""
+
+    images: int
+
+    def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None: ...
+
+
+def read(evidence: Evidence, images: Sequence[Request], readers: Mapping[str, Counting]) -> None:
+    """Generate images of the evidence, {hookpoint: reader} looking on."""
+    size = evidence.model.micro_batch
     with attached(evidence.pipe, readers=readers):
         for start in range(0, len(images), size):
             batch = images[start : start + size]
@@ -95,7 +113,3 @@ def _means(evidence: Evidence, images: Sequence[Request]) -> dict[str, dict[int,
                 reader.images = len(batch)
             for _ in generate(evidence.pipe, batch, evidence.model, evidence.seed):
                 pass
-    return {
-        h: {t: total / count for t, (total, count) in sorted(reader.sums.items(), reverse=True)}
-        for h, reader in readers.items()
-    }

@@ -129,9 +129,8 @@ def test_a_method_from_outside_is_found_by_its_name():
             methods.register(Mine())
     finally:
         methods.unregister("mine")
-    with pytest.raises(
-        UnknownName, match="unknown method 'mine': known: frozen, negative_prompt, random, saeuron, steering"
-    ):
+    known = "frozen, negative_prompt, random, saeuron, steering, supervised, untrained"
+    with pytest.raises(UnknownName, match=f"unknown method 'mine': known: {known}"):
         methods.get("mine")
     with pytest.raises(UnknownName, match="did you mean 'steering'"):
         methods.get("stering")

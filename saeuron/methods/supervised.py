@@ -1,0 +1,161 @@
+"""A supervised edit, without an SAE: what labels reach with one direction a step.
+
+    m(t)  = mean of x over the target images at step t,  o(t) = mean over images of the other concepts,  d = m - o
+    w(t)  = S^-1 d / (d . S^-1 d),   S(t) the mean of both sets' covariances, plus RIDGE of its mean variance
+    a     = w . (x - o)              1 at the mean of the concept, 0 at that of the others
+    x'    = x - strength a d         where a > 1/2, else x
+
+w is Fisher's discriminant: like an SAE's encoder it may differ from the direction that is taken away, and it leaves
+alone what does not look like the concept. Means and covariances are over all positions and images, of the conditional
+half.
+
+Where most positions do not show the concept, as at the outputs of whole blocks, d is short, and a large strength is
+needed: there this is no ceiling (docs/adr/0013). Memory: 16 T D^2 bytes a hookpoint.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from saeuron.errors import ConfigError
+from saeuron.generation import Request
+from saeuron.hooks import Step, to_rows
+from saeuron.methods.base import Evidence, Method, Settings
+from saeuron.methods.removal import Edit, nearest_step
+from saeuron.methods.steering import read
+from saeuron.sae.autoencoder import check_width
+
+RIDGE = 0.01
+"""Added to the covariance, as a share of the mean variance: few images do not fill all directions."""
+FLOOR = 0.5
+"""Half-way between the two means."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExcessEdit(Edit):
+    """Take away what a row has of a direction, where it has enough; T steps, D the width."""
+
+    kind: ClassVar[str] = "excess"
+
+    timesteps: Tensor
+    """int64 [T], descending."""
+    reader: Tensor
+    """w, float32 [T, D]."""
+    centre: Tensor
+    """o, float32 [T, D]."""
+    direction: Tensor
+    """What is added for a row with a = 1, float32 [T, D]."""
+    floor: float
+    """A row is edited where a is above this."""
+
+    def scaled(self, strength: float) -> "ExcessEdit":
+        """The direction times `strength`."""
+        return replace(self, direction=strength * self.direction)
+
+    def delta(self, rows: Tensor, timestep: int) -> Tensor:
+        """a times the direction where a > floor, float32 [..., D]; exactly zero elsewhere."""
+        check_width(self.direction.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
+        t = nearest_step(self.timesteps, timestep)
+        a = (rows - self.centre[t]) @ self.reader[t]
+        return torch.where(a > self.floor, a, 0.0)[..., None] * self.direction[t]
+
+
+@dataclass(frozen=True, eq=False)
+class Discriminant:
+    """What is learned at one hookpoint."""
+
+    timesteps: Tensor
+    reader: Tensor
+    centre: Tensor
+    difference: Tensor
+
+
+class Supervised(Method):
+    """`strength`: how many times what a row has of the difference is subtracted; 1 brings it to the others' mean."""
+
+    name = "supervised"
+    needs = frozenset({"activations"})
+    grid: ClassVar = {"strength": (1.0, 2.0, 4.0, 16.0)}
+
+    def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """Weak before strong; each above 0."""
+        if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0]:
+            raise ConfigError(f"{name} holds {bad[0]!r}; expected numbers above 0.")
+        return sorted(map(float, values))
+
+    def learn(self, evidence: Evidence) -> dict[str, Discriminant]:
+        """{hookpoint: its discriminant}."""
+        target, others = (_moments(evidence, images) for images in (evidence.target, evidence.others))
+        return {h: discriminant(target[h], others[h]) for h in evidence.hookpoints}
+
+    def parts(self, evidence: Evidence, learned: Any, settings: Settings) -> tuple[ExcessEdit, ...]:
+        """One edit for each hookpoint."""
+        return tuple(
+            ExcessEdit(
+                hookpoint,
+                evidence.half,
+                found.timesteps,
+                found.reader,
+                found.centre,
+                -settings["strength"] * found.difference,
+                FLOOR,
+            )
+            for hookpoint, found in learned.items()
+        )
+
+
+class Moments:
+    """Reads one hookpoint and keeps sums of rows and of their products at each step, float64."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.count: dict[int, int] = {}
+        self.sums: dict[int, Tensor] = {}
+        self.products: dict[int, Tensor] = {}
+
+    def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
+        del source
+        self.add(step.timestep, to_rows(step.half(output, "conditional", self.images)).flatten(0, 1))
+
+    def add(self, timestep: int, rows: Tensor) -> None:
+        """Add rows [B, D] of a step."""
+        x, t = rows.double(), timestep
+        total, products = x.sum(0).cpu(), (x.T @ x).cpu()
+        self.count[t] = self.count.get(t, 0) + len(x)
+        self.sums[t] = self.sums[t] + total if t in self.sums else total
+        self.products[t] = self.products[t] + products if t in self.products else products
+
+    def mean(self, timestep: int) -> Tensor:
+        """[D]."""
+        return self.sums[timestep] / self.count[timestep]
+
+    def covariance(self, timestep: int) -> Tensor:
+        """[D, D]."""
+        mean = self.mean(timestep)
+        return self.products[timestep] / self.count[timestep] - torch.outer(mean, mean)
+
+
+def discriminant(target: Moments, others: Moments) -> Discriminant:
+    """Fisher's discriminant of two sets of rows at each step, steps from noise to image."""
+    steps = sorted(target.sums, reverse=True)
+    readers, centres, differences = [], [], []
+    for t in steps:
+        difference = target.mean(t) - others.mean(t)
+        within = (target.covariance(t) + others.covariance(t)) / 2
+        ridge = (RIDGE * within.diagonal().mean()).clamp(min=1e-12)
+        reader = torch.linalg.solve(within + ridge * torch.eye(len(within), dtype=within.dtype), difference)
+        readers.append(reader / (reader @ difference).clamp(min=1e-12))
+        centres.append(others.mean(t))
+        differences.append(difference)
+    found = (torch.stack(each).float() for each in (readers, centres, differences))
+    return Discriminant(torch.tensor(steps), *found)
+
+
+def _moments(evidence: Evidence, images: Sequence[Request]) -> dict[str, Moments]:
+    """{hookpoint: moments of the rows of some images}."""
+    readers = {h: Moments() for h in evidence.hookpoints}
+    read(evidence, images, readers)
+    return readers
