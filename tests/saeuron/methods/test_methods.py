@@ -110,7 +110,7 @@ def test_settings_that_cannot_be_used(name, grid, message):
 
 def test_candidates_go_from_mild_to_strong():
     found = methods.get("saeuron").candidates({"n": (8, 2), "gamma": (-4, -1)})
-    assert found == [{"n": n, "gamma": g} for n in (2, 8) for g in (-1.0, -4.0)]
+    assert found == [{"n": n, "gamma": g, "scale": "mean"} for n in (2, 8) for g in (-1.0, -4.0)]
 
 
 def test_a_method_from_outside_is_found_by_its_name():
@@ -134,3 +134,30 @@ def test_a_method_from_outside_is_found_by_its_name():
         methods.get("mine")
     with pytest.raises(UnknownName, match="did you mean 'steering'"):
         methods.get("stering")
+
+
+def test_scale_share_changes_each_latent_by_gamma_times_all_activation():
+    from saeuron.methods.saeuron import LEAST, SAeUron, multiplier
+
+    mean = torch.tensor([[0.5, 0.3, 0.2, 0.0], [4.0, 0.0005, 0.0, 0.0]])
+    factor = multiplier(mean, -2.0, "share")
+    for t, row in enumerate(mean.tolist()):
+        for i, mu in enumerate(row):
+            expected = -2.0 * sum(row) / mu if mu / sum(row) >= LEAST else 1.0
+            assert factor[t, i] == pytest.approx(expected)
+    assert torch.equal(multiplier(mean, -2.0, "mean"), -2.0 * mean)
+    with pytest.raises(UnknownName, match="unknown scale of gamma 'shares': did you mean 'share'"):
+        SAeUron().candidates({"scale": ["shares"]})
+    assert len(SAeUron().candidates({"scale": ["mean", "share"], "n": [1], "gamma": [-1.0]})) == 2
+
+
+def test_scale_share_reaches_the_edit(evidence):
+    from saeuron.methods.saeuron import build_edit
+
+    about = evidence.profiles[PATH]
+    edits = {s: build_edit(evidence.saes[PATH], about, 3, -1.0, scale=s) for s in ("mean", "share")}
+    assert torch.equal(edits["mean"].latents, edits["share"].latents)
+    chosen = torch.isfinite(edits["share"].floor)
+    p = about.mean / about.mean.sum(1, keepdim=True)
+    expected = torch.where(p >= 1e-3, -1.0 / p.clamp(min=1e-3), 1.0)[:, edits["share"].latents]
+    assert torch.allclose(edits["share"].factor[chosen], expected[chosen], rtol=1e-5)
