@@ -88,7 +88,12 @@ IMAGES = View(
     columns=(
         Column("image_set", "VARCHAR", "", "name of the set"),
         Column("key", "VARCHAR", "", "the image, within its shard"),
-        Column("shard", "VARCHAR", "", "tar that holds it"),
+        Column(
+            "shard",
+            "VARCHAR",
+            "",
+            "tar in artifacts/images/IMAGE_SET_ID that holds it, as KEY.png",
+        ),
         _PROMPT,
         Column("image_index", "INTEGER", "index", "which image of the prompt, from 0; sets its noise"),
         SPLIT,
@@ -110,7 +115,7 @@ JUDGEMENTS = View(
         Column("asked", "VARCHAR", "", "concept of the domain that the prompt asks for; null: none"),
         Column("judge", "VARCHAR", "", "who judged, as configured"),
         Column("label", "VARCHAR", "", "what the judge sees"),
-        Column("score", "DOUBLE", "1", "how sure it is, 0 to 1"),
+        Column("score", "DOUBLE", "1", "confidence of the judge, 0 to 1"),
     ),
 )
 METRICS = View(
@@ -222,13 +227,60 @@ DICTIONARY = View(
         Column("images", "BIGINT", "images", "test images"),
     ),
 )
+REMOVAL_LATENTS = View(
+    name="removal_latents",
+    key="removal_id",
+    key_meaning="the removal, see removals",
+    file="latents.parquet",
+    columns=(
+        Column("concept", "VARCHAR", "", "the concept that it removes"),
+        Column("method", "VARCHAR", "", "how it was made"),
+        HOOKPOINT,
+        Column("sae_id", "VARCHAR", "", "the SAE, see saes"),
+        Column("half", "VARCHAR", "", "half of the guidance batch that is edited"),
+        Column("timestep", "INTEGER", "scheduler step", "denoising timestep, high is noisy"),
+        Column("latent", "UINTEGER", "index", "latent of the SAE, from 0"),
+        Column("factor", "DOUBLE", "1", "what multiplies the latent where it is edited"),
+        Column("floor", "DOUBLE", "activation", "it is edited where it is above this"),
+    ),
+)
+GRID = View(
+    name="grid",
+    key="removal_id",
+    key_meaning="the removal that was chosen, see removals",
+    file="grid.parquet",
+    columns=(
+        Column("concept", "VARCHAR", "", "the concept that it removes"),
+        Column("method", "VARCHAR", "", "how it was made"),
+        Column("settings", "MAP(VARCHAR, VARCHAR)", "", "settings that were tried, as text"),
+        Column("chosen", "BOOLEAN", "", "whether the removal has them"),
+        Column("value", "DOUBLE", "1", "(UA + IRA + CRA) / 3 on validation prompts; null if nothing judged"),
+        Column("ua", "DOUBLE", "1", "UA there"),
+        Column("ira", "DOUBLE", "1", "IRA there"),
+        Column("cra", "DOUBLE", "1", "CRA there, of the first other domain"),
+    ),
+)
+PICTURES = View(
+    name="pictures",
+    key="pictures_id",
+    columns=(
+        DOMAIN,
+        Column("concept", "VARCHAR", "", "the concept that was removed"),
+        Column("method", "VARCHAR", "", "how it was removed"),
+        Column("evaluation_id", "VARCHAR", "", "what they show, see evaluations"),
+        Column("sheet", "VARCHAR", "", "path of the contact sheet in the workspace; the newest one of a name is there"),
+        Column("scores", "VARCHAR", "", "path of the plot of scores; null: the method uses none"),
+    ),
+)
 SHIPPED: dict[str, tuple[View, ...]] = {
     "prompts": (PROMPTS,),
     "capture": (CAPTURES,),
     "sae": (SAES,),
+    "removal": (REMOVAL_LATENTS, GRID),
     "images": (IMAGES,),
     "judgements": (JUDGEMENTS,),
     "evaluation": (METRICS, EVALUATIONS, DAMAGE, CONFUSION),
+    "pictures": (PICTURES,),
     "comparison": (COMPARISONS,),
     "proof": (DICTIONARY,),
 }

@@ -9,6 +9,8 @@ from saeuron.figures.metrics import Judged
 from saeuron.figures.words import harm
 from saeuron.pages import pictures as draw
 from saeuron.profiles import profile
+from storage.declared import View
+from storage.tables import SHIPPED
 from tasks import images, judge, score, totals
 from tasks import prompts as prompt_sets
 from tasks.engine.job import Clock, Job, Made, Summary, commit
@@ -23,18 +25,21 @@ MOST = 5
 
 
 class PicturesSummary(Summary):
-    """The removal that the pictures show."""
+    """The removal that the pictures show, and where their copies lie in the workspace."""
 
     domain: str
     concept: str
     method: str
+    sheet: str
+    scores: str | None
 
 
 class ReportJob(Job):
     """The pictures of one removal."""
 
     stage: ClassVar[str] = "pictures"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
+    views: ClassVar[tuple[View, ...]] = SHIPPED["pictures"]
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = PicturesSummary
     publishes: ClassVar[Mapping[str, str]] = {
@@ -92,7 +97,14 @@ def report(job: ReportJob) -> Made:
     _sheet(job)
     if job.scores:
         _plot(job)
-    about = PicturesSummary(domain=job.domain, concept=job.concept, method=job.method)
+    places = job.places
+    about = PicturesSummary(
+        domain=job.domain,
+        concept=job.concept,
+        method=job.method,
+        sheet=places["sheet.png"],
+        scores=places.get("scores.png"),
+    )
     return commit(job, {"edited": list(job.edited), "evaluation": job.evaluation_id}, about, clock)
 
 

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from saeuron.figures.metrics import Judged
 from saeuron.methods.latents import LatentEdit
 from saeuron.methods.removal import Removal
 from saeuron.tuning import Trial, best, trial
-from storage.files import write_json
+from storage.declared import View
 from storage.identity import artifact_id
+from storage.tables import GRID, REMOVAL_LATENTS, SHIPPED, table, write_table
 from tasks import prompts as prompt_sets
 from tasks import trials
 from tasks.engine import progress
@@ -52,7 +54,8 @@ class TuneJob(Job):
     """The removal of one concept by one method: one of its trials."""
 
     stage: ClassVar[str] = "removal"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
+    views: ClassVar[tuple[View, ...]] = SHIPPED["removal"]
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = RemovalSummary
     publishes: ClassVar[Mapping[str, str]] = {FILE: "removals/{concept}.{method}.safetensors"}
@@ -94,9 +97,11 @@ def tune(job: TuneJob) -> Made:
     chosen = best(judged) if about["images"] else judged[0]
     removal = replace(chosen.removal, provenance={**chosen.removal.provenance, "removal_id": job.id})
     removal.save(job.folder / FILE)
-    grid = [{"settings": t.removal.settings, "value": t.value} | {m.metric: m.value for m in t.metrics} for t in judged]
-    write_json(job.folder / "grid.json", grid)
-    figures = {m.metric: m.value for m in chosen.metrics}
+    about_it = {"concept": job.concept, "method": job.method}
+    grid = [{**about_it, **row, "chosen": t is chosen} for t, row in zip(judged, map(_tried, judged), strict=True)]
+    write_table(job.folder / GRID.file, table(grid, GRID))
+    edited = [{**about_it, **row} for row in latent_rows(removal)]
+    write_table(job.folder / REMOVAL_LATENTS.file, table(edited, REMOVAL_LATENTS))
     summary = RemovalSummary(
         domain=job.domain,
         concept=job.concept,
@@ -109,11 +114,33 @@ def tune(job: TuneJob) -> Made:
         reference_ids=tuple(sorted(job.trials.scores.values())),
         hookpoints=tuple(dict.fromkeys(e.hookpoint for e in removal.edits)),
         latents=sum(len(part.latents) for part in removal.parts if isinstance(part, LatentEdit)),
-        ua=figures.get("UA"),
-        ira=figures.get("IRA"),
-        cra=next((v for name, v in figures.items() if name.split(" ")[0] == "CRA"), None),
+        **_validated(chosen),
     )
     return commit(job, {"trials": job.trials_id}, summary, clock)
+
+
+def _validated(chosen: Trial) -> dict[str, float | None]:
+    """UA, IRA and CRA on validation images, CRA of the first other domain; None where nothing judged."""
+    figures = {m.metric.split(" ")[0].lower(): m.value for m in reversed(chosen.metrics)}
+    return {name: figures.get(name) for name in ("ua", "ira", "cra")}
+
+
+def _tried(each: Trial) -> dict[str, Any]:
+    settings = {name: str(value) for name, value in each.removal.settings.items()}
+    return {"settings": settings, "value": each.value, **_validated(each)}
+
+
+def latent_rows(removal: Removal) -> list[dict[str, Any]]:
+    """One row for each latent that the removal edits at a timestep, as in the view `removal_latents`."""
+    rows = []
+    for part in removal.parts:
+        if not isinstance(part, LatentEdit):
+            continue
+        where = {"hookpoint": part.hookpoint, "sae_id": part.sae_id, "half": part.half}
+        for t, i in torch.isfinite(part.floor).nonzero().tolist():
+            latent = {"timestep": int(part.timesteps[t]), "latent": int(part.latents[i])}
+            rows.append({**where, **latent, "factor": float(part.factor[t, i]), "floor": float(part.floor[t, i])})
+    return rows
 
 
 def _trials(job: TuneJob, found: list[Removal]) -> list[Trial]:

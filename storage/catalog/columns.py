@@ -11,12 +11,15 @@ from storage.tables import (
     DICTIONARY,
     DOMAIN,
     EVALUATIONS,
+    GRID,
     HALF,
     HOOKPOINT,
     IMAGES,
     JUDGEMENTS,
     METRICS,
+    PICTURES,
     PROMPTS,
+    REMOVAL_LATENTS,
     SAES,
 )
 
@@ -153,9 +156,10 @@ COLUMNS: dict[str, list[Column]] = {
             "true if it is in use but the concepts scored now differ from its reference set",
         ),
     ],
+    **{view.name: view.described for view in (REMOVAL_LATENTS, GRID)},
     "images": IMAGES.described,
     "judgements": JUDGEMENTS.described,
-    **{view.name: view.described for view in (METRICS, EVALUATIONS, DAMAGE, CONFUSION, DICTIONARY)},
+    **{view.name: view.described for view in (METRICS, EVALUATIONS, DAMAGE, CONFUSION, PICTURES, DICTIONARY)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),
