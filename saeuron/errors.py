@@ -39,7 +39,7 @@ class UnknownName(UserError):
 
     def __str__(self) -> str:
         kind, name, known, hint = self.args
-        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        near = get_close_matches(name, known, n=3)
         if near:
             expected = f"did you mean {' or '.join(repr(n) for n in near)}?"
         else:

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from saeuron.config import ModelConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.generation import latent_shape, sample
 from saeuron.methods.removal import Removal, removed
 from saeuron.noise import initial_noise
-from saeuron.pages.pictures import side_by_side
+from saeuron.pages.pictures import enlarge, save_png, side_by_side
+from saeuron.pipelines.loading import unread
 from saeuron.prompts import Prompt
 from storage import Workspace
 from storage.published import published
@@ -55,8 +57,13 @@ def compare(
     device: str,
     threads: int,
     any_model: bool = False,
-) -> dict[str, int]:
-    """Write both images side by side; returns {SAE or hookpoint: pairs (step, latent) that several removals edit}."""
+) -> tuple[dict[str, int], str]:
+    """Write the two images side by side, or the one of no removal.
+
+    Returns:
+        ({SAE or hookpoint: pairs (step, latent) that several removals edit}, the end of the text that the model does
+        not read).
+    """
     removals = [Removal.load(path) for path in files]
     config = ModelConfig()
     if (workspace / runs.CONFIG).exists():
@@ -66,8 +73,17 @@ def compare(
     model.set_threads(threads)
     pipe = model.pipeline(config, device)
     noise = initial_noise(seed, [(Prompt(text, "test").id, 0)], latent_shape(pipe))
+    reads = max((t for n, t in pipe.components.items() if n.startswith("tokenizer") and t), key=_limit, default=None)
+    lost = unread(reads, [text]).get(text, "") if reads else ""
     unedited = sample(pipe, [text], noise, config)[0]
+    if not removals:
+        save_png(out, enlarge(unedited, 256))
+        return {}, lost
     with removed(pipe, removals, any_model) as attached:
         edited = sample(pipe, [text], noise, config, extra=attached.call)[0]
     side_by_side(unedited, edited, out)
-    return attached.overlap
+    return attached.overlap, lost
+
+
+def _limit(tokenizer: Any) -> int:
+    return int(tokenizer.model_max_length)

@@ -82,11 +82,16 @@ def concept_add(
     Example: saeuron concept add examples/grain.yaml
     """
     from flows.config import load_concept
+    from flows.hints import command
+    from flows.upkeep.refresh import outdated
     from flows.work import add_concept
     from storage import Workspace
 
-    work = add_concept(Workspace.open(workspace, create=False), load_concept(file))
+    opened = Workspace.open(workspace, create=False)
+    work = add_concept(opened, load_concept(file))
     run_pipeline(work.config, workspace, work.concepts, device, threads, verbose, as_json, keep_config=False)
+    if not as_json and (stale := sorted({concept for (concept, _), old in outdated(opened).items() if old})):
+        say(f"outdated removals: {', '.join(stale)}; anew: {command('concept', 'refresh', '--all', workspace=opened)}")
 
 
 @app.command("drop")

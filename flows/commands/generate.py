@@ -27,7 +27,7 @@ def generate(
 ) -> None:
     """Draw a prompt without and with removals, side by side.
 
-    Both images start from the same noise.
+    Both images start from the same noise. Without a removal there is one.
 
     Example: saeuron generate "An image of cat in neon style." --remove neon --out cat.png
     """
@@ -40,8 +40,10 @@ def generate(
     prepare(workspace, verbose=False)
     check_device(device)
     files = find(workspace, remove or [])
-    overlap = compare(workspace, prompt, files, seed, steps, guidance, out, device, threads, any_model)
+    overlap, lost = compare(workspace, prompt, files, seed, steps, guidance, out, device, threads, any_model)
     for name, count in overlap.items():
         if count:
             say(f"{count} (step, latent) pairs of {name} are in more than one removal; the stronger factor was used")
-    say(f"wrote {out}: unedited beside edited")
+    if lost:
+        say(f"the prompt is longer than the model reads; it does not read {lost!r}")
+    say(f"wrote {out}: unedited beside edited" if files else f"wrote {out}")

@@ -114,11 +114,10 @@ def latent_show(
     """
     if out is not None and out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a file name that ends in .png")
-    diagnosis = _measured(sae, workspace, device, threads, verbose, as_json)
-    from flows.sae.report import check_latent, latent_fields, latent_lines
+    diagnosis = _measured(sae, workspace, device, threads, verbose, as_json, latent=latent)
+    from flows.sae.report import latent_fields, latent_lines
     from tasks.sae.page import write_sheet
 
-    check_latent(diagnosis, latent)
     [found] = diagnosis.describe([latent], near=True)
     path = write_sheet(diagnosis, found, out or diagnosis.workspace.pictures / f"{diagnosis.sae_id}_{latent}.png")
     if as_json:
@@ -146,11 +145,25 @@ def _opened(sae: str, workspace: Path, device: str, threads: int, verbose: bool)
 
 
 def _measured(
-    sae: str, workspace: Path, device: str, threads: int, verbose: bool, as_json: bool, *asked: Any
+    sae: str,
+    workspace: Path,
+    device: str,
+    threads: int,
+    verbose: bool,
+    as_json: bool,
+    *asked: Any,
+    latent: int | None = None,
 ) -> "Diagnosis":
-    """The diagnosis of an SAE, made if missing; without `asked` (options of `sae_report`), the newest one."""
+    """The diagnosis of an SAE, made if missing; without `asked` (options of `sae_report`), the newest one.
+
+    Raises:
+        ConfigError: the SAE does not have `latent`; nothing is measured then.
+    """
     opened, found = _opened(sae, workspace, device, threads, verbose)
-    from flows.sae.report import sae_report
+    from flows.sae.report import check_latent, sae_report
+
+    if latent is not None:
+        check_latent(found.id, found.summary["n_latents"], latent)
     from tasks.registry import runs
     from tasks.registry.saes import find
     from tasks.sae.page import Diagnosis, newest

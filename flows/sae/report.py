@@ -150,12 +150,11 @@ def _next_seed(run: Run, sae: Manifest, capture: Manifest | None) -> str:
     return made.id
 
 
-def check_latent(diagnosis: Diagnosis, latent: int) -> None:
+def check_latent(sae_id: str, n_latents: int, latent: int) -> None:
     """Raise `ConfigError` unless the SAE has such a latent."""
-    if not 0 <= latent < diagnosis.n_latents:
+    if not 0 <= latent < n_latents:
         raise ConfigError(
-            f"there is no latent {latent}: {diagnosis.sae_id} has {diagnosis.n_latents}; "
-            f"give a number from 0 to {diagnosis.n_latents - 1}."
+            f"there is no latent {latent}: {sae_id} has {n_latents}; give a number from 0 to {n_latents - 1}."
         )
 
 

@@ -239,12 +239,15 @@ class TestGenerate:
         with Image.open(out) as image:
             assert image.format == "PNG" and image.width > image.height
 
-    def test_without_removals_both_are_the_same_pixels(self, workspace: Path, tmp_path: Path) -> None:
+    def test_without_removals_there_is_one_picture(self, workspace: Path, tmp_path: Path) -> None:
         out = tmp_path / "same.png"
         done = run_here("generate", "A cat.", "--seed", "5", "--out", out, "-w", workspace, "--threads", "1")
         assert done.code == 0, done.err
-        left, right = halves(out)
-        assert np.array_equal(left, right)
+        with Image.open(out) as image:
+            assert image.size == (256, 256)
+        assert "beside" not in done.out and "does not read" not in done.out
+        done = run_here("generate", "A cat" + " a" * 30, "--out", out, "-w", workspace, "--threads", "1")
+        assert "the prompt is longer than the model reads; it does not read 'a a a" in done.out
 
     def test_a_removal_by_its_file_at_another_number_of_steps(self, workspace: Path, tmp_path: Path) -> None:
         out, file = tmp_path / "other.png", workspace / "removals" / "cat.saeuron.safetensors"

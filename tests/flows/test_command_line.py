@@ -17,6 +17,7 @@ from flows import cli, environment
 from flows.cli import app
 from flows.config import load
 from flows.summary import text_table
+from flows.work import Work
 from saeuron import __version__
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, OtherModel
@@ -99,6 +100,18 @@ class TestLists:
         rows = json.loads(run_here("runs", "-w", workspace.root, "--json").out)
         assert [(row["number"], row["state"], row["made"]) for row in rows] == [(2, "failed", 3), (1, "completed", 3)]
         assert "(2 runs" in run_here("runs", "-w", workspace.root).out
+
+
+def test_adding_a_concept_says_what_it_made_outdated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Workspace.open(tmp_path / "w")
+    (tmp_path / "wood.yaml").write_text("name: wood\ndomain: style\n")
+    stale = {("neon", "saeuron"): True, ("neon", "steering"): True, ("dots", "saeuron"): False}
+    monkeypatch.setattr("flows.work.add_concept", lambda *_: Work(None, ["wood"]))
+    monkeypatch.setattr("flows.commands.concept.run_pipeline", lambda *_, **__: None)
+    monkeypatch.setattr("flows.upkeep.refresh.outdated", lambda _: stale)
+    add = ("concept", "add", tmp_path / "wood.yaml", "-w", tmp_path / "w")
+    assert run_here(*add).out == (f"outdated removals: neon; anew: saeuron concept refresh --all -w {tmp_path / 'w'}\n")
+    assert run_here(*add, "--json").out == ""
 
 
 class TestRemove:

@@ -208,6 +208,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("sections", "said"),
         [
+            ({"tune": {"concepts": ["\u00e9clair"]}}, "unknown concept '\u00e9clair': known: cat, dots"),
             ({"tune": {"concepts": ["stirpes"]}}, "unknown concept 'stirpes': did you mean 'stripes'"),
             ({"model": {"spec": "./nowhere"}}, "no such model: './nowhere'"),
             ({"model": {"spec": "canvs"}}, "no such model: 'canvs'; expected 'canvas'"),

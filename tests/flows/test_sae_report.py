@@ -233,8 +233,15 @@ class TestLatent:
         diagnosis = Diagnosis(looked, found.id)
         for latent in (-1, 32, 10**9):
             with pytest.raises(ConfigError, match=rf"there is no latent {latent}: sae_v2_\w+ has 32; .* from 0 to 31"):
-                check_latent(diagnosis, latent)
-        check_latent(diagnosis, 31)
+                check_latent(diagnosis.sae_id, diagnosis.n_latents, latent)
+        check_latent(diagnosis.sae_id, diagnosis.n_latents, 31)
+
+    def test_it_is_refused_before_anything_is_measured(
+        self, looked: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tasks.sae.page.newest", lambda *_, **__: pytest.fail("a measurement was looked for"))
+        done = call("latent", "show", HOOKPOINTS[0], "99999", "-w", looked.root)
+        assert "there is no latent 99999" in str(done.exception)
 
     def test_a_narrow_terminal_loses_no_word(self, looked: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         found = newest(looked, "diagnosis", sae_id=find(looked, HOOKPOINTS[0]).id)
