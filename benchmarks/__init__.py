@@ -1,3 +1,3 @@
-"""Each figure that README quotes, by one command."""
+"""Each figure that README and docs/benchmarks.md quote, by one command."""
 
 import saeuron  # noqa: F401  Before any benchmark imports torch: it sets how torch's threads wait.

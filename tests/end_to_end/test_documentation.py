@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from storage import Workspace
 from storage.catalog.columns import COLUMNS
@@ -33,6 +34,18 @@ def test_readme_shows_every_command() -> None:
     } == shown
 
 
+def test_the_configuration_of_readme_is_one() -> None:
+    from saeuron.config import RunConfig
+
+    (text,) = [block for kind, block in BLOCKS if kind == "yaml"]
+    config = RunConfig.model_validate(yaml.safe_load(text))
+    assert config.domains["style"].judge.startswith("clip:") and set(config.prompts.templates) == {
+        "train",
+        "validation",
+        "test",
+    }
+
+
 @pytest.mark.timeout(900)
 def test_the_commands_of_readme_do_what_they_say(server: None, workspace: Path, workspaces: Path) -> None:
     # The same lines, with a configuration that is tiny and a workspace that has been run, so that each takes seconds.
@@ -52,6 +65,8 @@ def test_the_commands_of_readme_do_what_they_say(server: None, workspace: Path, 
             words = [{"neon": "stripes"}.get(w, w) for w in words]
         if words[:2] == ["sae", "report"]:
             words += ["--images", "8", "--rows", "256"]
+        if words[:2] == ["sae", "prove"]:
+            words += ["--images", "8"]
         words = [str(workspaces / w) if w.endswith(".png") or w.startswith("published") else w for w in words]
         # In this process: the command line from outside is what the other tests here call.
         done = run_here(*words, "--workspace", mine)
