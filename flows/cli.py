@@ -25,7 +25,6 @@ from saeuron.errors import SaeuronError
 from storage.errors import StorageError
 
 app = typer.Typer(
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import click
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from flows import cli, environment
 from flows.cli import app
@@ -137,6 +138,14 @@ class TestRemove:
 def test_a_value_outside_its_range_is_refused_before_anything_is_loaded(option: str, value: str) -> None:
     done = run_here("generate", "A cat.", option, value)
     assert done.code == 2 and f"Invalid value for '{option}'" in done.err
+
+
+def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_SAEURON_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "saeuron conc")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    done = CliRunner().invoke(cli.app, [], prog_name="saeuron")
+    assert done.output.split() == ["concept"]
 
 
 class TestHelp:
