@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands import concept, removal, sae, sae_report
+from flows.commands.bench import bench
 from flows.commands.deploy import deploy
 from flows.commands.diff import diff
 from flows.commands.gc import gc
@@ -50,7 +51,7 @@ def saeuron(
     """Name a concept, get a diffusion model without it, with the evidence."""
 
 
-for command in (run, evaluate, remove, runs, sql, generate, status, verify, gc, diff, deploy):
+for command in (run, evaluate, bench, remove, runs, sql, generate, status, verify, gc, diff, deploy):
     app.command()(command)
 app.add_typer(concept.app, name="concept")
 sae.app.command("report")(sae_report.report)

@@ -62,13 +62,29 @@ def look(
         judges: {domain: judge}. A judge without labels of its own chooses among the concepts that the images name.
         seed: of the images' noise.
     """
+    with removed(pipe, removals) as attached:
+        return look_at(pipe, images, judges, model, seed, attached.call)
+
+
+def look_at(
+    pipe: Any,
+    images: Sequence[Request],
+    judges: Mapping[str, Judge],
+    model: ModelConfig,
+    seed: int,
+    call: Mapping[str, Any] | None = None,
+) -> list[Judged]:
+    """What judges see on images of a pipeline as it is; arguments and result as those of `look`.
+
+    Args:
+        call: more arguments of the pipeline's call.
+    """
     asked = {domain: [r.prompt.concepts[domain] for r in images if domain in r.prompt.concepts] for domain in judges}
     labels = {domain: choices(judge, asked[domain]) for domain, judge in judges.items()}
     seen = []
-    with removed(pipe, removals) as attached:
-        for batch, pictures in generate(pipe, images, model, seed, extra=attached.call):
-            found = {domain: judge(pictures, labels[domain]) for domain, judge in judges.items()}
-            for i, r in enumerate(batch):
-                said = {domain: judgements[i].label for domain, judgements in found.items()}
-                seen.append(Judged(r.prompt.id, r.index, r.prompt.concepts, said))
+    for batch, pictures in generate(pipe, images, model, seed, extra=call):
+        found = {domain: judge(pictures, labels[domain]) for domain, judge in judges.items()}
+        for i, r in enumerate(batch):
+            said = {domain: judgements[i].label for domain, judgements in found.items()}
+            seen.append(Judged(r.prompt.id, r.index, r.prompt.concepts, said))
     return seen

@@ -15,6 +15,7 @@ evaluate.py    metrics of a removal
 compare.py     a method against a control, on the same test images
 report.py      contact sheet and score plot of a removal
 generate.py    one prompt with and without removals
+bench.py       what a benchmark measures
 stages.py      every stage, and how one from elsewhere is added
 sae/           measure an SAE
 engine/        how a task runs: cache, locks, workers, progress

@@ -1,5 +1,6 @@
 """The commands of `saeuron`, one file each.
 
+bench.py       `bench`
 concept.py     `concept list | show | add | drop | refresh`
 deploy.py      `deploy`
 diff.py        `diff`

@@ -147,7 +147,27 @@ def run_pipeline(
     keep_config: bool = True,
     strict: bool = False,
 ) -> None:
-    """Check the configuration, run the flow, print the result.
+    """Check the configuration, run the flow, print the result."""
+    opened, result = carry_out(config, workspace, concepts, device, threads, verbose, as_json, keep_config)
+    from flows.closing import closing, to_use
+
+    say(json.dumps(result, indent=2, default=str) if as_json else closing(opened, config, result))
+    failed = [e for e in to_use(config, result) if e["verdict"] == "failed"]
+    if result["failures"] or (strict and failed):
+        raise typer.Exit(1)
+
+
+def carry_out(
+    config: Any,
+    workspace: Path,
+    concepts: list[str] | None,
+    device: str,
+    threads: int,
+    verbose: bool,
+    quiet: bool,
+    keep_config: bool = True,
+) -> tuple[Any, dict[str, Any]]:
+    """Check the configuration and run the flow; returns the workspace and what `flows.pipeline.pipeline` does.
 
     Where nothing has to be made, no Prefect server is started. A server that the user named is told of every run.
     """
@@ -157,7 +177,7 @@ def run_pipeline(
     from storage import Workspace
     from tasks.registry import runs
 
-    console = console_for(as_json)
+    console = console_for(quiet)
     opened = Workspace.open(workspace)
     prepare(opened.root, verbose)
     check_server()
@@ -185,9 +205,4 @@ def run_pipeline(
 
         with on_prefect(console):
             result = launch(*arguments)
-    from flows.closing import closing, to_use
-
-    say(json.dumps(result, indent=2, default=str) if as_json else closing(opened, config, result))
-    failed = [e for e in to_use(config, result) if e["verdict"] == "failed"]
-    if result["failures"] or (strict and failed):
-        raise typer.Exit(1)
+    return opened, result

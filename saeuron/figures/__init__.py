@@ -2,6 +2,7 @@
 
 metrics.py     UA, IRA, CRA with ceilings and intervals
 comparison.py  two removals on the same images
+row.py         one row of a table of methods
 damage.py      what a removal does to the other concepts
 verdict.py     whether a removal holds, is weak, or failed
 words.py       figures as people read them

@@ -23,7 +23,8 @@ class Pair:
 
     concept: str
     first: Sequence[Judged]
-    second: Sequence[Judged]
+    second: Sequence[Judged] | None
+    """None: a removal that is wrong on every image; the difference is then the figure of the first."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,19 @@ def compare(
     Raises:
         ValueError: there are no pairs, or the two removals of one were not judged on the same images.
     """
+    return compare_all(domains, [(domain, pair) for pair in pairs], seed=seed, draws=draws)
+
+
+def compare_all(
+    domains: Sequence[str], pairs: Sequence[tuple[str, Pair]], *, seed: int = 0, draws: int = 2000
+) -> Difference:
+    """The same over concepts of several domains, each with its own: (domain, pair)."""
     if not pairs:
         raise ValueError("nothing to compare: expected the images of at least one concept")
-    prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for pair in pairs for j in pair.first}))}
-    images = sum(len(pair.first) for pair in pairs)
+    prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for _, pair in pairs for j in pair.first}))}
+    images = sum(len(pair.first) for _, pair in pairs)
     parts: list[_Part] = []
-    for pair in pairs:
+    for domain, pair in pairs:
         mine = _parts(domain, [d for d in domains if d != domain], pair, prompts)
         if mine is None:
             return Difference(None, None, None, images, len(prompts), 0)
@@ -103,8 +111,9 @@ def compare(
 
 def _parts(domain: str, others: Sequence[str], pair: Pair, prompts: dict[str, int]) -> list[_Part] | None:
     """The metrics that `saeuron.metrics.summary` averages; None if an image of theirs could not be judged."""
-    second = {(j.prompt_id, j.index): j for j in pair.second}
-    if {(j.prompt_id, j.index) for j in pair.first} != second.keys() or len(pair.first) != len(pair.second):
+    against = pair.first if pair.second is None else pair.second
+    second = {(j.prompt_id, j.index): j for j in against}
+    if {(j.prompt_id, j.index) for j in pair.first} != second.keys() or len(pair.first) != len(against):
         raise ValueError(f"two removals of {pair.concept} were not judged on the same prompts and indices")
     asked = [q for q in questions(domain, pair.concept, others) if q.metric.split(" ")[0] in ("UA", "IRA", "CRA")]
     kinds = [q.metric.split(" ")[0] for q in asked]
@@ -118,7 +127,8 @@ def _parts(domain: str, others: Sequence[str], pair: Pair, prompts: dict[str, in
         gain, count = np.zeros((2, len(prompts), len(group)))
         for (a, b), name in zip(mine, names, strict=True):
             at = prompts[a.prompt_id], group[name]
-            gain[at] += (-1 if q.wrong else 1) * (float(a.right(q.domain)) - float(b.right(q.domain)))
+            won, lost = a.right(q.domain) != q.wrong, b.right(q.domain) != q.wrong
+            gain[at] += float(won) - (0.0 if pair.second is None else float(lost))
             count[at] += 1
         found.append(_Part(1 / len({*kinds}) / kinds.count(kind), gain, count))
     return found

@@ -1,0 +1,160 @@
+"""`saeuron bench`: a removal on a fixed protocol, as one row of docs/leaderboard.md."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from flows.config import load
+from flows.config import names as configurations
+from flows.summary import counted, text_table
+from saeuron import methods
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.figures.row import METRICS, Figures, Measured, Removed, Row, row
+from saeuron.figures.words import harm, percent
+from storage import Workspace, text
+
+SUFFIX = "_bench"
+"""A protocol that ships is a configuration with this end: `canvas` is canvas_bench.yaml."""
+CONTROL = "untrained"
+"""The control that a row gives the difference to."""
+HEADER = ("method", "removed", "UA", "IRA", "CRA", "mean (95 %)", "worst victim", f"minus {CONTROL} (95 %)")
+HEADER += ("images", "seconds", "command")
+
+
+def protocol(name: str) -> RunConfig:
+    """The configuration that fixes a protocol.
+
+    Raises:
+        UnknownName: there is none of that name, and no such file.
+        ConfigError: the file is no configuration, or removes nothing.
+    """
+    known = [each.removesuffix(SUFFIX) for each in configurations() if each.endswith(SUFFIX)]
+    if name in known:
+        return load(f"{name}{SUFFIX}")
+    if not Path(name).is_file():
+        raise UnknownName("protocol", name, known, "Or give the path of a YAML file.")
+    config = load(name)
+    if not config.tune.concepts:
+        raise ConfigError(f"{name}: a protocol names the concepts to remove; expected tune.concepts, found none.")
+    return config
+
+
+def is_method(name: str, removed: str | None, concepts: Sequence[str]) -> bool:
+    """Whether `name` is a method, to be learned by a run, and not a removal that is there.
+
+    Raises:
+        UnknownName: it is neither.
+        ConfigError: it is a path that is not there; or a method, and `removed` is given.
+    """
+    if name in methods.names():
+        if removed is not None:
+            raise ConfigError(
+                f"--removed {removed}: a method is measured on all concepts of the protocol ({', '.join(concepts)}); "
+                "leave the option out."
+            )
+        return True
+    path = Path(name).expanduser()
+    if path.exists() or path.suffix == ".safetensors" or ":" in name:
+        return False
+    if "/" in name:
+        raise ConfigError(f"no such file or folder: {name}; expected a removal's file or a pipeline's folder.")
+    hint = "Or give a removal's file, a pipeline's folder, or module:attribute."
+    # A short list, so that the hint is read.
+    raise UnknownName("method", name, get_close_matches(name, methods.names()) or methods.names(), hint)
+
+
+@dataclass(frozen=True)
+class Benched:
+    """A row, and how it was made."""
+
+    method: str
+    row: Row
+    seconds: float
+    """Of all steps whose artifacts were used: those found in place count with the time that they took."""
+    command: str
+
+    def json(self) -> dict[str, Any]:
+        """For `--json`: fractions, not percent."""
+        return {"method": self.method, **asdict(self.row), "seconds": self.seconds, "command": self.command}
+
+
+def of_run(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) -> tuple[Row, float]:
+    """The row of a run's method, and the seconds that its artifacts took."""
+    from tasks.bench import judged
+    from tasks.registry import runs
+
+    [method] = config.method
+    ids = {(e["concept"], e["method"]): e["id"] for e in result["evaluations"]}
+    removed = [judged(workspace, ids[c, m], ids.get((c, CONTROL))) for c, m in ids if m == method]
+    if method == CONTROL:
+        removed = [Removed(r.domain, r.concept, r.edited, r.unedited) for r in removed]
+    used = runs.record(workspace.runs / f"{result['run_id']}.json").artifacts or {}
+    return row(tuple(config.domains), removed), sum(workspace.manifest(name).seconds for name in used)
+
+
+def page(benched: Benched) -> str:
+    """The row as text that fits the terminal."""
+    found = benched.row
+    rows = [_row(each.concept, each.edited, each.unedited, each) for each in found.removals]
+    if len(rows) > 1:
+        rows.append(_row("mean", found.edited, found.unedited, None))
+    header = ["removed", *(h for name in METRICS for h in (name, f"({name})")), "mean", "worst victim"]
+    lines = [benched.method, "", text_table(header, rows, wrapped=["worst victim"])]
+    lines += [
+        "",
+        text.filled(
+            f"Percent, on {counted(found.images, 'test image')}; in brackets: the unedited model, on the same."
+        ),
+        f"mean of (UA + IRA + CRA) / 3: {_interval(found.edited.mean, found.low, found.high)}",
+    ]
+    if found.difference:
+        d = found.difference
+        beats = f"beats {CONTROL}" if d.beats else f"does not beat {CONTROL}"
+        lines.append(f"{beats}: {_interval(d.value, d.low, d.high, '+')} points")
+    elif benched.method != CONTROL:
+        lines.append(f"no difference to {CONTROL}: it is not run beside what does not edit latents")
+    lines += [f"{benched.seconds:.0f} s", benched.command]
+    return "\n".join(lines)
+
+
+def markdown(benched: Benched) -> str:
+    """The row as a line of the table in docs/leaderboard.md."""
+    found, d = benched.row, benched.row.difference
+    cells = [
+        benched.method,
+        ", ".join(each.concept for each in found.removals),
+        *(_percent(getattr(found.edited, name)) for name in METRICS),
+        _interval(found.edited.mean, found.low, found.high),
+        f"{_victim(found.worst)}, by {found.worst.concept}" if found.worst else "-",
+        _interval(d.value, d.low, d.high, "+") if d else "-",
+        str(found.images),
+        f"{benched.seconds:.0f}",
+        f"`{benched.command}`",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _row(name: str, edited: Figures, unedited: Figures, measured: Measured | None) -> dict[str, Any]:
+    cells: dict[str, Any] = {"removed": name, "mean": edited.mean}
+    for metric in METRICS:
+        cells |= {metric: getattr(edited, metric), f"({metric})": getattr(unedited, metric)}
+    return cells | {"worst victim": _victim(measured) if measured else ""}
+
+
+def _victim(measured: Measured) -> str:
+    return harm(asdict(measured.victim)) if measured.victim and measured.victim.loss > 0 else "none"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else percent(value)
+
+
+def _interval(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
+    """`96.1 (93.2 to 98)`; `-` for what could not be judged."""
+    if value is None or low is None or high is None:
+        return "-"
+    shown = f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+    return f"{shown} ({100 * low:.1f} to {100 * high:.1f})"

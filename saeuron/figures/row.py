@@ -1,0 +1,107 @@
+"""One row of a table of methods: the figures of several removals by one method, and of each removal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from saeuron.figures.comparison import Difference, Pair, compare_all
+from saeuron.figures.damage import Damage, damage
+from saeuron.figures.metrics import Judged, evaluate, summary
+
+METRICS = ("UA", "IRA", "CRA")
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What judges saw on the images of one removal; all on the same prompts and seeds."""
+
+    domain: str
+    concept: str
+    edited: Sequence[Judged]
+    unedited: Sequence[Judged]
+    control: Sequence[Judged] | None = None
+    """With the control's removal of the concept; None: there is none."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one removal, or means over several, as fractions. None: something could not be judged."""
+
+    UA: float | None
+    IRA: float | None
+    CRA: float | None
+    mean: float | None
+    """(UA + IRA + CRA) / 3."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One removal of the row."""
+
+    domain: str
+    concept: str
+    edited: Figures
+    unedited: Figures
+    victim: Damage | None
+    """The other concept that loses most; None: no judge saw another."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method: means over its removals."""
+
+    removals: tuple[Measured, ...]
+    edited: Figures
+    low: float | None
+    """Ends of the 95 % interval of the mean, a bootstrap over prompts; too narrow near 0 and 1."""
+    high: float | None
+    unedited: Figures
+    difference: Difference | None
+    """To the control, paired by image; None: not every removal has one."""
+    images: int
+    """Images with a removal; those of the unedited model are as many."""
+
+    @property
+    def worst(self) -> Measured | None:
+        """The removal with the worst victim."""
+        harmful = [each for each in self.removals if each.victim]
+        return max(harmful, key=lambda each: each.victim.loss if each.victim else 0.0, default=None)
+
+
+def row(domains: Sequence[str], removed: Sequence[Removed]) -> Row:
+    """The row of one method.
+
+    Args:
+        domains: all domains of the protocol.
+        removed: its removals, at least one.
+    """
+    measured = []
+    for each in removed:
+        found = evaluate(each.domain, each.concept, domains, each.edited, each.unedited)
+        plain = evaluate(each.domain, each.concept, domains, each.unedited, each.unedited)
+        victim = next(iter(damage(each.domain, each.concept, each.edited, each.unedited)), None)
+        edited, unedited = (
+            Figures(*(_mean([m.value for m in ms if m.metric.split(" ")[0] == name]) for name in METRICS), summary(ms))
+            for ms in (found, plain)
+        )
+        measured.append(Measured(each.domain, each.concept, edited, unedited, victim))
+    alone = compare_all(domains, [(each.domain, Pair(each.concept, each.edited, None)) for each in removed])
+    paired = [(r.domain, Pair(r.concept, r.edited, r.control)) for r in removed if r.control is not None]
+    return Row(
+        tuple(measured),
+        _over([each.edited for each in measured]),
+        alone.low,
+        alone.high,
+        _over([each.unedited for each in measured]),
+        compare_all(domains, paired) if len(paired) == len(removed) else None,
+        sum(len(each.edited) for each in removed),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where there is no value, or one is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _over(figures: Sequence[Figures]) -> Figures:
+    return Figures(*(_mean([getattr(each, name) for each in figures]) for name in (*METRICS, "mean")))
