@@ -20,8 +20,11 @@ SUFFIX = "_bench"
 """A protocol that ships is a configuration with this end: `canvas` is canvas_bench.yaml."""
 CONTROL = "untrained"
 """The control that a row gives the difference to."""
-HEADER = ("method", "removed", "UA", "IRA", "CRA", "mean (95 %)", "worst victim", f"minus {CONTROL} (95 %)")
-HEADER += ("images", "seconds", "command")
+COLUMNS = (
+    *("method", "removed", *METRICS, "mean (95 %)", "worst victim", f"minus {CONTROL} (95 %)"),
+    *("images", "seconds", "command"),
+)
+"""Of the table in docs/leaderboard.md."""
 
 
 def protocol(name: str) -> RunConfig:
@@ -115,7 +118,7 @@ def page(benched: Benched) -> str:
         beats = f"beats {CONTROL}" if d.beats else f"does not beat {CONTROL}"
         lines.append(f"{beats}: {_interval(d.value, d.low, d.high, '+')} points")
     elif benched.method != CONTROL:
-        lines.append(f"no difference to {CONTROL}: it is not run beside what does not edit latents")
+        lines.append(f"no difference to {CONTROL}: it was not run beside this")
     lines += [f"{benched.seconds:.0f} s", benched.command]
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from saeuron.figures.comparison import Difference, Pair, compare_all
 from saeuron.figures.damage import Damage, damage
-from saeuron.figures.metrics import Judged, evaluate, summary
+from saeuron.figures.metrics import Judged, Metric, evaluate, summary
 
 METRICS = ("UA", "IRA", "CRA")
 
@@ -79,11 +79,7 @@ def row(domains: Sequence[str], removed: Sequence[Removed]) -> Row:
         found = evaluate(each.domain, each.concept, domains, each.edited, each.unedited)
         plain = evaluate(each.domain, each.concept, domains, each.unedited, each.unedited)
         victim = next(iter(damage(each.domain, each.concept, each.edited, each.unedited)), None)
-        edited, unedited = (
-            Figures(*(_mean([m.value for m in ms if m.metric.split(" ")[0] == name]) for name in METRICS), summary(ms))
-            for ms in (found, plain)
-        )
-        measured.append(Measured(each.domain, each.concept, edited, unedited, victim))
+        measured.append(Measured(each.domain, each.concept, _figures(found), _figures(plain), victim))
     alone = compare_all(domains, [(each.domain, Pair(each.concept, each.edited, None)) for each in removed])
     paired = [(r.domain, Pair(r.concept, r.edited, r.control)) for r in removed if r.control is not None]
     return Row(
@@ -97,6 +93,12 @@ def row(domains: Sequence[str], removed: Sequence[Removed]) -> Row:
     )
 
 
+def _figures(metrics: Sequence[Metric]) -> Figures:
+    """With several other domains, CRA is the mean of theirs, as in `saeuron.figures.metrics.summary`."""
+    of = {name: _mean([m.value for m in metrics if m.metric.split(" ")[0] == name]) for name in METRICS}
+    return Figures(**of, mean=summary(metrics))
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     """None where there is no value, or one is missing."""
     known = [value for value in values if value is not None]
@@ -104,4 +106,4 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _over(figures: Sequence[Figures]) -> Figures:
-    return Figures(*(_mean([getattr(each, name) for each in figures]) for name in (*METRICS, "mean")))
+    return Figures(**{name: _mean([getattr(each, name) for each in figures]) for name in (*METRICS, "mean")})

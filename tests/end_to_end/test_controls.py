@@ -1,9 +1,12 @@
 """Controls through the real command line: a run that has them, and one that is done."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from flows.config import load
 from saeuron.methods.removal import Removal
 from storage import Workspace
 from storage.catalog.query import run_query
@@ -100,3 +103,29 @@ def test_a_second_run_makes_nothing_and_nothing_is_garbage(ran: tuple[Done, Path
 def test_mistakes_are_said_at_once(settings: list[str], said: str, tmp_path: Path) -> None:
     done = run_here("run", TINY, "-w", tmp_path / "w", *(word for s in settings for word in ("--set", s)))
     assert done.code == 2 and said in done.err + done.out
+
+
+def test_a_row_of_the_benchmark_is_of_the_same_images(
+    ran: tuple[Done, Path], arguments: list[str], tmp_path: Path
+) -> None:
+    _, folder = ran
+    told = [word for word in arguments[2:] if word != "--set"]
+    config = load(str(TINY), [*told, "tune.concepts=[stripes]"])
+    (protocol := tmp_path / "protocol.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    found = {}
+    for method in ("saeuron", "untrained"):
+        done = run_here("bench", protocol, method, "-w", folder, "--json")
+        assert done.code == 0, done.err
+        found[method] = json.loads(done.out)
+    [compared] = rows(folder, "select difference, low, high, n from comparisons where control = 'untrained'")
+    row = found["saeuron"]
+    assert {name: row["difference"][name] for name in ("value", "low", "high", "n_images")} == pytest.approx(
+        dict(zip(("value", "low", "high", "n_images"), compared.values(), strict=True))
+    )
+    assert found["untrained"]["difference"] is None
+    metrics = rows(folder, "select method, metric, value, unedited from metrics where concept = 'stripes'")
+    for m in metrics:
+        if m["method"] in found and m["metric"] in ("UA", "IRA", "CRA"):
+            [one] = found[str(m["method"])]["removals"]
+            assert (one["edited"][m["metric"]], one["unedited"][m["metric"]]) == (m["value"], m["unedited"])
+    assert row["seconds"] > 0 and row["images"] == compared["n"]

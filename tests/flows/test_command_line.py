@@ -151,13 +151,8 @@ def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestHelp:
     def test_these_are_the_commands(self) -> None:
         assert set(COMMANDS) == {
-<<<<<<< HEAD
-            "run", "evaluate", "remove", "runs", "removal list", "sae list",
+            "run", "evaluate", "bench", "remove", "runs", "removal list", "sae list",
             "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
-=======
-            "run", "evaluate", "bench", "sql", "generate", "status", "verify", "gc", "diff", "removal export",
-            "latent show",
->>>>>>> ed2b5d9 (saeuron bench: a removal on a fixed protocol, as one row of a table)
             "concept list", "concept show", "concept add", "concept drop", "concept refresh",
             "sae import", "sae export", "sae info", "sae report", "sae prove", "deploy",
         }  # fmt: skip
