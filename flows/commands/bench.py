@@ -31,7 +31,9 @@ def bench(
         bool, typer.Option("--markdown", help="Print only the line for the table of docs/leaderboard.md.")
     ] = False,
 ) -> None:
-    """Score a removal on a fixed protocol: one row of docs/leaderboard.md.
+    """Score a removal on a fixed protocol, beside controls.
+
+    It prints one row of docs/leaderboard.md.
 
     A method is learned by a run in the workspace, beside its controls. Anything else needs no workspace: the file of a
     removal, a folder with a diffusers pipeline that has lost a concept, or an object with a method attached(pipe), a
