@@ -111,13 +111,13 @@ def test_a_row_of_the_benchmark_is_of_the_same_images(
     _, folder = ran
     told = [word for word in arguments[2:] if word != "--set"]
     config = load(str(TINY), [*told, "tune.concepts=[stripes]"])
-    (protocol := tmp_path / "protocol.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    (protocol := tmp_path / "protocol.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     found = {}
     for method in ("saeuron", "untrained"):
         done = run_here("bench", protocol, method, "-w", folder, "--json")
         assert done.code == 0, done.err
         found[method] = json.loads(done.out)
-    [compared] = rows(folder, "select difference, low, high, n from comparisons where control = 'untrained'")
+    [compared] = rows(folder, "select distinct difference, low, high, n from comparisons where control = 'untrained'")
     row = found["saeuron"]
     assert {name: row["difference"][name] for name in ("value", "low", "high", "n_images")} == pytest.approx(
         dict(zip(("value", "low", "high", "n_images"), compared.values(), strict=True))
