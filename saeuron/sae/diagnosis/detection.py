@@ -7,7 +7,7 @@ For each concept the latent and theta with the highest F1 are chosen on one set 
 and judged on the same images, some latent of thousands always looks good.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -204,9 +204,3 @@ class Means:
             return (rows - mean.to(rows.device)) @ weights.to(rows.device).T
 
         return encode
-
-
-def shares(found: Iterator[Detection] | Sequence[Detection], at: float = 0.9) -> tuple[float, float]:
-    """(mean F1, share of the concepts whose F1 is at least `at`)."""
-    values = [d.f1 for d in found]
-    return sum(values) / len(values), sum(v >= at for v in values) / len(values)

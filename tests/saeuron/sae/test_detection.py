@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saeuron.hooks import Step
-from saeuron.sae.diagnosis.detection import Means, Strengths, auroc, detections, shares
+from saeuron.sae.diagnosis.detection import Means, Strengths, auroc, detections
 
 
 def slow(chosen, chosen_asked, judged, judged_asked, name):
@@ -67,8 +67,8 @@ def test_a_planted_latent_is_found_and_shuffled_labels_find_none():
     moon = next(d for d in detections(*halves) if d.concept == "moon")
     assert moon.latent == 17 and moon.f1 > 0.95 and moon.auroc == 1
     shuffled = random.Random(1).sample(asked[200:], 200)
-    mean, share = shares(detections(strength[:200], asked[:200], strength[200:], shuffled))
-    assert mean < 0.5 and share == 0
+    by_chance = [d.f1 for d in detections(strength[:200], asked[:200], strength[200:], shuffled)]
+    assert sum(by_chance) / len(by_chance) < 0.5 and max(by_chance) < 0.9
 
 
 def test_a_silent_dictionary_names_nothing():
