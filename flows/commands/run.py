@@ -152,8 +152,7 @@ def run_pipeline(
     from flows.closing import closing, to_use
 
     say(json.dumps(result, indent=2, default=str) if as_json else closing(opened, config, result))
-    failed = [e for e in to_use(config, result) if e["verdict"] == "failed"]
-    if result["failures"] or (strict and failed):
+    if result["failures"] or (strict and any(e["verdict"] == "failed" for e in to_use(config, result))):
         raise typer.Exit(1)
 
 

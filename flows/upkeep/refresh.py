@@ -108,7 +108,7 @@ def page(before: States, after: States) -> list[str]:
                 row |= {"computed against": _against(one, other), "settings": told(one.settings), **one.figures}
             rows.append(row)
     header = ["concept", "", "computed against", "settings", *FIGURES]
-    lines = [text_table(header, rows, wrapped=["computed against"])]
+    lines = [text_table(header, rows, wrapped=["computed against", "settings"])]
     lines.append("Percent, on test prompts. Removals that are not named here did not change.")
     return lines
 

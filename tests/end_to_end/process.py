@@ -149,7 +149,11 @@ def run_here(*args: str | Path) -> Done:
 
 
 SERVER = ("prefect", "server", "start")
-RETENTION = {"PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs"}
+RETENTION = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+}
+"""What README sets for the server: no telemetry, old runs deleted."""
 """As README starts it."""
 _SERVER = pytest.StashKey[Path]()
 

@@ -161,7 +161,7 @@ class TestWorkspace:
         (tmp_path / "workspace.json").write_text('{"format": 9}')
         done = run_here(*COMMANDS.get(name, ["run", TINY]), "-w", tmp_path)
         assert done.code == 2
-        assert "has format 9, expected at most 3: upgrade saeuron, or use another folder" in done.complaint
+        assert "has format 9, expected 3: upgrade saeuron, or use another folder" in done.complaint
         assert [p.name for p in tmp_path.iterdir()] == ["workspace.json"]
 
     def test_a_folder_of_other_things(self, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import saeuron.generation
 from flows.run import Run
 from flows.stages.evaluate import evaluate
+from flows.stages.prompts import prompts as prompts_stage
 from flows.stages.tune import Wanted
 from flows.stages.tune import tune as tune_stage
 from saeuron import judges
@@ -140,11 +141,16 @@ def measured(workspace: Workspace, config: RunConfig) -> tuple[Direct, dict[str,
     run = Direct.of(workspace, config, "cpu")
     found = evaluate(run, {Wanted("neon", "saeuron"): removal(workspace, config)})
     assert run.failures == []
-    return run, found[Wanted("neon", "saeuron")].summary["metrics"]
+    _, evaluation = found[Wanted("neon", "saeuron")]
+    return run, evaluation.summary["metrics"]
 
 
 def new(run: Run) -> list[str]:
     return sorted(name.split("_v")[0] for name, cached in run.artifacts.items() if not cached)
+
+
+JUDGED = ["evaluation", "judgements", "judgements", "pictures"]
+"""What another judge makes; the contact sheet shows what it sees."""
 
 
 def test_another_judge_or_label_judges_stored_images_and_generates_none(made: Workspace, sampled: list[str]) -> None:
@@ -158,10 +164,10 @@ def test_another_judge_or_label_judges_stored_images_and_generates_none(made: Wo
     sampled.clear()
 
     run, figures = measured(made, configured(made, "bright:1"))
-    assert sampled == [] and new(run) == ["evaluation", "judgements", "judgements"]
+    assert sampled == [] and new(run) == JUDGED
     assert figures["UA"]["value"] is not None and figures["CRA"]["value"] is None
     run, _ = measured(made, configured(made, "bright:2"))
-    assert sampled == [] and new(run) == ["evaluation", "judgements", "judgements"]
+    assert sampled == [] and new(run) == JUDGED
     # The same again finds everything, by whatever name the judge is configured.
     calls = Bright.calls
     run, again = measured(made, configured(made, "bright:1"))
@@ -169,13 +175,13 @@ def test_another_judge_or_label_judges_stored_images_and_generates_none(made: Wo
 
     # A judge with labels of its own, whose list of classes is corrected.
     run, _ = measured(made, configured(made, "canvas20"))
-    assert sampled == [] and new(run) == ["evaluation", "judgements", "judgements"]
+    assert sampled == [] and new(run) == JUDGED
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "saeuron.judges.canvas.Canvas20Judge.vocabulary", replace(CANVAS20, style_classes=STYLE_CLASSES[:-1])
         )
         run, _ = measured(made, configured(made, "canvas20"))
-    assert sampled == [] and new(run) == ["evaluation", "judgements", "judgements"]
+    assert sampled == [] and new(run) == JUDGED
 
 
 def test_rows_are_what_the_judge_says_of_each_image_in_order(made: Workspace, sampled: list[str]) -> None:
@@ -284,7 +290,7 @@ def test_templates_reach_the_judge(made: Workspace) -> None:
     ],
 )
 def test_tuning_says_in_one_line_that_it_does_not_search(
-    made: Workspace, judges_of: dict[str, str], said: list[str]
+    made: Workspace, judges_of: dict[str, str], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = runs.remembered(made)
     domains = {d: c.model_copy(update={"judge": judges_of[d]}) for d, c in config.domains.items()}
@@ -299,9 +305,13 @@ def test_tuning_says_in_one_line_that_it_does_not_search(
             heard.append(text)
 
     run = Run.of(made, config.model_copy(update={"domains": domains}), "cpu")
+    # What would be tuned is known, but nothing is done.
+    monkeypatch.setattr(run, "each", lambda *_: {})
+    monkeypatch.setattr(run, "step", lambda task, job, **_: Made(id=job.id, cached=True))
     with progress.listening(Ear()):
-        # Their statistics are missing, so that nothing is tuned.
-        tune_stage(run, ["neon", "cat"], {}, {}, {})
+        tune_stage(
+            run, [Wanted("neon", "negative_prompt"), Wanted("cat", "negative_prompt")], prompts_stage(run), {}, {}
+        )
     assert [line.split(", figures")[0] for line in heard] == said
     if said:
         assert "(each removal takes the mildest of its grid); set domains.NAME.judge" in heard[0]
