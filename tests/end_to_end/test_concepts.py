@@ -109,7 +109,8 @@ class TestConcepts:
         assert done.code == 0, done.err
         rows = [line for line in done.out.splitlines() if line.startswith(("stripes  ", "         after"))]
         assert rows[0].split()[:4] == ["stripes", "before", "3", "concepts"]
-        assert rows[1].split()[:5] == ["after", "3", "concepts:", "+checker", "-neon"]
+        # The list of what changed goes on in the next line.
+        assert rows[1].split()[:4] == ["after", "3", "concepts:", "+checker"] and " -neon " in done.out
         assert changed_in(before, public(living)) >= {"stripes.saeuron.safetensors"}
         assert {name.split("_")[0].split(".")[0] for name in changed_in(before, public(living))} == {"stripes"}
         removal = Removal.load(living / "removals" / "stripes.saeuron.safetensors")

@@ -115,7 +115,7 @@ def worker(environment: dict[str, str], applied: str, tmp_path_factory: pytest.T
 def test_readme_starts_the_server_that_is_tested_here() -> None:
     (line,) = [line for line in readme() if "server start" in line]
     assert shlex.split(line) == [*(f"{k}={v}" for k, v in RETENTION.items()), *SERVER]
-    assert [line for line in readme() if "server start" not in line] == [
+    assert [line for line in readme() if line and "server start" not in line] == [
         "export PREFECT_API_URL=http://127.0.0.1:4200/api",
         "saeuron deploy",
         "saeuron deploy --apply",
