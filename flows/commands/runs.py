@@ -51,5 +51,5 @@ def _show(workspace: object, view: str, columns: list[str], order: str, as_json:
         say(json.dumps(rows, indent=2, default=str))
     else:
         ids = [name for name in columns if name.endswith("_id")]
-        say(text_table(columns, rows, wrapped=["hookpoint", *ids], optional=["domain", "dictionary", *ids]))
+        say(text_table(columns, rows, wrapped=["hookpoint", *ids], optional=["domain", *ids]))
         say(f"({len(rows)} {view}; fractions in percent)")

@@ -219,6 +219,7 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
     ended = {i for record in told if record.state == "completed" for i in record.artifacts or ()}
     records = (workspace.root / "concepts").glob("*.json")
     dropped = {c.name for c in (_quietly(concepts.entry, path) for path in records) if c and c.dropped}
+    methods = _methods(workspace)
     wanted: dict[Path, list[tuple[Manifest, ManifestFile]]] = {}
     for manifest in sorted(manifests, key=lambda m: m.created):
         for path, file in copies(workspace, manifest).items():
@@ -232,7 +233,9 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
         # `saeuron gc` deletes the copies of a dropped concept first.
         left = originals[-1][0].summary.get("concept") in dropped and not path.exists()
         pending = cut and not path.exists() and not ended & {manifest.id for manifest, _ in originals}
-        if left or pending or any(same(path, file, deep) for _, file in originals):
+        method = originals[-1][0].summary.get("method")
+        control = not path.exists() and method is not None and method not in (methods or (method,))
+        if left or pending or control or any(same(path, file, deep) for _, file in originals):
             continue
         named = _removal_named(path)
         if named and named not in {manifest.id for manifest, _ in originals} and _put_away(workspace, named):
@@ -250,6 +253,13 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
             yield Damage("copy", path, expected, found, REWRITE, source=workspace.folder(chosen.id) / name)
         else:
             yield Damage("copy", path, expected, found, makes(originals[-1][0].id))
+
+
+def _methods(workspace: Workspace) -> tuple[str, ...] | None:
+    """The methods of the last configuration; None if there is none to read. Removals by controls are not published."""
+    with suppress(StorageError, ConfigError):
+        return runs.remembered(workspace).method
+    return None
 
 
 def _beside(workspace: Workspace, path: Path, named: str | None, makes: _Makes) -> Iterator[Damage]:

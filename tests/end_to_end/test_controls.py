@@ -44,6 +44,20 @@ def test_controls_stand_in_the_table_and_below_it(ran: tuple[Done, Path]) -> Non
     assert "No control was run" not in done.out
 
 
+def test_removals_by_controls_are_not_published_and_none_is_missed(ran: tuple[Done, Path]) -> None:
+    _, folder = ran
+    assert sorted(p.name for p in (folder / "removals").iterdir()) == [
+        "cat.saeuron.safetensors", "stripes.saeuron.safetensors",
+    ]  # fmt: skip
+    done = run_here("verify", "--deep", "-w", folder)
+    assert done.code == 0, done.out
+    # Those that were published are.
+    gone = (folder / "removals" / "cat.saeuron.safetensors").rename(folder / "aside")
+    missed = run_here("verify", "-w", folder)
+    gone.rename(folder / "removals" / "cat.saeuron.safetensors")
+    assert missed.code == 1 and "cat.saeuron" in missed.out and "untrained" not in missed.out
+
+
 def test_comparisons_are_the_differences_of_the_figures(ran: tuple[Done, Path]) -> None:
     _, folder = ran
     found = rows(folder, "select * from comparisons order by control desc")

@@ -3,6 +3,7 @@
 Notation: x in R^D, x_bar = x - b_dec, p = W_enc x_bar + b_enc, f = activation(p), x_hat = f W_dec + b_dec.
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ class Forward(NamedTuple):
     learns its thresholds or has none."""
 
 
-class Variant(nn.Module):
+class Variant(nn.Module, ABC):
     """The trainable form of an SAE. Subclasses define `forward`; they keep tensor names and shapes, or define `export`.
 
     Attributes:
@@ -71,9 +72,9 @@ class Variant(nn.Module):
         """W_dec, (N, D), as a function of the parameters."""
         return self.W_dec
 
+    @abstractmethod
     def forward(self, x: Tensor, step: int) -> Forward:
         """The loss of a batch [B, D] at an optimizer step; random numbers are drawn from (seed, step)."""
-        raise NotImplementedError
 
     def auxiliary(self, x: Tensor, x_hat: Tensor, dead: Tensor) -> Tensor:
         """AuxK of the dead latents, bool [N]; computes p of these alone."""
@@ -154,9 +155,9 @@ class SparseVariant(Variant):
                 tensor = getattr(self, name)
                 tensor.data = ranks.part_of(tensor.data)
 
+    @abstractmethod
     def choose(self, pre: Tensor, x_bar: Tensor) -> Pattern:
         """The active pairs of p [B, N]; pairs of value zero are left out, so that they get no gradient."""
-        raise NotImplementedError
 
     def value(self, pre: Tensor) -> Tensor:
         """f of the chosen p, [M]."""

@@ -1,5 +1,7 @@
 """Mutual Choice and Feature Choice (2411.02124): assign k B pairs of latents and rows."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -31,9 +33,9 @@ class _Choice(SparseVariant):
         # Start at the mean density: no latent falls short before the first batch is counted.
         self.register_buffer("density", torch.full((self.n_latents,), config.k / self.n_latents))
 
+    @abstractmethod
     def expected(self) -> Tensor:
         """Expected density of each latent, (N)."""
-        raise NotImplementedError
 
     def under_used(self) -> Tensor:
         """Under-used latents, bool [N]."""
@@ -50,9 +52,9 @@ class _Choice(SparseVariant):
         del x_hat, dead
         return x.new_zeros(())
 
+    @abstractmethod
     def least_kept(self, pattern: Pattern, values: Tensor) -> Tensor:
         """Least kept activation of each latent, (N)."""
-        raise NotImplementedError
 
     def least(self, pattern: Pattern, values: Tensor) -> Tensor:
         """The two tracked quantities, [2, N]: the least kept activation, and the density in this batch."""
