@@ -40,7 +40,7 @@ def removal_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
 
 def _show(workspace: object, view: str, columns: list[str], order: str, as_json: bool) -> None:
     """Print some columns of a view."""
-    from flows.summary import text_table
+    from flows.summary import counted, text_table
     from storage import Workspace, connect
 
     opened = Workspace.open(str(workspace), create=False)
@@ -52,4 +52,6 @@ def _show(workspace: object, view: str, columns: list[str], order: str, as_json:
     else:
         ids = [name for name in columns if name.endswith("_id")]
         say(text_table(columns, rows, wrapped=["hookpoint", *ids], optional=["domain", *ids]))
-        say(f"({len(rows)} {view}; fractions in percent)")
+        noun = {"saes": "SAE"}.get(view, view.removesuffix("s"))
+        percent = any(isinstance(value, float) for row in rows for value in row.values())
+        say(f"({counted(len(rows), noun)}{'; fractions in percent' if percent else ''})")
