@@ -20,6 +20,7 @@ summary.py      pages that commands print: tables, a concept, the state of a wor
 commands/       one file per command
 stages/         one ordering function per stage
 sae/            what is said of SAEs, and how they are measured
+explore/        the report, and the explorer in a browser
 upkeep/         verify, gc, diff, refresh
 deploy/         schedules: deployments, forms, notifications
 """

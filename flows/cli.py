@@ -17,6 +17,7 @@ from flows.commands.deploy import deploy
 from flows.commands.diff import diff
 from flows.commands.gc import gc
 from flows.commands.generate import generate
+from flows.commands.report import report
 from flows.commands.run import evaluate, remove, run
 from flows.commands.runs import runs
 from flows.commands.sql import sql
@@ -51,7 +52,7 @@ def saeuron(
     """Name a concept, get a diffusion model without it, with the evidence."""
 
 
-for command in (run, evaluate, bench, remove, runs, sql, generate, status, verify, gc, diff, deploy):
+for command in (run, evaluate, bench, remove, report, runs, sql, generate, status, verify, gc, diff, deploy):
     app.command()(command)
 app.add_typer(concept.app, name="concept")
 sae.app.command("report")(sae_report.report)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast, get_args
 
 from flows import runners
+from flows.environment import server_address
 from flows.run import Run
 from flows.stages.capture import capture
 from flows.stages.compare import compare, wanted_of
@@ -14,9 +15,10 @@ from flows.stages.train import train
 from flows.stages.tune import Wanted, tune
 from saeuron import methods
 from saeuron.config import RunConfig
-from saeuron.errors import ConfigError
+from saeuron.errors import ConfigError, SaeuronError
 from saeuron.sae.config import Dictionary
 from storage import Workspace
+from storage.errors import StorageError
 from storage.identity import split_id
 from tasks.engine import model, progress
 from tasks.engine.job import Job, Made, Ran
@@ -54,7 +56,25 @@ def pipeline(
             run.worker = Worker(run=run_id, threads=threads, devices=config.runner.devices)
             run.width = runners.width(config.runner, device, threads)
         result = stages(run, concepts)
+    _report(run, run_id)
     return {"run_id": run_id, "counts": run.counts, "failures": run.failures, **result}
+
+
+def _report(run: Run, run_id: str) -> None:
+    """Write the report of a run that is looked at on Prefect's page, and show it there; without it, the run is done."""
+    if not server_address():
+        return
+    from tasks.engine import page
+
+    if not page.watched():
+        return
+    from flows.explore.report import Subject
+
+    try:
+        subject = Subject(run.opened, run_id)
+        page.show_report(run.workspace, subject.write(), [m.summary for m in subject.evaluations])
+    except (SaeuronError, StorageError, OSError) as error:
+        progress.line(f"no report was written: {error}")
 
 
 def _check_present(run: Run, concepts: list[str]) -> None:

@@ -144,6 +144,7 @@ class Run:
                 raise
             except Exception as error:
                 failed[i] = _first_line(error)
+                _show_failure(f"{stage} {name(todo[i])}", failed[i])
                 progress.line(f"FAILED {stage} {name(todo[i])}: {failed[i]}")
         self.failures += [(f"{stage} {name(todo[i])}", failed[i]) for i in sorted(failed)]
         progress.stage(stage, len(todo), len(todo))
@@ -196,6 +197,8 @@ class Run:
                 yield run_id
             except BaseException as error:
                 state = "failed" if isinstance(error, Exception) else "interrupted"
+                if isinstance(error, Exception):
+                    _show_failure("run", _first_line(error))
                 # On a full disk this cannot be noted either; the first error is the one to report.
                 with suppress(OSError, StorageError):
                     runs.finish(self.opened, run_id, state, self.counts, _first_line(error), self.artifacts)
@@ -268,6 +271,13 @@ class Run:
     def added_as(self, concept: str) -> Added | None:
         """The record of an added concept; None for one of the configuration's own."""
         return next((a for a in self.added if a.name == concept), None)
+
+
+def _show_failure(what: str, why: str) -> None:
+    # Here, because a run that finds everything in place needs no Prefect.
+    from tasks.engine import page
+
+    page.show_failure(what, why)
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,6 +18,7 @@ generate.py    one prompt with and without removals
 bench.py       what a benchmark measures
 stages.py      every stage, and how one from elsewhere is added
 sae/           measure an SAE
+explore/       read a workspace for people: what the report and the explorer show
 engine/        how a task runs: cache, locks, workers, progress
 registry/      what a workspace remembers: runs, concepts, which SAE
 exchange/      SAEs and removals that enter or leave a workspace

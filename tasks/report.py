@@ -1,7 +1,7 @@
 """Pictures of one removal: unedited beside edited images, and the scores of its latents over the steps."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ from tasks import images, judge, score, totals
 from tasks import prompts as prompt_sets
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
+
+Item = TypeVar("Item")
 
 CURVES = 6
 """Latents in a plot."""
@@ -131,11 +133,11 @@ def bands(
     shown = []
     for where, name in names:
         of_it = [row for row in ordered if asked[row["key"]].get(where) == name]
-        shown += _evenly([row for row in of_it if asked[row["key"]].get(domain) != concept], each)
+        shown += evenly([row for row in of_it if asked[row["key"]].get(domain) != concept], each)
     spared = [row for row in others if not asked[row["key"]].items() & {*names}]
     worst = f"harmed most, percent seen: {', '.join(map(harm, victims))}"
     rest = f"asked for another {domain}" + (", none of those above" if victims else "")
-    return [(f"asked for {concept}", _evenly(mine, ACROSS)), (worst, shown), (rest, _evenly(spared, ACROSS))]
+    return [(f"asked for {concept}", evenly(mine, ACROSS)), (worst, shown), (rest, evenly(spared, ACROSS))]
 
 
 def _sheet(job: ReportJob) -> None:
@@ -150,7 +152,7 @@ def _sheet(job: ReportJob) -> None:
     def shot(row: images.Row) -> draw.Shot:
         concepts = prompts[row["prompt_id"]].concepts
         return draw.Shot(
-            " ".join(concepts[d] for d in _order(concepts)),
+            " ".join(concepts[d] for d in order(concepts)),
             unedited.pictures[row["key"]],
             edited.pictures[row["key"]],
             unedited.words(row),
@@ -178,15 +180,16 @@ class _Looked(NamedTuple):
     def words(self, row: images.Row) -> draw.Words:
         """What judges saw in each domain that was asked for; nothing where there is no judge."""
         j = self.judged[row["prompt_id"], row["image_index"]]
-        return [(str(j.seen[d]), j.right(d)) for d in _order(j.asked) if j.seen.get(d)]
+        return [(str(j.seen[d]), j.right(d)) for d in order(j.asked) if j.seen.get(d)]
 
 
-def _order(concepts: Mapping[str, str]) -> list[str]:
+def order(concepts: Mapping[str, str]) -> list[str]:
     """The domains, style before object."""
     return sorted(concepts, reverse=True)
 
 
-def _evenly(items: list, count: int) -> list:  # type: ignore[type-arg]
+def evenly(items: list[Item], count: int) -> list[Item]:
+    """At most `count` of the items, spread over all of them."""
     if len(items) <= count:
         return items
     if count == 1:
@@ -201,11 +204,11 @@ def _plot(job: ReportJob) -> None:
         found = profile(own, totals.read(job.open, job.totals[hookpoint]))
         best = found.score.amax(0).argsort(descending=True, stable=True)[:CURVES].tolist()
         curves = [(str(i), found.score[:, i].tolist()) for i in best]
-        panels.append((_hookpoint(hookpoint), found.timesteps.tolist(), curves))
+        panels.append((short(hookpoint), found.timesteps.tolist(), curves))
     title = f"{job.domain} {job.concept}: the best latents of each hookpoint"
     draw.score_plot(panels, title, job.folder / "scores.png")
 
 
-def _hookpoint(path: str) -> str:
+def short(path: str) -> str:
     """A hookpoint's path without the parts that most of them share."""
     return path.removeprefix("unet.").replace(".transformer_blocks.0", "")

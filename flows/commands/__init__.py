@@ -8,6 +8,7 @@ gc.py          `gc`
 generate.py    `generate`
 options.py     options that several commands share
 removal.py     `removal export`
+report.py      `report`
 run.py         `run`, `evaluate` and `remove`
 runs.py        `runs`, `sae list` and `removal list`
 sae.py         `sae import | export | info`

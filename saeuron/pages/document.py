@@ -78,8 +78,8 @@ class Gallery:
         height, width = picture.shape[:2]
         if key not in self._classes:
             name = f"i{len(self._classes)}"
-            self._classes[key] = f"im hard {name}" if min(height, width) <= _HARD else f"im {name}"
-            self._rules.append(f".{name} {{ background-image: url({_data(picture)}); --ratio: {width} / {height}; }}")
+            self._classes[key] = f"im hard {name}" if is_small(picture) else f"im {name}"
+            self._rules.append(f".{name} {{ background-image: url({inlined(picture)}); --ratio: {width} / {height}; }}")
         return self._classes[key]
 
     @property
@@ -88,7 +88,13 @@ class Gallery:
         return Markup("\n".join(self._rules))
 
 
-def _data(picture: Picture) -> str:
+def is_small(picture: Picture) -> bool:
+    """Whether a picture is enlarged without smoothing."""
+    return min(picture.shape[:2]) <= _HARD
+
+
+def inlined(picture: Picture) -> str:
+    """A picture as a data URI, scaled down to THUMBNAIL where it is larger."""
     image = Image.fromarray(picture)
     if min(image.size) <= THUMBNAIL:
         return encoded(image, "PNG")

@@ -9,8 +9,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-COLOURS = ("#2563a8", "#c2570c", "#4d7c0f", "#7c3aed")
-_INK, _SOFT, _LINE = "#1c2430", "#5b6675", "#e3e7ed"
+COLOURS = tuple(f"var(--c{i})" for i in range(6))
+INK, SOFT, LINE = "var(--ink)", "var(--soft)", "var(--line)"
+"""Colours by the names of `templates/style.css`, which has them for light and for dark."""
 _WIDTH, _HEIGHT = 400, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 38, 40
 
@@ -50,8 +51,8 @@ def lines(
     x_of = {x: _LEFT + (_WIDTH - _LEFT - _RIGHT) * (i / max(len(xs) - 1, 1)) for i, x in enumerate(xs)}
     parts = _frame(title, axis)
     every = max(1, math.ceil(len(xs) / 6))
-    parts += [_text(x_of[x], _HEIGHT - 24, str(x)) for i, x in enumerate(xs) if i % every == 0]
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 7, x_name))
+    parts += [text(x_of[x], _HEIGHT - 24, str(x)) for i, x in enumerate(xs) if i % every == 0]
+    parts.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 7, x_name))
     legend = float(_LEFT)
     for (name, values), colour in zip(series, COLOURS, strict=False):
         points = [(x_of[x], axis.y(v), x, v) for x, v in zip(xs, values, strict=True) if v is not None]
@@ -64,9 +65,9 @@ def lines(
         ]
         if len(series) > 1:
             parts.append(f'<rect x="{legend:.0f}" y="20" width="10" height="3" fill="{colour}"/>')
-            parts.append(_text(legend + 14, 25, name, anchor="start"))
+            parts.append(text(legend + 14, 25, name, anchor="start"))
             legend += 24 + 6.1 * len(name)
-    return _svg(parts, title)
+    return svg(parts, title)
 
 
 def histogram(
@@ -96,9 +97,9 @@ def histogram(
         )
     for mark in ticks(low, high, 5):
         if low <= mark <= high:
-            parts.append(_text(_LEFT + inner * (mark - low) / (high - low), _HEIGHT - 24, label(mark)))
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 7, x_name))
-    return _svg(parts, title)
+            parts.append(text(_LEFT + inner * (mark - low) / (high - low), _HEIGHT - 24, label(mark)))
+    parts.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 7, x_name))
+    return svg(parts, title)
 
 
 def bars(items: Sequence[tuple[str, float]], title: str) -> str:
@@ -108,19 +109,19 @@ def bars(items: Sequence[tuple[str, float]], title: str) -> str:
     low, high = min([0.0, *(v for _, v in items)]), max([0.0, *(v for _, v in items)])
     scale = (_WIDTH - left - 52) / ((high - low) or 1)
     zero = left - low * scale
-    parts = [_text(4, 14, title, anchor="start", weight="600", colour=_INK)]
+    parts = [text(4, 14, title, anchor="start", weight="600", colour=INK)]
     for i, (name, value) in enumerate(items):
         y = _TOP + row * i
         x = zero if value >= 0 else zero + value * scale
-        colour = COLOURS[0] if value >= 0 else "#9aa4b2"
-        parts.append(_text(left - 6, y + 11, name, anchor="end", colour=_INK))
+        colour = COLOURS[0] if value >= 0 else SOFT
+        parts.append(text(left - 6, y + 11, name, anchor="end", colour=INK))
         parts.append(
             f'<rect x="{x:.1f}" y="{y + 2}" width="{max(abs(value) * scale, 0.5):.1f}" height="{row - 5}" '
             f'fill="{colour}"><title>{escape(name)}: {value:.4f}</title></rect>'
         )
-        parts.append(_text(max(x + abs(value) * scale, zero) + 4, y + 11, f"{value:.3f}", anchor="start"))
-    parts.append(f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="{_TOP}" y2="{height - 4}" stroke="{_SOFT}"/>')
-    return _svg(parts, title, height)
+        parts.append(text(max(x + abs(value) * scale, zero) + 4, y + 11, f"{value:.3f}", anchor="start"))
+    parts.append(f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="{_TOP}" y2="{height - 4}" stroke="{SOFT}"/>')
+    return svg(parts, title, height)
 
 
 class _Axis:
@@ -151,23 +152,25 @@ def _axis(series: Sequence[Series]) -> _Axis:
 
 def _frame(title: str, axis: _Axis) -> list[str]:
     """Title, horizontal lines and their labels."""
-    parts = [_text(4, 14, title, anchor="start", weight="600", colour=_INK)]
+    parts = [text(4, 14, title, anchor="start", weight="600", colour=INK)]
     for mark in axis.marks:
         y = axis.y(mark)
-        stroke = _SOFT if mark == 0 else _LINE
+        stroke = SOFT if mark == 0 else LINE
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{stroke}"/>')
-        parts.append(_text(_LEFT - 6, y + 4, label(mark), anchor="end"))
+        parts.append(text(_LEFT - 6, y + 4, label(mark), anchor="end"))
     return parts
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "middle", weight: str = "400", colour: str = _SOFT) -> str:
+def text(x: float, y: float, words: str, *, anchor: str = "middle", weight: str = "400", colour: str = SOFT) -> str:
+    """Words at a place."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}" fill="{colour}">'
-        f"{escape(text)}</text>"
+        f"{escape(words)}</text>"
     )
 
 
-def _svg(parts: Sequence[str], title: str, height: float = _HEIGHT) -> str:
+def svg(parts: Sequence[str], title: str, height: float = _HEIGHT) -> str:
+    """The parts as one picture, 400 units wide."""
     return Markup(
         f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}" '
         f'font-size="11.5" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'

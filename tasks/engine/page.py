@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from uuid import UUID
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
+    create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
@@ -124,7 +125,32 @@ def show_figures(job: Any, made: "Made") -> None:
         for name, figure in about["metrics"].items()
     ]
     what = f"{about['domain']} {about['concept']} removed by {job.method}: percent, on {about['images']} test images"
+    if verdict := about.get("verdict"):
+        what += f". Verdict: {verdict}" + (f", {about['reason']}" if about["reason"] else "")
     create_table_artifact(rows, key=f"figures-{_key(f'{job.concept} {job.method}')}", description=what)
+
+
+def show_report(workspace: Path, path: Path, evaluations: Iterable[Mapping[str, Any]]) -> None:
+    """Show what a run measured as one table, with intervals and verdicts, and a link to its report."""
+    with _decoration():
+        rows = []
+        for e in evaluations:
+            row = {"removed": e["concept"], "domain": e["domain"], "method": e["method"], "mean": _percent(e["value"])}
+            for name in ("UA", "IRA", "CRA"):
+                row[name] = _interval(e["metrics"].get(name))
+            rows.append(row | {"verdict": e["verdict"], "why": e["reason"]})
+        create_table_artifact(rows, key="run-figures", description="Percent on test prompts, with 95 % intervals.")
+        link = _address(workspace, path)
+        what = f"Pictures, figures with their controls, damage, latents, provenance: {path}"
+        create_link_artifact(link, key="run-report", link_text="report of this run", description=what)
+
+
+def show_failure(what: str, why: str) -> None:
+    """Show the one line that says what is wrong and what to do."""
+    if not watched():
+        return
+    with _decoration():
+        create_markdown_artifact(f"**{what}** failed. {why}", key=f"failed-{_key(what)}", description="What to do")
 
 
 def show_pictures(job: Any, made: "Made") -> None:
@@ -154,6 +180,13 @@ def _key(text: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _interval(figure: Mapping[str, float | None] | None) -> str:
+    """`95.0 (92.1 to 97.0)`."""
+    if not figure or figure["value"] is None:
+        return "-"
+    return f"{_percent(figure['value'])} ({_percent(figure['low'])} to {_percent(figure['high'])})"
 
 
 def _address(workspace: Path, path: Path) -> str:

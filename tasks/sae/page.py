@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from saeuron.pages.contents import ConceptScore, Example, Latent, SAEReport, StepFigures
 from saeuron.pages.pictures import Picture, picture_of
@@ -104,11 +105,16 @@ class Diagnosis:
         scores = (
             concept_scores(self.workspace, self.sae_id, self.protocol, latents) if self.protocol is not None else {}
         )
+        W_dec = SAE.load(self.workspace.whole(self.sae_id)).W_dec if near else None
+        return self._records(latents, scores, W_dec)
+
+    def _records(
+        self, latents: Sequence[int], scores: Mapping[int, Sequence[ConceptScore]], W_dec: Tensor | None
+    ) -> list[Latent]:
         examples = self._examples(latents)
         profiles = read_table(self.folder / PROFILES)
         timesteps = self.figures["timesteps"]
         means = profiles["mean"].to_numpy().reshape(-1, len(timesteps))
-        W_dec = SAE.load(self.workspace.whole(self.sae_id)).W_dec if near else None
         return [
             Latent(
                 latent=i,
@@ -126,6 +132,10 @@ class Diagnosis:
             )
             for i in latents
         ]
+
+    def pictured(self, latents: Sequence[int]) -> list[Latent]:
+        """Records of some latents without their scores, for which the tables of a workspace are needed."""
+        return self._records(latents, {}, None)
 
     def _examples(self, latents: Sequence[int]) -> dict[int, list[Example]]:
         table = read_table(self.folder / EXAMPLES)

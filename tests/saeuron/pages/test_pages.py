@@ -290,6 +290,8 @@ class TestDocument:
             "base.html",
             "parts.html",
             "sae.html",
+            "report.html",
+            "removal_parts.html",
             "style.css",
             "cards.md",
             "sae_card.md",

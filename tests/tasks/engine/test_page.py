@@ -155,6 +155,57 @@ def test_what_was_there_is_not_shown_again(job: FiguresJob, calls: list[Any], lo
     assert len(calls) == 2
 
 
+EVALUATION = {
+    "concept": "neon",
+    "domain": "style",
+    "method": "saeuron",
+    "value": 0.875,
+    "metrics": {"UA": {"value": 1.0, "low": 0.9, "high": 1.0}, "IRA": {"value": None, "low": None, "high": None}},
+    "verdict": "weak",
+    "reason": "cat lost 30 points",
+}
+
+
+def test_the_report_of_a_run_is_a_table_with_intervals_and_verdicts_and_a_link(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, Any] = {}
+    for name in ("create_table_artifact", "create_link_artifact"):
+        monkeypatch.setattr(page, name, lambda data, key, **more: sent.update({key: (data, more)}))
+    path = workspace.reports / "run-3.html"
+    page.show_report(workspace.root, path, [EVALUATION])
+    table, _ = sent["run-figures"]
+    assert table == [
+        {
+            "removed": "neon",
+            "domain": "style",
+            "method": "saeuron",
+            "mean": "87.5",
+            "UA": "100.0 (90.0 to 100.0)",
+            "IRA": "-",
+            "CRA": "-",
+            "verdict": "weak",
+            "why": "cat lost 30 points",
+        }
+    ]
+    link, more = sent["run-report"]
+    assert link == path.as_uri() and str(path) in more["description"]
+
+
+def test_a_failed_stage_shows_its_one_line(
+    calls: list[Any], looked_at: None, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.config import load
+    from flows.run import Run
+
+    def fail(item: str) -> Made:
+        raise RuntimeError("the disk is full: make room and run again\nmore")
+
+    run = Run(load(None), workspace.root, "model")
+    run.each("score", ["neon"], fail, str)
+    assert calls == [("create_markdown_artifact", "**score neon** failed. the disk is full: make room and run again")]
+
+
 def test_each_shard_is_an_event(job: FiguresJob, calls: list[Any], looked_at: None) -> None:
     for index in range(3):
         shard.fn(job, index)

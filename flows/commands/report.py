@@ -1,0 +1,64 @@
+"""`saeuron report`: one HTML file about a run, or about the removals of a concept."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import WORKSPACE, Device, Json, Threads, WorkspaceOption, say
+from saeuron.errors import ConfigError
+
+
+def report(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN|CONCEPT]", help="A run (3, last, last~1, its id), or a concept; the last run."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The HTML file; in the workspace's reports by default.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Judge the stored images again, and compare with the file's figures.")
+    ] = False,
+    workspace: WorkspaceOption = WORKSPACE,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML file that shows a run.
+
+    Pictures with and without each removal, figures with their controls, damage, latents, where it all comes from. The
+    file needs nothing beside it. With --check, a file that is there is checked as it is.
+
+    Example: saeuron report last --out report.html
+    """
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out}: expected a file name that ends in .html")
+    from flows.check import check_device
+    from flows.environment import prepare
+    from storage import Workspace
+
+    check_device(device)
+    opened = Workspace.open(workspace, create=False)
+    prepare(opened.root, verbose=False)
+    from flows.explore.report import Subject
+    from flows.hints import command
+    from storage import text
+    from tasks.engine import model
+
+    model.set_threads(threads)
+    subject = Subject(opened, what)
+    path = out or subject.place
+    if not (check and path.exists()):
+        subject.write(path)
+    compared, lines = subject.check(path, device) if check else (0, [])
+    if as_json:
+        names = [m.id for m in subject.evaluations]
+        say(json.dumps({"page": str(path), "evaluations": names, "checked": compared, "differ": lines}, indent=2))
+    else:
+        if check:
+            say("\n".join(text.filled(line, "  ") for line in lines) or f"{compared} figures are those of the images")
+        say(f"page: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        words = ("concept", "list") if check else ("report", *filter(None, [what]), "--check")
+        say(f"next: {command(*words, workspace=workspace)}")
+    if lines:
+        raise typer.Exit(1)

@@ -1,0 +1,119 @@
+"""What a report is of, the commands that it names, and whether its figures hold."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.hints import command
+from flows.upkeep.diff import resolve
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.pages.report import figures_of
+from storage import Workspace
+from storage.identity import split_id
+from storage.manifests import Manifest
+from storage.seals import check_page
+from tasks.explore import run_report
+from tasks.explore.check import Checker, differences
+from tasks.explore.shelf import Shelf
+from tasks.registry import runs
+
+
+class Subject:
+    """What a report is of: a run, or the removals of a concept."""
+
+    def __init__(self, workspace: Workspace, what: str | None = None) -> None:
+        """Find it; None: the last run that measured something.
+
+        Raises:
+            UnknownName: there is no such run or concept.
+            ConfigError: nothing was measured.
+        """
+        self.shelf = Shelf(workspace)
+        self.run: runs.Record | None = None
+        self.config: RunConfig | None = run_report.remembered(workspace)
+        self.evaluations: Sequence[Manifest] = run_report.of_concept(self.shelf, what) if what else []
+        self.name = what or ""
+        if not self.evaluations:
+            self.run = _run(self.shelf, what)
+            self.name = f"run-{self.run.number}"
+            self.evaluations, self.config = run_report.of_run(self.shelf, self.run)
+
+    @property
+    def title(self) -> str:
+        """Of the page."""
+        if self.run is None:
+            return f"{self.name}, removed"
+        concepts = list(dict.fromkeys(m.summary["concept"] for m in self.evaluations))
+        named = ", ".join(concepts[:4]) + (f" and {len(concepts) - 4} more" if len(concepts) > 4 else "")
+        return f"Run {self.run.number}: {named} removed"
+
+    @property
+    def commands(self) -> list[str]:
+        """What makes the same again. No place is named: a report may be published, and a path is private."""
+        first = self.evaluations[0].summary
+        chosen = f"{first['concept']}.{first['method']}"
+        made = [command("run", "run.yaml")] if self.run else [command("evaluate", first["concept"])]
+        comment = ["# run.yaml: the configuration at the end of this page"] if self.run else []
+        remove = command("generate", "PROMPT", "--remove", chosen, "--out", "image.png")
+        what = str(self.run.number) if self.run else self.name
+        return [*comment, *made, remove, command("report", what, "--check")]
+
+    def write(self, out: Path | None = None) -> Path:
+        """Write the report; returns its path."""
+        return run_report.write(
+            self.shelf,
+            self.evaluations,
+            out or self.place,
+            title=self.title,
+            about=run_report.facts(self.run) if self.run else {},
+            config=self.config,
+            commands=self.commands,
+        )
+
+    @property
+    def place(self) -> Path:
+        """Where it is written unless somebody says so."""
+        return run_report.place(self.shelf.workspace, self.name)
+
+    def check(self, path: Path, device: str = "cpu") -> tuple[int, list[str]]:
+        """Judge the images again, and compare with the figures of the page at `path`.
+
+        Returns:
+            (figures that were compared, one line for each that differs).
+
+        Raises:
+            ConfigError: the page is no report, or of an evaluation that is not here.
+            ArtifactDamaged: it is not as it was written.
+        """
+        check_page(path)
+        try:
+            shown = figures_of(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path} is no report: {error}; expected a file that saeuron report wrote.") from None
+        checker, lines, compared = Checker(self.shelf, self.config, device), [], 0
+        for name, figures in shown.items():
+            evaluation = self.shelf.manifests.get(name)
+            if evaluation is None:
+                raise ConfigError(f"{path} shows {name}, which is not here any more: write the report again.")
+            about = evaluation.summary
+            compared += len(figures)
+            found = differences(figures, checker.again(evaluation))
+            lines += [f"{about['concept']} by {about['method']}: {line}" for line in found]
+        return compared, lines
+
+
+def _run(shelf: Shelf, what: str | None) -> runs.Record:
+    found = runs.records(shelf.workspace)
+    if what is None:
+        measured = [r for r in found if any(split_id(i)[0] == "evaluation" for i in r.artifacts or ())]
+        if not measured:
+            raise ConfigError("no run here has measured a removal; start with: saeuron run")
+        return measured[-1]
+    if what.isdecimal() and (numbered := [r for r in found if r.number == int(what)]):
+        return numbered[0]
+    try:
+        return resolve(shelf.workspace, what)
+    except UnknownName:
+        concepts = [name for c, m in shelf.evaluations for name in (c, f"{c}.{m}")]
+        known = [*concepts, *(str(r.number) for r in found), "last"]
+        raise UnknownName("run or concept", what, {*known}) from None

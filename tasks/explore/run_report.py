@@ -1,0 +1,144 @@
+"""The report of a run, or of the removals of a concept: gather the records, write one HTML file."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError
+from saeuron.pages.cards import published
+from saeuron.pages.document import inlined
+from saeuron.pages.pictures import picture_of
+from saeuron.pages.removals import Comparison, RemovalRecord
+from saeuron.pages.report import Report, page
+from storage import Workspace
+from storage.errors import StorageError
+from storage.files import file_name, read_json, write_atomic
+from storage.identity import split_id
+from storage.manifests import Manifest
+from storage.seals import sealed_page
+from tasks.explore.check import figures
+from tasks.explore.removals import record
+from tasks.explore.shelf import Row, Shelf, small
+from tasks.registry import runs
+from tasks.registry.records import parsed
+
+LIMIT = 5_000_000
+"""Largest report in bytes: above it, fewer pictures are shown."""
+PICTURES = (10, 6, 3, 1)
+"""Pairs of pictures of each kind of prompts, the first number that keeps the report below LIMIT."""
+SHOWN = 2
+"""Edited latents of each SAE that come with their top images."""
+
+
+def of_run(shelf: Shelf, run: runs.Record) -> tuple[list[Manifest], RunConfig]:
+    """The evaluations of a run's removals, those of controls left out, and its configuration.
+
+    Raises:
+        ConfigError: it has not ended, or measured nothing.
+    """
+    config = configuration(shelf.workspace, run)
+    if run.artifacts is None:
+        raise ConfigError(f"run {run.run_id} has not ended; run the same command again, then report it.")
+    found = [shelf.manifests[i] for i in run.artifacts if split_id(i)[0] == "evaluation" and i in shelf.manifests]
+    domains = list(config.domains)
+    chosen = [m for m in found if m.summary["method"] in config.method]
+    if not chosen:
+        raise ConfigError(f"run {run.run_id} measured no removal that is still here; saeuron runs lists the others.")
+    return sorted(chosen, key=lambda m: (domains.index(m.summary["domain"]), m.created, m.id)), config
+
+
+def configuration(workspace: Workspace, run: runs.Record) -> RunConfig:
+    """The configuration of a run."""
+    return parsed(RunConfig, workspace.runs / "configs" / f"{run.run_id}.json", read_json)
+
+
+def of_concept(shelf: Shelf, name: str) -> list[Manifest]:
+    """The newest evaluations of a concept, or of CONCEPT.METHOD; none: there is no such."""
+    return [m for (c, method), m in shelf.evaluations.items() if name in (c, f"{c}.{method}")]
+
+
+def facts(run: runs.Record) -> dict[str, Any]:
+    """A run in a few words."""
+    took = f", {(run.finished - run.started).total_seconds():.0f} s" if run.finished else ""
+    counts = f"{run.made} made, {run.cached} found in place, {run.failed} failed"
+    began = f"{run.started:%Y-%m-%d %H:%M} UTC{took}"
+    return {"run": f"{run.number} ({run.run_id})", "began": began, "state": run.state, "steps": counts}
+
+
+def write(
+    shelf: Shelf,
+    evaluations: Sequence[Manifest],
+    path: Path,
+    *,
+    title: str,
+    about: Mapping[str, Any],
+    config: RunConfig | None,
+    commands: Iterable[str],
+) -> Path:
+    """Write the report of some evaluations, all or nothing."""
+    text = ""
+    for most in PICTURES:
+        source = _inline(shelf)
+        found = [record(shelf, e, source, most=most, shown=SHOWN) for e in evaluations]
+        text = page(_report(shelf, evaluations, found, title, about, config, commands))
+        if len(text.encode()) < LIMIT:
+            break
+    write_atomic(path, sealed_page(text))
+    shelf.workspace.share(path)
+    return path
+
+
+def _report(
+    shelf: Shelf,
+    evaluations: Sequence[Manifest],
+    found: Sequence[RemovalRecord],
+    title: str,
+    about: Mapping[str, Any],
+    config: RunConfig | None,
+    commands: Iterable[str],
+) -> Report:
+    concepts = {(r.domain, r.concept) for r in found}
+    compared = {m.id: m for m in shelf.of("comparison")}.values()
+    newest = {(m.summary["domain"], m.summary["method"], m.summary["control"]): m.summary for m in compared}
+    fields = Comparison.__dataclass_fields__
+    comparisons = [
+        Comparison(**{name: s[name] for name in fields})
+        for s in newest.values()
+        if any((s["domain"], c) in concepts for c in s["concepts"])
+    ]
+    models = [m.config["model_id"] for e in evaluations for m in shelf.whence(e.id) if "model_id" in m.config]
+    return Report(
+        title=title,
+        model=published(config.model.spec) if config else "",
+        model_id=models[0] if models else "",
+        facts=about,
+        removals=found,
+        comparisons=comparisons,
+        config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) if config else "",
+        commands=list(commands),
+        hard=small(shelf),
+        figures={r.evaluation_id: figures(r.metrics, r.damage, r.verdict) for r in found},
+    )
+
+
+def _inline(shelf: Shelf) -> Any:
+    def source(image_set_id: str, rows: Sequence[Row]) -> dict[str, str]:
+        return {key: inlined(picture_of(png)) for key, png in shelf.pngs(image_set_id, rows).items()}
+
+    return source
+
+
+def place(workspace: Workspace, name: str) -> Path:
+    """Where a report is written unless somebody says so."""
+    return workspace.reports / f"{file_name(name)}.html"
+
+
+def remembered(workspace: Workspace) -> RunConfig | None:
+    """The workspace's configuration; None if there is none, or it is damaged."""
+    try:
+        return runs.remembered(workspace)
+    except (ConfigError, StorageError):
+        return None
