@@ -12,6 +12,7 @@ from saeuron.pages.report import Report, figures_of, page
 from tests.saeuron.pages.test_pages import latent, parsed
 
 PNG = "data:image/png;base64,AAAA"
+PAIR = Pair("neon cat", PNG, PNG, [("neon", True)], [("dots", False), ("cat", True)])
 METRICS = [
     Metric("UA", 1.0, 0.9, 1.0, 0.0, 0.0, 0.1, 30, 15, "asked to show neon"),
     Metric("IRA", None, None, None, None, None, None, 0, 0, "asked to show another style"),
@@ -29,7 +30,7 @@ RECORD = RemovalRecord(
     seeds=2,
     removal_id="removal_v7_aa",
     evaluation_id="evaluation_v4_bb",
-    bands=[("asked for neon", [Pair("neon cat", PNG, PNG, [("neon", True)], [("dots", False), ("cat", True)])]), ("none", [])],
+    bands=[("asked for neon", [PAIR]), ("none", [])],
     metrics=METRICS,
     damage=[Damage("cat", "object", 1.0, 0.7, 0.3, 0.1, 0.5, True, 20, 10)],
     confusion=[Confusion("style", "neon <1>", "dots", 12, 0)],
