@@ -50,7 +50,7 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         chosen = first["concept"] if len(config.method) == 1 else f"{first['concept']}.{first['method']}"
         example = _example(config, first["domain"], first["concept"])
         then = command("generate", example, "--remove", chosen, "--out", "image.png", workspace=workspace)
-        lines += [f"next: {then}", f"next: {command('report', workspace=workspace)}"]
+        lines += [f"next: {command('report', workspace=workspace)}", f"next: {then}"]
     return "\n".join(lines)
 
 
