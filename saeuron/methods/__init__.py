@@ -3,6 +3,7 @@
     removal.py          `Removal`, what it is made of, and how it attaches to a pipeline
     base.py             what a method is, and the evidence that it may use
     latents.py          edits of an SAE's latents, which several methods share
+    local.py            latents turned by hand, at some steps and in some part of the picture
     saeuron.py          SAeUron: multiply the latents of a concept by gamma mu (2501.18052)
     negative_prompt.py  name the concept in the negative prompt
     controls.py         SAeUron's edit with an untrained SAE, a frozen decoder, or random latents
