@@ -48,7 +48,7 @@ class Turned(LatentEdit):
         return replace(self, factor=1 + strength * (self.factor - 1), offset=strength * self.offset)
 
     @classmethod
-    def combined(cls, parts: Sequence[LatentEdit]) -> tuple[list[LatentEdit], dict[str, int]]:
+    def combined(cls, parts: Sequence[Any]) -> tuple[list[Any], dict[str, int]]:
         """As they are: their changes add up."""
         return list(parts), {}
 
