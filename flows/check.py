@@ -19,7 +19,9 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     configuration, which takes seconds.
     """
     models.check(config.model.spec, config.model.scheduler)
-    size = models.image_size(config.model.spec)
+    models.check_size(config.model.spec, config.model.size)
+    _check_halves(config)
+    size = config.model.size or models.image_size(config.model.spec)
     for name, domain in config.domains.items():
         judges.check(domain.judge, name, domain.concepts, domain.judge_templates, size)
     _check_methods(config)
@@ -69,6 +71,16 @@ def _check_evidence(config: RunConfig, prompts: Sequence[Prompt]) -> None:
                 others = any((split, domain, other) in asked for other in names if other != concept)
                 if not (mine and others) and (split == "validation" or "activations" in needs):
                     of(prompts, config.tune, domain, concept, names)  # raises, and says of what there are none
+
+
+def _check_halves(config: RunConfig) -> None:
+    """Raise for the unconditional half of a model that has none, whatever its guidance."""
+    for stage in ("capture", "score", "tune"):
+        if getattr(config, stage).half == "unconditional" and not models.family_at(config.model.spec).doubles:
+            raise ConfigError(
+                f"{stage}.half is 'unconditional', but guidance is an input of {config.model.spec}, which has no such "
+                "half; use 'conditional'."
+            )
 
 
 def _check_methods(config: RunConfig) -> None:

@@ -7,7 +7,7 @@ Devices and folders are arguments, and `RunnerConfig`, where tasks run, belongs 
 from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_serializer, model_validator
 
 from saeuron.sae.config import Config, SAEConfig
 
@@ -51,6 +51,29 @@ class ModelConfig(Config):
     """Images per forward pass. Noise does not depend on it, rounding does (UNet fp32: 2e-6), so it is recorded."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of the model."""
+    size: tuple[int, int] | None = None
+    """Height and width of images in pixels, such as [768, 512], or one number for both; None: the model's own."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        """`size: 512` is `size: [512, 512]`."""
+        return (value, value) if isinstance(value, int) else value
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and min(value) < 1:
+            raise ValueError("expected a height and a width in pixels, both above 0")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_size(self, serialise: Any) -> Any:
+        """Ids of models at their own size are those of before there was a choice."""
+        found = serialise(self)
+        if self.size is None:
+            found.pop("size", None)
+        return found
 
 
 class DomainConfig(Config):

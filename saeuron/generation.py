@@ -38,9 +38,9 @@ def spread(prompts: Sequence[Prompt], total: int) -> list[Request]:
     return [Request(prompts[i % len(prompts)], i // len(prompts)) for i in range(total)]
 
 
-def latent_shape(pipe: Any) -> tuple[int, int, int]:
-    """(C, H, W) of one image's latents at the pipeline's default size."""
-    return family_of(pipe).latent_shape(pipe)
+def latent_shape(pipe: Any, config: ModelConfig | None = None) -> tuple[int, int, int]:
+    """(C, H, W) of one image's latents at the configured size; without one, at the pipeline's default."""
+    return family_of(pipe).latent_shape(pipe, config.size if config else None)
 
 
 LANES = 8
@@ -61,7 +61,7 @@ def generate(
     Yields:
         (the requests of the micro-batch, uint8 [b, H, W, 3]).
     """
-    shape = latent_shape(pipe)
+    shape = latent_shape(pipe, config)
     for start in range(0, len(images), config.micro_batch):
         batch = list(images[start : start + config.micro_batch])
         filled = batch + batch[-1:] * (min(-(-len(batch) // LANES) * LANES, config.micro_batch) - len(batch))

@@ -21,6 +21,7 @@ from saeuron.config import Half
 from saeuron.errors import SaeuronError, UnknownName
 from saeuron.pipelines import Family, family_of
 from saeuron.pipelines.base import Rows
+from saeuron.pipelines.calls import caller
 
 INPUT = ":input"
 """Suffix of a hookpoint that is a module's first argument."""
@@ -115,36 +116,21 @@ def _denoising(pipe: Any, family: Family, step: Step) -> Iterator[None]:
     """Keep the step up to date while the denoiser runs."""
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        timesteps, caller = family.timesteps(args, kwargs), _caller(pipe)
+        timesteps, (owner, call) = family.timesteps(args, kwargs), caller(pipe)
         first = float(timesteps[0])
-        step.timestep, step.index = int(first), family.index(caller or pipe, first)
+        step.timestep, step.index, step.runs = int(first), family.index(owner or pipe, first), step.runs + 1
         step.timesteps = timesteps.long() if bool((timesteps != first).any()) else None
-        step.guided = family.guided(caller) if caller else _twins(_argument(module, args, kwargs)[1])
-        step.only, step.runs = "conditional", step.runs + 1
+        if owner is not None:
+            step.guided, step.only = family.batch(owner, call, kwargs)
+        else:
+            twins = family.doubles and _twins(_argument(module, args, kwargs)[1])
+            step.guided, step.only = twins, "conditional"
 
     handle = family.denoiser(pipe).register_forward_pre_hook(before, with_kwargs=True)
     try:
         yield
     finally:
         handle.remove()
-
-
-def _caller(pipe: Any) -> Any | None:
-    """The pipeline whose call runs the denoiser now; None in a loop of one's own.
-
-    That may be another pipeline than `pipe`, with the same components: whether it is guided, only it knows. Diffusers
-    tells a denoiser nothing of its caller, so it is looked up among the callers' frames.
-    """
-    from diffusers import DiffusionPipeline
-
-    if not isinstance(pipe, DiffusionPipeline):
-        return pipe
-    frame = sys._getframe(1)
-    while found := frame.f_back:
-        frame = found
-        if frame.f_code.co_name == "__call__" and isinstance(owner := frame.f_locals.get("self"), DiffusionPipeline):
-            return owner
-    return None
 
 
 def _twins(sample: Tensor) -> bool:
@@ -244,12 +230,13 @@ def _read(family: Family, step: Step, module: nn.Module, path: str, reader: Read
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         reader(step, _argument(module, args, kwargs)[1], None)
 
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        reader(step, family.stream(module, output), args[0] if args and isinstance(args[0], Tensor) else None)
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        source = _first(module, args, kwargs)[1]
+        reader(step, family.stream(module, output), source if isinstance(source, Tensor) else None)
 
     if path.endswith(INPUT):
         return module.register_forward_pre_hook(before, with_kwargs=True).remove
-    return module.register_forward_hook(after).remove
+    return module.register_forward_hook(after, with_kwargs=True).remove
 
 
 def _edit(family: Family, step: Step, module: nn.Module, path: str, chain: Sequence[Editor]) -> Callable[[], None]:
@@ -280,14 +267,19 @@ def _edit(family: Family, step: Step, module: nn.Module, path: str, chain: Seque
     return module.register_forward_hook(after).remove
 
 
+def _first(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str | None, Any]:
+    """A module's first argument, and its name if it was passed by keyword."""
+    name = None if args else next(iter(inspect.signature(module.forward).parameters), None)
+    return name, args[0] if args else kwargs.get(name or "")
+
+
 def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str | None, Tensor]:
     """A module's first argument, and its name if it was passed by keyword.
 
     Raises:
         SaeuronError: it is not a tensor.
     """
-    name = None if args else next(iter(inspect.signature(module.forward).parameters))
-    value = args[0] if name is None else kwargs.get(name)
+    name, value = _first(module, args, kwargs)
     if not isinstance(value, Tensor):
         raise SaeuronError(
             f"the first argument of a hooked {type(module).__name__} is {type(value).__name__}; expected a tensor."

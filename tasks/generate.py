@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from saeuron.config import ModelConfig
 from saeuron.errors import ConfigError, UnknownName
@@ -10,7 +9,7 @@ from saeuron.generation import latent_shape, sample
 from saeuron.methods.removal import Removal, removed
 from saeuron.noise import initial_noise
 from saeuron.pages.pictures import enlarge, save_png, side_by_side
-from saeuron.pipelines.loading import unread
+from saeuron.pipelines.loading import tokenizer, unread
 from saeuron.prompts import Prompt
 from storage import Workspace
 from storage.published import published
@@ -72,8 +71,8 @@ def compare(
     config = config.model_copy(update={k: v for k, v in given.items() if v is not None})
     model.set_threads(threads)
     pipe = model.pipeline(config, device)
-    noise = initial_noise(seed, [(Prompt(text, "test").id, 0)], latent_shape(pipe))
-    reads = max((t for n, t in pipe.components.items() if n.startswith("tokenizer") and t), key=_limit, default=None)
+    noise = initial_noise(seed, [(Prompt(text, "test").id, 0)], latent_shape(pipe, config))
+    reads = tokenizer(config.spec)
     lost = unread(reads, [text]).get(text, "") if reads else ""
     unedited = sample(pipe, [text], noise, config)[0]
     if not removals:
@@ -83,7 +82,3 @@ def compare(
         edited = sample(pipe, [text], noise, config, extra=attached.call)[0]
     side_by_side(unedited, edited, out)
     return attached.overlap, lost
-
-
-def _limit(tokenizer: Any) -> int:
-    return int(tokenizer.model_max_length)

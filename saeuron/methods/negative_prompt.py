@@ -7,6 +7,7 @@ from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from saeuron.methods.base import Evidence, Method, Settings
 from saeuron.methods.removal import Call
+from saeuron.pipelines.loading import family_at
 
 
 class NegativePrompt(Method):
@@ -21,6 +22,11 @@ class NegativePrompt(Method):
             raise ConfigError(
                 f"method negative_prompt: model.guidance is {config.model.guidance:g}, where a negative prompt has no "
                 "effect; set it above 1, or take another method."
+            )
+        if not family_at(config.model.spec).doubles:
+            raise ConfigError(
+                f"method negative_prompt: guidance is an input of {config.model.spec}, where a negative prompt has no "
+                "effect; take another method."
             )
 
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:

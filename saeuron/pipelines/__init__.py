@@ -1,9 +1,15 @@
-"""Pipeline families: everything that differs between Stable Diffusion, SDXL and others.
+"""Pipeline families: everything that differs between Stable Diffusion, SDXL, SD3, PixArt and Flux.
 
 base.py                 the interface of a family, with defaults
 stable_diffusion.py     Stable Diffusion 1.x and 2.x, and canvas
 stable_diffusion_xl.py  SDXL, SDXL Turbo
-loading.py              load a pipeline; identify a model by its content; check hookpoints and schedulers
+stable_diffusion_3.py   Stable Diffusion 3 and 3.5
+pixart.py               PixArt-Alpha and -Sigma
+flux.py                 Flux dev and schnell
+flow.py                 what SD3 and Flux share: flow matching, blocks with two streams
+calls.py                which pipeline runs the denoiser
+source.py               a model's files, in a folder or on the hub
+loading.py              load a pipeline; identify a model by its content; check hookpoints, schedulers and sizes
 
 A family is chosen by the `_class_name` of model_index.json. To add one, subclass `Family` and call `register`.
 A package has an entry point of the group `saeuron.pipelines` with that name. docs/extending.md has the recipe.
@@ -15,7 +21,10 @@ from typing import Any
 from saeuron import installed
 from saeuron.errors import BadModel, SaeuronError
 from saeuron.pipelines.base import Family
+from saeuron.pipelines.flux import Flux
+from saeuron.pipelines.pixart import PixArtAlpha, PixArtSigma
 from saeuron.pipelines.stable_diffusion import StableDiffusion
+from saeuron.pipelines.stable_diffusion_3 import StableDiffusion3
 from saeuron.pipelines.stable_diffusion_xl import StableDiffusionXL
 
 __all__ = ["FAMILIES", "Family", "family_named", "family_of", "register", "unregister"]
@@ -23,7 +32,10 @@ __all__ = ["FAMILIES", "Family", "family_named", "family_of", "register", "unreg
 GROUP = "saeuron.pipelines"
 _TASK = re.compile(r"(ControlNet)?(Img2Img|Inpaint)?(?=Pipeline$)")
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (StableDiffusion(), StableDiffusionXL())}
+FAMILIES: dict[str, Family] = {
+    f.name: f
+    for f in (StableDiffusion(), StableDiffusionXL(), StableDiffusion3(), PixArtAlpha(), PixArtSigma(), Flux())
+}
 """{class name of a diffusers pipeline: its family}, of those that ship or were registered."""
 
 
@@ -45,7 +57,7 @@ def unregister(name: str) -> None:
 
 def names() -> list[str]:
     """The class name of every pipeline that is known here."""
-    return sorted({*FAMILIES, *installed.entries(GROUP)})
+    return [*FAMILIES, *sorted({*installed.entries(GROUP)} - {*FAMILIES})]
 
 
 def family_named(name: str, spec: object = "the model") -> Family:
@@ -59,7 +71,8 @@ def family_named(name: str, spec: object = "the model") -> Family:
         return FAMILIES[name]
     if (found := installed.entries(GROUP).get(name)) is not None:
         return installed.load("pipeline family", found)()
-    raise BadModel(f"{spec} has the class {name}, which is not supported; expected {' or '.join(names())}.")
+    *others, last = names()
+    raise BadModel(f"{spec} has the class {name}, which is not supported; expected {', '.join(others)} or {last}.")
 
 
 def family_of(pipe: Any) -> Family:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import importlib
-import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,28 +14,8 @@ import torch
 from saeuron.canvas import FOLDERS
 from saeuron.errors import BadModel, ConfigError, UnknownName
 from saeuron.pipelines import Family, family_named
+from saeuron.pipelines.source import check_parts, fetched, first_line, folder_of, read
 from saeuron.quiet import quiet
-
-
-def _folder(spec: str | Path) -> Path | None:
-    """The local folder that `spec` names; None if it can only be a hub id. A `Path` is always a folder."""
-    if spec in FOLDERS:
-        return FOLDERS[spec]
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        if not (path / "model_index.json").is_file():
-            raise BadModel(f"{spec} is not a diffusers pipeline: it has no model_index.json; give its top folder.")
-        return path
-    if isinstance(spec, Path) or path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") != 1:
-        raise BadModel(
-            f"no such model: {str(spec)!r}; expected {' or '.join(map(repr, FOLDERS))}, "
-            "a folder with a diffusers pipeline, or a hub id."
-        )
-    return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def check(spec: str | Path, scheduler: str | None = None) -> None:
@@ -48,10 +28,11 @@ def check(spec: str | Path, scheduler: str | None = None) -> None:
         UnknownName: diffusers has no such scheduler.
         ConfigError: the scheduler is for other families.
     """
-    if _folder(spec) is not None:
-        _family(spec)
+    folder = folder_of(spec)
+    if folder is not None:
+        check_parts(spec, folder, family_at(spec))
     if scheduler is not None:
-        _scheduler(scheduler)
+        _scheduler(scheduler, None if folder is None else family_at(spec))
 
 
 def identity(spec: str | Path, fetch: bool = True) -> str:
@@ -59,21 +40,14 @@ def identity(spec: str | Path, fetch: bool = True) -> str:
 
     A hub id is looked up in the local cache, and downloaded if missing: if its branch moves, the id changes.
     """
-    folder = _folder(spec)
-    if folder is None:
-        from huggingface_hub import snapshot_download
-
-        patterns = ["*.json", "*.safetensors", "*.txt"]
-        try:
-            folder = Path(snapshot_download(str(spec), allow_patterns=patterns, local_files_only=not fetch))
-        except Exception as error:
-            raise BadModel(f"cannot fetch model {str(spec)!r}: {_first_line(error)}") from error
+    folder = fetched(spec, fetch)
     if not (folder / "model_index.json").is_file():
         raise BadModel(f"{folder} holds no weights; make them with: python -m saeuron.canvas train, then export.")
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors", ".txt"}):
         parts = path.relative_to(folder).parts
-        if len(parts) > 2 or path.name in {"classifier.safetensors", "training.json", "figures.json"}:
+        beside = len(parts) == 1 and (path.suffix == ".safetensors" or path.name in {"training.json", "figures.json"})
+        if len(parts) > 2 or beside:
             continue
         with path.open("rb") as file:
             digest.update("/".join(parts).encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
@@ -115,72 +89,75 @@ def load_pipeline(
         UnknownName: diffusers has no such scheduler.
         ConfigError: the scheduler is for other families.
     """
-    family = _family(spec)
-    sampler = None if scheduler is None else _scheduler(scheduler)
+    family = family_at(spec)
+    sampler = None if scheduler is None else _scheduler(scheduler, family)
+    folder = fetched(spec)
+    check_parts(spec, folder, family)
     try:
         with quiet():
-            pipe = family.load(_folder(spec) or str(spec), dtype)
+            pipe = family.load(folder, dtype)
             if sampler is not None and type(pipe.scheduler) is not sampler:
                 pipe.scheduler = sampler.from_config(pipe.scheduler.config)
     except Exception as error:
-        raise BadModel(f"cannot load model {str(spec)!r}: {_first_line(error)}") from error
+        raise BadModel(f"cannot load model {str(spec)!r}: {first_line(error)}") from error
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     family.prepare(pipe, torch.device(device))
     return pipe
 
 
-def _scheduler(name: str) -> Any:
-    """The class of a diffusers scheduler."""
+def _scheduler(name: str, family: Family | None) -> Any:
+    """The class of a diffusers scheduler; the family may be unknown, of a model on the hub."""
     import diffusers
 
     known = [n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")]
     if name not in known:
         raise UnknownName("scheduler", name, known, "(model.scheduler)")
     found: Any = getattr(diffusers, name)
-    if not hasattr(found, "scale_model_input"):
-        raise ConfigError(f"model.scheduler: {name} is for other kinds of models; use DDIMScheduler, or none.")
+    if family is not None and not family.samples_with(found):
+        usual = ("DDIMScheduler", "FlowMatchEulerDiscreteScheduler")
+        fits = next((n for n in usual if family.samples_with(getattr(diffusers, n))), None)
+        raise ConfigError(
+            f"model.scheduler: {name} is for other kinds of models; use {f'{fits}, or ' if fits else ''}none."
+        )
     return found
 
 
-def _family(spec: str | Path) -> Family:
+def family_at(spec: str | Path) -> Family:
     """The family of a model, read from its model_index.json."""
-    return family_named(str(_read(spec, "model_index.json").get("_class_name")), spec)
-
-
-def _read(spec: str | Path, name: str) -> dict[str, Any]:
-    """One JSON file of a model, from its folder or from the hub."""
-    path = _path(spec, name)
-    try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise BadModel(f"{spec} has no {name}; expected the whole folder of a diffusers pipeline.") from None
-    except ValueError as error:
-        raise BadModel(f"{path} cannot be read ({_first_line(error)}); fetch the model again.") from None
-
-
-def _path(spec: str | Path, name: str) -> Path:
-    """A file of a model, in its folder or fetched from the hub."""
-    folder = _folder(spec)
-    if folder is not None:
-        return folder / name
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(str(spec), name))
-    except Exception as error:
-        raise BadModel(f"cannot fetch model {str(spec)!r}: {_first_line(error)}") from error
+    return family_named(str(read(spec, "model_index.json").get("_class_name")), spec)
 
 
 def image_size(spec: str | Path) -> tuple[int, int] | None:
     """(height, width) of a model's images at its default size, from its configuration; None if that does not tell."""
     try:
-        side = _read(spec, "unet/config.json")["sample_size"]
-        scale = 2 ** (len(_read(spec, "vae/config.json")["block_out_channels"]) - 1)
+        family, scale = family_at(spec), _scale(spec)
+        height, width = family.sides(read(spec, f"{family.root}/config.json"))
     except (BadModel, KeyError):
         return None
-    height, width = (side, side) if isinstance(side, int) else side
     return height * scale, width * scale
+
+
+def _scale(spec: str | Path) -> int:
+    """Pixels on a side of a latent pixel, as the pipeline counts them."""
+    return int(2 ** (len(read(spec, "vae/config.json")["block_out_channels"]) - 1))
+
+
+def check_size(spec: str | Path, size: tuple[int, int] | None) -> None:
+    """Raise `ConfigError` for an image size (height, width) in pixels that a model cannot draw; None is its default."""
+    if size is None:
+        return
+    family = family_at(spec)
+    config, scale = read(spec, f"{family.root}/config.json"), _scale(spec)
+    # Pipelines ask for multiples of 8, whatever the VAE.
+    unit = math.lcm(8, scale * family.patch(config))
+    given = f"model.size: {size[0]} x {size[1]} pixels (height, width)"
+    if any(side % unit for side in size):
+        near = " x ".join(str(max(unit, round(side / unit) * unit)) for side in size)
+        raise ConfigError(f"{given} do not fit {spec}; its VAE and denoiser take multiples of {unit}, such as {near}.")
+    most = config.get("pos_embed_max_size")
+    if most and max(size) > (limit := int(most) * scale * family.patch(config)):
+        raise ConfigError(f"{given} are more than {spec} can place; give at most {limit} on a side.")
 
 
 def check_hookpoints(spec: str | Path, paths: Iterable[str]) -> dict[str, int | None]:
@@ -193,12 +170,12 @@ def check_hookpoints(spec: str | Path, paths: Iterable[str]) -> dict[str, int | 
     from saeuron.hooks import width
 
     paths = list(paths)
-    family, index = _family(spec), _read(spec, "model_index.json")
+    family, index = family_at(spec), read(spec, "model_index.json")
     known = [root for root in (family.root, *family.text_roots) if index.get(root, [None])[0]]
     asked = {path.split(".")[0] for path in paths}
     # Build only the networks asked for; all of them if a name is wrong, to suggest the nearest hookpoint.
     roots = [root for root in known if root == family.root or root in asked or asked - {*known}]
-    networks = {root: _without_weights(index[root], _read(spec, f"{root}/config.json")) for root in roots}
+    networks = {root: _without_weights(index[root], read(spec, f"{root}/config.json")) for root in roots}
     pipe = SimpleNamespace(family=family.name, **networks)
     return {path: width(pipe, path) for path in paths}
 
@@ -221,15 +198,16 @@ def tokenizer(spec: str | Path) -> Any | None:
 
     names = [
         (name, value[1])
-        for name, value in _read(spec, "model_index.json").items()
+        for name, value in read(spec, "model_index.json").items()
         if name.startswith("tokenizer") and value[0] == "transformers"
     ]
-    where = _folder(spec)
+    where = fetched(spec)
     with quiet():
-        found = [
-            getattr(transformers, kind).from_pretrained(str(where or spec), subfolder=name) for name, kind in names
-        ]
-    return max(found, key=lambda each: each.model_max_length, default=None)
+        found = [getattr(transformers, kind).from_pretrained(str(where), subfolder=name) for name, kind in names]
+    longest = max(found, key=lambda each: each.model_max_length, default=None)
+    if longest is not None and (most := family_at(spec).tokens):
+        longest.model_max_length = min(longest.model_max_length, most)
+    return longest
 
 
 def unread(tokenizer: Any, texts: Iterable[str]) -> dict[str, str]:

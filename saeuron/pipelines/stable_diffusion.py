@@ -1,18 +1,15 @@
 """Stable Diffusion 1.x and 2.x, and canvas: a UNet and one CLIP text encoder."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from saeuron.errors import SaeuronError
 from saeuron.pipelines.base import Family
 
-_SHARD = re.compile(r"-\d+-of-\d+")
 _SMALL = 16
 """Latents up to this side count as canvas-sized."""
 
@@ -22,18 +19,12 @@ class StableDiffusion(Family):
 
     name = "StableDiffusionPipeline"
     options: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
-    """Arguments of `from_pretrained`: leave out parts that change finished images."""
 
-    def load(self, source: Path | str, dtype: torch.dtype) -> Any:
-        import diffusers
-
+    def load(self, source: Path, dtype: torch.dtype) -> Any:
         # Canvas's model_index.json names this module; diffusers finds it after the import.
         import saeuron.canvas.vae  # noqa: F401
 
-        pipeline: Any = getattr(diffusers, self.name)
-        return pipeline.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, variant=_variant(source), **self.options
-        )
+        return super().load(source, dtype)
 
     def prepare(self, pipe: Any, device: torch.device) -> None:
         if device.type != "cpu":
@@ -52,29 +43,17 @@ class StableDiffusion(Family):
             return len(parts) > 1 and parts[-2] == "layers"
         return "attentions" in path and (len(parts) <= 5 or parts[-1] == "attn2")
 
-    def latent_shape(self, pipe: Any) -> tuple[int, int, int]:
-        config = pipe.unet.config
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return int(config.in_channels), int(height), int(width)
-
-    def start(self, pipe: Any, noise: Tensor) -> dict[str, Any]:
+    def probe(self, config: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
         return {
-            "latents": noise.to(device=self.device(pipe), dtype=pipe.unet.dtype),
-            "height": noise.shape[2] * pipe.vae_scale_factor,
-            "width": noise.shape[3] * pipe.vae_scale_factor,
+            "sample": torch.empty(1, config["in_channels"], height, width, device="meta"),
+            "timestep": torch.empty(1, device="meta"),
+            "encoder_hidden_states": torch.empty(1, 77, config["cross_attention_dim"], device="meta"),
         }
 
     def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
         guided = self.guided(pipe)
         positive, negative = pipe.encode_prompt(list(texts), self.device(pipe), 1, guided)
         return {"encoder_hidden_states": torch.cat([negative, positive]) if guided else positive}
-
-    def encode_images(self, pipe: Any, pictures: Tensor) -> Tensor:
-        return self._encode(pipe, _pixels(pictures)) * pipe.vae.config.scaling_factor
-
-    def _encode(self, pipe: Any, pixels: Tensor) -> Tensor:
-        return pipe.vae.encode(pixels.to(device=self.device(pipe), dtype=pipe.unet.dtype)).latent_dist.mode()
 
     def add_noise(self, pipe: Any, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
         """sqrt(a) z + sqrt(1 - a) eps, with a = the scheduler's cumulative alpha.
@@ -88,23 +67,6 @@ class StableDiffusion(Family):
         rows = torch.cat([noised, noised]) if self.guided(pipe) else noised
         prediction = pipe.unet(rows, timestep, **prompts, return_dict=False)[0]
         return predicted_noise(prediction, rows, pipe.scheduler, timestep)
-
-
-def _variant(source: Path | str) -> str | None:
-    """The variant of a model, such as `fp16`, if its denoiser is there in no other: its files are named after it."""
-    if not Path(source).is_dir():
-        try:
-            source = snapshot_download(str(source), local_files_only=True)
-        except OSError:
-            return None  # not here yet; diffusers takes the plain files
-    names = [_SHARD.sub("", path.name).split(".") for path in Path(source, "unet").glob("*.safetensors")]
-    variants = sorted({name[1] if len(name) > 2 else "" for name in names})
-    return variants[0] or None if variants else None
-
-
-def _pixels(pictures: Tensor) -> Tensor:
-    """float32 [b, 3, H, W] in [-1, 1], from uint8 [b, H, W, 3]."""
-    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def predicted_noise(prediction: Tensor, noised: Tensor, scheduler: Any, timestep: int) -> Tensor:

@@ -18,6 +18,14 @@ class StableDiffusionXL(StableDiffusion):
     # The default watermark depends on whether an optional package is installed.
     options: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
 
+    def probe(self, config: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+        sizes, pooled = 6 * config["addition_time_embed_dim"], config["projection_class_embeddings_input_dim"]
+        added = {
+            "text_embeds": torch.empty(1, pooled - sizes, device="meta"),
+            "time_ids": torch.empty(1, 6, device="meta"),
+        }
+        return super().probe(config, height, width) | {"added_cond_kwargs": added}
+
     def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
         guided, device = self.guided(pipe), self.device(pipe)
         positive, negative, pooled, negative_pooled = pipe.encode_prompt(

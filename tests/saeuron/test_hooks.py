@@ -99,7 +99,7 @@ def test_hookpoints_are_dotted_paths_from_the_pipeline(tiny_pipe):
 
 
 def test_a_pipeline_that_is_not_supported_or_lacks_its_denoiser():
-    with pytest.raises(BadModel, match=r"SimpleNamespace, which is not supported; expected StableDiffusionPipeline or"):
+    with pytest.raises(BadModel, match=r"SimpleNamespace, which is not supported; expected StableDiffusionPipeline, "):
         hookpoints(SimpleNamespace(unet=Net()))
     with pytest.raises(SaeuronError, match=r"SimpleNamespace has no unet; expected a loaded StableDiffusionPipeline"):
         hookpoints(SimpleNamespace(family="StableDiffusionPipeline", vae=nn.Identity()))

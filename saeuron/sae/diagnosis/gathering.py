@@ -115,7 +115,7 @@ class Reader:
 
     def over(self, pipe: Any, model: ModelConfig) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
         """Generate the images and read the hookpoint meanwhile; yields what `generate` does."""
-        done = 0
+        done, self._latents = 0, latent_shape(pipe, model)[1:]
         with attached(pipe, readers={self.sae.info.hookpoint: self}):
             for start in range(0, len(self.images), model.micro_batch):
                 self._start(done, self.images[start : start + model.micro_batch])

@@ -12,6 +12,7 @@ import saeuron
 from saeuron.config import ModelConfig
 from saeuron.errors import BadModel, ConfigError, UnknownName
 from saeuron.generation import generate, requests
+from saeuron.pipelines.base import _variant
 from saeuron.pipelines.loading import (
     check,
     check_device,
@@ -21,7 +22,6 @@ from saeuron.pipelines.loading import (
     tokenizer,
     unread,
 )
-from saeuron.pipelines.stable_diffusion import _variant
 from saeuron.prompts import Prompt
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -89,9 +89,9 @@ def test_a_scheduler_that_is_not_there_or_for_other_models(copy, function):
 @pytest.mark.parametrize("function", [check, load_pipeline, lambda spec: check_hookpoints(spec, [])])
 def test_another_familys_folder_is_refused_by_name(copy, function):
     index = json.loads((copy / "model_index.json").read_text())
-    (copy / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
-    supported = "expected StableDiffusionPipeline or StableDiffusionXLPipeline"
-    with pytest.raises(BadModel, match=rf"has the class FluxPipeline, which is not supported; {supported}") as caught:
+    (copy / "model_index.json").write_text(json.dumps(index | {"_class_name": "KolorsPipeline"}))
+    supported = "expected StableDiffusionPipeline, StableDiffusionXLPipeline, .* or FluxPipeline"
+    with pytest.raises(BadModel, match=rf"has the class KolorsPipeline, which is not supported; {supported}") as caught:
         function(copy)
     assert str(copy) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -128,7 +128,7 @@ def test_the_variant_is_told_by_the_names_of_files(tmp_path, names, variant):
     (tmp_path / "unet").mkdir()
     for name in names:
         (tmp_path / "unet" / name).touch()
-    assert _variant(tmp_path) == variant
+    assert _variant(tmp_path, "unet") == variant
 
 
 def test_the_precision_asked_for(tiny_model_folder):

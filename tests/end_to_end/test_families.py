@@ -1,0 +1,90 @@
+"""Every family through the command line, from prompts to figures, with CLIP as the judge; all weights are random."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saeuron.config import ModelConfig
+from saeuron.generation import latent_shape, sample
+from saeuron.hooks import attached, to_rows
+from saeuron.methods.removal import Removal
+from saeuron.noise import initial_noise
+from saeuron.pipelines.loading import load_pipeline
+from saeuron.prompts import Prompt
+from saeuron.sae.autoencoder import SAE
+from storage import Workspace
+from tests.end_to_end.process import run_here
+from tests.saeuron.pipelines import tiny
+
+# PixArt-Alpha differs from -Sigma, and Flux schnell from dev, only in what tests/saeuron/pipelines/ tries.
+NAMES = ("sdxl", "sd3", "pixart-sigma", "flux-dev")
+
+SPLITS = {"train": "A", "validation": "The", "test": "An image of"}
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_judge(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_path(name: str, judge: Path, server: Path, tmp_path: Path) -> None:
+    folder, path, root = tiny.save(name, tmp_path / "model"), tiny.HOOKPOINT[name], tmp_path / "w"
+    model = ModelConfig(
+        spec=str(folder), steps=tiny.STEPS.get(name, 2), guidance=tiny.GUIDANCE.get(name, 3.0), micro_batch=8,
+        size=(16, 16),
+    )  # fmt: skip
+    config = {
+        "model": model.model_dump(mode="json"),
+        "domains": {
+            "style": {"concepts": ["neon", "dots"], "hookpoints": [path], "judge": f"clip:{judge}"},
+            "object": {"concepts": ["cat", "moon"], "hookpoints": [path], "judge": f"clip:{judge}"},
+        },
+        "prompts": {"templates": {key: [f"{start} {{object}} in {{style}} style."] for key, start in SPLITS.items()}},
+        "train": {"steps": 5, "k": 4, "expansion": 2, "batch": 64, "inference": "threshold"},
+        "score": {"images": 2},
+        "tune": {
+            "concepts": ["neon"], "settings": {"saeuron": {"n": [8], "gamma": [-30.0]}}, "target_images": 2,
+            "retained_images": 2,
+        },
+        "evaluate": {"seeds": 1},
+    }  # fmt: skip
+    (tmp_path / "my.yaml").write_text(json.dumps(config))
+    done = run_here("run", tmp_path / "my.yaml", "-w", root, "--threads", "1")
+    assert done.code == 0, done.err + done.out
+
+    # What was captured are the rows of plain images with the same noise.
+    opened, pipe = Workspace.open(root), load_pipeline(folder)
+    (capture,) = opened.artifacts("capture")
+    (shard,) = (opened.folder(capture.id) / path).glob("*.tar")
+    with tarfile.open(shard) as tar:
+        stored = {m.name.split(".")[0]: np.load(io.BytesIO(tar.extractfile(m).read())) for m in tar if "npy" in m.name}  # type: ignore[union-attr]
+    prompts = [Prompt(f"A {o} in {s} style.", "train") for o in ("cat", "moon") for s in ("neon", "dots")]
+    assert {*stored} == {f"{prompt.id}_0000" for prompt in prompts}
+    for prompt in prompts:
+        noise, seen = initial_noise(0, [(prompt.id, 0)], latent_shape(pipe, model)), list[np.ndarray]()
+        with attached(pipe, readers={path: lambda step, x, _, to=seen: to.append(to_rows(x)[-1].numpy())}):  # type: ignore[misc]
+            sample(pipe, [prompt.text], noise, model)
+        # The batch was filled up to eight, which rounds differently.
+        np.testing.assert_allclose(stored[f"{prompt.id}_0000"], np.stack(seen), atol=2e-3, rtol=2e-3)
+
+    # The SAE is of this width, and the removal edits with its rows.
+    (sae,) = (SAE.load(opened.folder(m.id)) for m in opened.artifacts("sae"))
+    assert sae.info.width == 16 and sae.info.hookpoint == path
+    removal = Removal.load(root / "removals" / "neon.saeuron.safetensors")
+    assert [e.hookpoint for e in removal.edits] == [path]
+    query = "select metric, value, n from metrics where concept = 'neon' and method = 'saeuron' order by metric"
+    figures = json.loads(run_here("sql", query, "-w", root, "--format", "json").out)
+    assert {"UA", "IRA", "CRA"} <= {f["metric"] for f in figures} and all(0 <= f["value"] <= 1 for f in figures)
+
+    # `generate` draws the plain image beside the edited one.
+    out = tmp_path / "cat.png"
+    done = run_here("generate", "A cat in neon style.", "--remove", "neon", "-w", root, "--out", out, "--threads", "1")
+    assert done.code == 0, done.err
+    assert Image.open(out).width > Image.open(out).height
