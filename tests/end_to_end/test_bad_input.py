@@ -1,5 +1,7 @@
 """A user's mistakes: one line, exit code 2, before any model is loaded; the workspace stays as it was."""
 
+import json
+import shutil
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from saeuron.errors import WidthMismatch
 from saeuron.methods.removal import Removal
 from storage import Workspace
 from tests.end_to_end.process import TINY, Cli, ids, run_here
+from tests.saeuron.pipelines import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,11 @@ RUNS = {
         "expected 'canvas' or 'canvas20', a folder with a diffusers pipeline, or a hub id",
     ),
     "not a model": (settings(f"model.spec={Path(__file__).parent}"), "is not a diffusers pipeline"),
+    "size": (
+        settings("model.size=[32, 33]"),
+        "32 x 33 pixels (height, width) do not fit canvas20; its VAE and denoiser",
+    ),
+    "no size": (settings("model.size=0"), "model.size: expected a height and a width in pixels"),
     "device": (["--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
     "unknown device": (["--device", "gpu"], "device 'gpu' cannot be used here"),
     "dtype": (["--dtype", "float8"], "model.dtype: Input should be 'float32', 'float16' or 'bfloat16'"),
@@ -73,6 +81,48 @@ def test_a_hub_id_that_is_not_there(tmp_path: Path) -> None:
     done = run_here("run", TINY, "-w", tmp_path / "w", "--set", "model.spec=nobody/nothing")
     assert "nobody/nothing" in done.complaint and not (tmp_path / "w" / "artifacts").exists()
     assert done.code == 2
+
+
+FOLDERS = {
+    "no text encoder": "has no text encoder: its model_index.json names none, and StableDiffusionPipeline needs one",
+    "no folder of one": "has no text_encoder/config.json; expected the whole folder of a diffusers pipeline",
+    "only pickles": "has the weights of its unet only as .bin, a pickle, which is not loaded; load it yourself",
+    "no text-to-image": "has the class StableVideoDiffusionPipeline, which is not supported; expected StableDiffusion",
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_that_is_no_whole_pipeline(name: str, tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
+    index = json.loads((folder / "model_index.json").read_text())
+    match name:
+        case "no text encoder":
+            index["text_encoder"] = [None, None]
+        case "no folder of one":
+            shutil.rmtree(folder / "text_encoder")
+        case "only pickles":
+            (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(
+                folder / "unet" / "diffusion_pytorch_model.bin"
+            )
+        case _:
+            index["_class_name"] = "StableVideoDiffusionPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    done = run_here("run", TINY, "-w", tmp_path / "w", "--set", f"model.spec={folder}")
+    assert done.code == 2 and str(folder) in done.complaint and FOLDERS[name] in done.complaint, done.err
+    assert not (tmp_path / "w" / "artifacts").exists()
+
+
+def test_guidance_that_is_an_input_has_no_halves(tmp_path: Path) -> None:
+    folder = tiny.save("flux-dev", tmp_path / "model")
+    words = ["run", TINY, "-w", tmp_path / "w", *settings(f"model.spec={folder}", "model.size=16")]
+    done = run_here(*words, *settings("capture.half=unconditional"))
+    assert done.code == 2 and "capture.half is 'unconditional', but guidance is an input of" in done.complaint, done.err
+    for domain in ("style", "object"):
+        words += settings(
+            f"domains.{domain}.hookpoints=[transformer.transformer_blocks.0]", f"domains.{domain}.judge=none"
+        )
+    done = run_here(*words, *settings("method=negative_prompt"))
+    assert done.code == 2 and "where a negative prompt has no effect; take another method" in done.complaint, done.err
 
 
 def test_a_key_in_the_file(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_whole_path(name: str, judge: Path, server: Path, tmp_path: Path) ->
     assert sae.info.width == 16 and sae.info.hookpoint == path
     removal = Removal.load(root / "removals" / "neon.saeuron.safetensors")
     assert [e.hookpoint for e in removal.edits] == [path]
-    query = "select metric, value, n from metrics where concept = 'neon' and method = 'saeuron' order by metric"
+    query = "select metric, value from metrics where concept = 'neon' and method = 'saeuron' order by metric"
     figures = json.loads(run_here("sql", query, "-w", root, "--format", "json").out)
     assert {"UA", "IRA", "CRA"} <= {f["metric"] for f in figures} and all(0 <= f["value"] <= 1 for f in figures)
 
@@ -87,4 +87,5 @@ def test_the_whole_path(name: str, judge: Path, server: Path, tmp_path: Path) ->
     out = tmp_path / "cat.png"
     done = run_here("generate", "A cat in neon style.", "--remove", "neon", "-w", root, "--out", out, "--threads", "1")
     assert done.code == 0, done.err
-    assert Image.open(out).width > Image.open(out).height
+    with Image.open(out) as sheet:
+        assert sheet.width > sheet.height
