@@ -154,6 +154,9 @@ def tune(
     if "activations" in chosen.needs:
         target, others = tuning.learning_images(prompts, config, domain, concept, reference)
         evidence = replace(evidence, target=target, others=others)
+    if "prompts" in chosen.needs:
+        asked, retained = tuning.learning_prompts(prompts, config, domain, concept, reference)
+        evidence = replace(evidence, asked=asked, retained=retained)
     if "latents" in chosen.needs and not evidence.profiles:
         raise ConfigError(f"the method {method!r} needs SAEs and scores; give it what saeuron.score returns.")
     found = tuning.candidates(chosen, evidence, todo, {"model": str(getattr(pipe, "name_or_path", ""))})

@@ -56,12 +56,35 @@ def learning_images(
     """
     mine, others = _one_of_each_cell(prompts, "train", config, domain, concept, reference)
     if not mine or not others:
-        raise BadPrompts(
-            f"no training prompts ask for {domain} {concept!r} and for others beside it; "
-            "add templates or files with split 'train'."
-        )
+        raise BadPrompts(_NO_TRAINING.format(domain=domain, concept=concept))
     count = config.learning_images
     return spread(choose(mine, len(mine), config.seed), count), _stratified(others, count, config.seed)
+
+
+MOST_PROMPTS = 2000
+"""Prompts that a method learns from, of the concept and of the others, at most."""
+
+
+def learning_prompts(
+    prompts: Iterable[Prompt], config: TuneConfig, domain: str, concept: str, reference: Container[str]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Training prompts that ask for the concept, and those for others of its domain; a seeded sample of very many.
+
+    Raises:
+        BadPrompts: the prompt set has none of either.
+    """
+    found = {p.text: p for p in prompts if p.split == "train" and domain in p.concepts}.values()
+    mine = [p for p in found if p.concepts[domain] == concept]
+    others = [p for p in found if p.concepts[domain] != concept and p.concepts[domain] in reference]
+    if not mine or not others:
+        raise BadPrompts(_NO_TRAINING.format(domain=domain, concept=concept))
+    return choose(mine, MOST_PROMPTS, config.seed), choose(others, MOST_PROMPTS, config.seed)
+
+
+_NO_TRAINING = (
+    "no training prompts ask for {domain} {concept!r} and for others beside it; "
+    "add templates or files with split 'train'."
+)
 
 
 def _one_of_each_cell(

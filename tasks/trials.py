@@ -21,7 +21,7 @@ from saeuron.pages.pictures import picture_of, png_of
 from saeuron.profiles import profile
 from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE
-from saeuron.tuning import candidates, learning_images, validation_images
+from saeuron.tuning import candidates, learning_images, learning_prompts, validation_images
 from storage import Workspace
 from storage.dense import shards
 from storage.identity import artifact_id
@@ -72,7 +72,7 @@ class TrialsJob(Job):
     images_id: str
     """Which validation images are generated; empty where there is no judge to look at them."""
     learning_id: str = ""
-    """Which images the method learns from; empty where it needs none."""
+    """Which images and prompts the method learns from; empty where it needs none."""
     hookpoints: tuple[str, ...]
     saes: dict[str, str] = Field(default_factory=dict)
     """{hookpoint: SAE id}, for a method that edits latents."""
@@ -145,6 +145,9 @@ def _evidence(job: TrialsJob, pipe: Any, prompts: Sequence[Prompt]) -> Evidence:
     if "activations" in needs:
         target, others = learning_images(prompts, job.config, job.domain, job.concept, job.reference)
         optional |= {"pipe": pipe, "target": target, "others": others, "seed": job.config.seed}
+    if "prompts" in needs:
+        asked, retained = learning_prompts(prompts, job.config, job.domain, job.concept, job.reference)
+        optional |= {"pipe": pipe, "asked": asked, "retained": retained}
     return Evidence(job.concept, job.domain, job.hookpoints, job.config.half, model=job.model, **optional)
 
 

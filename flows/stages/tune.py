@@ -9,8 +9,9 @@ from flows.stages.score import SAEs, Scores, score_job
 from flows.stages.totals import totals
 from saeuron import methods
 from saeuron.config import RunConfig
+from saeuron.generation import requests
 from saeuron.judges import NONE
-from saeuron.tuning import learning_images, validation_images
+from saeuron.tuning import learning_images, learning_prompts, validation_images
 from tasks.engine import progress
 from tasks.engine.job import Made
 from tasks.engine.step import publish
@@ -115,7 +116,10 @@ def tune_job(
     learning: list[str] = []
     if "activations" in method.needs:
         learning = [images_id(part) for part in learning_images(prompts, config, domain, concept, reference)]
-    hookpoints = run.config.domains[domain].hookpoints if method.needs else ()
+    if "prompts" in method.needs:
+        told = learning_prompts(prompts, config, domain, concept, reference)
+        learning += [images_id(requests(part, 1)) for part in told]
+    hookpoints = run.config.domains[domain].hookpoints if method.needs & {"latents", "activations"} else ()
     candidates = method.candidates(method.told(run.config, domain))
     trials = TrialsJob(
         workspace=run.workspace,

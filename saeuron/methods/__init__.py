@@ -9,6 +9,9 @@
     controls.py         SAeUron's edit with an untrained SAE, a frozen decoder, or random latents
     supervised.py       take a concept's direction away where labels tell it is there, without an SAE
     steering.py         subtract the difference of mean activations, without an SAE
+    gates.py            an edit of latents in tiers, with a gate that decides by image or prompt
+    text/               edits of a text encoder's states
+    weights/            changes of weights: closed-form and trained edits
 
 A method of your own is a subclass of `Method`, made known by `saeuron.methods.register(MyMethod())` or by an entry
 point of the group `saeuron.methods`. docs/extending.md has the recipe.
@@ -33,6 +36,11 @@ BUILT_IN = {
     "frozen": "saeuron.methods.controls:Frozen",
     "random": "saeuron.methods.controls:Random",
     "supervised": "saeuron.methods.supervised:Supervised",
+    "itd": "saeuron.methods.text.itd:ItD",
+    "text_latents": "saeuron.methods.text.text_latents:TextLatents",
+    "text_direction": "saeuron.methods.text.text_direction:TextDirection",
+    "uce": "saeuron.methods.weights.uce:UCE",
+    "procrustes": "saeuron.methods.weights.procrustes:Procrustes",
 }
 """{name: module:class}, imported on first use."""
 _made: dict[str, "Method"] = {}

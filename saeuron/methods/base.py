@@ -11,10 +11,11 @@ from saeuron.errors import ConfigError, UnknownName
 from saeuron.generation import Request
 from saeuron.methods.removal import Part, Removal
 from saeuron.profiles import Profile
+from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import Dictionary
 
-Need = Literal["latents", "activations"]
+Need = Literal["latents", "activations", "prompts"]
 Settings = Mapping[str, Any]
 
 
@@ -35,15 +36,19 @@ class Evidence:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     """{hookpoint: statistics of the concept against its domain}. With `latents`."""
     pipe: Any = None
-    """The pipeline. With `activations`."""
+    """The pipeline. With `activations` or `prompts`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """How it is sampled."""
     target: Sequence[Request] = ()
     """Training images asked to show the concept. With `activations`."""
     others: Sequence[Request] = ()
     """Training images asked to show other concepts of the domain. With `activations`."""
+    asked: Sequence[Prompt] = ()
+    """Training prompts that ask for the concept. With `prompts`."""
+    retained: Sequence[Prompt] = ()
+    """Training prompts that ask for other concepts of the domain. With `prompts`."""
     seed: int = 0
-    """Seed of their noise."""
+    """Seed of the images' noise."""
 
 
 class Method(ABC):
@@ -52,7 +57,8 @@ class Method(ABC):
     name: ClassVar[str]
     """How a configuration calls it."""
     needs: ClassVar[frozenset[Need]] = frozenset()
-    """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images."""
+    """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images; `prompts`: the
+    pipeline and training prompts."""
     dictionary: ClassVar[Dictionary] = "trained"
     """With `latents`: which SAEs it is given. The run makes them."""
     like: ClassVar[str] = ""

@@ -1,13 +1,14 @@
 """A removal: what takes one concept out of a model while images are generated, and the file it lives in.
 
-A removal is made of parts. An `Edit` changes the output of one module; a `Call` adds arguments to the pipeline's call.
+A removal is made of parts. An `Edit` changes the output of one module; a `Call` adds arguments to the pipeline's call;
+a `Change` changes the pipeline itself, such as its weights, and takes that back.
 Methods differ in how they make parts; attaching, combining, scaling and saving are the same for all of them.
 """
 
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,15 @@ class Call(Part):
             for name, text in part.arguments.items():
                 joined.setdefault(name, []).append(text)
         return [cls({name: ", ".join(dict.fromkeys(texts)) for name, texts in joined.items()})], {}
+
+
+@dataclass(frozen=True, eq=False)
+class Change(Part):
+    """A change of the pipeline itself for as long as a context lasts."""
+
+    @abstractmethod
+    def changed(self, pipe: Any) -> AbstractContextManager[None]:
+        """Change the pipeline; at the end it is as it was, bit for bit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,10 +322,17 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
     device = device_of(pipe)
     editors: dict[str, list[Edit]] = {}
     call: dict[str, str] = {}
+    changes: list[Change] = []
     for part in parts:
         if isinstance(part, Edit):
             editors.setdefault(part.hookpoint, []).append(part.to(device))
         elif isinstance(part, Call):
             call |= part.arguments
-    with attached(pipe, editors={path: [partial(add_changes, group)] for path, group in editors.items()}):
+        elif isinstance(part, Change):
+            changes.append(part.to(device))
+    with ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(change.changed(pipe))
+        chains = {path: [partial(add_changes, group)] for path, group in editors.items()}
+        stack.enter_context(attached(pipe, editors=chains))
         yield Attached(call, overlap)

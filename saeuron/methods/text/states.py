@@ -1,0 +1,130 @@
+"""What prompts become: the states of a text encoder, and pairs of sentences that differ in one concept.
+
+Encoders are causal: from a concept's last token on, every state of a sentence may carry it, the padding included.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saeuron.errors import ConfigError
+from saeuron.hooks import Step, attached, hookpoints
+from saeuron.methods.base import Evidence
+from saeuron.pipelines import family_of
+
+BATCH = 128
+"""Prompts that are encoded at once."""
+SENTENCES = 200
+"""Of a concept, that counterparts are made of, at most."""
+OTHERS = "others"
+"""As `toward`: the other concepts of the domain, in place of one text."""
+
+
+def embeddings(pipe: Any, texts: Sequence[str]) -> Tensor:
+    """What the denoiser is told of prompts, float32 [P, L, D], on the CPU."""
+    found = []
+    for start in range(0, len(texts), BATCH):
+        with torch.no_grad():
+            given = family_of(pipe).encode_prompt(pipe, texts[start : start + BATCH])["encoder_hidden_states"]
+        # Of a guided pipeline the unconditional rows come first.
+        found.append(given[-len(texts[start : start + BATCH]) :].float().cpu())
+    return torch.cat(found)
+
+
+def rows(pipe: Any, texts: Sequence[str], hookpoint: str) -> Tensor:
+    """A text encoder's states at a hookpoint, float32 [P, L, D], on the CPU."""
+    seen: list[Tensor] = []
+
+    def read(step: Step, output: Tensor, source: Tensor | None) -> None:
+        del source
+        if len(mine := step.half(output, "conditional")):
+            seen.append(mine.detach().float().cpu())
+
+    with attached(pipe, readers={hookpoint: read}):
+        for start in range(0, len(texts), BATCH):
+            with torch.no_grad():
+                family_of(pipe).encode_prompt(pipe, texts[start : start + BATCH])
+    return torch.cat(seen)
+
+
+def layer(pipe: Any, number: int) -> str:
+    """The hookpoint of a layer of the first text encoder; negative numbers count from the last.
+
+    Raises:
+        ConfigError: it has no such layer.
+    """
+    root = family_of(pipe).text_roots[0]
+    found = [path for path in hookpoints(pipe) if re.fullmatch(rf"{root}\..*\blayers\.\d+", path)]
+    if number < 0 < len(found):
+        # A model with fewer layers has its first in the place of those.
+        return found[max(number, -len(found))]
+    if not 0 <= number < len(found):
+        raise ConfigError(f"layer holds {number}; the text encoder has {len(found)}, 0 to {len(found) - 1}.")
+    return found[number]
+
+
+def renamed(text: str, concept: str, other: str) -> str | None:
+    """The sentence with another word in place of a concept; None if it does not name it."""
+    changed, times = re.subn(rf"(?<!\w){re.escape(concept)}(?!\w)", lambda _: other, text, flags=re.IGNORECASE)
+    return changed if times else None
+
+
+def counterparts(evidence: Evidence, toward: str, most: int = 4) -> list[tuple[str, list[str]]]:
+    """(sentence that names the concept, the same with other words in its place): with `toward`, or the names of `most`
+    other concepts.
+
+    Raises:
+        ConfigError: no training prompt has the concept's name in it.
+    """
+    names = sorted({p.concepts[evidence.domain] for p in evidence.retained})
+    found = []
+    for prompt in evidence.asked[:SENTENCES]:
+        words = [toward]
+        if toward == OTHERS:
+            turn = sum(prompt.id.encode()) % len(names)
+            words = (names[turn:] + names[:turn])[:most]
+        changed = [t for word in words if (t := renamed(prompt.text, evidence.concept, word)) is not None]
+        if changed:
+            found.append((prompt.text, changed))
+    if not found:
+        raise ConfigError(
+            f"no training prompt has the name {evidence.concept!r} in it, so this method cannot tell which words to "
+            "change; add such prompts, or take a method that learns from images."
+        )
+    return found
+
+
+def tokens(pipe: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of prompts as the first text encoder reads them, start and end included."""
+    found: list[list[int]] = pipe.tokenizer(
+        list(texts), truncation=True, max_length=pipe.tokenizer.model_max_length
+    ).input_ids
+    return found
+
+
+def last_difference(one: Sequence[int], two: Sequence[int]) -> tuple[int, int]:
+    """The place of the last token that is not the same in two sentences which end alike, in each."""
+    same = 0
+    while same < min(len(one), len(two)) and one[-1 - same] == two[-1 - same]:
+        same += 1
+    return len(one) - same - 1, len(two) - same - 1
+
+
+def pairs(pipe: Any, found: Sequence[tuple[str, list[str]]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(states of a sentence from the concept's last token on [P, D], the mean of its counterparts' at the same
+    distance from theirs [P, D]).
+    """
+    texts = list(dict.fromkeys(t for text, others in found for t in (text, *others)))
+    states, ids = (
+        dict(zip(texts, embeddings(pipe, texts), strict=True)),
+        dict(zip(texts, tokens(pipe, texts), strict=True)),
+    )
+    for text, others in found:
+        ends = [last_difference(ids[text], ids[other]) for other in others]
+        # To the shortest end: counterparts of other lengths leave less padding.
+        length = min(len(states[text]) - max(i, j) for i, j in ends)
+        mine = states[text][ends[0][0] :][:length]
+        yield mine, torch.stack([states[o][j:][:length] for o, (_, j) in zip(others, ends, strict=True)]).mean(0)

@@ -1,0 +1,108 @@
+"""Changes of weights: what a removal adds to them while it is attached.
+
+    WeightMap     W' = W (I + up down)      the weight reads x + down^T (up^T x) in place of x
+    WeightDelta   W' = W + up down
+
+Both are of low rank, so that a removal is small. The old tensors are put back at the end, and so every bit of them.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from saeuron.errors import UnknownName
+from saeuron.hooks import hookpoints
+from saeuron.methods.removal import Change
+from saeuron.sae.autoencoder import check_width
+
+
+@dataclass(frozen=True, eq=False)
+class WeightChange(Change):
+    """A change of the weights of some linear layers."""
+
+    layers: tuple[str, ...]
+    """Dotted paths from the pipeline."""
+    up: Tensor
+    """float32 [rows, r]."""
+    down: Tensor
+    """float32 [r, D]."""
+
+    def __post_init__(self) -> None:
+        # A file gives a list.
+        object.__setattr__(self, "layers", tuple(self.layers))
+
+    @abstractmethod
+    def new(self, weight: Tensor) -> Tensor:
+        """The changed weight, float32 [O, D] of float32 [O, D]."""
+
+    def scaled(self, strength: float) -> Self:
+        """The change times `strength`."""
+        return replace(self, up=strength * self.up)
+
+    @contextmanager
+    def changed(self, pipe: Any) -> Iterator[None]:
+        """See `Change`; a precision other than float32 is rounded once."""
+        known = {path: module for path, module in hookpoints(pipe).items() if isinstance(module, nn.Linear)}
+        for path in self.layers:
+            if path not in known:
+                raise UnknownName("linear layer", path, known)
+        old: list[tuple[Tensor, Tensor]] = []
+        try:
+            for path in self.layers:
+                weight = known[path].weight
+                old.append((weight, weight.data))
+                weight.data = self.of(path, weight.data)
+            yield
+        finally:
+            for weight, data in reversed(old):
+                weight.data = data.to(weight.device)
+
+    def of(self, path: str, weight: Tensor) -> Tensor:
+        """The changed weight of a layer, in its own precision and on its own device."""
+        check_width(self.down.shape[1], weight.shape[1], f"the removal at {path}")
+        moved = self.to(weight.device)
+        return moved.new(weight.float()).to(weight.dtype)
+
+    @classmethod
+    def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
+        """The changes of the same layers add up; each is computed from the model's own weights."""
+        groups: dict[tuple[str, ...], list[Self]] = {}
+        for part in parts:
+            groups.setdefault(part.layers, []).append(part)
+        made = [
+            replace(g[0], up=torch.cat([p.up for p in g], 1), down=torch.cat([p.down for p in g]))
+            for g in groups.values()
+        ]
+        return made, {}
+
+
+@dataclass(frozen=True, eq=False)
+class WeightMap(WeightChange):
+    """W' = W + (W up) down; the same map for every layer, whatever it gives: `up` is [D, r]."""
+
+    kind: ClassVar[str] = "weight_map"
+
+    def new(self, weight: Tensor) -> Tensor:
+        return weight + (weight @ self.up) @ self.down
+
+
+@dataclass(frozen=True, eq=False)
+class WeightDelta(WeightChange):
+    """W' = W + up down; `up` is [O, r]."""
+
+    kind: ClassVar[str] = "weight_delta"
+
+    def new(self, weight: Tensor) -> Tensor:
+        return weight + self.up @ self.down
+
+
+def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The nearest up [O, r] down [r, D] of a matrix [O, D], float32; r is `rank`, or less where less is exact."""
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    r = max(1, min(rank, int((s > 1e-7 * s[0]).sum())))
+    return (u[:, :r] * s[:r]).float(), v[:r].float().contiguous()
