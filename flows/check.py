@@ -23,13 +23,16 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     _check_halves(config)
     size = config.model.size or models.image_size(config.model.spec)
     for name, domain in config.domains.items():
-        judges.check(domain.judge, name, domain.concepts, domain.judge_templates, size)
+        judges.check(domain.judge, name, domain.concepts, domain.judge_templates, size, domain.judge_labels)
     _check_methods(config)
     known = [c for d in config.domains.values() for c in d.concepts]
-    for place, names in (("tune", config.tune.concepts), ("controls", config.controls.concepts)):
+    also = tuple(config.prompts.also)
+    for place, names in (("tune", config.tune.concepts), ("controls", config.controls.concepts), ("prompts", also)):
         for concept in names or ():
             if concept not in known:
-                raise UnknownName("concept", concept, known, f"({place}.concepts)")
+                raise UnknownName(
+                    "concept", concept, known, f"({place}.{'also' if place == 'prompts' else 'concepts'})"
+                )
     if config.tune.concepts is not None:
         for concept in {*(config.controls.concepts or ())} - {*config.tune.concepts}:
             raise ConfigError(
@@ -133,8 +136,16 @@ def check_added(concept: ConceptConfig, config: RunConfig) -> None:
         raise ConfigError(
             f"concept {concept.name!r} is part of the configuration already (in {domain}); nothing to add."
         )
-    domain_config = config.domains[concept.domain]
-    judges.check(domain_config.judge, concept.domain, (concept.name,), domain_config.judge_templates)
+    domain_config = concept.judged(config.domains[concept.domain])
+    size = models.image_size(config.model.spec)
+    judges.check(
+        domain_config.judge,
+        concept.domain,
+        (*domain_config.concepts, concept.name),
+        domain_config.judge_templates,
+        size,
+        domain_config.judge_labels,
+    )
     templates = concept.templates or config.prompts.templates
     crossed = domain_config.score_on == "crossed"
     for split in ("train", "validation", "test"):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands import concept, removal, sae, sae_report
+from flows.commands import concept, concept_new, removal, sae, sae_report, unlearncanvas
 from flows.commands.bench import bench
 from flows.commands.deploy import deploy
 from flows.commands.diff import diff
@@ -54,10 +54,12 @@ def saeuron(
 
 for command in (run, evaluate, bench, remove, report, runs, sql, generate, status, verify, gc, diff, deploy):
     app.command()(command)
+concept.app.command("new")(concept_new.concept_new)
 app.add_typer(concept.app, name="concept")
 sae.app.command("report")(sae_report.report)
 sae.app.command("prove")(sae_report.prove)
 app.add_typer(sae.app, name="sae")
+app.add_typer(unlearncanvas.app, name="unlearncanvas")
 app.add_typer(sae_report.latents, name="latent")
 # The old name of `latent`, kept for one release.
 app.add_typer(sae_report.latents, name="feature", hidden=True)

@@ -90,8 +90,31 @@ def _figures(result: Mapping[str, Any]) -> list[str]:
     lines += [
         "Percent, on test prompts; mean: (UA + IRA + CRA) / 3.",
         "In brackets: the unedited model, on the same prompts and seeds.",
-        "",
     ]
+    return [*lines, *map(text.filled, _kept(result)), ""]
+
+
+def _kept(result: Mapping[str, Any]) -> list[str]:
+    """One line for each domain, method and figure of quality, means over removals; detections of all of them summed."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for e in result["evaluations"]:
+        for q in e.get("quality", ()):
+            groups.setdefault((e["domain"], e["method"], q["metric"], q["extractor"]), []).append(q)
+    lines = []
+    for (domain, method, metric, extractor), found in groups.items():
+
+        def mean(name: str, found: list[Mapping[str, Any]] = found) -> float:
+            return sum(q[name] for q in found) / len(found)
+
+        if metric == "Frechet distance":
+            floor = "" if any(q["control"] is None for q in found) else f"; two seeds unedited {mean('control'):.3g}"
+            said = f"from unedited images {mean('value'):.3g}{floor} (n {found[0]['n']}, {extractor})"
+        elif metric == "CLIP score":
+            said = f"{mean('value'):.1f} (unedited {mean('unedited'):.1f}; n {found[0]['n']}, {extractor})"
+        else:
+            after, before = (sum(int(q[name]) for q in found) for name in ("value", "unedited"))
+            said = f"{after} found (unedited {before})"
+        lines.append(f"{domain} by {method}: {metric} {said}")
     return lines
 
 

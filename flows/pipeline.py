@@ -6,6 +6,7 @@ from typing import Any, cast, get_args
 from flows import runners
 from flows.environment import server_address
 from flows.run import Run
+from flows.stages.calibrate import calibrate
 from flows.stages.capture import capture
 from flows.stages.compare import compare, wanted_of
 from flows.stages.evaluate import evaluate
@@ -132,6 +133,7 @@ def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
         captured = capture(run, sets[""])
         saes = {dictionary: train(run, captured, dictionary) for dictionary in dictionaries}
         scores = score(run, sets, saes)
+    calibrate(run, removed, sets)
     removals = tune(run, removed, sets, saes, scores)
     evaluations = evaluate(run, removals)
     comparisons = compare(run, evaluations)

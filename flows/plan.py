@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from flows.pipeline import stages
 from flows.run import Run, Sought
@@ -39,6 +39,7 @@ class Planned:
 class Plan(Run):
     """A run whose steps only note what they would make. It reads manifests alone and writes nothing."""
 
+    planning: ClassVar[bool] = True
     planned: dict[str, Planned] = field(default_factory=dict)
     before: dict[str, list[Manifest]] = field(default_factory=dict)
     """{stage: its artifacts that are there}."""

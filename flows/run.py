@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from saeuron import judges
-from saeuron.config import RunConfig
+from saeuron.config import DomainConfig, RunConfig
 from saeuron.pipelines.loading import identity
 from storage import Workspace
 from storage.errors import StorageError
@@ -44,7 +44,7 @@ class Run:
     roster: Roster = field(default_factory=Roster)
     """The concepts that were added to the workspace, and those that were dropped."""
     judge_ids: dict[str, str] = field(default_factory=dict)
-    """{domain: identity of its judge, a hash of its content}."""
+    """{domain: identity of its judge, a hash of its content}; `domain/concept` for a concept with its own judge."""
     made: dict[str, Made] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds that each artifact took in this run, shards included."""
@@ -56,6 +56,8 @@ class Run:
     """Number of workers."""
     known: dict[str, list[Manifest]] = field(default_factory=dict)
     """{stage: its artifacts}, filled by `earlier`."""
+    planning: ClassVar[bool] = False
+    """Whether steps are only noted: nothing can be read of what they would make."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Guards bookkeeping and task submission; the first submission starts the cluster."""
 
@@ -64,10 +66,11 @@ class Run:
         """A run of `config` with the concepts of the workspace."""
         roster, model_id = Roster.of(workspace, config), identity(config.model.spec)
         # A judge that cannot be loaded is an error before anything is made.
-        judge_ids = {
-            name: judges.create(domain.judge, name, domain.judge_templates).identity
-            for name, domain in config.domains.items()
-        }
+        judge_ids = {name: judges.of_domain(name, domain).identity for name, domain in config.domains.items()}
+        for added in roster.added:
+            if added.judge:
+                own = judges.of_domain(added.domain, added.judged(config.domains[added.domain]))
+                judge_ids[f"{added.domain}/{added.name}"] = own.identity
         return cls(config, workspace.root, model_id, device, roster, judge_ids)
 
     def step(self, task: Step, job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None) -> Made:
@@ -243,10 +246,17 @@ class Run:
         record = self.added_as(concept)
         return record.domain if record else self.config.domain_of(concept)
 
-    @property
-    def unjudged(self) -> tuple[str, ...]:
-        """The domains that have no judge."""
-        return tuple(domain for domain, d in self.config.domains.items() if d.judge == judges.NONE)
+    def unjudged(self, concept: str) -> tuple[str, ...]:
+        """The domains that have no judge when a concept is removed."""
+        return tuple(domain for domain, d in self._judged(concept).items() if d.judge == judges.NONE)
+
+    def _judged(self, concept: str) -> dict[str, DomainConfig]:
+        """The domains as the removal of a concept is judged: an added concept may have a judge of its own."""
+        record = self.added_as(concept)
+        domains = dict(self.config.domains)
+        if record:
+            domains[record.domain] = record.judged(domains[record.domain])
+        return domains
 
     def judges(self, concept: str) -> dict[str, DomainJudge]:
         """{domain: its judge and labels} for the removal of a concept; domains without a judge are left out.
@@ -261,11 +271,12 @@ class Run:
             d: DomainJudge(
                 spec=config.judge,
                 templates=config.judge_templates,
-                id=self.judge_ids[d],
-                labels=judges.choices(judges.create(config.judge, d, config.judge_templates), concepts[d]),
+                renamed=tuple(sorted(config.judge_labels.items())),
+                id=self.judge_ids.get(f"{d}/{concept}", self.judge_ids[d]),
+                labels=judges.choices(judges.of_domain(d, config), concepts[d]),
             )
-            for d, config in self.config.domains.items()
-            if d not in self.unjudged
+            for d, config in self._judged(concept).items()
+            if config.judge != judges.NONE
         }
 
     def added_as(self, concept: str) -> Added | None:

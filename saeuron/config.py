@@ -7,7 +7,7 @@ Devices and folders are arguments, and `RunnerConfig`, where tasks run, belongs 
 from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, field_validator, model_serializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_serializer, model_validator
 
 from saeuron.sae.config import Config, SAEConfig
 
@@ -34,6 +34,14 @@ def _name(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 """A concept's name: any text without blanks around it."""
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Labels = Annotated[tuple[str, ...], BeforeValidator(_several), Field(min_length=1)]
+"""One text, or several."""
 
 
 class ModelConfig(Config):
@@ -90,11 +98,14 @@ class DomainConfig(Config):
     """{method: {setting: values}} to try for this domain, in place of those in `tune.settings`: what is a mild
     setting differs between hookpoints."""
     judge: str = "canvas"
-    """Judge of this domain: `canvas` or `canvas20` (for images of the model so named), `clip:MODEL` with a folder or
-    hub id of a CLIP or SigLIP, or `none` (metrics are then null, and settings are not searched)."""
+    """Judge of this domain: `canvas` or `canvas20` (for images of the model so named), `clip:MODEL` or
+    `classifier:MODEL` with a folder or hub id, `unlearncanvas:FOLDER`, `nudenet`, or `none` (metrics are then null, and
+    settings are not searched)."""
     judge_templates: tuple[str, ...] = ()
     """Sentences with the placeholder {label} that `clip` compares images with, such as `a picture in {label} style`;
     empty: `a photo of a {label}`."""
+    judge_labels: dict[str, Labels] = Field({})
+    """{concept: what the judge calls it}, a label or several, where that is not the concept's name."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -111,6 +122,8 @@ class PromptsConfig(Config):
     """Sentences with `{domain}` placeholders; each is filled with every combination of the concepts it names."""
     files: tuple[str, ...] = ()
     """CSV, JSONL, Parquet or text files with more prompts (columns: text, split, and one per domain)."""
+    also: dict[str, tuple[Name, ...]] = Field({})
+    """{concept: other words for it}: a template that names it is filled with these as well."""
 
 
 class CaptureConfig(Config):
@@ -228,8 +241,28 @@ class ConceptConfig(Config):
     """Name, as used in prompts."""
     domain: str
     """The domain it joins."""
+    also: tuple[Name, ...] = ()
+    """Other words for it, synonyms: each template is filled with these as well."""
     templates: dict[Split, tuple[str, ...]] | None = None
     """Sentences with `{domain}` placeholders; None: those of the run."""
+    judge: str = ""
+    """Who judges the removal of this concept in its domain, as `domains.NAME.judge` names it; empty: the domain's
+    judge. A judge that takes any labels, such as `clip:MODEL`, knows a concept that no classifier was trained for."""
+    judge_templates: tuple[str, ...] = ()
+    """With `judge`: sentences with the placeholder {label}."""
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        if (name := twice((self.name, *self.also))) is not None:
+            raise ValueError(f"{name!r} is named twice; name and also give each word once")
+        return self
+
+    def judged(self, domain: DomainConfig) -> DomainConfig:
+        """The domain as the removal of this concept is judged."""
+        if not self.judge:
+            return domain
+        own = {"judge": self.judge, "judge_templates": self.judge_templates, "judge_labels": {}}
+        return domain.model_copy(update=own)
 
 
 class RunnerConfig(Config):

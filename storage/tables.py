@@ -118,6 +118,26 @@ JUDGEMENTS = View(
         Column("score", "DOUBLE", "1", "confidence of the judge, 0 to 1"),
     ),
 )
+DETECTIONS = View(
+    name="detections",
+    key="judgements_id",
+    key_meaning="the artifact of a detecting judge, see judgements",
+    file="detections.parquet",
+    columns=(
+        Column("image_set_id", "VARCHAR", "", "the images, see images"),
+        Column("key", "VARCHAR", "", "the image, within its set"),
+        _PROMPT,
+        Column("image_index", "INTEGER", "index", "which image of the prompt, from 0"),
+        DOMAIN,
+        Column("judge", "VARCHAR", "", "who judged, as configured"),
+        Column("part", "VARCHAR", "", "what was found, in the detector's words, such as FACE_FEMALE"),
+        Column("score", "DOUBLE", "1", "confidence of the detector; no threshold is applied"),
+        Column("x", "INTEGER", "pixels", "left edge"),
+        Column("y", "INTEGER", "pixels", "upper edge"),
+        Column("width", "INTEGER", "pixels", "from left to right"),
+        Column("height", "INTEGER", "pixels", "from top to bottom"),
+    ),
+)
 METRICS = View(
     name="metrics",
     key="evaluation_id",
@@ -139,6 +159,8 @@ METRICS = View(
         Column("image_set", "VARCHAR", "", "the images it is over, in words"),
         SPLIT,
         Column("removal_id", "VARCHAR", "", "the removal, see removals"),
+        Column("judge", "VARCHAR", "", "who judged, as configured; null: nobody"),
+        Column("judge_id", "VARCHAR", "", "the judge by its content: hash of weights, threshold, preprocessing"),
     ),
 )
 _REMOVED = (
@@ -187,6 +209,23 @@ CONFUSION = View(
         Column("seen", "VARCHAR", "", "what the judge sees"),
         Column("n", "BIGINT", "images", "images with the removal"),
         Column("n_unedited", "BIGINT", "images", "the same of the unedited model"),
+    ),
+)
+QUALITY = View(
+    name="quality",
+    key="evaluation_id",
+    file="quality.parquet",
+    columns=(
+        *_REMOVED,
+        Column("metric", "VARCHAR", "", "Frechet distance, CLIP score, or PART at THRESHOLD: detections of a part"),
+        Column("extractor", "VARCHAR", "", "what it was measured with, by content"),
+        Column("value", "DOUBLE", "metric", "with the removal; of Frechet distance: from the same images unedited"),
+        Column("unedited", "DOUBLE", "metric", "of the unedited model; null for a distance"),
+        Column(
+            "control", "DOUBLE", "metric", "Frechet distance of two seeds' unedited images: what chance alone makes"
+        ),
+        Column("n", "BIGINT", "images", "images on either side"),
+        Column("image_set", "VARCHAR", "", "the images it is over, in words"),
     ),
 )
 COMPARISONS = View(
@@ -278,8 +317,8 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "sae": (SAES,),
     "removal": (REMOVAL_LATENTS, GRID),
     "images": (IMAGES,),
-    "judgements": (JUDGEMENTS,),
-    "evaluation": (METRICS, EVALUATIONS, DAMAGE, CONFUSION),
+    "judgements": (JUDGEMENTS, DETECTIONS),
+    "evaluation": (METRICS, EVALUATIONS, DAMAGE, CONFUSION, QUALITY),
     "pictures": (PICTURES,),
     "comparison": (COMPARISONS,),
     "proof": (DICTIONARY,),

@@ -51,7 +51,7 @@ def subject(name: str, concept: str | None, config: RunConfig) -> Subject:
         loading.check(path)
         size = loading.image_size(path)
         for domain, about in config.domains.items():
-            judges.check(about.judge, domain, about.concepts, about.judge_templates, size)
+            judges.check(about.judge, domain, about.concepts, about.judge_templates, size, about.judge_labels)
         return Subject(*_named(concept, config), str(path.absolute()), lambda pipe: nullcontext())
     if path.suffix == ".safetensors" or path.is_file():
         removal = _load(path)
@@ -109,7 +109,7 @@ def outside(
     prompts, which = build(config.prompts, config.domains), (subject.domain, subject.concept)
     images = evaluation.images(prompts, config.evaluate, which)
     watching = {
-        domain: judges.create(about.judge, domain, about.judge_templates, device)
+        domain: judges.of_domain(domain, about, device)
         for domain, about in config.domains.items()
         if about.judge != judges.NONE
     }

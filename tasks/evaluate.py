@@ -1,19 +1,24 @@
 """The figures of one removal, from the images with it and without."""
 
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from saeuron.config import VerdictConfig
+from saeuron.figures import quality as figures_of_quality
 from saeuron.figures import verdict
 from saeuron.figures.damage import confusion, damage
 from saeuron.figures.metrics import evaluate as figures
 from saeuron.figures.metrics import summary
+from saeuron.figures.quality import Quality
 from storage.declared import View
-from storage.tables import CONFUSION, DAMAGE, METRICS, SHIPPED, table, write_table
+from storage.tables import CONFUSION, DAMAGE, DETECTIONS, METRICS, QUALITY, SHIPPED, read_table, table, write_table
 from tasks import images, judge
+from tasks import prompts as prompt_sets
 from tasks.engine.job import Clock, Job, Made, Summary, commit
+from tasks.engine.judge import DomainJudge
 from tasks.engine.step import step
 
 
@@ -43,6 +48,20 @@ class Harmed(BaseModel):
     n: int
 
 
+class Kept(BaseModel):
+    """One figure of what stayed as it was; `storage.tables.QUALITY` says what each field means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    extractor: str
+    value: float
+    unedited: float | None
+    control: float | None
+    n: int
+    image_set: str
+
+
 class EvaluationSummary(Summary):
     """The figures of one removal on test images."""
 
@@ -60,6 +79,8 @@ class EvaluationSummary(Summary):
     """Worst first."""
     others: int
     """Other concepts that were judged with and without the removal."""
+    quality: tuple[Kept, ...] = ()
+    """How far pictures that do not ask for the concept moved, and what a detecting judge found."""
     images: int
 
 
@@ -67,7 +88,7 @@ class EvaluateJob(Job):
     """One removal's metrics."""
 
     stage: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = EvaluationSummary
     views: ClassVar[tuple[View, ...]] = SHIPPED["evaluation"]
@@ -88,6 +109,8 @@ class EvaluateJob(Job):
     seeds: int
     verdict: VerdictConfig
     """Thresholds."""
+    judges: dict[str, DomainJudge] = Field({})
+    """{domain: who judged}."""
 
     def show(self, made: Made) -> None:
         from tasks.engine import page
@@ -95,14 +118,18 @@ class EvaluateJob(Job):
         page.show_figures(self, made)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity, "judges": {domain: judge.identity for domain, judge in self.judges.items()}}
+
+    @property
     def reads(self) -> dict[str, tuple[str, ...]]:
         judgements = (name for names in self.judgements.values() for name in names)
-        return dict.fromkeys((*self.edited, *self.unedited), (images.INDEX,)) | dict.fromkeys(judgements, ())
+        return dict.fromkeys((*self.edited, *self.unedited, *judgements), ())
 
 
 @step("evaluate")
 def evaluate(job: EvaluateJob) -> Made:
-    """Compute figures, damage and verdict; write `metrics.parquet`, `damage.parquet` and `confusion.parquet`."""
+    """Compute figures, damage, quality and verdict; write a table of each."""
     clock = Clock()
     workspace = job.open
     edited, plain = (
@@ -115,10 +142,15 @@ def evaluate(job: EvaluateJob) -> Made:
     word, reason = verdict.verdict(metrics, harms, job.verdict)
     about = {"removal_id": job.removal_id, "concept": job.concept, "method": job.method}
     common = {**about, "domain": job.domain, "seeds": job.seeds, "split": "test"}
-    write_table(job.folder / METRICS.file, table([{**common, **asdict(m)} for m in metrics], METRICS))
+    by = {domain: {"judge": judge.spec, "judge_id": judge.id} for domain, judge in job.judges.items()}
+    nobody = {"judge": None, "judge_id": None}
+    rows = [{**asdict(m), **common, **by.get(m.domain, nobody)} for m in metrics]
+    write_table(job.folder / METRICS.file, table(rows, METRICS))
     write_table(job.folder / DAMAGE.file, table([{**about, **asdict(d)} for d in harms], DAMAGE))
     seen = confusion(edited, unedited)
     write_table(job.folder / CONFUSION.file, table([{**about, **asdict(c)} for c in seen], CONFUSION))
+    kept = quality(job)
+    write_table(job.folder / QUALITY.file, table([{**about, **asdict(q)} for q in kept], QUALITY))
     fields = Harmed.model_fields
     shown = EvaluationSummary(
         domain=job.domain,
@@ -130,6 +162,7 @@ def evaluate(job: EvaluateJob) -> Made:
         metrics={m.metric: Value(value=m.value, unedited=m.unedited, low=m.low, high=m.high) for m in metrics},
         harmed=tuple(Harmed(**{name: getattr(d, name) for name in fields}) for d in harms if d.certain),
         others=len(harms),
+        quality=tuple(Kept(**{name: getattr(q, name) for name in Kept.model_fields}) for q in kept),
         images=len(edited),
     )
     inputs = {
@@ -139,3 +172,89 @@ def evaluate(job: EvaluateJob) -> Made:
         "judgements": sorted({name for names in job.judgements.values() for name in names}),
     }
     return commit(job, inputs, shown, clock)
+
+
+def quality(job: EvaluateJob) -> list[Quality]:
+    """Frechet distance and CLIP score of images that do not ask for the concept; counts of detected parts in all."""
+    found: list[Quality] = []
+    # The concept's own judge first: one extractor is enough.
+    order = sorted(job.judges, key=lambda domain: domain != job.domain)
+    watching: list[Any] = [job.judges[domain].loaded(domain, job.device) for domain in order]
+    retained = f"not asked to show {job.concept}"
+    if who := next((w for w in watching if hasattr(w, "features")), None):
+        how = who.features
+        edited, plain = _each(job, lambda rows, pictures: how(pictures))
+        found += figures_of_quality.distance(edited, plain, who.extractor, retained)
+    if who := next((w for w in watching if hasattr(w, "agreement")), None):
+        fit, texts = who.agreement, _texts(job)
+        edited, plain = _each(job, lambda rows, pictures: fit(pictures, [texts[row["prompt_id"]] for row in rows]))
+        if edited:
+            after, before = (sum(map(float, of.values())) / len(of) for of in (edited, plain))
+            found.append(Quality("CLIP score", who.extractor, after, before, None, len(edited), retained))
+    for domain, who in zip(order, watching, strict=True):
+        if thresholds := getattr(who, "thresholds", ()):
+            found += _detected(job, domain, thresholds)
+    return found
+
+
+Of = dict[figures_of_quality.Key, Any]
+
+
+def _each(job: EvaluateJob, of: Callable[[list[images.Row], Any], Iterable[Any]]) -> tuple[Of, Of]:
+    """{image: what `of` makes of it}, of edited images that do not ask for the concept, and of the same unedited."""
+    edited = _made(job, job.edited, of, None)
+    return edited, _made(job, job.unedited, of, edited.keys())
+
+
+def _made(
+    job: EvaluateJob,
+    image_sets: Iterable[str],
+    of: Callable[[list[images.Row], Any], Iterable[Any]],
+    wanted: Collection[figures_of_quality.Key] | None,
+) -> Of:
+    found: Of = {}
+    for image_set in image_sets:
+        rows = [row for row in images.index(job.open, image_set) if dict(row["asked"]).get(job.domain) != job.concept]
+        rows = [row for row in rows if wanted is None or (row["prompt_id"], row["image_index"]) in wanted]
+        for batch, pictures in images.batches(job.open, image_set, rows):
+            keys = [(row["prompt_id"], row["image_index"]) for row in batch]
+            found |= dict(zip(keys, of(batch, pictures), strict=True))
+    return found
+
+
+def _texts(job: EvaluateJob) -> dict[str, str]:
+    """{prompt id: its text} of the images' prompt sets."""
+    sets = sorted({job.open.manifest(image_set).inputs["prompts"] for image_set in job.edited})
+    return {p.id: p.text for prompts_id in sets for p in prompt_sets.read(job.open, prompts_id)}
+
+
+def _detected(job: EvaluateJob, domain: str, thresholds: Sequence[float]) -> list[Quality]:
+    """How often each part is found, on images asked to show the concept and on the others."""
+    keys = {
+        (row["prompt_id"], row["image_index"]): dict(row["asked"]).get(job.domain) == job.concept
+        for image_set in job.edited
+        for row in images.index(job.open, image_set)
+    }
+    found: list[Quality] = []
+    for target, said in ((True, f"asked to show {job.concept}"), (False, f"not asked to show {job.concept}")):
+        mine = {key for key, asks in keys.items() if asks == target}
+        after, before = (_parts(job, domain, image_sets, mine) for image_sets in (job.edited, job.unedited))
+        found += figures_of_quality.counts(after, before, thresholds, job.judges[domain].id, len(mine), said)
+    return found
+
+
+def _parts(
+    job: EvaluateJob, domain: str, image_sets: Iterable[str], keys: Collection[figures_of_quality.Key]
+) -> list[tuple[str, float]]:
+    """(part, confidence) of everything detected on some images."""
+    rows = [
+        row
+        for image_set in image_sets
+        for name in job.judgements[image_set]
+        for row in read_table(job.open.whole(name, DETECTIONS.file) / DETECTIONS.file).to_pylist()
+    ]
+    return [
+        (row["part"], row["score"])
+        for row in rows
+        if row["domain"] == domain and (row["prompt_id"], row["image_index"]) in keys
+    ]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from saeuron.figures.metrics import Judged
 from storage import Workspace
 from storage.declared import View
-from storage.tables import JUDGEMENTS, read_table, table, write_table
+from storage.tables import DETECTIONS, JUDGEMENTS, read_table, table, write_table
 from tasks import images
 from tasks.engine import progress
 from tasks.engine.job import Clock, Job, Made, Summary, commit
@@ -19,6 +19,8 @@ class JudgeSummary(Summary):
 
     domain: str
     judge: str
+    judge_id: str
+    """The judge by its content: weights, thresholds, preprocessing."""
     images: int
 
 
@@ -26,10 +28,10 @@ class JudgeJob(Job):
     """The judgements of one image set in one domain."""
 
     stage: ClassVar[str] = "judgements"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     title: ClassVar[str] = "{domain} by {judge.spec}"
     summary_type: ClassVar[type[Summary]] = JudgeSummary
-    views: ClassVar[tuple[View, ...]] = (JUDGEMENTS,)
+    views: ClassVar[tuple[View, ...]] = (JUDGEMENTS, DETECTIONS)
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
 
@@ -44,11 +46,12 @@ class JudgeJob(Job):
 
 @step("judge")
 def judge(job: JudgeJob) -> Made:
-    """Judge every image of the set, in its order; write `judgements.parquet`."""
+    """Judge every image of the set, in its order; write `judgements.parquet` and `detections.parquet`."""
     clock = Clock()
     workspace = job.open
     index = images.index(workspace, job.image_set_id)
     rows: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
     for batch, pictures in images.batches(workspace, job.image_set_id, index):
         for row, found in zip(batch, job.judge.look(job.domain, pictures, job.device), strict=True):
             rows.append(
@@ -64,9 +67,14 @@ def judge(job: JudgeJob) -> Made:
                     "score": found.score,
                 }
             )
+            where = {name: rows[-1][name] for name in ("image_set_id", "key", "prompt_id", "image_index", "domain")}
+            for part, score, box in found.found:
+                placed = dict(zip(("x", "y", "width", "height"), box, strict=True))
+                parts.append({**where, "judge": job.judge.spec, "part": part, "score": score, **placed})
         progress.tell(f"judge {job.label}", len(rows), len(index), "images")
     write_table(job.folder / JUDGEMENTS.file, table(rows, JUDGEMENTS))
-    summary = JudgeSummary(domain=job.domain, judge=job.judge.spec, images=len(rows))
+    write_table(job.folder / DETECTIONS.file, table(parts, DETECTIONS))
+    summary = JudgeSummary(domain=job.domain, judge=job.judge.spec, judge_id=job.judge.id, images=len(rows))
     return commit(job, {"images": job.image_set_id}, summary, clock)
 
 

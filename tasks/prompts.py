@@ -52,7 +52,9 @@ class PromptsJob(Job):
             if not Path(name).is_file():
                 raise BadPrompts(f"no such prompt file: {name}; mend prompts.files in the configuration.")
             files.append(digest(Path(name)))
+        also = {"also": {c: list(names) for c, names in self.config.also.items()}} if self.config.also else {}
         return {
+            **also,
             "templates": self.config.model_dump(mode="json")["templates"],
             "files": files,
             "domains": {domain: list(d.concepts) for domain, d in self.domains.items()},

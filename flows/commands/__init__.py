@@ -1,19 +1,21 @@
 """The commands of `saeuron`, one file each.
 
-bench.py       `bench`
-concept.py     `concept list | show | add | drop | refresh`
-deploy.py      `deploy`
-diff.py        `diff`
-gc.py          `gc`
-generate.py    `generate`
-options.py     options that several commands share
-removal.py     `removal export`
-report.py      `report`
-run.py         `run`, `evaluate` and `remove`
-runs.py        `runs`, `sae list` and `removal list`
-sae.py         `sae import | export | info`
-sae_report.py  `sae report`, `sae prove` and `latent show`
-sql.py         `sql`
-status.py      `status`
-verify.py      `verify`
+bench.py          `bench`
+concept_new.py    `concept new`
+concept.py        `concept list | show | add | drop | refresh`
+deploy.py         `deploy`
+diff.py           `diff`
+gc.py             `gc`
+generate.py       `generate`
+options.py        options that several commands share
+removal.py        `removal export`
+report.py         `report`
+run.py            `run`, `evaluate` and `remove`
+runs.py           `runs`, `sae list` and `removal list`
+sae.py            `sae import | export | info`
+sae_report.py     `sae report`, `sae prove` and `latent show`
+sql.py            `sql`
+status.py         `status`
+unlearncanvas.py  `unlearncanvas`, `unlearncanvas convert`
+verify.py         `verify`
 """

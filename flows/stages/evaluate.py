@@ -17,15 +17,25 @@ from tasks.report import ReportJob, report
 from tasks.tune import TuneJob
 
 
-def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wanted, tuple[EvaluateJob, Made]]:
-    """{(concept, method): (job, evaluation)}; failed ones are missing. Controls get no pictures."""
-    jobs: dict[Wanted, EvaluateJob] = {}
+def plain(run: Run, prompts_id: str) -> str:
+    """The unedited test images of a prompt set."""
+    return images(run, prompts_id, _based(run))
 
+
+def _based(run: Run) -> Callable[[ImagesJob], ImagesJob]:
     def based(job: ImagesJob) -> ImagesJob:
         return job.model_copy(update={"bases": bases(job, run.earlier("images"), run.earlier("prompts"))})
 
+    return based
+
+
+def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wanted, tuple[EvaluateJob, Made]]:
+    """{(concept, method): (job, evaluation)}; failed ones are missing. Controls get no pictures."""
+    jobs: dict[Wanted, EvaluateJob] = {}
+    based = _based(run)
+
     wanted = sorted({p for job, _ in removals.values() for p in job.trials.prompts_ids})
-    unedited = dict(zip(wanted, run.every("unedited", wanted, lambda p: images(run, p, based)), strict=True))
+    unedited = dict(zip(wanted, run.every("unedited", wanted, lambda p: plain(run, p)), strict=True))
 
     @functools.cache
     def look(image_set_id: str, judges: tuple[tuple[str, DomainJudge], ...]) -> tuple[str, ...]:
@@ -36,18 +46,20 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
         job, removal = removals[wanted_]
         trials = job.trials
         edited = tuple(images(run, p, based, removal, (job.domain, job.concept)) for p in trials.prompts_ids)
-        plain = tuple(unedited[p] for p in trials.prompts_ids)
+        without = tuple(unedited[p] for p in trials.prompts_ids)
         judges = run.judges(job.concept)
-        seen = {i: judge(run, i, judges) for i in edited} | {i: look(i, tuple(judges.items())) for i in plain}
+        seen = {i: judge(run, i, judges) for i in edited} | {i: look(i, tuple(judges.items())) for i in without}
         jobs[wanted_] = EvaluateJob(
             workspace=run.workspace,
+            device=run.device,
             domain=job.domain,
             concept=job.concept,
             method=job.method,
             domains=tuple(run.config.domains),
+            judges=judges,
             removal_id=removal.id,
             edited=edited,
-            unedited=plain,
+            unedited=without,
             judgements=seen,
             seeds=run.config.evaluate.seeds,
             verdict=run.config.verdict,
@@ -62,7 +74,7 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
             method=job.method,
             prompts_ids=trials.prompts_ids,
             edited=edited,
-            unedited=plain,
+            unedited=without,
             judgements=seen,
             evaluation_id=made.id,
             scores=trials.scores,

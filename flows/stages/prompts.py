@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flows.run import Run
 from saeuron.config import PromptsConfig
 from saeuron.pipelines import loading
-from saeuron.prompts import Prompt
+from saeuron.prompts import Prompt, placeholders
 from tasks.prompts import PromptsJob
 from tasks.prompts import prompts as task
 from tasks.registry.concepts import Added
@@ -44,10 +44,14 @@ def prompts(run: Run) -> dict[str, PromptSet]:
 def of_added(run: Run, concept: Added) -> PromptSet:
     """The prompt set of an added concept, as its record describes it."""
     templates = concept.templates or run.config.prompts.templates
-    mine = {split: tuple(t for t in ts if f"{{{concept.domain}}}" in t) for split, ts in templates.items()}
+    named = run.config.domains
+    mine = {split: tuple(t for t in ts if concept.domain in placeholders(t, named)) for split, ts in templates.items()}
+    also = {concept.name: concept.also} if concept.also else {}
     domains = dict(run.config.domains)
     domains[concept.domain] = domains[concept.domain].model_copy(update={"concepts": (concept.name,)})
-    return _made(run, PromptsJob(workspace=run.workspace, config=PromptsConfig(templates=mine), domains=domains))
+    return _made(
+        run, PromptsJob(workspace=run.workspace, config=PromptsConfig(templates=mine, also=also), domains=domains)
+    )
 
 
 def _made(run: Run, job: PromptsJob) -> PromptSet:

@@ -112,7 +112,7 @@ def tune_job(
     mine = [sets[s] for s in ("", concept) if s == "" or run.added_as(concept)]
     prompts = [p for s in mine for p in s.prompts]
     reference = [c for c in run.roster.reference(run.config, concept) if c in scores or not latents]
-    judged = not run.unjudged
+    judged = not run.unjudged(concept)
     learning: list[str] = []
     if "activations" in method.needs:
         learning = [images_id(part) for part in learning_images(prompts, config, domain, concept, reference)]
@@ -147,5 +147,5 @@ def tune_job(
         concept=concept,
         method=wanted.method,
         domains=tuple(run.config.domains),
-        judges={} if run.unjudged else run.judges(concept),
+        judges=run.judges(concept) if judged else {},
     )

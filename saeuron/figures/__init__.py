@@ -1,9 +1,12 @@
 """What judged images say of a removal: figures with intervals, damage, a verdict.
 
-metrics.py     UA, IRA, CRA with ceilings and intervals
-comparison.py  two removals on the same images
-row.py         one row of a table of methods
-damage.py      what a removal does to the other concepts
-verdict.py     whether a removal holds, is weak, or failed
-words.py       figures as people read them
+metrics.py      UA, IRA, CRA with ceilings and intervals
+comparison.py   two removals on the same images
+quality.py      Frechet distance, CLIP score, counts of parts
+calibration.py  what a judge says of unedited images
+published.py    published figures of UnlearnCanvas
+row.py          one row of a table of methods
+damage.py       what a removal does to the other concepts
+verdict.py      whether a removal holds, is weak, or failed
+words.py        figures as people read them
 """

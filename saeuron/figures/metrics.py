@@ -53,6 +53,8 @@ class Metric:
     n_prompts: int
     image_set: str
     """The images that the figure covers, in words."""
+    domain: str = ""
+    """The domain that was judged: another one than the concept's in CRA."""
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -188,7 +190,8 @@ def evaluate(
         value, low, high = _figure(q, mine)
         base, base_low, base_high = _figure(q, plain)
         prompts = len({j.prompt_id for j in mine})
-        result.append(Metric(q.metric, value, low, high, base, base_low, base_high, len(mine), prompts, q.image_set))
+        ends = (value, low, high, base, base_low, base_high)
+        result.append(Metric(q.metric, *ends, len(mine), prompts, q.image_set, q.domain))
     drops = (_drop(q, edited, unedited) for q in questions(domain, concept, [d for d in domains if d != domain]))
     return result + [drop for drop in drops if drop]
 
@@ -205,7 +208,7 @@ def _drop(q: Question, edited: Sequence[Judged], unedited: Sequence[Judged]) -> 
     value, low, high = paired_loss(right, prompts)
     return Metric(
         " ".join([f"{name}-drop", *tag]), value, low, high, 0.0, 0.0, 0.0, len(mine), len(set(prompts)),
-        f"{q.image_set}, paired with the unedited image",
+        f"{q.image_set}, paired with the unedited image", q.domain,
     )  # fmt: skip
 
 

@@ -15,5 +15,27 @@ def harm(harmed: Mapping[str, Any]) -> str:
 
 
 def a(noun: str) -> str:
-    """`a style`, `an object`."""
-    return f"{'an' if noun[:1].lower() in {*'aeiou'} else 'a'} {noun}"
+    """`a style`, `an object`; by sound: `an hour`, `a unicorn`, `a one-eyed cat`."""
+    word = noun.lower()
+    vowel = word.startswith(_AN) or (word[:1] in {*"aeiou"} and not word.startswith(_A))
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
+_AN = ("hour", "honest", "honour", "honor", "heir")
+_A = (
+    "unic",
+    "unif",
+    "unio",
+    "unit",
+    "univ",
+    "uniq",
+    "use",
+    "usu",
+    "utens",
+    "ufo",
+    "ukulele",
+    "euro",
+    "ewe",
+    "one ",
+    "one-",
+)

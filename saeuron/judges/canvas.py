@@ -72,6 +72,19 @@ class CanvasJudge:
             scores, best = self._model(x)[self._head][:, columns].softmax(1).max(1)
         return [Judgement(labels[i], score) for i, score in zip(best.tolist(), scores.tolist(), strict=True)]
 
+    @property
+    def extractor(self) -> str:
+        """What `features` are, by content; the same for both heads."""
+        return f"penultimate layer of {self.identity}"
+
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What both heads read, float32 [B, D]."""
+        import torch
+
+        with torch.inference_mode():
+            x = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            return self._model.body(x).flatten(1).cpu().numpy()
+
 
 class Canvas20Judge(CanvasJudge):
     """The same for images of canvas20."""

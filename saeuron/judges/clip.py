@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeuron.errors import BadModel, ConfigError
+from saeuron.judges.folder import ModelFolder, first_line
 from saeuron.judges.judge import Judgement
 from saeuron.quiet import quiet
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 TEMPLATES = ("a photo of a {label}",)
 """Sentences for the labels, if none are configured."""
 _KINDS = ("clip", "siglip")
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_REST = ("a photo", "a picture", "a picture of something else")
+"""Sentences for an image that shows none of the labels. CHOSEN: sentences that say nothing of the subject."""
 _BATCH = 32
 """Images per forward pass."""
 
@@ -45,72 +47,65 @@ class ClipJudge:
     """
 
     labels = None
+    rest = "none of these"
 
     def __init__(self, argument: str, domain: str, templates: Sequence[str], device: str) -> None:
         del domain
-        if not argument:
-            raise ConfigError("the judge 'clip' needs a model; expected clip:FOLDER or clip:HUB_ID.")
-        self._spec = argument
+        self._model = ModelFolder("clip", argument, _KINDS)
         self._device = device
         self._known: tuple[tuple[str, ...], Any] = ((), None)
         self._templates = tuple(templates) or TEMPLATES
         for template in self._templates:
             _check_template(template)
-        if local := _local(argument):
-            _check_folder(local)
-
-    @functools.cached_property
-    def _folder(self) -> Path:
-        if local := _local(self._spec):
-            return local
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(self._spec, allow_patterns=list(_FILES)))
-        except Exception as error:
-            raise BadModel(f"cannot fetch the judge's model {self._spec!r}: {_first_line(error)}") from error
-        _check_folder(folder)
-        return folder
-
-    @functools.cached_property
-    def _content(self) -> str:
-        """Hash of the model's files. Downloads a hub id, if needed."""
-        digest = hashlib.sha256()
-        for path in sorted({p for pattern in _FILES for p in self._folder.glob(pattern)}):
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        if self._model.local:
+            _check_tokenizer(self._model.local)
 
     @functools.cached_property
     def identity(self) -> str:
         """Hash of the model's files and of the templates."""
-        both = json.dumps([self._content, self._templates]).encode()
+        both = json.dumps([self._model.content, self._templates, _REST]).encode()
         return f"clip-{hashlib.sha256(both).hexdigest()[:16]}"
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any, Any]:
         """(tokenizer, image processor, model)."""
         try:
-            return _load(self._folder, self._content, self._device)
+            return _load(self._model.path, self._model.content, self._device)
         except Exception as error:
-            raise BadModel(f"cannot load the judge's model {self._spec!r}: {_first_line(error)}") from error
+            raise BadModel(f"cannot load the judge's model {self._model.spec!r}: {first_line(error)}") from error
 
     def _directions(self, labels: tuple[str, ...]) -> "torch.Tensor":
         """Unit direction of each label, float32 [L, D]; the last result is cached."""
+        import torch
         from torch.nn.functional import normalize
 
         if self._known[0] == labels:
             return self._known[1]
 
-        tokenizer, _, model = self._parts
-        sentences = [template.format(label=label) for label in labels for template in self._templates]
-        # SigLIP was trained on padded sentences; CLIP ignores what follows a sentence's end.
-        length = model.config.text_config.max_position_embeddings
-        tokens = tokenizer(sentences, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        embedded = model.get_text_features(tokens["input_ids"].to(self._device)).pooler_output
-        means = normalize(embedded, dim=-1).unflatten(0, (len(labels), len(self._templates))).mean(1)
+        sentences = [
+            _REST if label == self.rest else [template.format(label=label) for template in self._templates]
+            for label in labels
+        ]
+        embedded = normalize(self._texts([s for own in sentences for s in own]), dim=-1)
+        means = torch.stack([own.mean(0) for own in embedded.split([len(own) for own in sentences])])
         self._known = labels, normalize(means, dim=-1)
         return self._known[1]
+
+    def _texts(self, sentences: Sequence[str]) -> "torch.Tensor":
+        """Embeddings of sentences, float32 [S, D]."""
+        tokenizer, _, model = self._parts
+        # SigLIP was trained on padded sentences; CLIP ignores what follows a sentence's end.
+        length = model.config.text_config.max_position_embeddings
+        tokens = tokenizer(
+            list(sentences), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        return model.get_text_features(tokens["input_ids"].to(self._device)).pooler_output
+
+    def _images(self, images: NDArray[np.uint8]) -> "torch.Tensor":
+        """Embeddings of images, float32 [B, D]."""
+        _, processor, model = self._parts
+        pixels = processor(list(images), return_tensors="pt")["pixel_values"]
+        return model.get_image_features(pixels.to(self._device)).pooler_output
 
     def __call__(self, images: NDArray[np.uint8], labels: Sequence[str]) -> list[Judgement]:
         """Judge images of any size.
@@ -121,23 +116,47 @@ class ClipJudge:
         import torch
         from torch.nn.functional import normalize
 
-        _, processor, model = self._parts
+        _, _, model = self._parts
         found: list[Judgement] = []
         with torch.inference_mode():
             directions = self._directions(tuple(labels))
             for start in range(0, len(images), _BATCH):
-                pixels = processor(list(images[start : start + _BATCH]), return_tensors="pt")["pixel_values"]
-                embedded = normalize(model.get_image_features(pixels.to(self._device)).pooler_output, dim=-1)
+                embedded = normalize(self._images(images[start : start + _BATCH]), dim=-1)
                 logits = model.logit_scale.exp() * embedded @ directions.T
                 if model.config.model_type == "siglip":
                     scores = (logits + model.logit_bias).sigmoid()
                 else:
                     scores = logits.softmax(1)
                 if not scores.isfinite().all():
-                    raise BadModel(f"the judge's model {self._spec!r} gives scores that are not finite.")
+                    raise BadModel(f"the judge's model {self._model.spec!r} gives scores that are not finite.")
                 best, place = scores.max(1)
                 found += [Judgement(labels[i], s) for i, s in zip(place.tolist(), best.tolist(), strict=True)]
         return found
+
+    @property
+    def extractor(self) -> str:
+        """What `features` are, in words and by content."""
+        return f"image embedding of clip-{self._model.content[:16]}"
+
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The image embeddings, not normalised, float32 [B, D]."""
+        import torch
+
+        with torch.inference_mode():
+            found = [self._images(images[i : i + _BATCH]).cpu().numpy() for i in range(0, len(images), _BATCH)]
+        return np.concatenate(found)
+
+    def agreement(self, images: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.float64]:
+        """CLIP score of images with their texts (2104.08718, without its factor 2.5): 100 max(0, cos), float64 [B]."""
+        import torch
+        from torch.nn.functional import cosine_similarity
+
+        found = []
+        with torch.inference_mode():
+            for i in range(0, len(images), _BATCH):
+                seen, said = self._images(images[i : i + _BATCH]), self._texts(texts[i : i + _BATCH])
+                found.append(100 * cosine_similarity(seen, said).clamp(min=0).double().cpu().numpy())
+        return np.concatenate(found)
 
 
 @functools.lru_cache(maxsize=1)
@@ -155,10 +174,6 @@ def _load(folder: Path, content: str, device: str) -> tuple[Any, Any, Any]:
     return tokenizer, processor, model.eval().requires_grad_(False).to(device)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _check_template(template: str) -> None:
     try:
         names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
@@ -168,26 +183,8 @@ def _check_template(template: str) -> None:
         raise ConfigError(f"judge_templates holds {template!r}; expected one placeholder {{label}} and no other.")
 
 
-def _local(spec: str) -> Path | None:
-    """The local folder that `spec` names; None if it can only be a hub id."""
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1:
-        raise BadModel(f"no such folder: {spec!r}; expected clip:FOLDER with a CLIP or SigLIP, or clip:HUB_ID.")
-    return None
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise `BadModel` unless a folder holds a CLIP or SigLIP with safetensors."""
-    try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        raise BadModel(f"{folder} holds no model: config.json is missing or malformed.") from None
-    if kind not in _KINDS:
-        raise BadModel(f"{folder} holds a model of type {kind!r}; the judge 'clip' needs one of {', '.join(_KINDS)}.")
-    if not any(folder.glob("*.safetensors")):
-        raise BadModel(f"{folder} holds no .safetensors file; use a model that has one.")
+def _check_tokenizer(folder: Path) -> None:
+    """Raise `BadModel` if the tokenizer needs a library that is not installed."""
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file() and '"SiglipTokenizer"' in tokenizer.read_text() and not find_spec("sentencepiece"):
         raise BadModel(f"the tokenizer of {folder} needs sentencepiece; install it: pip install 'saeuron[siglip]'")

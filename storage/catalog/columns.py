@@ -8,6 +8,7 @@ from storage.tables import (
     COMPARISONS,
     CONFUSION,
     DAMAGE,
+    DETECTIONS,
     DICTIONARY,
     DOMAIN,
     EVALUATIONS,
@@ -19,6 +20,7 @@ from storage.tables import (
     METRICS,
     PICTURES,
     PROMPTS,
+    QUALITY,
     REMOVAL_LATENTS,
     SAES,
 )
@@ -158,8 +160,8 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     **{view.name: view.described for view in (REMOVAL_LATENTS, GRID)},
     "images": IMAGES.described,
-    "judgements": JUDGEMENTS.described,
-    **{view.name: view.described for view in (METRICS, EVALUATIONS, DAMAGE, CONFUSION, PICTURES, DICTIONARY)},
+    **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS)},
+    **{view.name: view.described for view in (METRICS, EVALUATIONS, DAMAGE, CONFUSION, QUALITY, PICTURES, DICTIONARY)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

@@ -18,6 +18,8 @@ class DomainJudge(BaseModel):
     spec: str
     """The judge's specification, as configured."""
     templates: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(concept, what the judge calls it); part of the judge's id by content."""
     id: str
     """The judge's id by content."""
     labels: tuple[str, ...]
@@ -30,10 +32,16 @@ class DomainJudge(BaseModel):
 
     def look(self, domain: str, pictures: NDArray[np.uint8], device: str) -> list[judges.Judgement]:
         """Judge images, uint8 [B, H, W, 3]."""
-        return _load(self.spec, domain, self.templates, device, self.id)(pictures, self.labels)
+        return self.loaded(domain, device)(pictures, self.labels)
+
+    def loaded(self, domain: str, device: str) -> judges.Judge:
+        """The judge itself."""
+        return _load(self.spec, domain, self.templates, device, self.renamed, self.id)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(spec: str, domain: str, templates: tuple[str, ...], device: str, content: str) -> judges.Judge:
+def _load(
+    spec: str, domain: str, templates: tuple[str, ...], device: str, renamed: tuple[tuple[str, Any], ...], content: str
+) -> judges.Judge:
     del content  # Part of the cache key: the folder may hold another judge later.
-    return judges.create(spec, domain, templates, device)
+    return judges.create(spec, domain, templates, device, dict(renamed))

@@ -149,8 +149,17 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
         for path, other in known.items():
             if not isinstance(other, Added):
                 continue
-            if other.domain == new.domain and other.templates == new.templates:
-                return other.model_copy(update={"dropped": False})
+            judged = {"judge": new.judge, "judge_templates": new.judge_templates}
+            if other.also != new.also and not other.dropped:
+                raise ConfigError(
+                    f"concept {new.name!r} was added before, with also: {list(other.also)}; expected the same words, "
+                    "or another name."
+                )
+            if (other.domain, other.templates, other.also) == (new.domain, new.templates, new.also):
+                same = other.model_copy(update={"dropped": False, **judged})
+                if same != other.model_copy(update={"dropped": False}):
+                    write(workspace, path, same)
+                return same
             if not other.dropped and not _extends(new, other):
                 raise ConfigError(
                     f"concept {new.name!r} was added before, with other templates; expected those and more, "
@@ -158,7 +167,7 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
                 )
             _keep_templates(workspace, other)
             if not other.dropped:
-                grown = other.model_copy(update={"templates": new.templates})
+                grown = other.model_copy(update={"templates": new.templates, **judged})
                 write(workspace, path, grown)
                 return grown
             return _added(path, workspace, config, new)

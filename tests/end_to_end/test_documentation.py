@@ -68,7 +68,9 @@ def test_the_commands_of_readme_do_what_they_say(server: None, workspace: Path, 
             words += ["--images", "8", "--rows", "256"]
         if words[:2] == ["sae", "prove"]:
             words += ["--images", "8"]
-        words = [str(workspaces / w) if w.endswith(".png") or w.startswith("published") else w for w in words]
+        words = [
+            str(workspaces / w) if w.endswith((".png", "zebra.yaml")) or w.startswith("published") else w for w in words
+        ]
         # In this process: the command line from outside is what the other tests here call.
         done = run_here(*words, "--workspace", mine)
         assert done.code == 0, (line, done.err)

@@ -153,7 +153,8 @@ class TestHelp:
         assert set(COMMANDS) == {
             "run", "evaluate", "bench", "remove", "runs", "removal list", "sae list",
             "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
-            "concept list", "concept show", "concept add", "concept drop", "concept refresh",
+            "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new",
+            "unlearncanvas convert",
             "sae import", "sae export", "sae info", "sae report", "sae prove", "deploy",
         }  # fmt: skip
 

@@ -200,7 +200,7 @@ def test_rows_are_what_the_judge_says_of_each_image_in_order(made: Workspace, sa
         every = pictures(made, image_set_id, {row["key"] for row in rows})
         wanted = []
         for row in rows:
-            label, score = expected(every[row["key"]], ("dots", "neon"))
+            label, score, _ = expected(every[row["key"]], ("dots", "neon"))
             wanted.append(
                 {
                     "image_set_id": image_set_id, "key": row["key"], "prompt_id": row["prompt_id"],
@@ -252,7 +252,9 @@ def test_a_damaged_shard_is_not_judged(made: Workspace) -> None:
     assert in_place(job) is None
     # The step that failed has set the shard aside.
     path.write_bytes(whole)
-    assert judge.fn(job).summary == {"domain": "style", "judge": "bright:9", "images": len(index(made, image_set_id))}
+    assert judge.fn(job).summary == {
+        "domain": "style", "judge": "bright:9", "judge_id": "bright-9", "images": len(index(made, image_set_id)),
+    }  # fmt: skip
 
 
 def test_labels_of_a_removal_are_its_reference_set_and_the_configurations_concepts(made: Workspace) -> None:
@@ -261,14 +263,14 @@ def test_labels_of_a_removal_are_its_reference_set_and_the_configurations_concep
         update={"domains": {d: c.model_copy(update={"judge": "bright:1"}) for d, c in config.domains.items()}}
     )
     run = Run.of(made, config, "cpu")
-    assert run.unjudged == ()
+    assert run.unjudged("neon") == ()
     run.roster = Roster(references={"neon": ("sepia", "neon")})
     found = run.judges("neon")
     assert {d: j.labels for d, j in found.items()} == {"style": ("neon", "sepia"), "object": ("cat", "moon")}
     assert run.judges("dots")["style"].labels == ("dots", "neon")
     assert {j.id for j in found.values()} == {"bright-1"}
     partly = Run.of(made, configured(made, "bright:1"), "cpu")
-    assert partly.unjudged == ("object",) and list(partly.judges("neon")) == ["style"]
+    assert partly.unjudged("neon") == ("object",) and list(partly.judges("neon")) == ["style"]
 
 
 def test_a_judge_that_cannot_be_fetched_is_told_of_before_anything_is_made(made: Workspace) -> None:

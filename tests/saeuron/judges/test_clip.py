@@ -9,11 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
-    CLIPConfig,
-    CLIPImageProcessorPil,
     CLIPModel,
-    CLIPTextConfig,
-    CLIPVisionConfig,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -24,35 +20,15 @@ from transformers import (
 from saeuron.canvas.model import build_tokenizer
 from saeuron.errors import BadModel, ConfigError
 from saeuron.judges import choices, create
+from tests.tiny_clip import SIDE, save_tiny_clip, spread
 
 LABELS = ("neon", "dots", "mosaic", "watercolour", "sepia")
 TEMPLATES = ("a picture in {label} style", "{label}", "a {label} drawing")
-SIDE = 24
 
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = build_tokenizer(16)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=SIDE, patch_size=8
-    )
-    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=20)
-    torch.manual_seed(3)
-    model = CLIPModel(config)
-    _spread(model)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=[0.4, 0.5, 0.6],
-        image_std=[0.2, 0.3, 0.25],
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+    return save_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +45,13 @@ def siglip_folder(tmp_path_factory):
     )
     torch.manual_seed(5)
     model = SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
-    _spread(model)
+    spread(model)
     torch.nn.init.constant_(model.logit_scale, 1.5)
     torch.nn.init.constant_(model.logit_bias, -0.5)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
     return folder
-
-
-def _spread(model):
-    """Make the weights large, so that labels and images differ by more than rounding."""
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1:
-                torch.nn.init.normal_(weight, std=0.3)
-            elif name.endswith("bias"):
-                torch.nn.init.normal_(weight, std=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +134,44 @@ def test_other_labels_give_other_judgements_of_the_same_judge(clip_folder, pictu
         expected = by_loops(clip_folder, pictures[:4], labels, TEMPLATES, siglip=False)
         assert [j.label for j in judge(pictures[:4], labels)] == [labels[i] for i in expected.argmax(1)]
     assert judge(pictures[:0], LABELS) == []
-    assert judge.labels is None and choices(judge, ("neon", "dots", "neon")) == ("dots", "neon")
+    assert judge.labels is None and choices(judge, ("neon", "dots", "neon")) == ("dots", "neon", "none of these")
+
+
+@torch.no_grad()
+def test_an_image_may_show_none_of_the_labels(clip_folder, pictures):
+    judge = create(f"clip:{clip_folder}", "style", TEMPLATES)
+    labels = choices(judge, LABELS)
+    assert labels == (*sorted(LABELS), "none of these")
+    model, tokenizer = CLIPModel.from_pretrained(clip_folder), build_tokenizer(16)
+
+    def said(text):
+        ids = torch.tensor([tokenizer(text, truncation=True, max_length=16)["input_ids"]])
+        return model.text_projection.weight @ model.text_model(ids).last_hidden_state[0, -1]
+
+    own = [[t.replace("{label}", label) for t in TEMPLATES] for label in labels[:-1]]
+    sentences = [*own, ["a photo", "a picture", "a picture of something else"]]
+    directions = [unit(sum(unit(said(text)) for text in each)) for each in sentences]
+    found = judge(pictures, labels)
+    for picture, judgement in zip(pictures, found, strict=True):
+        seen = unit(model.visual_projection.weight @ model.vision_model(pixels(picture, False)).pooler_output[0])
+        assert judgement.label == labels[int(np.argmax([seen @ d for d in directions]))]
+    assert "none of these" in {j.label for j in judge(pictures, ("none of these", "neon"))}
+
+
+@torch.no_grad()
+def test_features_and_agreement_are_those_of_a_plain_loop(clip_folder, pictures):
+    judge, model = create(f"clip:{clip_folder}", "style"), CLIPModel.from_pretrained(clip_folder)
+    texts = [f"a {LABELS[i % 5]} picture" for i in range(len(pictures))]
+    features, fit = judge.features(pictures), judge.agreement(pictures, texts)
+    assert features.shape == (40, 20) and fit.shape == (40,)
+    tokenizer = build_tokenizer(16)
+    for i in (0, 33, 39):
+        seen = model.visual_projection.weight @ model.vision_model(pixels(pictures[i], False)).pooler_output[0]
+        assert np.allclose(features[i], seen.numpy(), atol=2e-4)
+        ids = torch.tensor([tokenizer(texts[i])["input_ids"]])
+        said = model.text_projection.weight @ model.text_model(ids).last_hidden_state[0, -1]
+        assert fit[i] == pytest.approx(100 * max(0.0, float(unit(seen) @ unit(said))), abs=2e-3)
+    assert judge.extractor.startswith("image embedding of clip-") and (fit > 0).any()
 
 
 def test_identity_is_that_of_the_content(clip_folder, tmp_path):

@@ -43,7 +43,9 @@ def sure(labels):
 def test_an_unknown_judge_names_the_nearest():
     with pytest.raises(UnknownName, match="unknown judge 'canvass': did you mean 'canvas'"):
         create("canvass", "style")
-    with pytest.raises(UnknownName, match="unknown judge 'oracle': known: canvas, canvas20, clip, none"):
+    with pytest.raises(
+        UnknownName, match="unknown judge 'oracle': known: canvas, canvas20, classifier, clip, none, nudenet"
+    ):
         create("oracle:delphi", "style")
 
 
@@ -58,16 +60,19 @@ def test_what_a_judge_does_not_take_is_refused(name):
 def test_the_canvas_judge_reads_its_domains_head(fake):
     images = pictures((0, 12), (19, 0))
     judge = create("canvas20", "object")
-    assert judge(images, OBJECTS) == [(OBJECTS[0], sure(20)), (OBJECTS[19], sure(20))]
+    assert judge(images, OBJECTS) == [Judgement(OBJECTS[0], sure(20)), Judgement(OBJECTS[19], sure(20))]
     judge = create("canvas20", "style")
-    assert judge(images, STYLE_CLASSES) == [(STYLE_CLASSES[12], sure(13)), (STYLE_CLASSES[0], sure(13))]
+    assert judge(images, STYLE_CLASSES) == [
+        Judgement(STYLE_CLASSES[12], sure(13)),
+        Judgement(STYLE_CLASSES[0], sure(13)),
+    ]
 
 
 def test_the_canvas_judge_chooses_among_the_labels_it_is_given(fake):
     judge = create("canvas20", "object")
     labels = (OBJECTS[7], OBJECTS[3], OBJECTS[5])
     found = judge(pictures((3, 0), (7, 0), (4, 0)), labels)
-    assert found[:2] == [(OBJECTS[3], sure(3)), (OBJECTS[7], sure(3))]
+    assert found[:2] == [Judgement(OBJECTS[3], sure(3)), Judgement(OBJECTS[7], sure(3))]
     # None of them stands out: the score says so.
     assert found[2].label in labels and found[2].score == pytest.approx(1 / 3)
     with pytest.raises(UnknownName, match="label of the judge 'canvas20' 'boats': did you mean 'boat'"):
@@ -151,7 +156,7 @@ def test_a_judge_from_outside_is_registered_by_name(monkeypatch):
     judges.register("loud", Loud)
     judge = create("loud:very:much", "noise", ("{label}",), "cpu")
     assert judge.identity == "loud-very:much-noise-{label}-cpu"
-    assert judge(pictures((1, 1)), judge.labels) == [("loud", 1.0)]
+    assert judge(pictures((1, 1)), judge.labels) == [Judgement("loud", 1.0)]
     with pytest.raises(UnknownName, match="label of the judge 'loud' 'louder'"):
         check("loud", "noise", ("louder",))
     with pytest.raises(ConfigError, match="a judge named 'loud' is registered already"):

@@ -208,8 +208,4 @@ def test_what_a_step_reads_is_what_it_was_made_from_unless_it_knows_better() -> 
     train = JOBS["sae"].model_copy(update={"capture_id": a})
     assert train.reads == {a: ("unet.a",)}
     update = {"edited": (c,), "unedited": (b,), "judgements": {c: (d,), b: ()}}
-    assert JOBS["evaluation"].model_copy(update=update).reads == {
-        c: ("images.parquet",),
-        b: ("images.parquet",),
-        d: (),
-    }
+    assert JOBS["evaluation"].model_copy(update=update).reads == {c: (), b: (), d: ()}

@@ -1,0 +1,87 @@
+"""The model of a judge: a local folder or a hub id, safetensors alone, known by the hash of its files."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from saeuron.errors import BadModel, ConfigError
+
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+class ModelFolder:
+    """Where a judge's model lies. A folder is checked at once, a hub id when it is first used.
+
+    Args:
+        judge: the judge's name, for messages.
+        spec: a local folder or a hub id.
+        kinds: values of `model_type` in config.json that the judge can read; None: any.
+
+    Raises:
+        ConfigError: `spec` is empty.
+        BadModel: the folder does not exist, holds another kind of model, or no safetensors.
+    """
+
+    def __init__(self, judge: str, spec: str, kinds: Collection[str] | None = None) -> None:
+        if not spec:
+            raise ConfigError(f"the judge {judge!r} needs a model; expected {judge}:FOLDER or {judge}:HUB_ID.")
+        self.spec = spec
+        self._judge, self._kinds = judge, kinds
+        self.local = self._found()
+        if self.local:
+            self._check(self.local)
+
+    @functools.cached_property
+    def path(self) -> Path:
+        """The folder; of a hub id, after its files were fetched. Raises BadModel."""
+        if self.local:
+            return self.local
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(self.spec, allow_patterns=list(FILES)))
+        except Exception as error:
+            raise BadModel(f"cannot fetch the judge's model {self.spec!r}: {first_line(error)}") from error
+        self._check(folder)
+        return folder
+
+    @functools.cached_property
+    def content(self) -> str:
+        """Hash of the model's files: weights, labels, preprocessing."""
+        digest = hashlib.sha256()
+        for path in sorted({p for pattern in FILES for p in self.path.glob(pattern)}):
+            with path.open("rb") as file:
+                digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def _found(self) -> Path | None:
+        """The local folder; None if `spec` can only be a hub id."""
+        path = Path(self.spec).expanduser()
+        if path.is_dir():
+            return path
+        if path.is_absolute() or self.spec.startswith((".", "~")) or self.spec.count("/") > 1:
+            wanted = f"{self._judge}:FOLDER with {self._what}, or {self._judge}:HUB_ID"
+            raise BadModel(f"no such folder: {self.spec!r}; expected {wanted}.")
+        return None
+
+    @property
+    def _what(self) -> str:
+        return "an image classifier" if self._kinds is None else "a CLIP or SigLIP"
+
+    def _check(self, folder: Path) -> None:
+        try:
+            kind = json.loads((folder / "config.json").read_text())["model_type"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BadModel(f"{folder} holds no model: config.json is missing or malformed.") from None
+        if self._kinds is not None and kind not in self._kinds:
+            needed = ", ".join(self._kinds)
+            raise BadModel(f"{folder} holds a model of type {kind!r}; the judge {self._judge!r} needs one of {needed}.")
+        if not any(folder.glob("*.safetensors")):
+            raise BadModel(f"{folder} holds no .safetensors file; use a model that has one.")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
