@@ -15,6 +15,7 @@ server.py       the Prefect server that a run starts for itself
 display.py      progress on a terminal: bars, or one line per finished job
 hints.py        commands shown to the user, quoted for a shell
 bench.py        `bench`: a removal as one row of a table
+audit.py        `audit`: attack removals, beside their controls
 closing.py      what a run prints at its end: figures, counts, paths, the next command
 summary.py      pages that commands print: tables, a concept, the state of a workspace
 commands/       one file per command

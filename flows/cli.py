@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands import concept, concept_new, removal, sae, sae_report, unlearncanvas
+from flows.commands.audit import audit
 from flows.commands.bench import bench
 from flows.commands.deploy import deploy
 from flows.commands.diff import diff
@@ -52,7 +53,7 @@ def saeuron(
     """Name a concept, get a diffusion model without it, with the evidence."""
 
 
-for command in (run, evaluate, bench, remove, report, runs, sql, generate, status, verify, gc, diff, deploy):
+for command in (run, evaluate, bench, audit, remove, report, runs, sql, generate, status, verify, gc, diff, deploy):
     app.command()(command)
 concept.app.command("new")(concept_new.concept_new)
 app.add_typer(concept.app, name="concept")

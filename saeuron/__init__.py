@@ -28,6 +28,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     sae/           sparse autoencoders
     methods/       ways to remove a concept
     judges/        judges of images: canvas, CLIP, none
+    attacks/       ways to get a removed concept back
     figures/       what judged images say of a removal
     pages/         HTML pages and pictures
     canvas/        the models that ship with the project

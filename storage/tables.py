@@ -311,6 +311,32 @@ PICTURES = View(
         Column("scores", "VARCHAR", "", "path of the plot of scores; null: the method uses none"),
     ),
 )
+ATTACKS = View(
+    name="attacks",
+    key="audit_id",
+    key_meaning="one attack on one removal",
+    file="attacks.parquet",
+    columns=(
+        DOMAIN,
+        Column("concept", "VARCHAR", "", "the concept that was removed"),
+        Column("method", "VARCHAR", "", "how it was removed; unedited: not at all"),
+        Column("removal_id", "VARCHAR", "", "the removal, see removals; null: the unedited model"),
+        Column("strength", "DOUBLE", "1", "strength at which it was attached, 1 is the whole removal"),
+        Column("attack", "VARCHAR", "", "what was tried, such as gradient"),
+        Column("hidden", "BOOLEAN", "", "whether no text held the concept's name"),
+        _PROMPT,
+        Column("before", "BOOLEAN", "", "whether the picture was drawn before the attack, from the prompt as it is"),
+        Column("iteration", "BIGINT", "updates", "updates of the attack before the picture"),
+        Column("timestep", "BIGINT", "", "timestep that the attack worked on; null: none"),
+        Column("text", "VARCHAR", "", "what the model was told"),
+        Column("judged", "VARCHAR", "", "what the judge sees"),
+        Column("score", "DOUBLE", "1", "confidence of the judge, 0 to 1"),
+        Column("ordinary", "BOOLEAN", "", "whether it looks like the model's other pictures; null: nobody can tell"),
+        Column(
+            "success", "BOOLEAN", "", "whether the judge sees the concept in a picture that is not out of the ordinary"
+        ),
+    ),
+)
 SHIPPED: dict[str, tuple[View, ...]] = {
     "prompts": (PROMPTS,),
     "capture": (CAPTURES,),
@@ -321,6 +347,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "evaluation": (METRICS, EVALUATIONS, DAMAGE, CONFUSION, QUALITY),
     "pictures": (PICTURES,),
     "comparison": (COMPARISONS,),
+    "audit": (ATTACKS,),
     "proof": (DICTIONARY,),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""

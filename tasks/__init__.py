@@ -16,6 +16,7 @@ compare.py     a method against a control, on the same test images
 report.py      contact sheet and score plot of a removal
 generate.py    one prompt with and without removals
 bench.py       what a benchmark measures
+audit.py       an attack on a removal
 stages.py      every stage, and how one from elsewhere is added
 sae/           measure an SAE
 explore/       read a workspace for people: what the report and the explorer show

@@ -4,6 +4,7 @@ import functools
 
 from saeuron import installed
 from saeuron.errors import ConfigError
+from tasks.audit import AuditJob
 from tasks.capture import CaptureJob
 from tasks.compare import CompareJob
 from tasks.engine.job import Job
@@ -38,6 +39,7 @@ SHIPPED: tuple[type[Job], ...] = (
     DiagnosisJob,
     StabilityJob,
     ProofJob,
+    AuditJob,
 )
 RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
 """Names of the stages that a run makes, in its order."""

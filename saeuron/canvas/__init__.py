@@ -8,6 +8,7 @@ vocabulary.py  what canvas20 can draw, and the sentences that ask for it
 vocabularies.py  one vocabulary per model
 phrases.py     paraphrases and misspellings, in three splits
 classifier.py  the judge: a two-headed CNN trained on renders
+realism.py     whether a picture looks like a render
 model.py       the untrained pipeline
 vae.py         an exact rearrangement of pixels in place of a VAE
 training.py    train the pipeline, with exact resume

@@ -85,6 +85,16 @@ class CanvasJudge:
             x = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
             return self._model.body(x).flatten(1).cpu().numpy()
 
+    def ordinary(self, images: NDArray[np.uint8]) -> list[bool]:
+        """Whether each image looks like one that the model was trained on, see `saeuron.canvas.realism`."""
+        import torch
+
+        from saeuron.canvas.realism import realism
+
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        found: list[bool] = realism(self.vocabulary).ordinary(x).tolist()
+        return found
+
 
 class Canvas20Judge(CanvasJudge):
     """The same for images of canvas20."""

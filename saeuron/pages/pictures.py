@@ -77,7 +77,13 @@ _GREY, _RED = "#333333", "#b00000"
 
 
 def contact_sheet(
-    bands: Sequence[tuple[str, Sequence[Shot]]], title: str, path: Path, *, side: int = 112, across: int = 10
+    bands: Sequence[tuple[str, Sequence[Shot]]],
+    title: str,
+    path: Path,
+    *,
+    side: int = 112,
+    across: int = 10,
+    names: tuple[str, str] = ("unedited", "removed"),
 ) -> Path:
     """A PNG of unedited above edited pictures, what judges see below each; returns `path`.
 
@@ -87,6 +93,7 @@ def contact_sheet(
         path: where to write it.
         side: the shorter side of a picture, in pixels.
         across: shots beside one another.
+        names: what stands beside the upper and the lower row.
     """
     rows = [
         (heading if start == 0 else "", shots[start : start + across])
@@ -110,7 +117,7 @@ def contact_sheet(
         if heading:
             draw.text((8, top), _fitted(draw, heading, width - 16, _font(12)), fill="black", font=_font(12))
             top += _LINE
-        for name, y, colour in (("unedited", top + _LINE, _GREY), ("removed", top + _LINE + side + below + _GAP, _RED)):
+        for name, y, colour in ((names[0], top + _LINE, _GREY), (names[1], top + _LINE + side + below + _GAP, _RED)):
             draw.text((8, y + side // 2 - 6), name, fill=colour, font=_font(12))
         for i, shot in enumerate(shots):
             x, y = _LEFT + i * (side + _GAP), top + _LINE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from storage.declared import Column, Type
 from storage.tables import (
+    ATTACKS,
     CAPTURES,
     COMPARISONS,
     CONFUSION,
@@ -160,8 +161,8 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     **{view.name: view.described for view in (REMOVAL_LATENTS, GRID)},
     "images": IMAGES.described,
-    **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS)},
-    **{view.name: view.described for view in (METRICS, EVALUATIONS, DAMAGE, CONFUSION, QUALITY, PICTURES, DICTIONARY)},
+    **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS, METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
+    **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, ATTACKS)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

@@ -38,6 +38,11 @@ class DomainJudge(BaseModel):
         """The judge itself."""
         return _load(self.spec, domain, self.templates, device, self.renamed, self.id)
 
+    def ordinary(self, domain: str, pictures: NDArray[np.uint8], device: str) -> list[bool] | list[None]:
+        """Whether each image looks like the model's other ones; None where the judge cannot tell."""
+        tell = getattr(_load(self.spec, domain, self.templates, device, self.id), "ordinary", None)
+        return tell(pictures) if tell else [None] * len(pictures)
+
 
 @functools.lru_cache(maxsize=4)
 def _load(

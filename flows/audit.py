@@ -1,0 +1,191 @@
+"""Attack the removals of a concept, beside their controls, and print what came back."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from prefect import flow
+
+from flows.run import Run
+from flows.stages.prompts import prompts
+from flows.summary import counted, text_table
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError, SaeuronError, UnknownName
+from saeuron.figures.metrics import wilson
+from saeuron.judges import NONE
+from storage import Workspace
+from storage.published import published
+from tasks.audit import UNEDITED, AuditConfig, AuditJob, audit
+from tasks.engine import model
+from tasks.engine.job import Made
+
+WEAK = 0.125
+"""Strength of the weakened removal, a control: an attack that works must break it."""
+CHEAP = ("none", "paraphrase", "random")
+"""Attacks without gradients."""
+
+
+class Removed(NamedTuple):
+    """A removal of the workspace."""
+
+    method: str
+    removal_id: str
+
+
+def removals(workspace: Workspace, concept: str, methods: Sequence[str]) -> list[Removed]:
+    """The removals of a concept by these methods; by all that there are where none is named.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    known = {a.method: a.removal_id for a in published(workspace).values() if a.concept == concept}
+    if not known:
+        names = {a.concept for a in published(workspace).values()}
+        raise UnknownName("removal", concept, names, f"Make it with: saeuron remove {concept}")
+    for method in methods:
+        if method not in known:
+            raise UnknownName(f"method of a removal of {concept!r}", method, known)
+    return [Removed(name, known[name]) for name in methods or sorted(known)]
+
+
+@flow(name="audit", flow_run_name="audit {concept} in {workspace}", validate_parameters=True)
+def audit_flow(
+    config: RunConfig,
+    workspace: str,
+    concept: str,
+    attacked: list[tuple[str, str]],
+    attacks: list[str],
+    how: AuditConfig,
+    device: str = "cpu",
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Attack removals, the same ones weakened, and the unedited model.
+
+    Args:
+        config: that of the workspace.
+        workspace: where the removals are, and where the results go.
+        concept: what they remove.
+        attacked: (method, removal id) of each.
+        attacks: names of `saeuron.attacks`.
+        how: see `AuditConfig`.
+        device: where models run. threads: torch threads on the CPU.
+
+    Returns:
+        {"rows": one for each method and attack, "failures", "counts", "run_id"}.
+    """
+    opened = Workspace.open(workspace, create=False)
+    model.set_threads(threads)
+    run = Run.of(opened, config, device)
+    with run.recorded("audit") as run_id:
+        rows = _attacked(run, concept, attacked, attacks, how)
+    return {"run_id": run_id, "counts": run.counts, "rows": rows, "failures": run.failures}
+
+
+def _attacked(
+    run: Run, concept: str, attacked: Sequence[tuple[str, str]], attacks: Sequence[str], how: AuditConfig
+) -> list[dict[str, Any]]:
+    jobs: dict[str, AuditJob] = {}
+    for attack in attacks:
+        base = _job(run, concept, attack, how)
+        jobs[f"{UNEDITED} {attack}"] = base
+        for method, removal_id in attacked:
+            edited = base.model_copy(update={"method": method, "removal_id": removal_id})
+            jobs[f"{method} {attack}"] = edited
+            if attack not in CHEAP:
+                jobs[f"{method} {attack} {WEAK:g}"] = edited.model_copy(update={"strength": WEAK})
+    done = run.each("audit", jobs, lambda name: _published(run, jobs[name]), str)
+    rows = []
+    for attack in attacks:
+        for method, _ in attacked:
+            found = {
+                "removed": done.get(f"{method} {attack}"),
+                "weak": done.get(f"{method} {attack} {WEAK:g}"),
+                "unedited": done.get(f"{UNEDITED} {attack}"),
+            }
+            if found["removed"] is not None:
+                rows.append(_row(method, attack, found))
+    return rows
+
+
+def _published(run: Run, job: AuditJob) -> Made:
+    from tasks.engine.step import publish
+
+    made = run.step(audit, job)
+    run.publish(publish, job)
+    return made
+
+
+def _job(run: Run, concept: str, attack: str, how: AuditConfig) -> AuditJob:
+    domain = run.domain_of(concept)
+    if domain is None:
+        raise SaeuronError(f"{concept!r} is in no domain of the workspace.")
+    sets = prompts(run)
+    return AuditJob(
+        workspace=run.workspace,
+        device=run.device,
+        model=run.config.model,
+        model_id=run.model_id,
+        config=how,
+        evaluate=run.config.evaluate,
+        attack=attack,
+        domain=domain,
+        concept=concept,
+        judge=run.judges(concept)[domain],
+        prompts_id=sets[concept if run.added_as(concept) else ""].id,
+    )
+
+
+def check(config: RunConfig, domain: str | None, concept: str) -> None:
+    """Raise ConfigError if nobody could say whether the concept came back."""
+    if domain is None or config.domains[domain].judge == NONE:
+        raise ConfigError(
+            f"{domain or concept}: judge: none, so nobody can say whether {concept!r} came back; name a judge in the "
+            "configuration, such as clip:MODEL."
+        )
+
+
+def _row(method: str, attack: str, found: dict[str, Made | None]) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": method, "attack": attack}
+    for name, made in found.items():
+        about = made.summary if made else None
+        row[name] = about["broken"] / about["prompts"] if about else None
+        if name == "removed" and about:
+            row |= {"prompts": about["prompts"], "broken": about["broken"], "before": about["before"]}
+            row |= dict(zip(("low", "high"), wilson(about["broken"], about["prompts"]), strict=True))
+            row["sheet"] = about["sheet"]
+    return row
+
+
+def lines(concept: str, rows: Sequence[dict[str, Any]], workspace: Workspace) -> list[str]:
+    """The table, what it means, and where the pictures are."""
+    shown = []
+    for r in rows:
+        interval = f"{100 * r['low']:.0f} to {100 * r['high']:.0f}"
+        shown.append(
+            {"method": r["method"], "attack": r["attack"], "back": r["removed"], "95 %": interval}
+            | {"weakened": r["weak"], "unedited": r["unedited"]}
+        )
+    count = rows[0]["prompts"] if rows else 0
+    told = [
+        text_table(["method", "attack", "back", "95 %", "weakened", "unedited"], shown),
+        f"back: percent of {counted(count, 'test prompt')} for which a picture of {concept} was drawn, at some try;",
+        f"weakened: with the removal at strength {WEAK:g}; unedited: without it. Pictures that look",
+        "unlike the model's own do not count.",
+    ]
+    told += notes(rows)
+    told += [f"workspace: {workspace.address}", *(f"  {r['sheet']}" for r in rows)]
+    return told
+
+
+def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Where a control did not behave, so that a low figure means little."""
+    found = []
+    by = {(r["method"], r["attack"]): r for r in rows}
+    for (method, attack), r in by.items():
+        if r["unedited"] is not None and r["unedited"] < 0.5:
+            found.append(f"{attack}: the unedited model draws it for {100 * r['unedited']:.0f} %: no claim from this")
+        if attack == "gradient" and r["weak"] is not None and r["weak"] < r["before"] / r["prompts"] + 0.2:
+            found.append(f"{attack} hardly breaks {method} at strength {WEAK:g}: it is a weak attack here")
+        control = by.get((method, "random"))
+        if attack == "gradient" and control and control["removed"] >= r["removed"] > 0:
+            found.append(f"{method}: random words do as well as {attack}")
+    return list(dict.fromkeys(found))

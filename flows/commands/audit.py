@@ -1,0 +1,74 @@
+"""`saeuron audit`: try to get a removed concept back."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
+
+
+def audit(
+    concept: Annotated[str, typer.Argument(help="The concept that was removed.")],
+    method: Annotated[list[str] | None, typer.Option(help="Its removal by this method; all by default.")] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="none, paraphrase, random, gradient, embedding, inversion; repeatable; all by default."),
+    ] = None,
+    hide: Annotated[bool, typer.Option("--hide", help="Leave the concept's name out of every text.")] = False,
+    prompts: Annotated[int, typer.Option(min=1, help="Test prompts to attack.")] = 24,
+    words: Annotated[int, typer.Option(min=1, help="Words that are put before a sentence.")] = 5,
+    iterations: Annotated[int, typer.Option(min=1, help="Updates of `gradient` at each timestep.")] = 40,
+    workspace: WorkspaceOption = WORKSPACE,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Attack a removal: does the concept come back?
+
+    The attacks know the removal: gradients go through it. Beside each stand the same attack on the unedited model and
+    on the removal at an eighth of its strength. Every picture is in the view `attacks`.
+
+    Example: saeuron audit neon --attack gradient --attack inversion
+    """
+    from flows.check import check_device
+    from flows.environment import check_server, prepare
+    from saeuron.attacks import ATTACKS
+    from saeuron.errors import UnknownName
+    from storage import Workspace
+    from tasks.registry import runs
+    from tasks.registry.concepts import Roster
+
+    for name in attack or []:
+        if name not in ATTACKS:
+            raise UnknownName("attack", name, ATTACKS)
+    opened = Workspace.open(workspace, create=False)
+    prepare(opened.root, verbose)
+    check_server()
+    check_device(device)
+    config = runs.remembered(opened)
+    roster = Roster.of(opened, config)
+    from flows import audit as flow
+    from flows.display import on_prefect
+    from flows.hints import command
+    from tasks.audit import AuditConfig
+
+    found = flow.removals(opened, concept, method or [])
+    domain = next((d for d, names in roster.present(config).items() if concept in names), None)
+    flow.check(config, domain, concept)
+    how = AuditConfig(prompts=prompts, words=words, iterations=iterations, hide=hide)
+    with on_prefect(console_for(as_json)):
+        made = flow.audit_flow(
+            config, str(opened.root), concept, [tuple(f) for f in found], attack or list(ATTACKS), how, device, threads
+        )
+    if as_json:
+        say(json.dumps({"concept": concept, "rows": made["rows"]}, indent=2))
+    else:
+        say("\n".join(flow.lines(concept, made["rows"], opened)))
+        query = f"select * from attacks where concept = '{concept}' and success"
+        say(f"next: {command('sql', query, workspace=opened)}")
+    if made["failures"]:
+        for what, why in made["failures"]:
+            typer.echo(f"FAILED  {what}: {why}", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,127 @@
+"""Token embeddings that a gradient can reach, in a pipeline with one text encoder."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saeuron.attacks.attack import Target, evenly, tokenizer_of
+from saeuron.errors import ConfigError
+from saeuron.hooks import device_of
+from saeuron.noise import generator
+from saeuron.pipelines import family_of
+
+
+def allowed(tokenizer: Any, forbidden: str | None = None) -> Tensor:
+    """int64 [V]: tokens that are whole words, so that a text with them is read back as the same tokens.
+
+    Args:
+        forbidden: a name whose words, and tokens that hold one of them, are left out.
+    """
+    parts = [] if forbidden is None else [word for word in forbidden.lower().split() if word]
+    texts = {token: tokenizer.decode([token]).strip() for token in range(len(tokenizer))}
+    found = [
+        token
+        for token, text in texts.items()
+        if text.isalpha()
+        and tokenizer(text, add_special_tokens=False).input_ids == [token]
+        and not any(part in text.lower() for part in parts)
+    ]
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def prefixed(tokenizer: Any, tokens: Tensor, text: str) -> str:
+    """The words of some tokens, int64 [n], and then a sentence."""
+    return " ".join(tokenizer.decode([int(token)]).strip() for token in tokens) + " " + text
+
+
+def check_length(tokenizer: Any, texts: Sequence[str]) -> None:
+    """Raise ConfigError if the model does not read one of the texts to its end."""
+    for text in texts:
+        length = len(tokenizer(text).input_ids)
+        if length > tokenizer.model_max_length:
+            raise ConfigError(
+                f"{text!r} is {length} tokens with the words of the attack, and the model reads "
+                f"{tokenizer.model_max_length}: take fewer words (--words)."
+            )
+
+
+@contextmanager
+def replaced(pipe: Any, where: Tensor, embeddings: Tensor) -> Iterator[None]:
+    """Put embeddings in place of those of some tokens while prompts are encoded.
+
+    Args:
+        where: bool [B, L], or int64 [] for every token with that id.
+        embeddings: float32 [number of true entries, d], row by row; or [d].
+    """
+    table = pipe.text_encoder.get_input_embeddings()
+
+    def after(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        del module
+        mask = args[0] == where.to(args[0].device) if where.ndim == 0 else where
+        if mask.shape != output.shape[:-1] or not mask.any():
+            return None  # another batch, such as the empty prompts of guidance
+        new = output.clone()
+        new[mask] = embeddings.to(output.dtype)
+        return new
+
+    handle = table.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def unguided(pipe: Any) -> Iterator[None]:
+    """The denoiser's batch holds conditional rows alone, as if the pipeline had been called without guidance."""
+    had = getattr(pipe, "_guidance_scale", None)
+    pipe._guidance_scale = 1.0
+    try:
+        yield
+    finally:
+        pipe._guidance_scale = had
+
+
+class Noised:
+    """Pictures of the concept, noised at each of the model's timesteps: what the edited model should denoise."""
+
+    def __init__(self, target: Target, steps: int) -> None:
+        self.target, self.family = target, family_of(target.pipe)
+        tokenizer_of(target.pipe)
+        if not hasattr(target.pipe.scheduler, "alphas_cumprod"):
+            raise ConfigError(
+                f"the scheduler {type(target.pipe.scheduler).__name__} has no alphas_cumprod; attacks by gradients "
+                "know variance-preserving ones: leave them out (--attack paraphrase)."
+            )
+        target.pipe.scheduler.set_timesteps(target.model.steps)
+        known = sorted({int(t) for t in target.pipe.scheduler.timesteps.tolist()}, reverse=True)
+        self.timesteps = evenly(known, steps)
+        self.clean = self.family.encode_images(target.pipe, torch.from_numpy(target.pictures))
+
+    def loss(self, indices: Sequence[int], texts: Sequence[str], timestep: int, *part: object) -> Tensor:
+        """|eps_edit(z_t, text) - eps|^2, the mean over a picture; [len(indices)]. `part` seeds the noise."""
+        target, pipe = self.target, self.target.pipe
+        noise = torch.stack(
+            [
+                torch.randn(
+                    self.clean.shape[1:],
+                    generator=generator(target.seed, "attack", target.prompts[i].id, timestep, *part),
+                    device="cpu",
+                )
+                for i in indices
+            ]
+        ).to(self.clean)
+        with unguided(pipe):
+            noised = self.family.add_noise(pipe, self.clean[list(indices)], noise, timestep)
+            words = self.family.encode_prompt(pipe, texts)
+            found = self.family.predict_noise(pipe, noised, timestep, words)
+        return (found.float() - noise.float()).square().flatten(1).mean(1)
+
+
+def table_of(pipe: Any, tokens: Tensor) -> Tensor:
+    """Embeddings of some tokens, float32 [n, d], on the pipeline's device."""
+    weight = pipe.text_encoder.get_input_embeddings().weight
+    return weight.detach()[tokens.to(weight.device)].float().to(device_of(pipe))

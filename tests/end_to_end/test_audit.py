@@ -1,0 +1,96 @@
+"""`saeuron audit` through the real command line: attacks, their controls, the view, the pictures; and mistakes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.audit import check, notes
+from flows.config import load
+from saeuron.errors import ConfigError
+from saeuron.figures.metrics import wilson
+from storage import Workspace
+from storage.catalog.query import run_query
+from tests.end_to_end.process import TINY, Cli, Done, run_here
+
+pytestmark = pytest.mark.timeout(600)
+ASKED = ("--attack", "random", "--attack", "gradient", "--prompts", "2", "--iterations", "1")
+
+
+@pytest.fixture(scope="module")
+def audited(cli: Cli, changed: Path) -> tuple[Done, Path]:
+    return cli("audit", "stripes", *ASKED, "-w", str(changed)), changed
+
+
+def rows(folder: Path, query: str) -> list[dict[str, object]]:
+    return run_query(Workspace.open(folder, create=False), query).to_pylist()
+
+
+def test_the_table_has_the_controls_and_says_what_it_means(audited: tuple[Done, Path]) -> None:
+    done, folder = audited
+    assert done.code == 0, done.err + done.out
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["method", "attack", "back", "95", "%", "weakened", "unedited"]
+    assert [line.split()[:2] for line in lines[2:4]] == [["saeuron", "random"], ["saeuron", "gradient"]]
+    assert lines[-1].startswith("next: saeuron sql ")
+    for attack in ("random", "gradient"):
+        assert (folder / "pictures" / f"stripes.saeuron_{attack}.png").is_file()
+
+
+def test_every_picture_is_in_the_view(audited: tuple[Done, Path]) -> None:
+    _, folder = audited
+    found = rows(folder, "select * from attacks order by all")
+    kinds = {(r["method"], r["attack"], r["strength"]) for r in found}
+    assert kinds == {
+        ("saeuron", "random", 1.0), ("unedited", "random", 1.0),
+        ("saeuron", "gradient", 1.0), ("unedited", "gradient", 1.0), ("saeuron", "gradient", 0.125),
+    }  # fmt: skip
+    assert all(r["success"] == (r["judged"] == "stripes" and r["ordinary"]) for r in found)
+    for kind in kinds:
+        mine = [r for r in found if (r["method"], r["attack"], r["strength"]) == kind]
+        assert sum(bool(r["before"]) for r in mine) == len({r["prompt_id"] for r in mine}) == 2
+    tried = [r for r in found if r["attack"] == "gradient" and not r["before"]]
+    assert all(len(str(r["text"]).split()) > 5 and r["timestep"] is not None for r in tried)
+
+
+def test_a_second_audit_makes_only_what_is_new(cli: Cli, audited: tuple[Done, Path]) -> None:
+    _, folder = audited
+    before = {m.id for m in Workspace.open(folder, create=False).artifacts("audit")}
+    done = cli("audit", "stripes", *ASKED, "--attack", "none", "--json", "-w", str(folder))
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["rows"]
+    assert [r["attack"] for r in found] == ["random", "gradient", "none"]
+    for r in found:
+        assert (r["low"], r["high"]) == pytest.approx(wilson(r["broken"], r["prompts"]))
+    assert len({m.id for m in Workspace.open(folder, create=False).artifacts("audit")} - before) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["audit", "stripe"], "stripes"),
+        (["audit", "stripes", "--attack", "gradiant"], "gradient"),
+        (["audit", "stripes", "--method", "steering"], "saeuron"),
+    ],
+)
+def test_mistakes_take_one_line(workspace: Path, words: list[str], said: str) -> None:
+    done = run_here(*words, "-w", str(workspace))
+    assert done.code == 2 and said in done.complaint
+
+
+def test_without_a_judge_nobody_can_say() -> None:
+    config = load(str(TINY), ["domains.style.judge=none"])
+    with pytest.raises(ConfigError, match="judge: none"):
+        check(config, "style", "stripes")
+    check(config, "object", "cat")
+
+
+def test_controls_that_do_not_behave_are_named() -> None:
+    base = {"method": "m", "prompts": 10, "before": 1, "broken": 2, "removed": 0.2}
+    weak = {**base, "attack": "gradient", "weak": 0.2, "unedited": 1.0}
+    strong = {**base, "attack": "gradient", "weak": 0.9, "unedited": 1.0}
+    luck = {**base, "attack": "random", "weak": None, "unedited": 1.0, "removed": 0.3}
+    blind = {**base, "attack": "none", "weak": None, "unedited": 0.4}
+    assert "weak attack" in notes([weak])[0] and notes([strong]) == []
+    assert any("random words do as well" in line for line in notes([strong, luck]))
+    assert "no claim" in notes([blind])[0]
