@@ -66,6 +66,8 @@ def test_the_commands_of_readme_do_what_they_say(server: None, workspace: Path, 
             words = [{"neon": "stripes"}.get(w, w) for w in words]
         if words[:2] == ["sae", "report"]:
             words += ["--images", "8", "--rows", "256"]
+        if words[0] == "audit":
+            words += ["--prompts", "2"]
         if words[:2] == ["sae", "prove"]:
             words += ["--images", "8"]
         words = [
