@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands import concept, concept_new, removal, sae, sae_report, unlearncanvas
-from flows.commands.audit import audit
-from flows.commands.bench import bench
+from flows.commands import concept, concept_new, removal, sae, sae_report
 from flows.commands.deploy import deploy
 from flows.commands.diff import diff
 from flows.commands.gc import gc
 from flows.commands.generate import generate
+from flows.commands.measure import unlearncanvas
+from flows.commands.measure.audit import audit
+from flows.commands.measure.bench import bench
 from flows.commands.report import report
 from flows.commands.run import evaluate, remove, run
 from flows.commands.runs import runs

@@ -1,6 +1,5 @@
 """The commands of `saeuron`, one file each.
 
-bench.py          `bench`
 concept_new.py    `concept new`
 concept.py        `concept list | show | add | drop | refresh`
 deploy.py         `deploy`
@@ -16,6 +15,6 @@ sae.py            `sae import | export | info`
 sae_report.py     `sae report`, `sae prove` and `latent show`
 sql.py            `sql`
 status.py         `status`
-unlearncanvas.py  `unlearncanvas`, `unlearncanvas convert`
 verify.py         `verify`
+measure/          commands that measure removals and models
 """
