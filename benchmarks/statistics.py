@@ -73,7 +73,7 @@ def main() -> None:
         root = options.workspace or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="saeuron-statistics-")))
         workspace, derived, start = Workspace.open(root), [], time.perf_counter()
         if not workspace.folders():
-            names = _make(workspace, options.concepts, options.steps, options.latents)
+            names = make(workspace, options.concepts, options.steps, options.latents)
             wrote = time.perf_counter() - start
             derived = [Figure("writing", wrote, "s"), *_derived(workspace, names)]
         files = list((root / "artifacts").rglob("*.parquet"))
@@ -90,7 +90,8 @@ def main() -> None:
     show(figures, options.json)
 
 
-def _make(workspace: Workspace, concepts: int, steps: int, latents: int) -> list[str]:
+def make(workspace: Workspace, concepts: int, steps: int, latents: int, sae: str = "sae") -> list[str]:
+    """Score artifacts of so many styles, of invented sums; returns their ids."""
     rng = np.random.default_rng(0)
     shape, names = (steps, latents), []
     for index in range(concepts):
@@ -111,7 +112,7 @@ def _make(workspace: Workspace, concepts: int, steps: int, latents: int) -> list
         about = {"domain": "style", "concept": f"concept {index}", "protocol": "p", "model_id": "m"}
         name = artifact_id("score", 1, about)
         write_statistics(workspace.folder(name) / HOOKPOINT, sums)
-        saes = [{"sae_id": "sae", "hookpoint": HOOKPOINT, "folder": HOOKPOINT, "n_images": 20}]
+        saes = [{"sae_id": sae, "hookpoint": HOOKPOINT, "folder": HOOKPOINT, "n_images": 20}]
         names.append(name)
         workspace.commit(
             name, config={}, inputs={}, summary={**about, "half": "conditional", "saes": saes}, seconds=1.0

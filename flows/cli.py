@@ -14,6 +14,7 @@ import typer
 from flows.commands import concept, concept_new, removal, sae, sae_report
 from flows.commands.deploy import deploy
 from flows.commands.diff import diff
+from flows.commands.explore import explore
 from flows.commands.gc import gc
 from flows.commands.generate import generate
 from flows.commands.measure import unlearncanvas
@@ -54,7 +55,23 @@ def saeuron(
     """Name a concept, get a diffusion model without it, with the evidence."""
 
 
-for command in (run, evaluate, bench, audit, remove, report, runs, sql, generate, status, verify, gc, diff, deploy):
+for command in (
+    run,
+    evaluate,
+    bench,
+    audit,
+    remove,
+    report,
+    explore,
+    runs,
+    sql,
+    generate,
+    status,
+    verify,
+    gc,
+    diff,
+    deploy,
+):
     app.command()(command)
 concept.app.command("new")(concept_new.concept_new)
 app.add_typer(concept.app, name="concept")

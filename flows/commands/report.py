@@ -58,7 +58,7 @@ def report(
         if check:
             say("\n".join(text.filled(line, "  ") for line in lines) or f"{compared} figures are those of the images")
         say(f"page: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-        words = ("concept", "list") if check else ("report", *filter(None, [what]), "--check")
+        words = ("explore",) if check else ("report", *filter(None, [what]), "--check")
         say(f"next: {command(*words, workspace=workspace)}")
     if lines:
         raise typer.Exit(1)

@@ -56,7 +56,7 @@ class Subject:
         comment = ["# run.yaml: the configuration at the end of this page"] if self.run else []
         remove = command("generate", "PROMPT", "--remove", chosen, "--out", "image.png")
         what = str(self.run.number) if self.run else self.name
-        return [*comment, *made, remove, command("report", what, "--check")]
+        return [*comment, *made, remove, command("explore"), command("report", what, "--check")]
 
     def write(self, out: Path | None = None) -> Path:
         """Write the report; returns its path."""

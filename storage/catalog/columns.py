@@ -58,6 +58,17 @@ _STATISTICS = [
     _MEAN,
 ]
 
+_SCORES = [
+    *_SCORE,
+    _TIMESTEP,
+    _LATENT,
+    _MEAN,
+    _MEAN_OTHER,
+    Column("share", "DOUBLE", "1", "mean / (sum of the means of all latents + 1e-8)"),
+    Column("share_other", "DOUBLE", "1", "the same of mean_other"),
+    _DIFFERENCE,
+]
+
 _TOP_LATENTS = [
     *_SCORE,
     _TIMESTEP,
@@ -79,16 +90,8 @@ COLUMNS: dict[str, list[Column]] = {
     **{view.name: view.described for view in (PROMPTS, CAPTURES, SAES, COMPARISONS)},
     "statistics": _STATISTICS,
     "statistics_by_latent": _STATISTICS,
-    "scores": [
-        *_SCORE,
-        _TIMESTEP,
-        _LATENT,
-        _MEAN,
-        _MEAN_OTHER,
-        Column("share", "DOUBLE", "1", "mean / (sum of the means of all latents + 1e-8)"),
-        Column("share_other", "DOUBLE", "1", "the same of mean_other"),
-        _DIFFERENCE,
-    ],
+    "scores": _SCORES,
+    "scores_by_latent": _SCORES,
     "top_latents": _TOP_LATENTS,
     "latents": [
         _SAE,

@@ -34,6 +34,9 @@ TEXT_CELLS = 10_000_000
 TEXT_BYTES = 1 << 28
 """Largest result as text, in bytes of the table."""
 
+_GLANCE = 0.1
+"""Seconds between looks at whether a query is to be stopped."""
+
 
 def _table_files(workspace: Workspace) -> Iterator[Path]:
     """The files behind the views. A generator, because a local workspace never asks for them."""
@@ -44,14 +47,20 @@ def _table_files(workspace: Workspace) -> Iterator[Path]:
 
 
 def run_query(
-    workspace: Workspace | Path | str, sql: str, *, seconds: float = 60.0, memory: str = "1GB", threads: int = 2
+    workspace: Workspace | Path | str,
+    sql: str,
+    *,
+    seconds: float = 60.0,
+    memory: str = "1GB",
+    threads: int = 2,
+    stop: threading.Event | None = None,
 ) -> pa.Table:
     """The result of one SELECT over the views of a workspace, as committed at the time of the call.
 
     The query runs in a process of its own (see `guard`), which is killed after `seconds`, or when an exception, such as
-    KeyboardInterrupt, ends the waiting. Raises BadQuery, in one line, for any other statement or several, for a query
-    that DuckDB cannot parse, bind or run, or that exceeds `seconds`, `memory` or RESULT_BYTES; NotAWorkspace,
-    OtherFormat.
+    KeyboardInterrupt, ends the waiting, or when another thread sets `stop`. Raises BadQuery, in one line, for any other
+    statement or several, for a query that DuckDB cannot parse, bind or run, or that exceeds `seconds`, `memory` or
+    RESULT_BYTES; NotAWorkspace, OtherFormat.
     """
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)
@@ -79,7 +88,7 @@ def run_query(
         ):
             try:
                 listen()
-                return _answer(process, folder, seconds, memory)
+                return _answer(process, folder, seconds, memory, stop)
             finally:
                 process.kill()
                 # After Ctrl-C `with` does not wait, and the process's memory would outlive this call.
@@ -113,13 +122,24 @@ def _environment(folder: Path) -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path), "TMPDIR": str(folder)}
 
 
-def _answer(process: subprocess.Popen[bytes], folder: Path, seconds: float, memory: str) -> pa.Table:
+def _answer(
+    process: subprocess.Popen[bytes], folder: Path, seconds: float, memory: str, stop: threading.Event | None
+) -> pa.Table:
     assert process.stdout is not None
-    late = threading.Event()
+    late, over = threading.Event(), threading.Event()
 
     def end() -> None:
         late.set()
         process.kill()
+
+    def watch() -> None:
+        while stop is not None and not over.wait(_GLANCE):
+            if stop.is_set():
+                process.kill()
+                return
+
+    if stop is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
     # Connecting takes longer the larger the workspace is, and is not counted: the query's time starts after it.
     process.stdout.read(len(READY))
@@ -134,6 +154,9 @@ def _answer(process: subprocess.Popen[bytes], folder: Path, seconds: float, memo
         ended = process.wait()
     finally:
         timer.cancel()
+        over.set()
+    if stop is not None and stop.is_set():
+        raise BadQuery("the query was stopped")
     if ended == 0:
         with pa.ipc.open_stream(pa.py_buffer(rows)) as reader:
             return reader.read_all()

@@ -77,6 +77,33 @@ SELECT
 FROM own o
 LEFT JOIN totals t ON t.totals_index = o.totals_index AND t.timestep = o.timestep AND t.latent = o.latent;
 
+-- The same of one or a few latents, from files ordered by latent. 'Other' is summed from the rows themselves: all
+-- concepts of the domain have one. Partitioned by every name, so that a filter on one comes before the window.
+CREATE VIEW scores_by_latent AS
+WITH own AS (
+    SELECT c.*, s.latent, s.sum_fixed
+    FROM (
+        SELECT m.score_index, p.timestep, p.latent, p.sum_fixed
+        FROM source.pack_rows p JOIN source.pack_members m ON m.file_index = p.file_index AND m.member = p.member
+        UNION ALL
+        SELECT o.score_index, r.timestep, r.latent, r.sum_fixed
+        FROM source.own_rows r JOIN source.own_files o ON o.file_index = r.file_index
+    ) s
+    JOIN source.cells c ON c.file_index = s.score_index AND c.timestep = s.timestep
+),
+summed AS (
+    SELECT *, (sum(sum_fixed) OVER (PARTITION BY totals_index, sae_id, protocol, domain, timestep, latent))::BIGINT AS total
+    FROM own
+)
+SELECT
+    score_id, sae_id, hookpoint, protocol, domain, concept, timestep, latent,
+    sum_fixed / units AS mean,
+    CASE WHEN units_other > 0 THEN (total - sum_fixed)::DOUBLE / units_other ELSE 0 END AS mean_other,
+    mean / norm AS share,
+    mean_other / norm_other AS share_other,
+    share - share_other AS score
+FROM summed;
+
 -- An aggregate that keeps the 32 best, because a window would sort all latents. It groups by all names, so that a
 -- filter on one of them is applied before the ranking. Equal scores: the lower latent first.
 CREATE VIEW top_latents AS

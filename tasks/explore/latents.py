@@ -1,9 +1,14 @@
 """Scores of latents for a concept, and latents as the page of an SAE shows them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from saeuron.pages.contents import Latent
+from saeuron.checkpoint import load_tensors
+from saeuron.errors import ConfigError, UnknownName
+from saeuron.pages.contents import ConceptScore, Latent
 from saeuron.pages.removals import AtHookpoint, EditedLatent
+from saeuron.sae.diagnosis.dictionary import neighbours
 from storage.manifests import Manifest
 from storage.tables import REMOVAL_LATENTS, read_table
 from tasks.explore.shelf import Shelf
@@ -109,3 +114,120 @@ def pictured_latents(shelf: Shelf, sae_id: str, latents: Sequence[int]) -> list[
     """Some latents with the held-out images on which they are largest; none where the SAE was not measured."""
     found = diagnosis(shelf, sae_id) if latents else None
     return [each for each in found.pictured(latents) if each.examples] if found else []
+
+
+@dataclass(frozen=True)
+class Use:
+    """A removal that edits a latent."""
+
+    concept: str
+    method: str
+    removal_id: str
+    steps: int
+    factor: tuple[float, float]
+    """Least and largest."""
+
+
+@dataclass(frozen=True)
+class LatentPage:
+    """Everything known of one latent."""
+
+    sae_id: str
+    hookpoint: str
+    n_latents: int
+    latent: int
+    measured: Latent | None
+    """With its top images; None: the SAE was not measured."""
+    scores: Sequence[ConceptScore]
+    """For every concept that its SAE scored, the highest mean first."""
+    uses: Sequence[Use]
+    rows: Sequence[dict[str, Any]]
+    """Its statistics for each concept: domain, concept, mean, image_share."""
+
+
+_OF_LATENT = """
+SELECT domain, concept, list(timestep ORDER BY timestep DESC) AS timesteps, list(score ORDER BY timestep DESC) AS scores
+FROM scores_by_latent WHERE sae_id = ? AND protocol = ? AND latent = ?
+GROUP BY ALL ORDER BY avg(score) DESC, concept
+"""
+_STATISTICS = """
+SELECT domain, concept, avg(mean) AS mean, max(max) AS maximum, max(image_fires / n_images) AS image_share
+FROM statistics_by_latent WHERE sae_id = ? AND protocol = ? AND latent = ? GROUP BY ALL ORDER BY mean DESC, concept
+"""
+_USES = """
+SELECT
+    sae_id, latent, concept, method, removal_id,
+    count(DISTINCT timestep) AS steps, min(factor) AS low, max(factor) AS high
+FROM removal_latents GROUP BY ALL ORDER BY ALL
+"""
+
+
+def uses(shelf: Shelf) -> dict[tuple[str, int], list[Use]]:
+    """{(SAE, latent): the removals that edit it}, of those that are the newest of their concept and method."""
+    newest = {(m.summary["concept"], m.summary["method"]): m.id for m in shelf.of("removal")}
+    found: dict[tuple[str, int], list[Use]] = {}
+    for row in shelf.rows(_USES):
+        if newest.get((row["concept"], row["method"])) == row["removal_id"]:
+            use = Use(row["concept"], row["method"], row["removal_id"], row["steps"], (row["low"], row["high"]))
+            found.setdefault((row["sae_id"], row["latent"]), []).append(use)
+    return found
+
+
+def latent_page(shelf: Shelf, sae_id: str, latent: int) -> LatentPage:
+    """Everything known of one latent.
+
+    Raises:
+        UnknownName: there is no such SAE.
+        ConfigError: it has no such latent.
+    """
+    about = sae_of(shelf, sae_id).summary
+    if not 0 <= latent < about["n_latents"]:
+        raise ConfigError(
+            f"latent {latent}: this SAE has {about['n_latents']}; expected 0 to {about['n_latents'] - 1}."
+        )
+    protocol = shelf.protocols.get(sae_id)
+    scores, rows = [], []
+    if protocol:
+        found = shelf.rows(_OF_LATENT, sae_id, protocol, latent)
+        scores = [ConceptScore(r["domain"], r["concept"], r["timesteps"], r["scores"]) for r in found]
+        rows = shelf.rows(_STATISTICS, sae_id, protocol, latent)
+    measured = diagnosis(shelf, sae_id)
+    return LatentPage(
+        sae_id,
+        about["hookpoint"],
+        about["n_latents"],
+        latent,
+        measured.pictured([latent])[0] if measured else None,
+        scores,
+        shelf.uses.get((sae_id, latent), []),
+        rows,
+    )
+
+
+def sae_of(shelf: Shelf, sae_id: str) -> Manifest:
+    """The SAE of an id. Raises UnknownName."""
+    found = shelf.manifests.get(sae_id)
+    if found is None or found.stage != "sae":
+        raise UnknownName("SAE", sae_id, [m.id for m in shelf.of("sae")])
+    return found
+
+
+def near(shelf: Shelf, sae_id: str, latent: int, count: int = 8) -> list[tuple[int, float]]:
+    """The latents whose decoder rows are nearest: (latent, cosine). Reads the SAE's weights."""
+    sae_of(shelf, sae_id)
+    return neighbours(load_tensors(shelf.workspace.fetch(sae_id) / "sae.safetensors")[0]["W_dec"], latent, count)
+
+
+_TABLE = """
+SELECT latent, density, image_density, mean, maximum, max_cosine, nearest, stability, dead, always_on
+FROM latents WHERE sae_id = ? ORDER BY {order} {way} NULLS LAST, latent LIMIT ? OFFSET ?
+"""
+ORDERS = ("latent", "density", "image_density", "mean", "maximum", "max_cosine", "stability")
+"""Columns that a table of latents may be ordered by."""
+
+
+def table(shelf: Shelf, sae_id: str, order: str, down: bool, count: int, offset: int) -> list[dict[str, Any]]:
+    """A part of an SAE's latents, as it was measured. Raises UnknownName for another order than ORDERS."""
+    if order not in ORDERS:
+        raise UnknownName("order", order, ORDERS)
+    return shelf.rows(_TABLE.format(order=order, way="DESC" if down else "ASC"), sae_id, count, offset)

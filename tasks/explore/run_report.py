@@ -21,7 +21,7 @@ from storage.manifests import Manifest
 from storage.seals import sealed_page
 from tasks.explore.check import figures
 from tasks.explore.removals import record
-from tasks.explore.shelf import Row, Shelf, small
+from tasks.explore.shelf import Row, Shelf
 from tasks.registry import runs
 from tasks.registry.records import parsed
 
@@ -119,7 +119,7 @@ def _report(
         comparisons=comparisons,
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) if config else "",
         commands=list(commands),
-        hard=small(shelf),
+        hard=shelf.small,
         figures={r.evaluation_id: figures(r.metrics, r.damage, r.verdict) for r in found},
     )
 

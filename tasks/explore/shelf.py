@@ -28,6 +28,9 @@ class Shelf:
             self.manifests[manifest.id] = manifest
             self.stages.setdefault(manifest.stage, []).append(manifest)
         self.tables = connect(workspace)
+        # Of this shelf alone: a cache of all shelves would keep former ones.
+        self.index = functools.lru_cache(maxsize=256)(self._index)
+        """The images of a set by key, in its order."""
 
     def of(self, stage: str, **wanted: Any) -> list[Manifest]:
         """The artifacts of a stage whose summaries have these values, oldest first."""
@@ -60,9 +63,36 @@ class Shelf:
         """{(concept, method): id} of the removals in `removals/`."""
         return in_use(self.workspace, self.of("removal"))
 
-    @functools.lru_cache(maxsize=256)  # noqa: B019  A shelf lives as long as its process needs it.
-    def index(self, image_set_id: str) -> dict[str, Row]:
-        """The images of a set by key, in its order."""
+    @functools.cached_property
+    def protocols(self) -> dict[str, str]:
+        """{SAE: the protocol of its newest scores}."""
+        return {s["sae_id"]: m.summary["protocol"] for m in self.of("score") for s in m.summary["saes"]}
+
+    @functools.cached_property
+    def uses(self) -> dict[tuple[str, int], list[Any]]:
+        """{(SAE, latent): the removals that edit it}."""
+        from tasks.explore import latents
+
+        return latents.uses(self)
+
+    @functools.cached_property
+    def concepts(self) -> list[Any]:
+        """Every concept, see `tasks.explore.concepts`."""
+        from tasks.explore import concepts
+
+        return concepts.every(self)
+
+    @functools.cached_property
+    def small(self) -> bool:
+        """Whether pictures are so small that they are enlarged without smoothing."""
+        return small(self)
+
+    def warm(self) -> "Shelf":
+        """Look up at once what pages would otherwise look up at their first view."""
+        _ = self.evaluations, self.outdated, self.protocols, self.uses, self.concepts, self.small
+        return self
+
+    def _index(self, image_set_id: str) -> dict[str, Row]:
         folder = self.workspace.fetch(image_set_id, IMAGES.file)
         rows = read_table(folder / IMAGES.file).to_pylist()
         return {row["key"]: {**row, "asked": dict(row["asked"])} for row in rows}
@@ -133,7 +163,7 @@ def small(shelf: Shelf) -> bool:
     from saeuron.pages.document import is_small
     from saeuron.pages.pictures import picture_of
 
-    for manifest in shelf.of("images"):
+    for manifest in shelf.of("images")[:3]:
         try:
             rows = list(shelf.index(manifest.id).values())[:1]
             for png in shelf.pngs(manifest.id, rows).values():

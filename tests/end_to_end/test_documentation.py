@@ -53,9 +53,9 @@ def test_the_commands_of_readme_do_what_they_say(server: None, workspace: Path, 
     done_before: list[list[str]] = []
     for line in commands():
         words = shlex.split(line)[1:]
-        if words[0] in ("deploy", "bench") or "s3://BUCKET/PREFIX" in words:
-            # Executed by test_schedule.py, against a server, by test_controls.py, on a tiny protocol, and by
-            # test_object_store.py, against a store.
+        if words[0] in ("deploy", "bench", "explore") or "s3://BUCKET/PREFIX" in words:
+            # Executed by test_schedule.py, against a server, by test_controls.py, on a tiny protocol, by
+            # test_explore.py, until it is interrupted, and by test_object_store.py, against a store.
             continue
         if words[0] == "run":
             words = ["run", str(TINY), *LARGE, *(["--plan"] if "--plan" in words else [])]

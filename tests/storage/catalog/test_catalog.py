@@ -112,6 +112,21 @@ def test_scores_are_the_formula(
             assert np.array_equal(found[:, 1], found[:, 2])
 
 
+def test_scores_by_latent_are_the_scores(
+    workspace: Workspace, scored: dict[str, dict[str, Sums]], score: Score
+) -> None:
+    # A concept scored anew: its former rows are in no sum.
+    score("ink", {"sae_a": random_sums(7, STEPS, LATENTS)}, version=2)
+    with connect(workspace) as connection:
+        both = [
+            connection.execute(f"SELECT * FROM {view} WHERE latent IN (0, 3) ORDER BY ALL").fetchall()
+            for view in ("scores", "scores_by_latent")
+        ]
+        one = "SELECT * FROM scores_by_latent WHERE latent = 3 AND sae_id = 'sae_a' AND concept = 'oil' ORDER BY ALL"
+        assert set(connection.execute(one).fetchall()) < set(both[0])
+    assert len(both[0]) > 20 and both[0] == both[1]
+
+
 def test_a_lone_concept_has_no_other(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
     with connect(workspace) as connection:
         query = """
