@@ -18,8 +18,9 @@ from tasks.audit import UNEDITED, AuditConfig, AuditJob, audit
 from tasks.engine import model
 from tasks.engine.job import Made
 
-WEAK = 0.125
-"""Strength of the weakened removal, a control: an attack that works must break it."""
+WEAK = (0.5, 0.25, 0.125)
+"""Strengths of the weakened removal, a control: an attack that works must break it. Of these, that one is attacked at
+which nearest to half of the prompts show the concept before the attack."""
 CHEAP = ("none", "paraphrase", "random")
 """Attacks without gradients."""
 
@@ -83,27 +84,47 @@ def audit_flow(
 def _attacked(
     run: Run, concept: str, attacked: Sequence[tuple[str, str]], attacks: Sequence[str], how: AuditConfig
 ) -> list[dict[str, Any]]:
-    jobs: dict[str, AuditJob] = {}
+    weak = _weakened(run, concept, attacked, how) if set(attacks) - set(CHEAP) else {}
+    jobs: dict[tuple[str, str, float], AuditJob] = {}
     for attack in attacks:
         base = _job(run, concept, attack, how)
-        jobs[f"{UNEDITED} {attack}"] = base
+        jobs[UNEDITED, attack, 1.0] = base
         for method, removal_id in attacked:
             edited = base.model_copy(update={"method": method, "removal_id": removal_id})
-            jobs[f"{method} {attack}"] = edited
-            if attack not in CHEAP:
-                jobs[f"{method} {attack} {WEAK:g}"] = edited.model_copy(update={"strength": WEAK})
-    done = run.each("audit", jobs, lambda name: _published(run, jobs[name]), str)
+            jobs[method, attack, 1.0] = edited
+            if attack not in CHEAP and method in weak:
+                strength = weak[method]
+                jobs[method, attack, strength] = edited.model_copy(update={"strength": strength})
+    done = run.each("audit", jobs, lambda which: _published(run, jobs[which]), str)
     rows = []
     for attack in attacks:
         for method, _ in attacked:
             found = {
-                "removed": done.get(f"{method} {attack}"),
-                "weak": done.get(f"{method} {attack} {WEAK:g}"),
-                "unedited": done.get(f"{UNEDITED} {attack}"),
+                "removed": done.get(str((method, attack, 1.0))),
+                "weak": done.get(str((method, attack, weak.get(method)))),
+                "unedited": done.get(str((UNEDITED, attack, 1.0))),
             }
             if found["removed"] is not None:
-                rows.append(_row(method, attack, found))
+                rows.append(_row(method, attack, found) | {"strength": weak.get(method)})
     return rows
+
+
+def _weakened(run: Run, concept: str, attacked: Sequence[tuple[str, str]], how: AuditConfig) -> dict[str, float]:
+    """{method: strength of its weakened removal}; without the methods whose removals have no strength."""
+    found = {}
+    base = _job(run, concept, "none", how)
+    for method, removal_id in attacked:
+        shares = {}
+        for strength in WEAK:
+            job = base.model_copy(update={"method": method, "removal_id": removal_id, "strength": strength})
+            try:
+                about = _published(run, job).summary
+            except ConfigError:
+                break  # such as a negative prompt
+            shares[strength] = abs(about["before"] / about["prompts"] - 0.5) if about else 1.0
+        if shares:
+            found[method] = min(shares, key=lambda s: (shares[s], -s))
+    return found
 
 
 def _published(run: Run, job: AuditJob) -> Made:
@@ -152,6 +173,8 @@ def _row(method: str, attack: str, found: dict[str, Made | None]) -> dict[str, A
             row |= {"prompts": about["prompts"], "broken": about["broken"], "before": about["before"]}
             row |= dict(zip(("low", "high"), wilson(about["broken"], about["prompts"]), strict=True))
             row["sheet"] = about["sheet"]
+        if name == "weak":
+            row["weak_before"] = about["before"] / about["prompts"] if about else None
     return row
 
 
@@ -164,11 +187,13 @@ def lines(concept: str, rows: Sequence[dict[str, Any]], workspace: Workspace) ->
             {"method": r["method"], "attack": r["attack"], "back": r["removed"], "95 %": interval}
             | {"weakened": r["weak"], "unedited": r["unedited"]}
         )
+    for shown_row, r in zip(shown, rows, strict=True):
+        shown_row["strength"] = f"{r['strength']:g}" if r["weak"] is not None else None
     count = rows[0]["prompts"] if rows else 0
     told = [
-        text_table(["method", "attack", "back", "95 %", "weakened", "unedited"], shown),
+        text_table(["method", "attack", "back", "95 %", "weakened", "strength", "unedited"], shown),
         f"back: percent of {counted(count, 'test prompt')} for which a picture of {concept} was drawn, at some try;",
-        f"weakened: with the removal at strength {WEAK:g}; unedited: without it. Pictures that look",
+        "weakened: with the removal at that strength; unedited: without it. Pictures that look",
         "unlike the model's own do not count.",
     ]
     told += notes(rows)
@@ -183,8 +208,8 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     for (method, attack), r in by.items():
         if r["unedited"] is not None and r["unedited"] < 0.5:
             found.append(f"{attack}: the unedited model draws it for {100 * r['unedited']:.0f} %: no claim from this")
-        if attack == "gradient" and r["weak"] is not None and r["weak"] < r["before"] / r["prompts"] + 0.2:
-            found.append(f"{attack} hardly breaks {method} at strength {WEAK:g}: it is a weak attack here")
+        if attack == "gradient" and r["weak"] is not None and r["weak"] < min(1.0, r["weak_before"] + 0.2):
+            found.append(f"{attack} hardly breaks {method} at strength {r['strength']:g}: it is a weak attack here")
         control = by.get((method, "random"))
         if attack == "gradient" and control and control["removed"] >= r["removed"] > 0:
             found.append(f"{method}: random words do as well as {attack}")

@@ -40,7 +40,7 @@ class DomainJudge(BaseModel):
 
     def ordinary(self, domain: str, pictures: NDArray[np.uint8], device: str) -> list[bool] | list[None]:
         """Whether each image looks like the model's other ones; None where the judge cannot tell."""
-        tell = getattr(_load(self.spec, domain, self.templates, device, self.id), "ordinary", None)
+        tell = getattr(self.loaded(domain, device), "ordinary", None)
         return tell(pictures) if tell else [None] * len(pictures)
 
 

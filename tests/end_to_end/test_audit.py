@@ -30,7 +30,7 @@ def test_the_table_has_the_controls_and_says_what_it_means(audited: tuple[Done, 
     done, folder = audited
     assert done.code == 0, done.err + done.out
     lines = done.out.splitlines()
-    assert lines[0].split() == ["method", "attack", "back", "95", "%", "weakened", "unedited"]
+    assert lines[0].split() == ["method", "attack", "back", "95", "%", "weakened", "strength", "unedited"]
     assert [line.split()[:2] for line in lines[2:4]] == [["saeuron", "random"], ["saeuron", "gradient"]]
     assert lines[-1].startswith("next: saeuron sql ")
     for attack in ("random", "gradient"):
@@ -41,9 +41,12 @@ def test_every_picture_is_in_the_view(audited: tuple[Done, Path]) -> None:
     _, folder = audited
     found = rows(folder, "select * from attacks order by all")
     kinds = {(r["method"], r["attack"], r["strength"]) for r in found}
+    weak = {strength for _, attack, strength in kinds if attack == "gradient"} - {1.0}
+    assert len(weak) == 1 and weak < {0.5, 0.25, 0.125}
     assert kinds == {
         ("saeuron", "random", 1.0), ("unedited", "random", 1.0),
-        ("saeuron", "gradient", 1.0), ("unedited", "gradient", 1.0), ("saeuron", "gradient", 0.125),
+        ("saeuron", "gradient", 1.0), ("unedited", "gradient", 1.0), ("saeuron", "gradient", *weak),
+        *(("saeuron", "none", strength) for strength in (0.5, 0.25, 0.125)),
     }  # fmt: skip
     assert all(r["success"] == (r["judged"] == "stripes" and r["ordinary"]) for r in found)
     for kind in kinds:
@@ -86,7 +89,7 @@ def test_without_a_judge_nobody_can_say() -> None:
 
 
 def test_controls_that_do_not_behave_are_named() -> None:
-    base = {"method": "m", "prompts": 10, "before": 1, "broken": 2, "removed": 0.2}
+    base = {"method": "m", "prompts": 10, "before": 1, "broken": 2, "removed": 0.2, "strength": 0.5, "weak_before": 0.1}
     weak = {**base, "attack": "gradient", "weak": 0.2, "unedited": 1.0}
     strong = {**base, "attack": "gradient", "weak": 0.9, "unedited": 1.0}
     luck = {**base, "attack": "random", "weak": None, "unedited": 1.0, "removed": 0.3}

@@ -151,7 +151,7 @@ def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestHelp:
     def test_these_are_the_commands(self) -> None:
         assert set(COMMANDS) == {
-            "run", "evaluate", "bench", "audit", "remove", "runs", "removal list", "sae list",
+            "run", "evaluate", "bench", "audit", "report", "remove", "runs", "removal list", "sae list",
             "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
             "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new",
             "unlearncanvas convert",
