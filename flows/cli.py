@@ -14,12 +14,14 @@ import typer
 from flows.commands import concept, concept_new, removal, sae, sae_report
 from flows.commands.deploy import deploy
 from flows.commands.diff import diff
+from flows.commands.doctor import doctor
 from flows.commands.explore import explore
 from flows.commands.gc import gc
 from flows.commands.generate import generate
 from flows.commands.measure import unlearncanvas
 from flows.commands.measure.audit import audit
 from flows.commands.measure.bench import bench
+from flows.commands.measure.hookpoints import hookpoints
 from flows.commands.report import report
 from flows.commands.run import evaluate, remove, run
 from flows.commands.runs import runs
@@ -66,6 +68,8 @@ for command in (
     runs,
     sql,
     generate,
+    hookpoints,
+    doctor,
     status,
     verify,
     gc,

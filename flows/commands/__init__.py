@@ -4,6 +4,7 @@ concept_new.py    `concept new`
 concept.py        `concept list | show | add | drop | refresh`
 deploy.py         `deploy`
 diff.py           `diff`
+doctor.py         `doctor`
 explore.py        `explore`
 gc.py             `gc`
 generate.py       `generate`

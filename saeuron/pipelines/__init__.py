@@ -9,6 +9,8 @@ flux.py                 Flux dev and schnell
 flow.py                 what SD3 and Flux share: flow matching, blocks with two streams
 calls.py                which pipeline runs the denoiser
 source.py               a model's files, in a folder or on the hub
+survey.py               the modules worth hooking, and the shapes of what they give
+patching.py             how much of a concept each module carries
 loading.py              load a pipeline; identify a model by its content; check hookpoints, schedulers and sizes
 
 A family is chosen by the `_class_name` of model_index.json. To add one, subclass `Family` and call `register`.

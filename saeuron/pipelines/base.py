@@ -42,6 +42,10 @@ class Family(ABC):
     """Whether guidance doubles the denoiser's batch; otherwise there is no unconditional half."""
     options: ClassVar[Mapping[str, Any]] = {}
     """Arguments of `from_pretrained`, such as those that leave out parts that change finished images."""
+    literature: ClassVar[tuple[tuple[str, int, str], ...]] = ()
+    """(end of a hookpoint's path, its width, who edits there) of places that papers name, for models of that width."""
+    text_enters: ClassVar[str] = ".attn2"
+    """How paths of the modules end by which the image's positions read the text."""
     place: ClassVar[int] = 1
     """Where the timestep stands among the arguments of the denoiser's `forward`."""
     near: ClassVar[float] = 2

@@ -19,6 +19,7 @@ class Flow(Family):
 
     root = "transformer"
     place = 3
+    text_enters = ".attn"
 
     def samples_with(self, scheduler: type) -> bool:
         return scheduler.__name__.startswith("FlowMatch")

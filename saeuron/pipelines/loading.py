@@ -4,7 +4,7 @@ import functools
 import hashlib
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,17 +170,25 @@ def check_hookpoints(spec: str | Path, paths: Iterable[str]) -> dict[str, int | 
     from saeuron.hooks import width
 
     paths = list(paths)
-    family, index = family_at(spec), read(spec, "model_index.json")
-    known = [root for root in (family.root, *family.text_roots) if index.get(root, [None])[0]]
-    asked = {path.split(".")[0] for path in paths}
-    # Build only the networks asked for; all of them if a name is wrong, to suggest the nearest hookpoint.
-    roots = [root for root in known if root == family.root or root in asked or asked - {*known}]
-    networks = {root: _without_weights(index[root], read(spec, f"{root}/config.json")) for root in roots}
-    pipe = SimpleNamespace(family=family.name, **networks)
+    pipe = without_weights(spec, {path.split(".")[0] for path in paths})
     return {path: width(pipe, path) for path in paths}
 
 
-def _without_weights(entry: list[str], config: dict[str, Any]) -> Any:
+def without_weights(spec: str | Path, asked: Set[str] | None = None) -> Any:
+    """A stand-in for a pipeline: its networks on the meta device, which holds shapes and no numbers.
+
+    Args:
+        asked: names of networks to build beside the denoiser; None: all. If a name is wrong, all are built too, so that
+            the nearest hookpoint can be suggested.
+    """
+    family, index = family_at(spec), read(spec, "model_index.json")
+    known = [root for root in (family.root, *family.text_roots) if index.get(root, [None])[0]]
+    roots = [root for root in known if asked is None or root == family.root or root in asked or asked - {*known}]
+    networks = {root: _meta(index[root], read(spec, f"{root}/config.json")) for root in roots}
+    return SimpleNamespace(family=family.name, **networks)
+
+
+def _meta(entry: list[str], config: dict[str, Any]) -> Any:
     """A network on the meta device; `entry` is [diffusers or transformers, its class], as in model_index.json."""
     library, name = entry
     if library not in ("diffusers", "transformers"):

@@ -16,6 +16,7 @@ class PixArtSigma(StableDiffusion):
     name = "PixArtSigmaPipeline"
     root = "transformer"
     options = {}  # noqa: RUF012
+    literature = ()
     tokens = 300
     place = 2
 

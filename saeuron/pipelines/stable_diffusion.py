@@ -18,6 +18,11 @@ class StableDiffusion(Family):
     """`StableDiffusionPipeline`, with any prediction type of a variance-preserving process."""
 
     name = "StableDiffusionPipeline"
+    literature: ClassVar[tuple[tuple[str, int, str], ...]] = (
+        ("unet.up_blocks.1.attentions.1", 1280, "SAeUron, objects (2501.18052)"),
+        ("unet.up_blocks.1.attentions.2", 1280, "SAeUron, styles (2501.18052)"),
+        ("layers.8", 768, "Interpret-then-Deactivate (2503.09446)"),
+    )
     options: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 
     def load(self, source: Path, dtype: torch.dtype) -> Any:
@@ -41,7 +46,7 @@ class StableDiffusion(Family):
         parts = path.split(".")
         if parts[0] != self.root:
             return len(parts) > 1 and parts[-2] == "layers"
-        return "attentions" in path and (len(parts) <= 5 or parts[-1] == "attn2")
+        return parts[-2] == "attentions" or parts[-1] == "attn2"
 
     def probe(self, config: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
         return {

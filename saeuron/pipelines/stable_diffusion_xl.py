@@ -14,6 +14,15 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "StableDiffusionXLPipeline"
     text_roots = ("text_encoder", "text_encoder_2")
+    literature = tuple(
+        (f"unet.{place}", 1280, "sdxl-unbox (2410.22366)")
+        for place in (
+            "down_blocks.2.attentions.1",
+            "mid_block.attentions.0",
+            "up_blocks.0.attentions.0",
+            "up_blocks.0.attentions.1",
+        )
+    )
     per_prompt = frozenset({"negative_prompt", "negative_prompt_2", "prompt_2"})
     # The default watermark depends on whether an optional package is installed.
     options: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}

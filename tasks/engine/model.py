@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import platform
 from typing import Any
 
 import torch
@@ -31,3 +32,13 @@ def set_threads(threads: int) -> None:
 def device_count(device: str) -> int:
     """Number of this machine's devices of a kind."""
     return torch.cuda.device_count() if device.split(":")[0] == "cuda" else 1
+
+
+def devices() -> dict[str, str]:
+    """{device: what it is} of this machine, the CPU first."""
+    found = {"cpu": platform.processor() or platform.machine()}
+    for i in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(i)
+        name = torch.cuda.get_device_name(i)
+        found[f"cuda:{i}"] = f"{name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+    return found

@@ -47,7 +47,9 @@ def test_the_configuration_of_readme_is_one() -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_commands_of_readme_do_what_they_say(server: None, workspace: Path, workspaces: Path) -> None:
+def test_the_commands_of_readme_do_what_they_say(
+    server: None, workspace: Path, workspaces: Path, tiny_model_folder: Path
+) -> None:
     # The same lines, with a configuration that is tiny and a workspace that has been run, so that each takes seconds.
     mine = shutil.copytree(workspace, workspaces / "readme")
     done_before: list[list[str]] = []
@@ -64,6 +66,10 @@ def test_the_commands_of_readme_do_what_they_say(server: None, workspace: Path, 
             done_before.append(words)
         elif "neon" in words:
             words = [{"neon": "stripes"}.get(w, w) for w in words]
+        if words[0] == "hookpoints":
+            done = run_here(*[str(tiny_model_folder) if w == "canvas" else w for w in words])
+            assert done.code == 0 and done.out.strip(), (line, done.err)
+            continue
         if words[:2] == ["sae", "report"]:
             words += ["--images", "8", "--rows", "256"]
         if words[0] == "audit":

@@ -2,5 +2,6 @@
 
 audit.py          `audit`
 bench.py          `bench`
+hookpoints.py     `hookpoints`
 unlearncanvas.py  `unlearncanvas`, `unlearncanvas convert`
 """

@@ -1,0 +1,93 @@
+"""`saeuron hookpoints` and `saeuron doctor`."""
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from flows.upkeep import doctor
+from tests.end_to_end.process import run_here
+
+
+def test_hookpoints_are_listed_in_80_columns(tiny_model_folder: Path) -> None:
+    done = run_here("hookpoints", tiny_model_folder)
+    assert done.code == 0 and max(map(len, done.out.splitlines()[:-1])) <= 80, done.err
+    rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line.startswith("unet.")}
+    assert rows["unet.up_blocks.1.attentions.1"] == ["8x8", "16", "2.0"]
+    assert f"next: saeuron hookpoints {tiny_model_folder} --rank CONCEPT" in done.out
+    places = json.loads(run_here("hookpoints", tiny_model_folder, "--json").out)
+    assert {p["hookpoint"] for p in places} >= {*rows}
+
+
+def test_a_ranking_stands_beside_its_control(tiny_model_folder: Path) -> None:
+    words = ("hookpoints", tiny_model_folder, "--rank", "cat", "--instead", "moon", "--steps", "2", "--threads", "1")
+    done = run_here(*words)
+    assert done.code == 0 and max(map(len, done.out.splitlines())) <= 80, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == "cat: share of the change in the prediction, %, 2 pairs of prompts"
+    listed = [float(line.split()[1]) for line in lines if line.startswith("unet.")]
+    assert listed == sorted(listed, reverse=True) and listed[0] == 100  # the last block
+    (all_of_it,) = (line for line in lines if "where text enters, at once" in line)
+    assert all_of_it.split()[-3:] == ["100.0"] * 3
+    assert any(line.startswith("control: these, from a prompt without the concept") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rank", "cat"], "--rank cat needs --instead OTHER"),
+        (["--rank", "cat", "--instead", "cat"], "--rank cat needs --instead OTHER"),
+        (["--instead", "cat"], "--instead and --prompt are of --rank CONCEPT"),
+        (
+            ["--rank", "cat", "--instead", "moon", "--prompt", "A {concept}."],
+            "--prompt is there once; give two or more",
+        ),
+        (["--rank", "cat", "--instead", "moon", "--prompt", "A cat."], "--prompt 'A cat.': expected a sentence with"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], said: str, tiny_model_folder: Path) -> None:
+    done = run_here("hookpoints", tiny_model_folder, *words)
+    assert done.code == 2 and said in done.complaint and not done.out
+
+
+def test_a_model_that_is_not_there() -> None:
+    done = run_here("hookpoints", "./nowhere")
+    assert done.code == 2 and "no such model: './nowhere'" in done.complaint
+
+
+class TestDoctor:
+    def test_all_is_well(self, tmp_path: Path, tiny_model_folder: Path) -> None:
+        done = run_here("doctor", tiny_model_folder, "-w", tmp_path / "new" / "place")
+        assert done.code == 0, done.out
+        assert max(len(line) for line in done.out.splitlines() if str(tmp_path.parent) not in line) <= 80
+        found = {line[6:15].strip() for line in done.out.splitlines() if line[:4].strip()}
+        assert {"python", "packages", "devices", "threads", "memory", "disk", "hub cache", "hub", "model"} <= found
+        assert "StableDiffusionPipeline, images of 32 x 32" in " ".join(done.out.split())
+        assert not (tmp_path / "new").exists()
+
+    def test_what_is_missing_exits_with_1_and_says_what_to_do(
+        self, tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+        shutil.rmtree(folder / "text_encoder")
+        usage = namedtuple("usage", "total used free")(10, 9, 1)
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=99", "no-such-thing", "s3fs; extra == 's3'"])
+        done = run_here("doctor", folder, "-w", tmp_path, "--json")
+        bad = {(f["what"], f["todo"]) for f in json.loads(done.out) if f["verdict"] == "bad"}
+        assert done.code == 1
+        assert ("packages", "pip install 'torch>=99'") in bad and ("packages", "pip install 'no-such-thing'") in bad
+        assert ("disk", "make room (saeuron gc --dry-run), or name another place with -w") in bad and len(bad) == 4
+        (about,) = (f["found"] for f in json.loads(done.out) if f["what"] == "model")
+        assert "has no text_encoder/config.json" in about
+
+    def test_nothing_asks_the_network_without_a_model(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        def refuse(*args: object, **kwargs: object) -> None:
+            raise AssertionError("the network was asked")
+
+        monkeypatch.setattr("socket.socket.connect", refuse)
+        assert run_here("doctor", "-w", tmp_path).code == 0
+        done = run_here("doctor", "nobody/nothing", "-w", tmp_path)
+        assert done.code == 1 and "cannot fetch model 'nobody/nothing'" in " ".join(done.out.split())
