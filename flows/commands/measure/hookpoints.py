@@ -76,7 +76,7 @@ def hookpoints(
         say(json.dumps({"ranked": [*map(asdict, found)], "together": asdict(together), "control": asdict(control)}))
         return
     say("\n".join(_shares(found, together, control, rank)))
-    say("\nnext: name one in your configuration, domains.DOMAIN.hookpoints, and see what an edit there spares.")
+    say("\nnext: name one in your configuration (domains.DOMAIN.hookpoints), and run it.")
 
 
 def _ranked(
