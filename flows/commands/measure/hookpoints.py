@@ -143,4 +143,4 @@ def _shares(found: Sequence["Share"], together: "Share", control: "Share", conce
     lines += ["", *row(f"all {len(together.hookpoints)} where text enters, at once", together)]
     lines += row("control: these, from a prompt without the concept", control)
     total = 100 * sum(s.share for s in found)
-    return [*lines, "", f"low, high: 95 % interval over pairs. Shares need not sum to 100; these sum to {total:.0f}."]
+    return [*lines, "", f"low, high: 95 % interval over pairs. Shares need not sum to 100; here {total:.0f}."]

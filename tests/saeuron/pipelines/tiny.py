@@ -8,13 +8,9 @@ import diffusers
 import torch
 from diffusers import AutoencoderKL
 from transformers import (
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPVisionConfig,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -163,26 +159,4 @@ def save(name: str, folder: Path) -> Path:
                     if weight.ndim > 1:
                         weight.add_(torch.randn_like(weight) * 0.08)
         pipe.save_pretrained(folder)
-    return folder
-
-
-def save_judge(folder: Path) -> Path:
-    """A tiny CLIP for `judge: clip:FOLDER`."""
-    tokenizer = build_tokenizer(LENGTH)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=LENGTH, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-        **sizes,
-    )  # fmt: skip
-    vision = CLIPVisionConfig(image_size=16, patch_size=8, **sizes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8))
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.add_(torch.randn_like(weight) * 0.2)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    side = {"height": 16, "width": 16}
-    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=side).save_pretrained(folder)
     return folder
