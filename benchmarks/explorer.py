@@ -281,7 +281,8 @@ def _removed(
     common = {"removal_id": removal_id, **who}
 
     def write(folder: Path) -> None:
-        rows = [{**common, "domain": "style", "seeds": 1, "split": "test", **vars(m)} for m in metrics]
+        who = {"judge": "j", "judge_id": "j"}
+        rows = [{**vars(m), **common, **who, "domain": "style", "seeds": 1, "split": "test"} for m in metrics]
         write_table(folder / METRICS.file, table(rows, METRICS))
         write_table(folder / DAMAGE.file, table([{**common, **vars(d)} for d in harms], DAMAGE))
         confused = confusion(edited, before)
