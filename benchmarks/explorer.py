@@ -75,7 +75,8 @@ def main() -> None:
 
 def _pages(client: TestClient, shelves: Shelves, repeats: int) -> list[Figure]:
     sae = shelves.shelf.of("sae")[0]
-    n, names = sae.summary["n_latents"], [r.concept for r in shelves.shelf.concepts]
+    measured = [r for r in shelves.shelf.concepts if r.method]
+    n, names = sae.summary["n_latents"], [r.concept for r in measured]
     run = runs.records(shelves.workspace)[0].run_id
     kinds = {
         "concepts": lambda i: f"/?p={i}&sort={('name', 'mean', 'harms')[i % 3]}",
@@ -90,7 +91,7 @@ def _pages(client: TestClient, shelves: Shelves, repeats: int) -> list[Figure]:
         "search": lambda i: f"/search?q=concept+{i}",
         "try it": lambda i: "/try",
         "SQL": lambda i: "/sql",
-        "picture": lambda i: "/image/{}/{}.png".format(*shelves.shelf.concepts[i].unedited),
+        "picture": lambda i: "/image/{}/{}.png".format(*measured[i].unedited),
     }
     figures = []
     for name, address in kinds.items():
