@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saeuron.figures.damage import Confusion, Damage
-from saeuron.figures.metrics import Metric
+from saeuron.figures.metrics import Metric, wilson
+from saeuron.figures.quality import Quality
 from saeuron.pages import dots, plots
 from saeuron.pages.contents import Latent
 from saeuron.pages.pictures import Words
@@ -54,6 +55,28 @@ class Comparison:
     high: float | None
     beats: bool
     n: int
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack on a removal: of how many prompts the concept came back."""
+
+    attack: str
+    """What was tried; `hidden` follows where no text held the concept's name."""
+    strength: float
+    """At which the removal was attached; the whole removal is 1."""
+    prompts: int
+    before: int
+    """Prompts that showed the concept before the attack."""
+    broken: int
+    """Prompts that showed it at its end."""
+    unedited: float | None
+    """Share for which the same attack draws it with the unedited model; None: not tried."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of the share that broke."""
+        return wilson(self.broken, self.prompts)
 
 
 @dataclass(frozen=True)
@@ -144,6 +167,10 @@ class RemovalRecord:
     """To every other concept, worst first."""
     confusion: Sequence[Confusion]
     """What is seen other than asked, what the removal adds most first."""
+    quality: Sequence[Quality] = ()
+    """Of pictures that do not ask for the concept."""
+    attacks: Sequence[Attack] = ()
+    """The whole removal's first."""
     rivals: Sequence[Rival] = ()
     candidates: Sequence[Candidate] = ()
     """Best first."""

@@ -76,13 +76,14 @@ class Checker:
     def _judge(self, domain: str, spec: str, identity: Mapping[str, Any]) -> DomainJudge:
         known = self.config.domains.get(domain) if self.config else None
         templates = known.judge_templates if known else ()
-        found = judges.create(spec, domain, templates).identity
+        renamed = tuple(sorted(known.judge_labels.items())) if known else ()
+        found = judges.create(spec, domain, templates, labels=dict(renamed)).identity
         if found != identity["id"]:
             raise ConfigError(
                 f"the judge {spec!r} of {domain} is {found} now, and {identity['id']} judged these images: "
                 "bring that one back, or evaluate again."
             )
-        return DomainJudge(spec=spec, templates=templates, id=found, labels=tuple(identity["labels"]))
+        return DomainJudge(spec=spec, templates=templates, renamed=renamed, id=found, labels=tuple(identity["labels"]))
 
 
 def differences(shown: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

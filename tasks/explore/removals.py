@@ -5,9 +5,10 @@ from typing import Any
 
 from saeuron.figures.damage import Confusion, Damage
 from saeuron.figures.metrics import Metric
-from saeuron.pages.removals import AtHookpoint, Candidate, Made, Pair, RemovalRecord, Rival
+from saeuron.figures.quality import Quality
+from saeuron.pages.removals import AtHookpoint, Attack, Candidate, Made, Pair, RemovalRecord, Rival
 from storage.manifests import Manifest
-from storage.tables import CONFUSION, DAMAGE, GRID, METRICS, read_table
+from storage.tables import CONFUSION, DAMAGE, GRID, METRICS, QUALITY, read_table
 from tasks import report
 from tasks.explore.latents import Link, edited, nowhere
 from tasks.explore.shelf import Row, Shelf
@@ -60,6 +61,8 @@ def record(
         metrics=_read(shelf, evaluation, METRICS.file, Metric),
         damage=damage,
         confusion=wrong,
+        quality=_read(shelf, evaluation, QUALITY.file, Quality) if _has(evaluation, QUALITY.file) else [],
+        attacks=attacks(shelf, about["concept"], about["method"], config["removal_id"]),
         rivals=rivals(shelf, evaluation, link),
         candidates=candidates(shelf, removal) if removal else [],
         places=places,
@@ -74,6 +77,29 @@ def _read(shelf: Shelf, evaluation: Manifest, file: str, kind: Any) -> list[Any]
     names = list(kind.__dataclass_fields__)
     rows = read_table(shelf.workspace.fetch(evaluation.id, file) / file).to_pylist()
     return [kind(**{name: row[name] for name in names}) for row in rows]
+
+
+def _has(manifest: Manifest, file: str) -> bool:
+    """Whether an artifact has a file: those of earlier versions lack some."""
+    return any(f.name == file for f in manifest.files)
+
+
+def attacks(shelf: Shelf, concept: str, method: str, removal_id: str) -> list[Attack]:
+    """The newest attacks on a removal, each beside the same one on the unedited model."""
+    newest: dict[tuple[str, bool, float], Manifest] = {}
+    plain: dict[tuple[str, bool], float] = {}
+    for m in shelf.of("audit", concept=concept):
+        hidden, s = bool(m.config["config"].get("hide")), m.summary
+        if not s["removal_id"]:
+            plain[s["attack"], hidden] = s["broken"] / s["prompts"]
+        elif s["removal_id"] == removal_id and s["method"] == method:
+            newest[s["attack"], hidden, s["strength"]] = m
+    found = []
+    for (attack, hidden, strength), m in newest.items():
+        s, name = m.summary, f"{attack}, hidden" if hidden else attack
+        counts = (s["prompts"], s["before"], s["broken"])
+        found.append(Attack(name, strength, *counts, plain.get((attack, hidden))))
+    return sorted(found, key=lambda a: (-a.strength, -a.broken / a.prompts, a.attack))
 
 
 def pairs(shelf: Shelf, evaluation: Manifest, source: Source, most: int) -> list[tuple[str, list[Pair]]]:

@@ -6,8 +6,9 @@ import pytest
 
 from saeuron.figures.damage import Confusion, Damage
 from saeuron.figures.metrics import Metric
+from saeuron.figures.quality import Quality
 from saeuron.pages import dots
-from saeuron.pages.removals import AtHookpoint, Candidate, Comparison, EditedLatent, Pair, RemovalRecord, Rival
+from saeuron.pages.removals import AtHookpoint, Attack, Candidate, Comparison, EditedLatent, Pair, RemovalRecord, Rival
 from saeuron.pages.report import Report, figures_of, page
 from tests.saeuron.pages.test_pages import latent, parsed
 
@@ -34,6 +35,8 @@ RECORD = RemovalRecord(
     metrics=METRICS,
     damage=[Damage("cat", "object", 1.0, 0.7, 0.3, 0.1, 0.5, True, 20, 10)],
     confusion=[Confusion("style", "neon <1>", "dots", 12, 0)],
+    quality=[Quality("CLIP score", "x", 24.5, 25.0, None, 40, "others")],
+    attacks=[Attack("gradient, hidden", 1.0, 4, 0, 1, 1.0)],
     rivals=[Rival("untrained", "failed", 0.5, {"UA": {"value": 0.2, "low": 0.1, "high": 0.4}})],
     candidates=[Candidate("n 1", True, 0.9, 1.0, 0.8, None), Candidate("n 2", False, 0.8, 1.0, 0.6, None)],
     places=[AtHookpoint("unet.a", "sae_v2_cc", [9, 0], [EditedLatent(3, [0.1, 0.3], 2, (-1.0, 0.0))], 4, [latent(3)])],
@@ -70,6 +73,9 @@ def test_pictures_come_before_figures_and_each_has_its_verdict(html: str) -> Non
     assert '<span class="bad">dots</span> <span>cat</span>' in html
     assert "not shown" in html and "untrained" in html and "It harms 1 of 1 other concepts" in html
     assert ">none<" not in html
+    # One of four prompts, with Wilson's interval of it.
+    assert "<td>25.0</td><td>4.6 to 69.9</td><td>0.0</td><td>100.0</td><td>4</td>" in html
+    assert "<td>24.5</td><td>25</td><td>-</td><td>40</td>" in html
 
 
 def test_its_figures_are_read_back(html: str) -> None:
