@@ -18,6 +18,7 @@ import pyarrow as pa
 from storage.catalog.declared import sql
 from storage.catalog.everything import everything
 from storage.catalog.source import Source
+from storage.identity import is_id
 from storage.workspace import Workspace
 
 _connections = itertools.count()
@@ -53,16 +54,39 @@ def _create(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
     if source.files:
         paths = ", ".join(_text(_literal(path)) for path in source.files)
         names = ", ".join(f'"{name}"' for name in source.schema.names)
-        connection.execute(
-            f'CREATE VIEW source."{source.name}" AS SELECT {names}, file_index FROM read_parquet([{paths}])'
-        )
+        rows = f"SELECT {names}, file_index FROM read_parquet([{paths}])"
+        if len({*map(_version, source.files)}) > 1 or not _binds(connection, rows):
+            # Files of an earlier version of the stage may lack columns: null there.
+            connection.register("arriving", _empty(source))
+            connection.execute(f'CREATE TABLE source."{source.name}_none" AS SELECT * FROM arriving')
+            connection.unregister("arriving")
+            rows = (
+                f'SELECT {names}, file_index FROM (SELECT * FROM source."{source.name}_none" UNION ALL BY NAME '
+                f"SELECT *, file_index FROM read_parquet([{paths}], union_by_name = true))"
+            )
+        connection.execute(f'CREATE VIEW source."{source.name}" AS {rows}')
         return
-    table = source.table
-    if table is None:
-        table = source.schema.append(pa.field("file_index", pa.uint64())).empty_table()
+    table = _empty(source) if source.table is None else source.table
     connection.register("arriving", table)
     connection.execute(f'CREATE TABLE source."{source.name}" AS SELECT * FROM arriving')
     connection.unregister("arriving")
+
+
+def _empty(source: Source) -> pa.Table:
+    return source.schema.append(pa.field("file_index", pa.uint64())).empty_table()
+
+
+def _version(path: Path) -> str:
+    """The version of the stage whose artifact holds a file: the second part of the artifact's id."""
+    return next((part.split("_")[-2] for part in reversed(path.parts) if is_id(part)), "")
+
+
+def _binds(connection: duckdb.DuckDBPyConnection, rows: str) -> bool:
+    try:
+        connection.sql(rows)
+    except duckdb.BinderException:
+        return False
+    return True
 
 
 def _lock_down(connection: duckdb.DuckDBPyConnection, readable: Path, memory: str, threads: int) -> None:

@@ -49,7 +49,12 @@ class Browser:
         self._ask("POST", f"{self.session}/goog/cdp/execute", command)
 
     def open(self, address: str) -> None:
+        """Load a page, and wait until it was painted: what the mouse does before then is lost."""
         self._ask("POST", f"{self.session}/url", {"url": address})
+        self.run_async(
+            "const done = arguments[arguments.length - 1];"
+            "requestAnimationFrame(() => requestAnimationFrame(() => done(true)))"
+        )
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns, in the page."""

@@ -251,6 +251,28 @@ def test_tables(workspace: Workspace) -> None:
         ]
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_a_table_of_an_earlier_version_of_its_stage_has_nulls_where_it_lacks_columns(
+    workspace: Workspace, both: bool
+) -> None:
+    metric = dict.fromkeys(c.name for c in METRICS.columns) | {"metric": "UA", "value": 0.9}
+    old = table([metric], METRICS).drop_columns(["judge", "seeds"])
+    folder = workspace.folder(artifact_id("evaluation", 4, {"of": "old"}))
+    write_table(folder / METRICS.file, old)
+    workspace.commit(folder.name, config={}, inputs={}, summary={}, seconds=1.0)
+    if both:
+        folder = workspace.folder(artifact_id("evaluation", 5, {"of": "new"}))
+        write_table(folder / METRICS.file, table([metric | {"judge": "canvas", "seeds": 3}], METRICS))
+        workspace.commit(folder.name, config={}, inputs={}, summary={}, seconds=1.0)
+    with connect(workspace) as connection:
+        query = "SELECT evaluation_id, metric, value, judge, seeds FROM metrics ORDER BY judge NULLS FIRST"
+        found = connection.execute(query).fetchall()
+        assert [row[1:] for row in found] == [("UA", 0.9, None, None), ("UA", 0.9, "canvas", 3)][: 1 + both]
+        assert len({row[0] for row in found}) == 1 + both
+        kinds = connection.execute("SELECT typeof(judge), typeof(seeds) FROM metrics LIMIT 1").fetchall()
+        assert kinds == [("VARCHAR", "INTEGER")]
+
+
 def test_a_removal_is_outdated_when_concepts_change(workspace: Workspace, score: Score, add: Add) -> None:
     ids = [score(concept, {"sae_a": random_sums(1)}).id for concept in ("ink", "oil")]
     about: dict[str, Any] = {"domain": "style", "concept": "ink", "method": "saeuron", "reference_set": "r"}
