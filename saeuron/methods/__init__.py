@@ -5,6 +5,7 @@
     latents.py          edits of an SAE's latents, which several methods share
     local.py            latents turned by hand, at some steps and in some part of the picture
     saeuron.py          SAeUron: multiply the latents of a concept by gamma mu (2501.18052)
+    parity.py           SAeUron's edit with the sign of its public implementation, to compare
     negative_prompt.py  name the concept in the negative prompt
     controls.py         SAeUron's edit with an untrained SAE, a frozen decoder, or random latents
     supervised.py       take a concept's direction away where labels tell it is there, without an SAE
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 GROUP = "saeuron.methods"
 BUILT_IN = {
     "saeuron": "saeuron.methods.saeuron:SAeUron",
+    "saeuron_parity": "saeuron.methods.parity:Parity",
     "negative_prompt": "saeuron.methods.negative_prompt:NegativePrompt",
     "steering": "saeuron.methods.steering:Steering",
     "untrained": "saeuron.methods.controls:Untrained",

@@ -1,0 +1,66 @@
+"""SAeUron's edit with the sign of its public implementation, to compare published figures with; not for use.
+
+There the error of reconstruction is added as x_hat - x in place of x - x_hat, so that
+
+    x' = sum_i f'_i W_dec[i] + b_dec + (x_hat - x) = x + 2 (x_hat - x) + sum_{i in F} (f'_i - f_i) W_dec[i]
+
+and where no latent is edited the output is 2 x_hat - x, not x. It needs all N latents, and its file holds them.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from saeuron.methods.base import Evidence, Settings
+from saeuron.methods.latents import LatentEdit, edit_latents
+from saeuron.methods.saeuron import SAeUron, multiplier
+
+
+@dataclass(frozen=True, eq=False)
+class ParityEdit(LatentEdit):
+    """A `LatentEdit` whose u latents are all N; those that no step selects have an infinite floor.
+
+    Several concepts at one SAE are combined as those of `LatentEdit` are: they share one hook, and so one wrong sign.
+    """
+
+    kind: ClassVar[str] = "latents_parity"
+
+    share: float = 1.0
+    """How much of the wrong sign is in force: the strength at which the edit is attached."""
+
+    def scaled(self, strength: float) -> "ParityEdit":
+        """The whole change, the wrong sign included, times `strength`."""
+        return replace(self, factor=1 + strength * (self.factor - 1), share=strength * self.share)
+
+    def delta(self, rows: Tensor, timestep: int) -> Tensor:
+        """x' - x, float32 [..., D]: 2 (x_hat - x) and what the latents' change adds."""
+        return super().delta(rows, timestep) + 2 * self.share * (self.encode(rows) @ self.W_dec + self.b_dec - rows)
+
+
+class Parity(SAeUron):
+    """SAeUron as its public code does it. The settings are those of `saeuron`."""
+
+    name = "saeuron_parity"
+    like = "saeuron"
+
+    def parts(self, evidence: Evidence, learned: Any, settings: Settings) -> tuple[LatentEdit, ...]:
+        """One edit for each hookpoint, with the whole SAE."""
+        del learned
+        return tuple(self._edit(evidence, hookpoint, settings) for hookpoint in evidence.saes)
+
+    def _edit(self, evidence: Evidence, hookpoint: str, settings: Settings) -> ParityEdit:
+        profile = evidence.profiles[hookpoint]
+        chosen = self.selected(evidence, hookpoint, settings["n"])
+        factor = multiplier(profile.mean, settings["gamma"], settings.get("scale", "mean"))
+        whole = edit_latents(
+            evidence.saes[hookpoint],
+            profile.timesteps,
+            torch.ones_like(chosen),
+            torch.where(chosen, factor, 1.0),
+            torch.where(chosen, profile.threshold, torch.inf),
+            sae_id=evidence.sae_ids.get(hookpoint, ""),
+            half=evidence.half,
+        )
+        return ParityEdit(**{field.name: getattr(whole, field.name) for field in fields(whole)})
