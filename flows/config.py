@@ -64,7 +64,9 @@ def _placed(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"spec": spec if spec in FOLDERS else _absolute(spec)}),
-            "prompts": config.prompts.model_copy(update={"files": files}),
+            "prompts": config.prompts.model_copy(
+                update={"files": files, "unlearncanvas": _absolute(config.prompts.unlearncanvas)}
+            ),
             "domains": domains,
         }
     )

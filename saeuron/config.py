@@ -122,6 +122,9 @@ class PromptsConfig(Config):
     """Sentences with `{domain}` placeholders; each is filled with every combination of the concepts it names."""
     files: tuple[str, ...] = ()
     """CSV, JSONL, Parquet or text files with more prompts (columns: text, split, and one per domain)."""
+    unlearncanvas: str = ""
+    """A copy of UnlearnCanvas: the folder that holds its anchor prompts, `sd_prompt_OBJECT.txt`, or one above it. They
+    become training prompts, each unstyled and in every style of the domain `style`."""
     also: dict[str, tuple[Name, ...]] = Field({})
     """{concept: other words for it}: a template that names it is filled with these as well."""
 

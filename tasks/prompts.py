@@ -52,7 +52,14 @@ class PromptsJob(Job):
             if not Path(name).is_file():
                 raise BadPrompts(f"no such prompt file: {name}; mend prompts.files in the configuration.")
             files.append(digest(Path(name)))
-        also = {"also": {c: list(names) for c, names in self.config.also.items()}} if self.config.also else {}
+        also: dict[str, Any] = (
+            {"also": {c: list(names) for c, names in self.config.also.items()}} if self.config.also else {}
+        )
+        if self.config.unlearncanvas:
+            found = library.anchor_files(
+                self.config.unlearncanvas, self.domains["object"].concepts if "object" in self.domains else ()
+            )
+            also["unlearncanvas"] = {name: digest(path) for name, path in found.items()}
         return {
             **also,
             "templates": self.config.model_dump(mode="json")["templates"],

@@ -47,6 +47,11 @@ _BATCH = 16
 _PREPROCESSING = "rgb-224x224-bilinear-mean0.5-std0.5"
 
 
+def spoken(name: str) -> str:
+    """A class as prompts have it: `Artist_Sketch` is `Artist Sketch`."""
+    return name.replace("_", " ")
+
+
 class UnlearnCanvasJudge:
     """The head for the domain `style` or `object`; the score is its softmax over the labels asked for.
 
@@ -62,7 +67,8 @@ class UnlearnCanvasJudge:
             raise ConfigError("the judge 'unlearncanvas' needs a folder; expected unlearncanvas:FOLDER.")
         if domain not in HEADS:
             raise UnknownName("domain of the judge 'unlearncanvas'", domain, HEADS, "Use judge: clip:MODEL for others.")
-        self.labels = HEADS[domain]
+        # As prompts have them: the benchmark's own scripts write `in Artist Sketch style`.
+        self.labels = tuple(spoken(name) for name in HEADS[domain])
         self._file = Path(argument).expanduser() / f"{domain}.safetensors"
         self._device = device
         if not self._file.is_file():

@@ -1,5 +1,6 @@
 """SAEs and removals that enter or leave a workspace.
 
 interchange.py  import, find and export SAEs
+benchmark.py    test images under the names of UnlearnCanvas
 cards.py        facts for the card of a published SAE or removal
 """

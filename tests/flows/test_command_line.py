@@ -155,7 +155,7 @@ class TestHelp:
             "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
             "explore", "hookpoints", "doctor",
             "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new",
-            "unlearncanvas convert",
+            "unlearncanvas convert", "unlearncanvas export",
             "sae import", "sae export", "sae info", "sae report", "sae prove", "deploy",
         }  # fmt: skip
 

@@ -3,5 +3,5 @@
 audit.py          `audit`
 bench.py          `bench`
 hookpoints.py     `hookpoints`
-unlearncanvas.py  `unlearncanvas`, `unlearncanvas convert`
+unlearncanvas.py  `unlearncanvas`, `unlearncanvas convert | export`
 """

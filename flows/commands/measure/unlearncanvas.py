@@ -122,3 +122,48 @@ def convert(
     else:
         settings = [w for name in heads.HEADS for w in ("--set", f"domains.{name}.judge=unlearncanvas:{out}")]
         say(f"next: {command('run', 'sd15_style', *settings, '--plan')}")
+
+
+@app.command("export")
+def export(
+    concept: Annotated[str, typer.Argument(help="The concept that was removed.")],
+    out: Annotated[Path, typer.Option(help="The folder of the images.")],
+    method: Annotated[str, typer.Option(help="How it was removed.")] = "saeuron",
+    unedited: Annotated[bool, typer.Option("--unedited", help="Its images without the removal.")] = False,
+    workspace: WorkspaceOption = WORKSPACE,
+) -> None:
+    """Write test images under the benchmark's names.
+
+    Its own scripts can then score them.
+
+    Example: saeuron unlearncanvas export Crayon --out answers/Crayon
+    """
+    from flows.hints import command
+    from saeuron.errors import UnknownName
+    from storage import Workspace, text
+    from tasks.exchange import benchmark
+
+    opened = Workspace.open(workspace, create=False)
+    found = sorted(opened.artifacts("evaluation"), key=lambda m: m.created)
+    mine = [m for m in found if (m.summary["concept"], m.summary["method"]) == (concept, method)]
+    if not mine:
+        known = {m.summary["concept"] for m in found if m.summary["method"] == method}
+        raise UnknownName(f"concept evaluated with {method}", concept, known)
+    names = benchmark.export(opened, mine[-1].inputs["unedited" if unedited else "edited"], out)
+    say(f"{len(names)} images in {out}, such as {names[0]}")
+    if wanting := _wanting(names):
+        say(text.filled(f"note: {wanting}"))
+    beside = ("export", concept, "--method", method, "--unedited", "--out", f"{out}-unedited")
+    say(f"next: {command('unlearncanvas', *(() if unedited else beside), workspace=opened)}")
+
+
+def _wanting(names: list[str]) -> str:
+    """What the benchmark's script would miss among the images; empty if it has all."""
+    from saeuron.judges.unlearncanvas import OBJECTS, STYLES
+    from tasks.exchange.benchmark import SEEDS
+
+    wanted = {f"{s}_{o}_seed{seed}.jpg" for s in STYLES for o in OBJECTS for seed in SEEDS if s != "Seed_Images"}
+    missing = len(wanted - {*names})
+    if not missing:
+        return ""
+    return f"its script reads {len(wanted)} styled images, and {missing} of them are not here; it stops at the first"
