@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.unlearncanvas import table
+from flows.commands.measure.unlearncanvas import table
 from flows.config import load
 from saeuron.config import DomainConfig, PromptsConfig
 from saeuron.errors import BadPrompts
