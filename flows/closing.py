@@ -13,6 +13,8 @@ from saeuron.figures.words import harm
 from storage import Workspace, text
 from storage.published import published_name
 
+ODD = "out of the ordinary"
+"""Name of a figure: see `saeuron/figures/quality.py`."""
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
 WORST = 8
 """Harmed concepts of one removal that are named; `saeuron concept show` names all."""
@@ -99,9 +101,11 @@ def _kept(result: Mapping[str, Any]) -> list[str]:
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for e in result["evaluations"]:
         for q in e.get("quality", ()):
-            groups.setdefault((e["domain"], e["method"], q["metric"], q["extractor"]), []).append(q)
+            # "asked to show cat" and "not asked to show cat" are figures of their own.
+            which = q["image_set"].partition("asked")[0] if q["metric"] == ODD else ""
+            groups.setdefault((e["domain"], e["method"], q["metric"], q["extractor"], which), []).append(q)
     lines = []
-    for (domain, method, metric, extractor), found in groups.items():
+    for (domain, method, metric, extractor, which), found in groups.items():
 
         def mean(name: str, found: list[Mapping[str, Any]] = found) -> float:
             return sum(q[name] for q in found) / len(found)
@@ -109,11 +113,14 @@ def _kept(result: Mapping[str, Any]) -> list[str]:
         if metric == "Frechet distance":
             floor = "" if any(q["control"] is None for q in found) else f"; two seeds unedited {mean('control'):.3g}"
             said = f"from unedited images {mean('value'):.3g}{floor} (n {found[0]['n']}, {extractor})"
+        elif metric == ODD:
+            after, before = (100 * mean(name) for name in ("value", "unedited"))
+            said = f"{after:.1f} % of images {which}asked to show it (unedited {before:.1f})"
         elif metric == "CLIP score":
             said = f"{mean('value'):.1f} (unedited {mean('unedited'):.1f}; n {found[0]['n']}, {extractor})"
         else:
-            after, before = (sum(int(q[name]) for q in found) for name in ("value", "unedited"))
-            said = f"{after} found (unedited {before})"
+            now, then = (sum(int(q[name]) for q in found) for name in ("value", "unedited"))
+            said = f"{now} found (unedited {then})"
         lines.append(f"{domain} by {method}: {metric} {said}")
     return lines
 

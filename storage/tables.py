@@ -217,7 +217,7 @@ QUALITY = View(
     file="quality.parquet",
     columns=(
         *_REMOVED,
-        Column("metric", "VARCHAR", "", "Frechet distance, CLIP score, or PART at THRESHOLD: detections of a part"),
+        Column("metric", "VARCHAR", "", "Frechet distance, CLIP score, out of the ordinary, or PART at THRESHOLD"),
         Column("extractor", "VARCHAR", "", "what it was measured with, by content"),
         Column("value", "DOUBLE", "metric", "with the removal; of Frechet distance: from the same images unedited"),
         Column("unedited", "DOUBLE", "metric", "of the unedited model; null for a distance"),

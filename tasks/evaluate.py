@@ -88,7 +88,7 @@ class EvaluateJob(Job):
     """One removal's metrics."""
 
     stage: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = EvaluationSummary
     views: ClassVar[tuple[View, ...]] = SHIPPED["evaluation"]
@@ -175,7 +175,7 @@ def evaluate(job: EvaluateJob) -> Made:
 
 
 def quality(job: EvaluateJob) -> list[Quality]:
-    """Frechet distance and CLIP score of images that do not ask for the concept; counts of detected parts in all."""
+    """Frechet distance and CLIP score of images that do not ask for the concept; odd images, detected parts in all."""
     found: list[Quality] = []
     # The concept's own judge first: one extractor is enough.
     order = sorted(job.judges, key=lambda domain: domain != job.domain)
@@ -191,6 +191,11 @@ def quality(job: EvaluateJob) -> list[Quality]:
         if edited:
             after, before = (sum(map(float, of.values())) / len(of) for of in (edited, plain))
             found.append(Quality("CLIP score", who.extractor, after, before, None, len(edited), retained))
+    if who := next((w for w in watching if hasattr(w, "ordinary")), None):
+        tell = who.ordinary
+        for asked, said in ((True, f"asked to show {job.concept}"), (False, retained)):
+            edited, plain = _each(job, lambda rows, pictures: tell(pictures), asked)
+            found += figures_of_quality.odd(edited.values(), plain.values(), who.identity, said)
     for domain, who in zip(order, watching, strict=True):
         if thresholds := getattr(who, "thresholds", ()):
             found += _detected(job, domain, thresholds)
@@ -200,21 +205,23 @@ def quality(job: EvaluateJob) -> list[Quality]:
 Of = dict[figures_of_quality.Key, Any]
 
 
-def _each(job: EvaluateJob, of: Callable[[list[images.Row], Any], Iterable[Any]]) -> tuple[Of, Of]:
-    """{image: what `of` makes of it}, of edited images that do not ask for the concept, and of the same unedited."""
-    edited = _made(job, job.edited, of, None)
-    return edited, _made(job, job.unedited, of, edited.keys())
+def _each(job: EvaluateJob, of: Callable[[list[images.Row], Any], Iterable[Any]], asked: bool = False) -> tuple[Of, Of]:
+    """{image: what `of` makes of it}, of edited images that ask for the concept or do not, and of the same unedited."""
+    edited = _made(job, job.edited, of, asked, None)
+    return edited, _made(job, job.unedited, of, asked, edited.keys())
 
 
 def _made(
     job: EvaluateJob,
     image_sets: Iterable[str],
     of: Callable[[list[images.Row], Any], Iterable[Any]],
+    asked: bool,
     wanted: Collection[figures_of_quality.Key] | None,
 ) -> Of:
     found: Of = {}
     for image_set in image_sets:
-        rows = [row for row in images.index(job.open, image_set) if dict(row["asked"]).get(job.domain) != job.concept]
+        rows = images.index(job.open, image_set)
+        rows = [row for row in rows if (dict(row["asked"]).get(job.domain) == job.concept) == asked]
         rows = [row for row in rows if wanted is None or (row["prompt_id"], row["image_index"]) in wanted]
         for batch, pictures in images.batches(job.open, image_set, rows):
             keys = [(row["prompt_id"], row["image_index"]) for row in batch]

@@ -18,7 +18,7 @@ from saeuron.canvas.classifier import Classifier, judge_file, load_classifier
 from saeuron.canvas.renderer import render
 from saeuron.canvas.vocabularies import Vocabulary
 
-FIT, HELD_OUT = 3, 2
+FIT, HELD_OUT = 2, 2
 """Renders of each object in each style: to fit to, and to set the threshold by."""
 SHRINK = 1e-3
 """Share of the mean variance that is added to every direction of the covariance."""

@@ -4,6 +4,7 @@
                        against unedited images of the same prompts and seeds (1706.08500; its Inception network is not
                        used, because it would have to be fetched)
     CLIP score         100 max(0, cos) between an image and its prompt, mean over images (2104.08718)
+    out of the ordinary   share of images that do not look like the model's own, whatever they show, as the judge tells
     PART at THRESHOLD  how many parts of a kind a detecting judge finds, with at least that confidence
 
 A distance depends on the number of images, so value and control have the same: images of a prompt are halved by their
@@ -74,6 +75,15 @@ def distance(
         return []
     value = frechet(_stack(edited, keys), _stack(unedited, keys))
     return [Quality("Frechet distance", extractor, value, None, None, len(keys), image_set)]
+
+
+def odd(edited: Iterable[bool], unedited: Iterable[bool], judge: str, image_set: str) -> list[Quality]:
+    """The share of images that are not ordinary, with a removal and without; empty without images."""
+    after, before = list(edited), list(unedited)
+    if not after or not before:
+        return []
+    now, then = ((len(of) - sum(of)) / len(of) for of in (after, before))
+    return [Quality("out of the ordinary", judge, now, then, None, len(after), image_set)]
 
 
 def _stack(of: Mapping[Key, NDArray[Any]], keys: Sequence[Key]) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saeuron.figures.quality import counts, distance, frechet, halves
+from saeuron.figures.quality import counts, distance, frechet, halves, odd
 
 
 def by_eigenvalues(a, b):
@@ -63,3 +63,9 @@ def test_parts_are_counted_at_each_threshold_before_and_after():
         "FEET at 0.45": (1, 3), "FEET at 0.6": (0, 2), "FEET at 0.75": (0, 0),
     }  # fmt: skip
     assert counts([], [], (0.5,), "j", 3, "all") == []
+
+
+def test_odd_images_are_those_that_are_not_ordinary() -> None:
+    (found,) = odd([True, False, False, True], [True, True, True, False], "judge", "asked to show cat")
+    assert (found.value, found.unedited, found.n) == (0.5, 0.25, 4)
+    assert odd([], [True], "judge", "none") == []
