@@ -21,6 +21,7 @@ from flows.commands.generate import generate
 from flows.commands.measure import unlearncanvas
 from flows.commands.measure.audit import audit
 from flows.commands.measure.bench import bench
+from flows.commands.measure.compare import compare
 from flows.commands.measure.hookpoints import hookpoints
 from flows.commands.report import report
 from flows.commands.run import evaluate, remove, run
@@ -60,6 +61,7 @@ def saeuron(
 for command in (
     run,
     evaluate,
+    compare,
     bench,
     audit,
     remove,

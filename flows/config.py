@@ -53,6 +53,14 @@ def load(source: str | None, settings: Sequence[str] = ()) -> RunConfig:
     return _placed(_validate(RunConfig, values, source))
 
 
+def changed(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """The configuration with `key.key=value` settings over it. Raises as `load`."""
+    values = config.model_dump(mode="json")
+    for setting in settings:
+        _set(values, setting)
+    return _placed(_validate(RunConfig, values, "the workspace's configuration")) if settings else config
+
+
 def _placed(config: RunConfig) -> RunConfig:
     """The same with absolute paths: later commands read the configuration again, maybe in another folder."""
     files = tuple(_absolute(file) for file in config.prompts.files)

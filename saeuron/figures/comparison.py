@@ -5,12 +5,14 @@ resampled, because the images of a prompt are alike, and because the concepts of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saeuron.figures.metrics import Judged, questions
+from saeuron.figures.metrics import Judged, questions, wilson
+
+METRICS = ("UA", "IRA", "CRA")
 
 LEAST = 6
 """Prompts that have to differ before one removal can beat another: tosses of a coin, they all fall on one side in 1 of
@@ -83,16 +85,21 @@ def compare(
 
 
 def compare_all(
-    domains: Sequence[str], pairs: Sequence[tuple[str, Pair]], *, seed: int = 0, draws: int = 2000
+    domains: Sequence[str],
+    pairs: Sequence[tuple[str, Pair]],
+    *,
+    metrics: Sequence[str] = METRICS,
+    seed: int = 0,
+    draws: int = 2000,
 ) -> Difference:
-    """The same over concepts of several domains, each with its own: (domain, pair)."""
+    """The same over concepts of several domains, each with its own: (domain, pair); the mean of some metrics alone."""
     if not pairs:
         raise ValueError("nothing to compare: expected the images of at least one concept")
     prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for _, pair in pairs for j in pair.first}))}
     images = sum(len(pair.first) for _, pair in pairs)
     parts: list[_Part] = []
     for domain, pair in pairs:
-        mine = _parts(domain, [d for d in domains if d != domain], pair, prompts)
+        mine = _parts(domain, [d for d in domains if d != domain], pair, prompts, metrics)
         if mine is None:
             return Difference(None, None, None, images, len(prompts), 0)
         parts += mine
@@ -109,13 +116,31 @@ def compare_all(
     return Difference(value, min(float(low), value), max(float(high), value), images, len(prompts), differ)
 
 
-def _parts(domain: str, others: Sequence[str], pair: Pair, prompts: dict[str, int]) -> list[_Part] | None:
+def share(domains: Sequence[str], pairs: Sequence[tuple[str, Pair]], metric: str) -> Difference:
+    """One metric of removals by themselves, as a mean over concepts; their pairs have no second.
+
+    The interval is the wider, at each end, of the bootstrap by prompt and of Wilson's over all images, which does not
+    shrink to nothing where every image is right.
+    """
+    found = compare_all(domains, pairs, metrics=(metric,))
+    if found.value is None or found.low is None or found.high is None:
+        return found
+    names = {j.prompt_id: 0 for _, pair in pairs for j in pair.first}
+    parts = [p for d, pair in pairs for p in _parts(d, [o for o in domains if o != d], pair, names, (metric,)) or []]
+    right, images = (int(sum(getattr(p, name).sum() for p in parts)) for name in ("gain", "count"))
+    low, high = wilson(right, images)
+    return replace(found, low=min(found.low, low), high=max(found.high, high), n_images=images)
+
+
+def _parts(
+    domain: str, others: Sequence[str], pair: Pair, prompts: dict[str, int], metrics: Sequence[str] = METRICS
+) -> list[_Part] | None:
     """The metrics that `saeuron.metrics.summary` averages; None if an image of theirs could not be judged."""
     against = pair.first if pair.second is None else pair.second
     second = {(j.prompt_id, j.index): j for j in against}
     if {(j.prompt_id, j.index) for j in pair.first} != second.keys() or len(pair.first) != len(against):
         raise ValueError(f"two removals of {pair.concept} were not judged on the same prompts and indices")
-    asked = [q for q in questions(domain, pair.concept, others) if q.metric.split(" ")[0] in ("UA", "IRA", "CRA")]
+    asked = [q for q in questions(domain, pair.concept, others) if q.metric.split(" ")[0] in metrics]
     kinds = [q.metric.split(" ")[0] for q in asked]
     found = []
     for q, kind in zip(asked, kinds, strict=True):

@@ -1,7 +1,7 @@
 """Pictures as PNG: their bytes, contact sheets and plots."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,45 @@ def side_by_side(unedited: Picture, edited: Picture, path: Path, *, side: int = 
         draw.text((x + 4, 3), text, fill="black", font=_font(14))
         sheet.paste(image, (x, 24))
     return save_png(path, sheet)
+
+
+Dots = Mapping[str, tuple[float | None, float | None, float | None]]
+"""{metric: (value, low, high)}, fractions."""
+
+
+def method_plot(rows: Sequence[tuple[str, Dots]], title: str, path: Path) -> Path:
+    """A PNG of methods beside one another: a panel for each metric, with 95 % intervals; returns `path`.
+
+    Args:
+        rows: (method, figures) from top to bottom; all have the same metrics.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    metrics = list(rows[0][1])
+    size = (2.4 * len(metrics) + 1.4, 1.2 + 0.3 * len(rows))
+    figure, found = pyplot.subplots(1, len(metrics), figsize=size, dpi=110, layout="constrained", sharey=True)
+    for axes, metric in zip(np.atleast_1d(found), metrics, strict=True):
+        for place, (_, dots) in enumerate(rows):
+            value, low, high = dots[metric]
+            if value is None:
+                continue
+            if low is not None and high is not None:
+                axes.plot([100 * low, 100 * high], [place, place], color="#999999", linewidth=2)
+            axes.plot([100 * value], [place], marker="o", color="#1f5fa8")
+        axes.set_title(f"{metric}, %", fontsize=9)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    first = np.atleast_1d(found)[0]
+    first.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    first.set_ylim(len(rows) - 0.5, -0.5)
+    figure.suptitle(title, fontsize=10)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    pyplot.close(figure)
+    return path
 
 
 Curves = Sequence[tuple[str, Sequence[float]]]

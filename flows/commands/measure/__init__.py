@@ -2,6 +2,7 @@
 
 audit.py          `audit`
 bench.py          `bench`
+compare.py        `compare`
 hookpoints.py     `hookpoints`
 unlearncanvas.py  `unlearncanvas`, `unlearncanvas convert | export`
 """

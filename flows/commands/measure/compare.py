@@ -1,0 +1,187 @@
+"""`saeuron compare`: methods side by side."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, say
+
+if TYPE_CHECKING:
+    from saeuron.figures.comparison import Difference
+    from saeuron.figures.contest import Contest
+    from tasks.comparing import Cost
+
+NAMED = 3
+"""What an image of a removed concept becomes: this many are named."""
+
+
+def compare(
+    concepts: Annotated[
+        list[str] | None, typer.Argument(help="Concepts to remove; none: those of the workspace's run.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Methods with commas between them; empty: those of the workspace's run.")
+    ] = "",
+    against: Annotated[str, typer.Option(help="The method that others are compared with; empty: the best.")] = "",
+    workspace: WorkspaceOption = WORKSPACE,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the workspace's configuration; repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("compare.png"),
+    cost: Annotated[bool, typer.Option("--cost/--no-cost", help="Measure the time per image.")] = True,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Put methods side by side on the same images.
+
+    It prints figures with intervals, controls, differences beyond chance, and costs. What is missing is made first. A
+    new workspace takes the configuration that ships with the project.
+
+    Example: saeuron compare neon cat --methods saeuron,uce,negative_prompt
+    """
+    from flows.commands.run import carry_out
+    from flows.config import changed, load
+    from flows.hints import command
+    from flows.stages.compare import controls
+    from flows.work import measure
+    from saeuron.errors import ConfigError
+    from storage import Workspace
+    from tasks.registry import runs
+
+    new = not (workspace / runs.CONFIG).exists()
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if len({*names}) < len(names):
+        raise ConfigError(f"--methods names one twice ({methods}); name each once.")
+    told = [*(settings or ()), *([f"method={json.dumps(names)}"] if names else ())]
+    if new:
+        config, chosen = load(None, told), list(concepts or ())
+        if unknown := [c for c in chosen if config.domain_of(c) is None]:
+            raise ConfigError(f"no concept {unknown[0]!r} in the configuration canvas, which a new workspace takes.")
+    else:
+        work = measure(Workspace.open(workspace, create=False), concepts or ())
+        config, chosen = changed(work.config, told), work.concepts or []
+    known = [*config.method, *config.controls.methods]
+    if against and against not in known:
+        raise ConfigError(f"--against {against}: it is not among the methods that are compared: {', '.join(known)}.")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out}: the picture is a PNG; expected a name that ends with .png.")
+    opened, result = carry_out(config, workspace, chosen or None, device, threads, verbose, as_json, keep_config=new)
+    for what, why in result["failures"]:
+        typer.echo(f"FAILED  {what}: {why}", err=True)
+    from saeuron.pages.pictures import method_plot
+    from tasks import comparing
+
+    beside = {name for c in {e["concept"] for e in result["evaluations"]} for name in controls(config, c)}
+    found, costs = comparing.compare(opened, config, result, against, beside, device, threads if cost else 0)
+    rows = [("unedited", found.unedited), *((e.method, e.figures) for e in found.entries)]
+    removed = ", ".join(dict.fromkeys(e["concept"] for e in result["evaluations"]))
+    method_plot(
+        [(name, {m: (d.value, d.low, d.high) for m, d in figures.items()}) for name, figures in rows],
+        f"removed: {removed}; test images, 95 % intervals",
+        out,
+    )
+    if as_json:
+        say(json.dumps({**asdict(found), "costs": {name: asdict(c) for name, c in costs.items()}}, indent=2))
+    else:
+        say(page(found, costs, beside, removed))
+        say(f"wrote {out}")
+        best = next(e.method for e in found.entries if e.method not in beside)
+        one = result["evaluations"][0]["concept"]
+        then = command("generate", "A PROMPT", "--remove", f"{one}.{best}", "--out", "image.png", workspace=opened)
+        say(f"next: {then}")
+    if result["failures"]:
+        raise typer.Exit(1)
+
+
+def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], removed: str) -> str:
+    """The tables as text."""
+    from flows.summary import counted, text_table
+    from storage import text
+
+    def named(method: str) -> str:
+        return f"{method} *" if method in controls else method
+
+    header = ["method", "UA", "IRA", "CRA", "mean", "difference"]
+    rows: list[dict[str, Any]] = []
+    for name, figures, difference in (
+        ("unedited", found.unedited, None),
+        *((named(e.method), e.figures, e.difference) for e in found.entries),
+    ):
+        row = {metric: _interval(figures[metric]) for metric in header[1:4]}
+        rows.append({"method": name, **row, "mean": figures["mean"].value, "difference": _difference(difference)})
+    images = max(e.figures["mean"].n_images for e in found.entries)
+    lines = [text_table(header, rows), ""]
+    lines.append(
+        text.filled(
+            f"Percent with 95 % intervals, on {counted(images, 'test image')} of each method without {removed}; mean: "
+            f"(UA + IRA + CRA) / 3; difference: of the mean to {found.against}, paired by image. * control."
+        )
+    )
+    lines += [text.filled(verdict(found, controls)), ""]
+    costly = ["method", "seconds", "shared s", "tuning images", "kB", "time per image"]
+    lines.append(
+        text_table(
+            costly,
+            [
+                {
+                    "method": named(name),
+                    "seconds": f"{c.seconds:.0f}",
+                    "shared s": f"{c.shared:.0f}",
+                    "tuning images": c.images,
+                    "kB": f"{c.bytes / 1000:.0f}",
+                    "time per image": f"{c.overhead:.2f} x" if c.overhead else "-",
+                }
+                for name, c in costs.items()
+            ],
+        )
+    )
+    lines += [
+        "",
+        text.filled(
+            "Means over concepts; seconds: to learn and tune, as the machine was then; shared: capture, SAEs and "
+            "scores, once for all concepts; tuning images: generated to learn and to choose; time per image: to plain "
+            "generation, in one process."
+        ),
+        "",
+        "What images asked to show a removed concept become:",
+    ]
+    for entry in found.entries:
+        for concept, seen in entry.becomes.items():
+            shown = ", ".join(f"{name} {100 * part:.0f} %" for name, part in seen[:NAMED]) or "not judged"
+            lines.append(text.filled(f"  {concept} by {entry.method}: {shown}", "    "))
+    return "\n".join(lines)
+
+
+def verdict(found: "Contest", controls: set[str]) -> str:
+    """Which methods are worse than the one that they are compared with, and which cannot be told from it."""
+    mine = [e for e in found.entries if e.method not in controls and e.difference is not None]
+    better = [e.method for e in mine if e.difference and e.difference.beats]
+    worse = [e.method for e in mine if e.difference and e.difference.high is not None and e.difference.high < 0]
+    same = [e.method for e in mine if e.method not in (*better, *worse)]
+    if not mine:
+        return "One method alone: there is nothing to compare it with but controls."
+    said = [f"{found.against} against the others:"]
+    for names, words in ((better, "better"), (worse, "worse"), (same, "not told apart")):
+        if names:
+            said.append(f"{words}: {', '.join(names)};")
+    return " ".join(said).rstrip(";:") + "."
+
+
+def _interval(figure: "Difference") -> str:
+    """`98.9 97-100`; `-` for what could not be judged."""
+    if figure.value is None or figure.low is None or figure.high is None:
+        return "-"
+    value = "100" if figure.value == 1 else f"{100 * figure.value:.1f}"
+    return f"{value} {100 * figure.low:.0f}-{100 * figure.high:.0f}"
+
+
+def _difference(figure: "Difference | None") -> str:
+    if figure is None or figure.value is None or figure.low is None or figure.high is None:
+        return ""
+    return f"{100 * figure.value:+.1f} ({100 * figure.low:+.1f} {100 * figure.high:+.1f})"

@@ -1,0 +1,75 @@
+"""Several methods on the same concepts and images: figures with intervals, and differences to one of them.
+
+A difference is paired by image, and "better" is said only where its interval is above 0 (`Difference.beats`). The one
+that all are compared with is the best unless another is named: then the others' differences are a little too low,
+because the best was chosen on these images.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from saeuron.figures.comparison import METRICS, Difference, Pair, compare_all, share
+from saeuron.figures.row import Removed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method."""
+
+    method: str
+    figures: Mapping[str, Difference]
+    """UA, IRA, CRA and `mean`, each with its interval."""
+    difference: Difference | None
+    """Of the mean, to the method that all are compared with; None for itself."""
+    becomes: Mapping[str, list[tuple[str, float]]]
+    """{concept: [(what the judge sees in the images asked for it, share of them)]}, the most frequent first."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Methods from the best mean to the worst."""
+
+    against: str
+    entries: tuple[Entry, ...]
+    unedited: Mapping[str, Difference]
+    """The ceiling: the same figures without any removal, on the same images."""
+
+
+def contest(
+    domains: Sequence[str],
+    removed: Mapping[str, Sequence[Removed]],
+    against: str = "",
+    controls: Collection[str] = (),
+) -> Contest:
+    """Compare methods.
+
+    Args:
+        domains: all domains of the run.
+        removed: {method: its removals}; all of the same concepts and images.
+        against: the method that the others are compared with; empty: the one with the best mean that is no control.
+        controls: methods that cannot be it.
+    """
+    alone = {name: [(r.domain, Pair(r.concept, r.edited, None)) for r in of] for name, of in removed.items()}
+    figures = {name: _figures(domains, pairs) for name, pairs in alone.items()}
+    order = sorted(removed, key=lambda name: -(figures[name]["mean"].value or 0.0))
+    chosen = against or next((name for name in order if name not in controls), order[0])
+    first = {(r.domain, r.concept): r for r in removed[chosen]}
+    entries = []
+    for name in order:
+        pairs = [(r.domain, Pair(r.concept, r.edited, first[r.domain, r.concept].edited)) for r in removed[name]]
+        difference = None if name == chosen else compare_all(domains, pairs)
+        entries.append(Entry(name, figures[name], difference, {r.concept: becomes(r) for r in removed[name]}))
+    plain = [(r.domain, Pair(r.concept, r.unedited, None)) for r in removed[chosen]]
+    return Contest(chosen, tuple(entries), _figures(domains, plain))
+
+
+def _figures(domains: Sequence[str], pairs: Sequence[tuple[str, Pair]]) -> dict[str, Difference]:
+    return {name: share(domains, pairs, name) for name in METRICS} | {"mean": compare_all(domains, pairs)}
+
+
+def becomes(removal: Removed) -> list[tuple[str, float]]:
+    """What the judge sees in the images that were asked to show the concept, and in which share of them."""
+    seen = [j.seen.get(removal.domain) for j in removal.edited if j.asked.get(removal.domain) == removal.concept]
+    counts = Counter(name for name in seen if name is not None)
+    return [(name, count / len(seen)) for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
