@@ -12,8 +12,7 @@ tune.py        the removal of a concept: the best of its trials
 images.py      test images
 judge.py       what judges see on them
 evaluate.py    metrics of a removal
-compare.py     a method against a control, on the same test images
-comparing.py   methods side by side, and what they cost
+compare.py     a method against a control, on the same test images; all side by side, with costs
 report.py      contact sheet and score plot of a removal
 generate.py    one prompt with and without removals
 bench.py       what a benchmark measures

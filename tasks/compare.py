@@ -1,14 +1,30 @@
-"""Compare a method with a control on the test images of some concepts: what the closing table of a run says."""
+"""Compare a method with a control on the test images of some concepts, which the closing table of a run says; and all
+methods side by side, with what they cost, for `saeuron compare`.
+"""
 
-from typing import ClassVar
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from saeuron import methods
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError
 from saeuron.figures.comparison import Pair
 from saeuron.figures.comparison import compare as difference
+from saeuron.figures.contest import Contest, contest
+from saeuron.figures.cost import overhead
+from saeuron.figures.row import Removed
+from saeuron.generation import spread
+from saeuron.methods.removal import Removal
+from storage import Workspace
 from storage.declared import View
 from storage.tables import COMPARISONS
-from tasks import images, judge
+from tasks import images, judge, prompts, tune
+from tasks.bench import judged
+from tasks.engine import model
 from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
 
@@ -85,3 +101,86 @@ def compare(job: CompareJob) -> Made:
     )
     used = {p.concept: {"method": sorted(p.method), "control": sorted(p.control)} for p in job.pairs}
     return commit(job, used, summary, clock)
+
+
+BATCH = 8
+"""Images that are timed."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the removals of one method cost, means over concepts."""
+
+    seconds: float
+    """To learn and to tune one."""
+    shared: float
+    """Of what all concepts share: captures, SAEs and scores; 0 for a method without them."""
+    images: int
+    """Generated to learn and to choose, of one concept."""
+    bytes: int
+    """Of a removal's file."""
+    overhead: float | None
+    """Time per image as a ratio to plain generation; None: not measured."""
+
+
+def side_by_side(
+    workspace: Workspace,
+    config: RunConfig,
+    result: Mapping[str, Any],
+    against: str,
+    controls: Collection[str],
+    device: str,
+    threads: int,
+) -> tuple[Contest, dict[str, Cost]]:
+    """The contest of a run's methods on the concepts that all of them removed, and {method: cost}.
+
+    Args:
+        result: what `flows.pipeline.pipeline` gives.
+        threads: of the timing; 0: nothing is timed.
+
+    Raises:
+        ConfigError: no concept was removed by all of them.
+    """
+    evaluated = {(e["method"], e["concept"]): e["id"] for e in result["evaluations"]}
+    names = [n for n in dict.fromkeys(m for m, _ in evaluated) if n not in controls]
+    common = [c for c in dict.fromkeys(c for _, c in evaluated) if all((n, c) in evaluated for n in names)]
+    if not names or not common:
+        raise ConfigError("no concept was removed by every method, so nothing can be compared; see what failed above.")
+    # A control that was run for some of the concepts alone would be measured on other images.
+    there = [n for n in dict.fromkeys(m for m, _ in evaluated) if n in controls]
+    names += [n for n in there if all((n, c) in evaluated for c in common)]
+    removed: dict[str, list[Removed]] = {n: [judged(workspace, evaluated[n, c]) for c in common] for n in names}
+    found = contest(tuple(config.domains), removed, against if against in removed else "", controls)
+    ids = {(r["method"], r["concept"]): r["id"] for r in result["removals"]}
+    files = {n: [tune.load(workspace.whole(ids[n, c])) for c in common] for n in names}
+    ratios = _timed(workspace, config, {n: of[0] for n, of in files.items()}, device, threads) if threads else {}
+    made = {n: [workspace.manifest(ids[n, c]) for c in common] for n in names}
+    costs = {}
+    for entry in found.entries:
+        needs, of = methods.get(entry.method).needs, made[entry.method]
+        trials = [workspace.manifest(m.inputs["trials"]) for m in of]
+        learned = 2 * config.tune.learning_images if "activations" in needs else 0
+        costs[entry.method] = Cost(
+            seconds=mean(m.seconds + t.seconds for m, t in zip(of, trials, strict=True)),
+            shared=_shared(workspace, config, entry.method) if "latents" in needs else 0.0,
+            images=round(mean(t.summary["images"] * (t.summary["candidates"] + 1) for t in trials)) + learned,
+            bytes=round(mean((workspace.whole(m.id) / tune.FILE).stat().st_size for m in of)),
+            overhead=ratios.get(entry.method),
+        )
+    return found, costs
+
+
+def _shared(workspace: Workspace, config: RunConfig, method: str) -> float:
+    """Seconds of the captures, of the method's SAEs and of all scores in the workspace."""
+    wanted = methods.get(method).dictionary
+    saes = [m for m in workspace.artifacts("sae") if m.summary.get("dictionary", "trained") == wanted]
+    return sum(m.seconds for m in [*workspace.artifacts("capture"), *saes, *workspace.artifacts("score")])
+
+
+def _timed(
+    workspace: Workspace, config: RunConfig, removals: Mapping[str, Removal], device: str, threads: int
+) -> dict[str, float]:
+    model.set_threads(threads)
+    pipe = model.pipeline(config.model, device)
+    asked = [p for m in workspace.artifacts("prompts") for p in prompts.read(workspace, m.id) if p.split == "test"]
+    return overhead(pipe, removals, spread(asked, BATCH), config.model)

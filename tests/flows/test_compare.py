@@ -8,7 +8,7 @@ import pytest
 from flows.commands.measure.compare import page, verdict
 from saeuron.figures.comparison import Difference
 from saeuron.figures.contest import Contest, Entry
-from tasks.comparing import Cost
+from tasks.compare import Cost
 from tests.end_to_end.process import run_here
 
 EVEN = Difference(0.9712, 0.93, 1.0, 480, 96, 40)

@@ -13,7 +13,7 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 if TYPE_CHECKING:
     from saeuron.figures.comparison import Difference
     from saeuron.figures.contest import Contest
-    from tasks.comparing import Cost
+    from tasks.compare import Cost
 
 NAMED = 3
 """What an image of a removed concept becomes: this many are named."""
@@ -75,10 +75,10 @@ def compare(
     for what, why in result["failures"]:
         typer.echo(f"FAILED  {what}: {why}", err=True)
     from saeuron.pages.pictures import method_plot
-    from tasks import comparing
+    from tasks.compare import side_by_side
 
     beside = {name for c in {e["concept"] for e in result["evaluations"]} for name in controls(config, c)}
-    found, costs = comparing.compare(opened, config, result, against, beside, device, threads if cost else 0)
+    found, costs = side_by_side(opened, config, result, against, beside, device, threads if cost else 0)
     rows = [("unedited", found.unedited), *((e.method, e.figures) for e in found.entries)]
     removed = ", ".join(dict.fromkeys(e["concept"] for e in result["evaluations"]))
     method_plot(
