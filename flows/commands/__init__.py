@@ -9,7 +9,7 @@ explore.py        `explore`
 gc.py             `gc`
 generate.py       `generate`
 options.py        options that several commands share
-removal.py        `removal export`
+removal.py        `removal export | bake`
 report.py         `report`
 run.py            `run`, `evaluate` and `remove`
 runs.py           `runs`, `sae list` and `removal list`

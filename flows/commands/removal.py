@@ -45,3 +45,27 @@ def removal_export(
     else:
         say("it was not measured yet, and its card says so")
         say(f"next: {command('evaluate', concept, workspace=workspace)}")
+
+
+@app.command("bake")
+def removal_bake(
+    name: Annotated[str, typer.Argument(help="CONCEPT, CONCEPT.METHOD, or a removal's file.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    workspace: WorkspaceOption = WORKSPACE,
+) -> None:
+    """Fold a removal into a model's folder.
+
+    The folder is a plain diffusers pipeline. Only changes of weights and constant directions can be folded, such as
+    those of the methods uce and procrustes; for others a line says what cannot.
+
+    Example: saeuron removal bake neon.uce --out canvas-without-neon
+    """
+    from flows.environment import prepare
+    from flows.hints import command
+
+    prepare(workspace, verbose=False)
+    from tasks.exchange.bake import bake_removal
+
+    removal = bake_removal(workspace, name, out)
+    say(f"wrote {out}: the model without {removal.concept}; DiffusionPipeline.from_pretrained loads it")
+    say(f"next: {command('bench', 'canvas', out, '--removed', removal.concept)}")

@@ -11,6 +11,7 @@
     supervised.py       take a concept's direction away where labels tell it is there, without an SAE
     steering.py         subtract the difference of mean activations, without an SAE
     gates.py            an edit of latents in tiers, with a gate that decides by image or prompt
+    bake.py             fold a removal into weights
     text/               edits of a text encoder's states
     weights/            changes of weights: closed-form and trained edits
 

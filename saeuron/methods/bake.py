@@ -1,0 +1,69 @@
+"""Fold a removal into a model's weights, so that nothing is attached when images are generated.
+
+Changes of weights fold as they are; a direction folds into a bias where it is the same at every step, for both halves
+and every position. Edits that look at what they change, and texts of the call, cannot be folded.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saeuron.errors import ConfigError
+from saeuron.hooks import INPUT, resolve
+from saeuron.methods.removal import Edit, Part, Removal
+from saeuron.methods.steering import DirectionEdit
+from saeuron.methods.weights.part import WeightChange
+
+
+def unfoldable(removal: Removal, pipe: Any) -> list[str]:
+    """What of a removal cannot be folded, and why; in words."""
+    found = []
+    for part in removal.parts:
+        where = f"{part.kind} at {part.hookpoint}" if isinstance(part, Edit) else part.kind
+        if why := _why_not(part, pipe):
+            found.append(f"{where} ({why})")
+    return found
+
+
+def _why_not(part: Part, pipe: Any) -> str:
+    if isinstance(part, WeightChange):
+        return ""
+    # A subclass may add its direction at some positions alone.
+    if type(part) is not DirectionEdit:
+        return "it depends on the image or the prompt"
+    if part.half != "both":
+        return f"it edits the {part.half} half alone"
+    if not torch.equal(part.direction, part.direction[:1].expand_as(part.direction)):
+        return "its direction differs between steps"
+    return "" if _bias(pipe, part.hookpoint) is not None else "the module has no bias"
+
+
+def _bias(pipe: Any, hookpoint: str) -> Tensor | None:
+    """The bias that is added to every position of a module's output: its own, or that of the `proj_out` of a block of
+    attention, to which only the block's input is added.
+    """
+    module: Any = resolve(pipe, hookpoint)
+    last = getattr(module, "proj_out", module)
+    linear = isinstance(last, (nn.Linear, nn.Conv2d)) and not hookpoint.endswith(INPUT)
+    return last.bias.data if linear and last.bias is not None else None
+
+
+def bake(pipe: Any, removal: Removal) -> None:
+    """Change the pipeline's weights for good, so that it generates as with the removal attached.
+
+    Raises:
+        ConfigError: a part cannot be folded; nothing was changed then.
+    """
+    if left := unfoldable(removal, pipe):
+        raise ConfigError(
+            f"the removal of {removal.concept!r} by {removal.method} cannot be baked: {'; '.join(left)}. "
+            "Attach it instead: removal.attached(pipe)."
+        )
+    for part in removal.parts:
+        if isinstance(part, WeightChange):
+            for path in part.layers:
+                module: Any = resolve(pipe, path)
+                module.weight.data = part.of(path, module.weight.data)
+        elif isinstance(part, DirectionEdit) and (bias := _bias(pipe, part.hookpoint)) is not None:
+            bias += part.direction[0].to(bias)
