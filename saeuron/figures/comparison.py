@@ -47,6 +47,11 @@ class Difference:
         """Whether the first are better: the interval is above 0, and enough prompts differ."""
         return self.low is not None and self.low > 0 and self.n_differ >= LEAST
 
+    @property
+    def loses(self) -> bool:
+        """Whether the first are worse, by the same rule."""
+        return self.high is not None and self.high < 0 and self.n_differ >= LEAST
+
 
 @dataclass(frozen=True)
 class _Part:

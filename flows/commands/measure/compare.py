@@ -162,7 +162,7 @@ def verdict(found: "Contest", controls: set[str]) -> str:
     """Which methods are worse than the one that they are compared with, and which cannot be told from it."""
     mine = [e for e in found.entries if e.method not in controls and e.difference is not None]
     better = [e.method for e in mine if e.difference and e.difference.beats]
-    worse = [e.method for e in mine if e.difference and e.difference.high is not None and e.difference.high < 0]
+    worse = [e.method for e in mine if e.difference and e.difference.loses]
     same = [e.method for e in mine if e.method not in (*better, *worse)]
     if not mine:
         return "One method alone: there is nothing to compare it with but controls."
