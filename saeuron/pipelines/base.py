@@ -4,6 +4,8 @@ The defaults hold for a pipeline with one denoiser, one text encoder and classif
 [unconditional rows, conditional rows]. A family overrides what differs.
 """
 
+import hashlib
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from saeuron.errors import SaeuronError
+from saeuron.noise import generator
 
 Rows = Literal["conditional", "unconditional"]
 
@@ -186,9 +189,18 @@ class Family(ABC):
         return self.channels(config), int(sides[0]), int(sides[1])
 
     def start(self, pipe: Any, noise: Tensor) -> dict[str, Any]:
-        """Arguments of the pipeline's call to start from this noise, float32 [b, C, H, W], at its size."""
+        """Arguments of the pipeline's call to start from this noise, float32 [b, C, H, W], at its size.
+
+        Some schedulers draw more noise at each step (Euler ancestral, LCM). It belongs to the image too: each has a
+        generator of its own, whose seed is a hash of its initial noise.
+        """
         net: Any = self.denoiser(pipe)
-        return {
+        step = getattr(getattr(pipe, "scheduler", None), "step", None)
+        draws = step is not None and "generator" in inspect.signature(step).parameters
+        each = (
+            [generator("steps", hashlib.sha256(z.numpy().tobytes()).hexdigest()) for z in noise.cpu()] if draws else []
+        )
+        return ({"generator": each} if draws else {}) | {
             "latents": noise.to(device=self.device(pipe), dtype=net.dtype),
             "height": noise.shape[2] * pipe.vae_scale_factor,
             "width": noise.shape[3] * pipe.vae_scale_factor,
