@@ -107,7 +107,11 @@ def _place(
 def diagnosis(shelf: Shelf, sae_id: str) -> Diagnosis | None:
     """The newest measurement of an SAE; None if it was not measured."""
     measured, compared = shelf.newest("diagnosis", sae_id=sae_id), shelf.newest("stability", sae_id=sae_id)
-    return Diagnosis(shelf.workspace, measured.id, compared.id if compared else None) if measured else None
+    if measured is None:
+        return None
+    if sae_id not in shelf.diagnoses:
+        shelf.diagnoses[sae_id] = Diagnosis(shelf.workspace, measured.id, compared.id if compared else None)
+    return shelf.diagnoses[sae_id]
 
 
 def pictured_latents(shelf: Shelf, sae_id: str, latents: Sequence[int]) -> list[Latent]:

@@ -28,6 +28,8 @@ class Shelf:
             self.manifests[manifest.id] = manifest
             self.stages.setdefault(manifest.stage, []).append(manifest)
         self.tables = connect(workspace)
+        self.diagnoses: dict[str, Any] = {}
+        """Measurements of SAEs that were read."""
         # Of this shelf alone: a cache of all shelves would keep former ones.
         self.index = functools.lru_cache(maxsize=256)(self._index)
         """The images of a set by key, in its order."""

@@ -1,5 +1,6 @@
 """The page of an SAE, and the sheet of one latent, from its measurements and scores."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,11 @@ class Diagnosis:
             compared = workspace.manifest(stability_id).summary
             self.against, self.chance, self.encoder = (compared[k] for k in ("against_id", "chance", "encoder"))
             self.stability = read_table(workspace.fetch(stability_id) / STABILITY)["stability"].to_numpy()
-        self.protocol = protocol(workspace, self.sae_id)
+
+    @functools.cached_property
+    def protocol(self) -> str | None:
+        """The protocol of the SAE's newest scores. Looked up when needed: that reads every score's manifest."""
+        return protocol(self.workspace, self.sae_id)
 
     @property
     def n_latents(self) -> int:
