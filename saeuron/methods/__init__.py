@@ -11,6 +11,7 @@
     supervised.py       take a concept's direction away where labels tell it is there, without an SAE
     steering.py         subtract the difference of mean activations, without an SAE
     gates.py            an edit of latents in tiers, with a gate that decides by image or prompt
+    replace.py          bring the latents of a concept to their mean over the domain
     bake.py             fold a removal into weights
     text/               edits of a text encoder's states
     weights/            changes of weights: closed-form and trained edits
@@ -39,6 +40,7 @@ BUILT_IN = {
     "frozen": "saeuron.methods.controls:Frozen",
     "random": "saeuron.methods.controls:Random",
     "supervised": "saeuron.methods.supervised:Supervised",
+    "replace": "saeuron.methods.replace:Replace",
     "itd": "saeuron.methods.text.itd:ItD",
     "text_latents": "saeuron.methods.text.text_latents:TextLatents",
     "text_direction": "saeuron.methods.text.text_direction:TextDirection",

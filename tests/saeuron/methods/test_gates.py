@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from saeuron import methods
 from saeuron.hooks import Step
+from saeuron.methods.base import Evidence
 from saeuron.methods.gates import TIERS, gated
 from saeuron.methods.removal import Removal
 from saeuron.methods.saeuron import build_edit
@@ -92,3 +94,19 @@ def test_a_closed_gate_gives_the_output_itself(plain):
     edit = example(plain, "constant", gate="activation", tau=torch.full((len(TIMESTEPS),), torch.inf))
     assert edit(Step(999, guided=True), torch.cat([images(), images()])) is None
     assert edit.combined([edit, edit]) == ([edit, edit], {})
+
+
+def test_replace_brings_latents_to_the_mean_of_the_domain():
+    sae, about = random_sae(), random_profile()
+    evidence = Evidence("c", "d", saes={"h": sae}, sae_ids={"h": "s"}, profiles={"h": about})
+    [edit] = methods.get("replace").parts(evidence, None, {"n": 5})
+    x = images()
+    f = sae.encode(x)
+    for t, timestep in enumerate(TIMESTEPS):
+        new = f.clone()
+        for i in about.score[t].argsort(descending=True)[:5].tolist():
+            new[..., i] = torch.minimum(f[..., i], about.threshold[t, i])
+        expected = (new - f) @ sae.W_dec
+        torch.testing.assert_close(edit.delta(x, timestep), expected, rtol=1e-4, atol=1e-5)
+    assert methods.get("replace").candidates({"n": (4, 1)}) == [{"n": 1}, {"n": 4}]
+    assert Removal("c", "d", "replace", {}, (edit,)).at(0).parts == ()
