@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from prefect import flow
 
+from flows.hints import command
 from flows.run import Run
 from flows.stages.prompts import prompts
 from flows.summary import counted, text_table
@@ -41,7 +42,7 @@ def removals(workspace: Workspace, concept: str, methods: Sequence[str]) -> list
     known = {a.method: a.removal_id for a in published(workspace).values() if a.concept == concept}
     if not known:
         names = {a.concept for a in published(workspace).values()}
-        raise UnknownName("removal", concept, names, f"Make it with: saeuron remove {concept}")
+        raise UnknownName("removal", concept, names, f"Make it with: {command('remove', concept)}")
     for method in methods:
         if method not in known:
             raise UnknownName(f"method of a removal of {concept!r}", method, known)
