@@ -41,7 +41,10 @@ def _versions() -> list[Finding]:
 
     python = ".".join(map(str, sys.version_info[:3]))
     shown = ", ".join(f"{name} {version(name)}" for name in SHOWN)
-    found = [Finding("ok", "python", f"{python}, saeuron {version('saeuron')}"), Finding("ok", "packages", shown)]
+    found = [
+        Finding("ok", "python", ", ".join([python, " ".join(["saeuron", version("saeuron")])])),
+        Finding("ok", "packages", shown),
+    ]
     for line in requires("saeuron") or ():
         asked = Requirement(line)
         if asked.marker and not asked.marker.evaluate({"extra": ""}):
