@@ -153,7 +153,6 @@ WAYS = {
     "attention slicing": prepared(lambda pipe: pipe.enable_attention_slicing(1)),
     "bfloat16": prepared(lambda pipe: pipe.to(dtype=torch.bfloat16, silence_dtype_warnings=True)),
     "image to image": img2img,
-    "channels last": prepared(lambda pipe: pipe.unet.to(memory_format=torch.channels_last)),
 }
 
 
