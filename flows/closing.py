@@ -8,13 +8,12 @@ from flows.hints import command
 from flows.stages.tune import unsearched
 from flows.summary import counted, text_table, told
 from saeuron.config import RunConfig
+from saeuron.figures.quality import ODD
 from saeuron.figures.verdict import Verdict
 from saeuron.figures.words import harm
 from storage import Workspace, text
 from storage.published import published_name
 
-ODD = "out of the ordinary"
-"""Name of a figure: see `saeuron/figures/quality.py`."""
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
 WORST = 8
 """Harmed concepts of one removal that are named; `saeuron concept show` names all."""

@@ -2,7 +2,7 @@
 methods side by side, with what they cost, for `saeuron compare`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any, ClassVar
@@ -16,11 +16,13 @@ from saeuron.figures.comparison import Pair
 from saeuron.figures.comparison import compare as difference
 from saeuron.figures.contest import Contest, contest
 from saeuron.figures.cost import overhead
+from saeuron.figures.quality import ODD
 from saeuron.figures.row import Removed
 from saeuron.generation import spread
 from saeuron.methods.removal import Removal
 from storage import Workspace
 from storage.declared import View
+from storage.manifests import Manifest
 from storage.tables import COMPARISONS
 from tasks import images, judge, prompts, tune
 from tasks.bench import judged
@@ -121,6 +123,8 @@ class Cost:
     """Of a removal's file."""
     overhead: float | None
     """Time per image as a ratio to plain generation; None: not measured."""
+    odd: float | None = None
+    """Share of the images asked to show the concept that are out of the ordinary; None: no judge can tell."""
 
 
 def side_by_side(
@@ -166,8 +170,19 @@ def side_by_side(
             images=round(mean(t.summary["images"] * (t.summary["candidates"] + 1) for t in trials)) + learned,
             bytes=round(mean((workspace.whole(m.id) / tune.FILE).stat().st_size for m in of)),
             overhead=ratios.get(entry.method),
+            odd=_odd([workspace.manifest(evaluated[entry.method, c]) for c in common]),
         )
     return found, costs
+
+
+def _odd(evaluations: Sequence[Manifest]) -> float | None:
+    found = [
+        q["value"]
+        for m in evaluations
+        for q in m.summary.get("quality", ())
+        if q["metric"] == ODD and q["image_set"] == f"asked to show {m.summary['concept']}"
+    ]
+    return mean(found) if len(found) == len(evaluations) else None
 
 
 def _shared(workspace: Workspace, config: RunConfig, method: str) -> float:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+ODD = "out of the ordinary"
+"""Name of that figure."""
 Key = tuple[str, int]
 """(prompt id, index) of an image."""
 
@@ -83,7 +85,7 @@ def odd(edited: Iterable[bool], unedited: Iterable[bool], judge: str, image_set:
     if not after or not before:
         return []
     now, then = ((len(of) - sum(of)) / len(of) for of in (after, before))
-    return [Quality("out of the ordinary", judge, now, then, None, len(after), image_set)]
+    return [Quality(ODD, judge, now, then, None, len(after), image_set)]
 
 
 def _stack(of: Mapping[Key, NDArray[Any]], keys: Sequence[Key]) -> NDArray[Any]:

@@ -25,11 +25,11 @@ def found() -> Contest:
 
 def test_the_page_fits_and_says_what_chance_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    costs = {e.method: Cost(12.3, 0.0, 144, 49000, 1.004) for e in found().entries}
+    costs = {e.method: Cost(12.3, 0.0, 144, 49000, 1.004, 0.153) for e in found().entries}
     text = page(found(), costs, {"untrained"}, "king")
     assert max(map(len, text.splitlines())) <= 80
     assert "left out" not in text and "-12.3 (-15.1 -9.4)" in text and "untrained *" in text
-    assert "1.00 x" in text and "queen 61 %, rook 20 %, knight 10 %" in text and "cow" not in text
+    assert "1.00 x" in text and "15.3" in text and "queen 61 %, rook 20 %, knight 10 %" in text and "cow" not in text
     assert verdict(found(), {"untrained"}) == (
         "uce against the others: worse: negative_prompt; not told apart: saeuron."
     )

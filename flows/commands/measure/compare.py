@@ -124,7 +124,7 @@ def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], remo
         )
     )
     lines += [text.filled(verdict(found, controls)), ""]
-    costly = ["method", "seconds", "shared s", "tuning images", "kB", "time per image"]
+    costly = ["method", "seconds", "shared s", "tuning images", "kB", "time per image", "odd"]
     lines.append(
         text_table(
             costly,
@@ -136,6 +136,7 @@ def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], remo
                     "tuning images": c.images,
                     "kB": f"{c.bytes / 1000:.0f}",
                     "time per image": f"{c.overhead:.2f} x" if c.overhead else "-",
+                    "odd": c.odd,
                 }
                 for name, c in costs.items()
             ],
@@ -146,7 +147,8 @@ def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], remo
         text.filled(
             "Means over concepts; seconds: to learn and tune, as the machine was then; shared: capture, SAEs and "
             "scores, once for all concepts; tuning images: generated to learn and to choose; time per image: to plain "
-            "generation, in one process."
+            "generation, in one process; odd: percent of the images asked to show a removed concept that do not look "
+            "like the model's own."
         ),
         "",
         "What images asked to show a removed concept become:",
