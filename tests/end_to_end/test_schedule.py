@@ -248,7 +248,7 @@ def test_a_run_that_the_scheduler_made_is_taken_by_the_worker(client: Any, due: 
     # All of it was there: the schedule, too, pays only for what is new.
     assert {"state": "completed", "made": 0} in last
     # Nothing was made, so there are no bars and pictures; what the run says is shown.
-    assert set(artifacts(client, run.id)) == {"run-figures"}
+    assert set(artifacts(client, run.id)) == {"run-figures", "run-report"}
 
 
 def test_a_crash_is_noted(client: Any, crashed: UUID) -> None:
