@@ -14,27 +14,26 @@ from tasks.judge import read
 def calibrate(run: Run, wanted: Iterable[Wanted], sets: dict[str, PromptSet]) -> None:
     """Make the unedited test images, judge them, and print each judge's accuracy and commonest mistakes.
 
-    Later stages find the images and judgements in place. A line is printed when the judgements are new, a warning of
-    a weak judge each time.
+    Later stages find the images and judgements in place. Nothing is printed where the judgements were there before: a
+    run that makes nothing reads none.
     """
     seen: set[tuple[str, str, tuple[str, ...]]] = set()
     for concept in dict.fromkeys(each.concept for each in wanted):
         judges = run.judges(concept)
         known = {(domain, by.id, by.labels) for domain, by in judges.items()}
-        if known <= seen:
+        new, seen = known - seen, seen | known
+        if not new:
             continue
         images = [plain(run, sets[s].id) for s in ("", concept) if s == "" or run.added_as(concept)]
         before = {name for name, made in run.made.items() if made.cached}
         judged = {image_set: judge(run, image_set, judges) for image_set in images}
-        if run.planning:
+        names = {name for of in judged.values() for name in of}
+        if run.planning or all(run.made[name].cached for name in names - before):
             continue
         found = read(run.opened, judged)
         for domain, by in judges.items():
-            if (domain, by.id, by.labels) in seen or (said := calibration(domain, by.spec, found)) is None:
+            if (domain, by.id, by.labels) not in new or (said := calibration(domain, by.spec, found)) is None:
                 continue
-            names = {name for of in judged.values() for name in of}
-            if any(not run.made[name].cached for name in names - before):
-                run.say(said.line)
+            run.say(said.line)
             if said.warning:
                 run.say(said.warning)
-        seen |= known

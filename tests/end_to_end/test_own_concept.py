@@ -48,7 +48,7 @@ def test_a_concept_of_ones_own_is_removed_and_judged_by_clip(
     labels = {r["label"] for r in answer(mine, f"select distinct label from judgements where judge = 'clip:{clip}'")}
     assert labels <= {"hot air balloon", "cat", "moon", "star", "none of these"}
     quality = {str(r["metric"]): r for r in answer(mine, "select * from quality where concept = 'hot air balloon'")}
-    assert quality.keys() == {"Frechet distance", "CLIP score"}
+    assert quality.keys() == {"Frechet distance", "CLIP score", "out of the ordinary"}
     assert str(quality["Frechet distance"]["extractor"]).startswith("image embedding of clip-")
     # The others keep their judge, and what they are is not touched.
     assert {r["judge"] for r in answer(mine, "select judge from metrics where concept = 'cat'")} == {"canvas20"}

@@ -108,7 +108,10 @@ def test_the_table_of_the_leaderboard_has_these_columns() -> None:
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
-    "method": (["saeuro"], "unknown method 'saeuro': did you mean 'saeuron'? Or give a removal's file"),
+    "method": (
+        ["saeuro"],
+        "unknown method 'saeuro': did you mean 'saeuron' or 'saeuron_parity'? Or give a removal's file",
+    ),
     "no removal": (["text.safetensors"], "text.safetensors is not a readable safetensors file"),
     "another file": (["erasing_bench.py"], "erasing_bench.py is not a readable safetensors file"),
     "no file": (["none.safetensors"], "no such removal: none.safetensors"),

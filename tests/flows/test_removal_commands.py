@@ -46,7 +46,7 @@ def evaluate(workspace: Workspace, value: float, seeds: int) -> None:
     name = artifact_id("evaluation", 1, {"value": value})
     common = {
         "domain": "style", "concept": "neon", "method": "saeuron", "seeds": seeds,
-        "split": "test", "removal_id": REMOVAL,
+        "split": "test", "removal_id": REMOVAL, "judge": "canvas", "judge_id": "canvas-1",
     }  # fmt: skip
     write_table(workspace.folder(name) / "metrics.parquet", table([{**common, **asdict(m)} for m in metrics], METRICS))
     lost = {"harmed": "dots", "domain": "style", "before": 1.0, "after": value / 3, "low": 0.4, "high": 0.9, "n": 20}
