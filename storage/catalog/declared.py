@@ -10,9 +10,7 @@ import pyarrow as pa
 from storage.catalog.columns import COLUMNS
 from storage.catalog.source import Row, Source, table
 from storage.declared import Column, View
-from storage.errors import StorageError
 from storage.manifests import Manifest
-from storage.parquet import read_schema
 from storage.tables import SHIPPED, schema
 from storage.workspace import Workspace
 
@@ -57,29 +55,13 @@ def declared_sources(
 
 
 def _of_files(workspace: Workspace, view: View, manifests: Sequence[Manifest]) -> list[Source]:
-    held = _of_these_columns(workspace, view, [m for m in manifests if any(f.name == view.file for f in m.files)])
+    held = [m for m in manifests if any(file.name == view.file for file in m.files)]
     about: list[Row] = [{"file_index": index, "id": m.id} for index, m in enumerate(held)]
     files = tuple(workspace.folder(m.id) / view.file for m in held)
     return [
         Source(f"view_{view.name}_files", _FILES, table(about, _FILES)),
         Source(f"view_{view.name}_rows", schema(view.columns), files=files),
     ]
-
-
-def _of_these_columns(workspace: Workspace, view: View, manifests: Sequence[Manifest]) -> list[Manifest]:
-    """The artifacts whose file has the view's columns: earlier versions of a stage may have had fewer.
-
-    One file of each version is looked at. One that cannot be read is taken: SQL says what is wrong with it.
-    """
-    fits: dict[int, bool] = {}
-    for m in manifests:
-        if m.version not in fits:
-            try:
-                found = read_schema(workspace.folder(m.id) / view.file)
-                fits[m.version] = {*found.names} >= {column.name for column in view.columns}
-            except StorageError:
-                fits[m.version] = True
-    return [m for m in manifests if fits[m.version]]
 
 
 def _of_summaries(view: View, manifests: Sequence[Manifest]) -> Source:
