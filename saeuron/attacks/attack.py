@@ -95,16 +95,14 @@ class Attack(ABC):
 
     name: ClassVar[str]
     """How a command calls it."""
-    says: ClassVar[str]
-    """What it does, in a few words."""
-    gradients: ClassVar[bool] = False
-    """Whether it needs gradients through one text encoder and the denoiser, and a variance-preserving scheduler."""
-    textless: ClassVar[bool] = False
-    """Whether it starts from noise of its own, so that a judgement of the picture alone is worth less."""
 
     @abstractmethod
-    def __call__(self, target: Target, strength: "Effort") -> Iterator[list[Attempt]]:
-        """Pictures, in batches; between two of them the caller may add to `target.broken`."""
+    def __call__(self, target: Target, effort: "Effort") -> Iterator[list[Attempt]]:
+        """Pictures, in batches; between two of them the caller may add to `target.broken`.
+
+        Raises:
+            ConfigError: it cannot attack this kind of pipeline or scheduler, or a sentence is too long for it.
+        """
 
 
 @dataclass(frozen=True)
@@ -127,20 +125,18 @@ def without(text: str, concept: str) -> str:
     return re.sub(r"\s+([.,])", r"\1", re.sub(r"\s+", " ", text)).strip(" ,")
 
 
-def rows_of(indices: Sequence[int], texts: Sequence[str], pictures: NDArray[np.uint8], *when: int) -> list[Attempt]:
-    """Attempts of a batch; `when` is (iteration, timestep)."""
-    iteration, timestep = when
+def attempts(
+    indices: Sequence[int],
+    texts: Sequence[str],
+    pictures: NDArray[np.uint8],
+    iteration: int,
+    timestep: int = -1,
+) -> list[Attempt]:
+    """The attempts of one batch, a text and a picture for each prompt."""
     return [
         Attempt(i, iteration, timestep, text, picture)
         for i, text, picture in zip(indices, texts, pictures, strict=True)
     ]
-
-
-def evenly(values: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the values, evenly spaced, the first and the last among them."""
-    if len(values) <= count:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
 def tokenizer_of(pipe: Any) -> Any:
@@ -153,6 +149,6 @@ def tokenizer_of(pipe: Any) -> Any:
     if encoders != ["text_encoder"]:
         raise ConfigError(
             f"{type(pipe).__name__} has {len(encoders)} text encoders; this attack reaches one: leave it out "
-            "(--attack paraphrase, random, inversion)."
+            "(--attack none, paraphrase, inversion)."
         )
     return pipe.tokenizer

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from saeuron.attacks.attack import Attack, Attempt, Effort, Target, rows_of, tokenizer_of, without
+from saeuron.attacks.attack import Attack, Attempt, Effort, Target, attempts, tokenizer_of, without
 from saeuron.attacks.soft import Noised, allowed, check_length, replaced, table_of
 from saeuron.errors import ConfigError
 from saeuron.noise import generator
@@ -24,9 +24,9 @@ PICTURES = 4
 class Embedding(Attack):
     """The concept's name is used nowhere, whatever `hide` says."""
 
-    name, says, gradients = "embedding", "a new word for the concept, learned from pictures", True
+    name = "embedding"
 
-    def __call__(self, target: Target, strength: Effort) -> Iterator[list[Attempt]]:
+    def __call__(self, target: Target, effort: Effort) -> Iterator[list[Attempt]]:
         noised, tokenizer = Noised(target, target.model.steps), tokenizer_of(target.pipe)
         everywhere = " ".join(p.text.lower() for p in target.prompts)
         free = [
@@ -39,8 +39,8 @@ class Embedding(Attack):
         check_length(tokenizer, texts)
         vector = table_of(target.pipe, torch.tensor(free)).mean(0).requires_grad_()
         optimiser = torch.optim.Adam([vector], RATE)
-        every = max(strength.learned // PICTURES, 1)
-        for number in range(strength.learned):
+        every = max(effort.learned // PICTURES, 1)
+        for number in range(effort.learned):
             if not target.todo:
                 return
             draws = generator(target.seed, "embedding", number)
@@ -55,7 +55,7 @@ class Embedding(Attack):
                 told = [texts[i] for i in todo]
                 with replaced(target.pipe, token, vector.detach()):
                     pictures = target.draw(told, target.noise(todo))
-                yield rows_of(todo, told, pictures, number + 1, -1)
+                yield attempts(todo, told, pictures, number + 1)
 
 
 def _told(text: str, concept: str, stand_in: str) -> str:

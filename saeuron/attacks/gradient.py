@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardtanh, one_hot
 
-from saeuron.attacks.attack import Attack, Attempt, Effort, Target, rows_of, tokenizer_of
+from saeuron.attacks.attack import Attack, Attempt, Effort, Target, attempts, tokenizer_of
 from saeuron.attacks.soft import Noised, allowed, check_length, prefixed, replaced, table_of
 from saeuron.noise import generator
 
@@ -22,16 +22,16 @@ RATE, DECAY = 0.01, 0.1
 class Gradient(Attack):
     """The strongest attack on texts that the field uses; one picture after the updates of each timestep."""
 
-    name, says, gradients = "gradient", "words before the sentence, found by gradients", True
+    name = "gradient"
 
-    def __call__(self, target: Target, strength: Effort) -> Iterator[list[Attempt]]:
-        noised, tokenizer = Noised(target, strength.steps), tokenizer_of(target.pipe)
+    def __call__(self, target: Target, effort: Effort) -> Iterator[list[Attempt]]:
+        noised, tokenizer = Noised(target, effort.steps), tokenizer_of(target.pipe)
         words = allowed(tokenizer, target.concept if target.hide else None)
-        filler = words[:1].expand(strength.words)
+        filler = words[:1].expand(effort.words)
         texts = {i: target.text(i) for i in target.todo}
         check_length(tokenizer, [prefixed(tokenizer, filler, text) for text in texts.values()])
         embeddings = table_of(target.pipe, words)
-        theta = {i: torch.zeros(strength.words, len(words), requires_grad=True) for i in target.todo}
+        theta = {i: torch.zeros(effort.words, len(words), requires_grad=True) for i in target.todo}
         # One optimiser a prompt: a prompt that is broken leaves without changing the others.
         optimiser = {i: torch.optim.Adam([t], RATE, weight_decay=DECAY) for i, t in theta.items()}
         for count, timestep in enumerate(noised.timesteps):
@@ -39,8 +39,8 @@ class Gradient(Attack):
             if not todo:
                 return
             told = [prefixed(tokenizer, filler, texts[i]) for i in todo]
-            where = _places(tokenizer, told, strength.words)
-            for number in range(strength.iterations):
+            where = _places(tokenizer, told, effort.words)
+            for number in range(effort.iterations):
                 drawn = [
                     _drawn(theta[i], generator(target.seed, "words", target.prompts[i].id, timestep, number))
                     for i in todo
@@ -53,9 +53,7 @@ class Gradient(Attack):
                     theta[i].grad = gradient
                     optimiser[i].step()
             best = [prefixed(tokenizer, words[projected(theta[i].detach()).argmax(1)], texts[i]) for i in todo]
-            yield rows_of(
-                todo, best, target.draw(best, target.noise(todo)), (count + 1) * strength.iterations, timestep
-            )
+            yield attempts(todo, best, target.draw(best, target.noise(todo)), (count + 1) * effort.iterations, timestep)
 
 
 def projected(theta: Tensor) -> Tensor:

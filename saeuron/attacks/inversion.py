@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import torch
 
-from saeuron.attacks.attack import Attack, Attempt, Effort, Target, rows_of
+from saeuron.attacks.attack import Attack, Attempt, Effort, Target, attempts
 from saeuron.attacks.soft import unguided
 from saeuron.errors import ConfigError
 from saeuron.pipelines import family_of
@@ -31,10 +31,10 @@ ROUNDS = 5
 class Inversion(Attack):
     """The attack that empties removals that act on texts."""
 
-    name, says, textless = "inversion", "noise that holds a picture of the concept", True
+    name = "inversion"
 
-    def __call__(self, target: Target, strength: Effort) -> Iterator[list[Attempt]]:
-        del strength
+    def __call__(self, target: Target, effort: Effort) -> Iterator[list[Attempt]]:
+        del effort
         if not target.todo:
             return
         noise = inverted(target)
@@ -44,7 +44,7 @@ class Inversion(Attack):
                 return
             texts = [target.text(i) if guidance is None else "" for i in todo]
             pictures = target.draw(texts, noise[todo], guidance=guidance, call=guidance is None)
-            yield rows_of(todo, texts, pictures, number, -1)
+            yield attempts(todo, texts, pictures, number)
 
 
 @torch.no_grad()

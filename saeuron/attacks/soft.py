@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeuron.attacks.attack import Target, evenly, tokenizer_of
+from saeuron.attacks.attack import Target, tokenizer_of
 from saeuron.errors import ConfigError
 from saeuron.hooks import device_of
 from saeuron.noise import generator
 from saeuron.pipelines import family_of
+from saeuron.sae.diagnosis.denoising import evenly
 
 
 def allowed(tokenizer: Any, forbidden: str | None = None) -> Tensor:

@@ -54,7 +54,7 @@ def denoising_losses(
         prompts = family.encode_prompt(pipe, texts)
         # Some schedulers repeat timesteps, or have fractional ones.
         timesteps = sorted({int(t) for t in pipe.scheduler.timesteps.tolist()}, reverse=True)
-        for timestep in _evenly(timesteps, config.loss_steps):
+        for timestep in evenly(timesteps, config.loss_steps):
             noise = torch.stack(
                 [
                     torch.randn(
@@ -102,7 +102,7 @@ class Replacement:
         return from_rows(self.sae(rows.float()).to(output.dtype), output) + base
 
 
-def _evenly(values: list[int], count: int) -> list[int]:
+def evenly(values: list[int], count: int) -> list[int]:
     """At most `count` of the values, evenly spaced, including the first and the last."""
     if len(values) <= count:
         return values

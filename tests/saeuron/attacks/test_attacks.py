@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saeuron.attacks import ATTACKS, Attempt, Target, get
-from saeuron.attacks.attack import Effort, evenly, without
+from saeuron.attacks.attack import Effort, without
 from saeuron.attacks.embedding import _told
 from saeuron.attacks.gradient import _drawn, projected
 from saeuron.attacks.inversion import inverted
@@ -21,6 +21,7 @@ from saeuron.methods.removal import removed
 from saeuron.methods.steering import DirectionEdit
 from saeuron.pipelines import family_of
 from saeuron.prompts import Prompt
+from saeuron.sae.diagnosis.denoising import evenly
 
 MODEL = ModelConfig(spec="canvas20", steps=3, micro_batch=8, guidance=2.0)
 QUICK = Effort(words=2, iterations=2, steps=2, learned=4)
