@@ -48,20 +48,6 @@ class Harmed(BaseModel):
     n: int
 
 
-class Kept(BaseModel):
-    """One figure of what stayed as it was; `storage.tables.QUALITY` says what each field means."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    metric: str
-    extractor: str
-    value: float
-    unedited: float | None
-    control: float | None
-    n: int
-    image_set: str
-
-
 class EvaluationSummary(Summary):
     """The figures of one removal on test images."""
 
@@ -79,7 +65,7 @@ class EvaluationSummary(Summary):
     """Worst first."""
     others: int
     """Other concepts that were judged with and without the removal."""
-    quality: tuple[Kept, ...] = ()
+    quality: tuple[Quality, ...] = ()
     """How far pictures that do not ask for the concept moved, and what a detecting judge found."""
     images: int
 
@@ -162,7 +148,7 @@ def evaluate(job: EvaluateJob) -> Made:
         metrics={m.metric: Value(value=m.value, unedited=m.unedited, low=m.low, high=m.high) for m in metrics},
         harmed=tuple(Harmed(**{name: getattr(d, name) for name in fields}) for d in harms if d.certain),
         others=len(harms),
-        quality=tuple(Kept(**{name: getattr(q, name) for name in Kept.model_fields}) for q in kept),
+        quality=tuple(kept),
         images=len(edited),
     )
     inputs = {
