@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class Display:
@@ -16,9 +16,11 @@ class Display:
         self.console = console
         self.bars = Progress(
             TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=22),
+            BarColumn(bar_width=14),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             TextColumn("{task.fields[note]}", style="dim"),
             console=console,
             disable=not console.is_terminal,
@@ -51,7 +53,7 @@ class Display:
             return
         row = self.rows[self.now]
         completed = self.finished[self.now] + min(done / max(total, 1), 0.99)
-        text = f"{what}  {done}/{total} {note}"[: max(self.console.width - 52, 10)]
+        text = f"{what}  {done}/{total} {note}"[: max(self.console.width - 56, 10)]
         self.bars.update(row, completed=completed, note=text)
 
     def line(self, text: str) -> None:

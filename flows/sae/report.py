@@ -209,10 +209,18 @@ def latent_lines(diagnosis: Diagnosis, latent: Latent) -> list[str]:
     lines.append("")
     if latent.examples:
         examples = [
-            {"value": f"{e.value:.4g}", "timestep": e.timestep, "row": e.row, "column": e.column, "prompt": e.prompt}
+            {
+                "rank": e.rank,
+                "value": f"{e.value:.4g}",
+                **{name: getattr(e, name) for name in ("timestep", "row", "column", "prompt")},
+            }
             for e in latent.examples
         ]
-        lines.append(text_table(["value", "timestep", "row", "column", "prompt"], examples, wrapped=["prompt"]))
+        lines.append(text_table(["rank", "value", "timestep", "row", "column", "prompt"], examples, wrapped=["prompt"]))
+        if latent.agreement:
+            asked, shown = latent.agreement
+            mark = "  (!) score and pictures disagree" if latent.contradicted else ""
+            lines.append(f"{latent.scores[0].concept} is asked for in {asked} of the first {shown} pictures{mark}")
     else:
         lines.append("it fires on none of the held-out images")
     return lines
@@ -238,6 +246,7 @@ def latent_fields(latent: Latent) -> Mapping[str, Any]:
         "examples": [
             {
                 "key": e.key,
+                "rank": e.rank,
                 "prompt": e.prompt,
                 "value": e.value,
                 "timestep": e.timestep,

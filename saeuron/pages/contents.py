@@ -1,7 +1,7 @@
 """The contents of an SAE's page, as plain records; callers fill them in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,19 +44,23 @@ class ConceptScore:
 
 @dataclass(frozen=True)
 class Example:
-    """One of the images on which a latent is largest."""
+    """An image in which a latent fires."""
 
     key: str
     """Name of the image, the same for all latents."""
     prompt: str
     picture: Picture
-    heat: NDArray[np.uint8]
-    """[h, w]: the latent over the image at `timestep`; 255 is its overall maximum."""
+    heat: NDArray[np.uint8] | None
+    """[h, w]: the latent over the image at `timestep`; 255 is its overall maximum. None: not kept at this rank."""
     value: float
     timestep: int
     row: int
     column: int
     """Row and column of its largest value on the map."""
+    rank: int = 1
+    """Place among the held-out images by the mean of the latent."""
+    concepts: Mapping[str, str] = field(default_factory=dict)
+    """{domain: concept} that the prompt asks for."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,20 @@ class Latent:
     examples: Sequence[Example] = ()
     neighbours: Sequence[tuple[int, float]] = ()
     """(latent, cosine) of the nearest decoder rows."""
+
+    @property
+    def agreement(self) -> tuple[int, int] | None:
+        """(those that ask for the concept with the highest score, all) of its first pictures; None: unknown."""
+        if not self.scores:
+            return None
+        domain, concept = self.scores[0].domain, self.scores[0].concept
+        first = [e for e in self.examples if e.heat is not None and domain in e.concepts]
+        return (sum(e.concepts[domain] == concept for e in first), len(first)) if first else None
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether most of its first pictures ask for another concept than the one with the highest score."""
+        return self.agreement is not None and 2 * self.agreement[0] < self.agreement[1]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ def sheet(latent: Latent, title: str, path: Path) -> Path:
         smooth = "nearest" if min(height, width) <= 64 else "antialiased"
         pictures[0, i].imshow(example.picture, extent=extent, interpolation=smooth)
         pictures[0, i].set_title(_wrapped(example.prompt), fontsize=6)
+        if example.heat is None:
+            pictures[1, i].text(0.5, 0.5, f"rank {example.rank}", ha="center", va="center", fontsize=7)
+            continue
         pictures[1, i].imshow(_grey(example.picture), extent=extent, interpolation=smooth)
         pictures[1, i].imshow(heat_colours(example.heat), extent=extent, interpolation="bilinear")
         pictures[1, i].set_title(f"{example.value:.3g} at t {example.timestep}", fontsize=7)

@@ -122,9 +122,15 @@ COLUMNS: dict[str, list[Column]] = {
     "top_examples": [
         _SAE,
         _LATENT,
-        Column("rank", "INTEGER", "place", "1 is the held-out image on which the latent is largest"),
+        Column(
+            "rank",
+            "INTEGER",
+            "place",
+            "1 is the held-out image with the largest mean; the last three go on by quarters",
+        ),
         Column("prompt_id", "VARCHAR", "", "the prompt, see prompts"),
         Column("image_index", "INTEGER", "index", "which image of the prompt, from 0; sets its noise"),
+        Column("mean", "FLOAT", "activation", "mean over the image's rows at all timesteps, zeros included"),
         Column("timestep", "INTEGER", "scheduler step", "where in the image's making it is largest"),
         Column("position", "INTEGER", "index", "where on the map, row by row from 0"),
         Column("value", "FLOAT", "activation", "its value there"),

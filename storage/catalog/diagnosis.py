@@ -23,8 +23,8 @@ def _of(view: str, names: str) -> pa.Schema:
 FILES = {
     "latent": _of("latents", "latent density image_density mean maximum max_cosine nearest dead always_on"),
     "profile": _of("latent_steps", "latent timestep density mean maximum"),
-    # With h * w bytes of heat; 255 is the latent's overall maximum.
-    "example": _of("top_examples", "latent rank prompt_id image_index timestep position value").append(
+    # With h * w bytes of heat; 255 is the latent's overall maximum. Null: kept without a map.
+    "example": _of("top_examples", "latent rank prompt_id image_index mean timestep position value").append(
         pa.field("heat", pa.binary())
     ),
     "step": _of("sae_steps", "timestep half rows fvu relative l0 loss_clean loss_sae loss_zero"),

@@ -140,7 +140,7 @@ SELECT f.sae_id, f.hookpoint, p.latent, p.timestep, p.density, p.mean, p.maximum
 FROM source.profile_rows p JOIN source.diagnosis_files f ON f.file_index = p.file_index AND f.current;
 
 CREATE VIEW top_examples AS
-SELECT f.sae_id, e.latent, e.rank, e.prompt_id, e.image_index, e.timestep, e.position, e.value
+SELECT f.sae_id, e.latent, e.rank, e.prompt_id, e.image_index, e.mean, e.timestep, e.position, e.value
 FROM source.example_rows e JOIN source.diagnosis_files f ON f.file_index = e.file_index AND f.current;
 
 CREATE VIEW sae_steps AS

@@ -1,7 +1,7 @@
 """Scores of latents for a concept, and latents as the page of an SAE shows them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from saeuron.checkpoint import load_tensors
@@ -141,7 +141,7 @@ class LatentPage:
     n_latents: int
     latent: int
     measured: Latent | None
-    """With its top images; None: the SAE was not measured."""
+    """With its first images and its scores; None: the SAE was not measured."""
     scores: Sequence[ConceptScore]
     """For every concept that its SAE scored, the highest mean first."""
     uses: Sequence[Use]
@@ -201,7 +201,7 @@ def latent_page(shelf: Shelf, sae_id: str, latent: int) -> LatentPage:
         about["hookpoint"],
         about["n_latents"],
         latent,
-        measured.pictured([latent])[0] if measured else None,
+        replace(measured.pictured([latent])[0], scores=scores) if measured else None,
         scores,
         shelf.uses.get((sae_id, latent), []),
         rows,

@@ -19,7 +19,7 @@ from storage.dense import shards
 from storage.files import read_json, write_atomic
 from storage.manifests import Manifest
 from storage.seals import sealed_page
-from storage.tables import read_table
+from storage.tables import PROMPTS, read_table
 from tasks.sae.report import EXAMPLES, FIGURES, IMAGES, LATENTS, PROFILES, STABILITY, STEPS
 
 SHOWN = 50
@@ -149,6 +149,7 @@ class Diagnosis:
         keys = {f"{row['prompt_id']}_{row['image_index']:04d}" for row in rows}
         pictures, prompts = self._pictures(keys)
         height, width = self.figures["grid"]
+        asked = self._asked({row["prompt_id"] for row in rows})
         found: dict[int, list[Example]] = {latent: [] for latent in latents}
         for row in rows:
             key = f"{row['prompt_id']}_{row['image_index']:04d}"
@@ -157,14 +158,23 @@ class Diagnosis:
                     key=key,
                     prompt=prompts[key],
                     picture=pictures[key],
-                    heat=np.frombuffer(row["heat"], dtype=np.uint8).reshape(height, width),
+                    heat=row["heat"] and np.frombuffer(row["heat"], dtype=np.uint8).reshape(height, width),
                     value=row["value"],
                     timestep=row["timestep"],
                     row=row["position"] // width,
                     column=row["position"] % width,
+                    rank=row["rank"],
+                    concepts=asked.get(row["prompt_id"], {}),
                 )
             )
         return found
+
+    def _asked(self, prompt_ids: set[str]) -> dict[str, dict[str, str]]:
+        """{prompt id: {domain: concept}}."""
+        path = self.workspace.whole(self.manifest.inputs["prompts"]) / PROMPTS.file
+        table = read_table(path)
+        wanted = table.filter(np.isin(table["prompt_id"].to_numpy(zero_copy_only=False), sorted(prompt_ids)))
+        return {row["prompt_id"]: dict(row["concepts"]) for row in wanted.to_pylist()}
 
     def _pictures(self, keys: set[str]) -> tuple[dict[str, Picture], dict[str, str]]:
         pictures, prompts = {}, {}

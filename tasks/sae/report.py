@@ -65,7 +65,7 @@ class DiagnosisJob(Job):
     """The measurement of one SAE on held-out images."""
 
     stage: ClassVar[str] = "diagnosis"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     title: ClassVar[str] = "{sae_id}"
     summary_type: ClassVar[type[Summary]] = DiagnosisSummary
     command: ClassVar[str] = "saeuron sae report {sae_id}"
@@ -232,20 +232,25 @@ def profile_table(firing: Firing) -> pa.Table:
 
 
 def example_table(gathered: Gathered, requests: list[Request]) -> pa.Table:
-    """One row per (latent, rank) where the latent fires; rank 1 is the image with its largest value."""
+    """One row per (latent, chosen image), by rank; the further ones have no map."""
     top = gathered.examples
-    ranks, latents = (top.value.T > 0).nonzero(as_tuple=True)[::-1]
-    chosen = [requests[i] for i in top.image[ranks, latents].tolist()]
-    heat = top.heat[ranks, :, latents].numpy()
+    places, latents = (top.mean.T > 0).nonzero(as_tuple=True)[::-1]
+    chosen = [requests[i] for i in top.image[places, latents].tolist()]
+    kept = len(top.heat)
+    heat = [
+        top.heat[place, :, latent].numpy().tobytes() if place < kept else None
+        for place, latent in zip(places.tolist(), latents.tolist(), strict=True)
+    ]
     columns = {
         "latent": latents.numpy(),
-        "rank": ranks.numpy() + 1,
+        "rank": top.rank[places, latents].numpy(),
         "prompt_id": [r.prompt.id for r in chosen],
         "image_index": [r.index for r in chosen],
-        "timestep": top.timestep[ranks, latents].numpy(),
-        "position": top.position[ranks, latents].numpy(),
-        "value": top.value[ranks, latents].numpy(),
-        "heat": [row.tobytes() for row in heat],
+        "mean": top.mean[places, latents].float().numpy(),
+        "timestep": top.timestep[places, latents].numpy(),
+        "position": top.position[places, latents].numpy(),
+        "value": top.value[places, latents].numpy(),
+        "heat": heat,
     }
     return pa.table(columns, FILES["example"])
 

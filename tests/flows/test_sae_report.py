@@ -224,8 +224,8 @@ class TestLatent:
         assert told["latent"] == 7 and len(told["neighbours"]) == 5 and len(told["scores"]) == 2
         assert [p["timestep"] for p in told["profile"]] == [999, 499]
         assert told["picture"].startswith(str(looked.pictures)) and Path(told["picture"]).exists()
-        values = [e["value"] for e in told["examples"]]
-        assert values == sorted(values, reverse=True)
+        ranks = [e["rank"] for e in told["examples"]]
+        assert ranks == sorted(set(ranks)) and ranks[0] == 1
 
     def test_a_latent_that_is_not_there(self, looked: Workspace) -> None:
         found = newest(looked, "diagnosis", sae_id=find(looked, HOOKPOINTS[0]).id)
@@ -249,7 +249,9 @@ class TestLatent:
         diagnosis = Diagnosis(looked, found.id)
         [latent] = diagnosis.describe([0], near=True)
         monkeypatch.setenv("COLUMNS", "60")
-        table = latent_lines(diagnosis, latent)[-1].splitlines()
+        said = latent_lines(diagnosis, latent)
+        assert "asked for in" in said[-1]
+        table = said[-2].splitlines()
         assert max(map(len, table)) <= 60
         words = [example.prompt.split() for example in latent.examples]
         start = table[0].index("prompt")

@@ -26,7 +26,7 @@ class DiagnosisConfig(Config):
     read: Literal["output", "update"] = "output"
     """Activations that the SAE was trained on: the module's output, or its output minus its input."""
     examples: int = Field(8, ge=1)
-    """Images kept per latent: those with its largest activations."""
+    """Images kept per latent with its map: those with its largest means. Three more show how it goes on."""
     loss_images: int = Field(32, ge=1)
     """Images that are noised again for the denoising loss."""
     loss_steps: int = Field(12, ge=1)

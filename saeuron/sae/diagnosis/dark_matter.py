@@ -25,7 +25,7 @@ class Errors(NamedTuple):
     l0: float
     """Mean number of latents used per row."""
     linear: float | None
-    """1 - sum |e - e_linear|^2 / sum |e|^2; below 0 if the fit does not generalise. None: too few rows to fit."""
+    """1 - sum |e - e_linear|^2 / sum |e|^2. None: too few rows to fit, or so few that the fit does not generalise."""
     norm: float | None
     """R^2 of |e|^2, predicted from x in the same way."""
 
@@ -67,6 +67,11 @@ def dark_matter(sae: SAE, x: Tensor, fit: Tensor) -> DarkMatter:
     )  # fmt: skip
 
 
+def _known(share: float) -> float | None:
+    """None below 0: that tells of the fit, not of the error."""
+    return share if share >= 0 else None
+
+
 def errors(x: Tensor, x_hat: Tensor, counts: Tensor, fit: Tensor) -> Errors:
     """Error of reconstructions x_hat [R, D] that use `counts` latents, [R]; see `dark_matter`."""
     e = x.double() - x_hat.double()
@@ -77,8 +82,8 @@ def errors(x: Tensor, x_hat: Tensor, counts: Tensor, fit: Tensor) -> Errors:
         left = (e[~fit] - found[:, :-1]).square().sum() / squared[~fit].sum().clamp(min=1e-30)
         target = squared[~fit, 0]
         spread = (target - target.mean()).square().sum().clamp(min=1e-30)
-        linear = 1 - float(left)
-        norm = 1 - float((target - found[:, -1]).square().sum() / spread)
+        linear = _known(1 - float(left))
+        norm = _known(1 - float((target - found[:, -1]).square().sum() / spread))
     return Errors(fvu(x[~fit], x_hat[~fit]), float(counts[~fit].double().mean()), linear, norm)
 
 

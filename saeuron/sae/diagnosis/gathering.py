@@ -21,6 +21,8 @@ from saeuron.sae.moments import Moments
 HALVES: tuple[Half, ...] = ("conditional", "unconditional")
 ALWAYS_ON = 0.9
 """A latent that fires on at least this fraction of rows tells little about any of them."""
+QUARTERS = (0.25, 0.5, 0.75)
+"""Where, among the images in which a latent fires, the further examples are taken."""
 
 
 class Firing(NamedTuple):
@@ -43,18 +45,26 @@ class Firing(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """The K images with the largest activations of each latent, largest first; ties go to the earlier image."""
+    """Images of each latent by the mean of f over their rows, largest first; ties go to the earlier image.
 
-    value: Tensor
-    """[K, N], largest f of the image; 0 if the latent fires on fewer images."""
+    The mean is what scores count too (`saeuron.scoring`), so that pictures and scores speak of the same. R = K + 3: the
+    first K images, then those at a quarter, a half and three quarters of the images in which the latent fires.
+    """
+
+    mean: Tensor
+    """float64 [R, N], mean of f over positions and steps; 0 where there is no such image."""
+    rank: Tensor
+    """int64 [R, N], the image's place, from 1."""
     image: Tensor
-    """int64 [K, N], index into the requested images."""
+    """int64 [R, N], index into the requested images."""
+    value: Tensor
+    """[R, N], largest f of the image."""
     timestep: Tensor
-    """int64 [K, N], its timestep; ties go to the noisiest."""
+    """int64 [R, N], where it is largest; ties go to the noisiest."""
     position: Tensor
-    """int64 [K, N], its position of P, in row-major order."""
+    """int64 [R, N], its position of P, in row-major order."""
     heat: Tensor
-    """uint8 [K, P, N]: f at that timestep, scaled so that 255 is the latent's overall maximum."""
+    """uint8 [K, P, N]: f of the first K at that timestep, scaled so that 255 is the latent's overall maximum."""
 
 
 class Gathered(NamedTuple):
@@ -89,12 +99,23 @@ class _Sums(NamedTuple):
 
 @dataclass
 class _Best:
-    """Largest activation so far of each image of a micro-batch: [b, N], and its map [b, P, N]."""
+    """Largest activation so far of each image of a micro-batch: [b, N], its map [b, P, N], and the sum of all."""
 
     value: Tensor
     timestep: Tensor
     position: Tensor
     maps: Tensor
+    total: Tensor
+    rows: int
+
+
+class _Images(NamedTuple):
+    """Of each image: [images, N]."""
+
+    mean: Tensor
+    value: Tensor
+    timestep: Tensor
+    position: Tensor
 
 
 class Reader:
@@ -108,7 +129,9 @@ class Reader:
         self._moments: dict[tuple[int, Half], Moments] = {}
         self._sums: dict[int, _Sums] = {}
         self._image_fires = torch.zeros(sae.info.n_latents, dtype=torch.int64)
-        self._top: Examples | None = None
+        self._of_images: list[_Images] = []
+        self._top: tuple[Tensor, Tensor] | None = None
+        """[K, N] largest means so far, and [K, P, N] the maps of their images."""
         self._rows: list[Tensor] = []
         self._row_image: list[int] = []
         self.grid = (0, 0)
@@ -161,15 +184,19 @@ class Reader:
         self._fired = fired if self._fired is None else self._fired | fired
         rows, images = torch.tensor(f.shape[0] * f.shape[1]), torch.tensor(len(f))
         found = _Sums(
-            rows, images, active.sum((0, 1)).cpu(), f.double().sum((0, 1)).cpu(), f.amax((0, 1)).double().cpu()
+            rows,
+            images,
+            active.sum((0, 1)).cpu(),
+            f.sum((0, 1), dtype=torch.float64).cpu(),
+            f.amax((0, 1)).double().cpu(),
         )
         self._sums[timestep] = self._sums[timestep].and_(found) if timestep in self._sums else found
 
     def _compare(self, timestep: int, f: Tensor) -> None:
         value, position = f.max(1)
-        here = torch.full_like(position, timestep)
+        here, total, rows = torch.full_like(position, timestep), f.sum(1, dtype=torch.float64), f.shape[1]
         if self._best is None:
-            self._best = _Best(value, here, position, f)
+            self._best = _Best(value, here, position, f, total, rows)
             return
         best, larger = self._best, value > self._best.value
         self._best = _Best(
@@ -177,6 +204,8 @@ class Reader:
             torch.where(larger, here, best.timestep),
             torch.where(larger, position, best.position),
             torch.where(larger[:, None], f, best.maps),
+            best.total + total,
+            best.rows + rows,
         )
 
     def _sample(self, index: int, x: Tensor) -> None:
@@ -198,25 +227,42 @@ class Reader:
         assert self._best is not None and self._fired is not None
         self._image_fires += self._fired.sum(0).cpu()
         b = self._best
-        images = torch.arange(self._first, self._first + len(b.value), device=b.value.device)
-        mine = Examples(b.value, images[:, None].expand_as(b.position), b.timestep, b.position, b.maps)
-        every = mine if self._top is None else Examples._make(map(torch.cat, zip(self._top, mine, strict=True)))
-        order = every.value.sort(dim=0, descending=True, stable=True).indices[: self.config.examples]
-        cells = order[:, None].expand(-1, every.heat.shape[1], -1)
-        self._top = Examples._make([*(part.gather(0, order) for part in every[:4]), every.heat.gather(0, cells)])
+        mean = b.total / b.rows
+        self._of_images.append(_Images(mean.cpu(), b.value.cpu(), b.timestep.cpu().int(), b.position.cpu().int()))
+        means, maps = (
+            (mean, b.maps) if self._top is None else map(torch.cat, zip(self._top, (mean, b.maps), strict=True))
+        )
+        order = means.sort(dim=0, descending=True, stable=True).indices[: self.config.examples]
+        cells = order[:, None].expand(-1, maps.shape[1], -1)
+        self._top = means.gather(0, order), maps.gather(0, cells)
+
+    def _examples(self, largest: Tensor) -> Examples:
+        """The chosen images; `largest` [N] is the overall maximum of each latent."""
+        assert self._top is not None
+        images = _Images._make(map(torch.cat, zip(*self._of_images, strict=True)))
+        heat = (self._top[1].cpu() / largest.float().clamp(min=1e-12)).clamp(0, 1) * 255
+        order = images.mean.sort(dim=0, descending=True, stable=True).indices
+        firing = (images.mean > 0).sum(0)
+        first = torch.arange(len(heat))[:, None].expand(-1, order.shape[1])
+        later = torch.stack([(firing * share).ceil().long() - 1 for share in QUARTERS])
+        # A quarter that lies among the first is no further image; nor is one of a latent that fires nowhere.
+        known = torch.cat([first < firing, (later >= len(heat)) & (later < firing)])
+        ranks = torch.cat([first, later]).clamp(min=0)
+        chosen = order.gather(0, ranks)
+        picked = {name: part.gather(0, chosen) for name, part in images._asdict().items()}
+        picked["mean"] = picked["mean"] * known
+        for name in ("timestep", "position"):
+            picked[name] = picked[name].long()
+        return Examples(rank=ranks + 1, image=chosen, heat=heat.round().to(torch.uint8), **picked)
 
     def gathered(self) -> Gathered:
         """Everything read so far."""
         timesteps = sorted(self._sums, reverse=True)
         sums = _Sums._make(torch.stack(parts) for parts in zip(*(self._sums[t] for t in timesteps), strict=True))
-        assert self._top is not None
-        largest = self._top.value[:1, None].clamp(min=1e-12)
-        heat = ((self._top.heat / largest).clamp(0, 1) * 255).round().to(torch.uint8)
-        top = self._top._replace(value=self._top.value.clamp(min=0), heat=heat)
         return Gathered(
             self._moments,
             Firing(timesteps, **sums._asdict(), image_fires=self._image_fires),
-            Examples._make(part.cpu() for part in top),
+            self._examples(sums.maximum.amax(0)),
             torch.cat(self._rows),
             torch.tensor(self._row_image),
             self.grid,

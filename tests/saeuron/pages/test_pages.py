@@ -169,6 +169,22 @@ class TestPage:
         assert "".join(found.text).count(hostile) == "".join(harmless.text).count(same_length) == 14
         assert sum(hostile in value for value in found.values) == 2
 
+    def test_pictures_that_contradict_the_score_are_marked(self) -> None:
+        def asking(*names: str) -> str:
+            shown = [replace(e, concepts={"style": n}) for e, n in zip(latent(3).examples, names, strict=True)]
+            return page(report(latents=[replace(latent(3), examples=shown)]))
+
+        borne_out, against = asking("neon", "neon", "dots & lines"), asking("neon", "dots & lines", "grain")
+        assert '<span class="soft">asked for in 2 of its first 3 pictures' in borne_out
+        assert '<span class="bad">asked for in 1 of its first 3 pictures' in against
+        assert "asked for in" not in page(report())
+
+    def test_a_picture_without_a_map(self) -> None:
+        shown = [replace(e, heat=None, rank=40) if i else e for i, e in enumerate(latent(3).examples)]
+        text = page(report(latents=[replace(latent(3), examples=shown)]))
+        parsed(text)
+        assert text.count('class="over"') == 1 and text.count("40th: ") == 2
+
     def test_a_picture_is_there_once(self) -> None:
         text = page(report())
         assert len(re.findall(r"background-image: url\(data:image/png", text)) == 3
@@ -203,7 +219,7 @@ class TestPage:
         }
         text = page(report(figures=figures, steps=[s for s in base.steps if s.half == "conditional"]))
         parsed(text)
-        assert "Too few rows to fit" in text and "FVU, unconditional" not in text
+        assert "Too few rows for a fit" in text and "FVU, unconditional" not in text
 
     def test_light_and_readable_on_a_phone(self) -> None:
         text = page(report())

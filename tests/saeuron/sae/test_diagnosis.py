@@ -163,9 +163,14 @@ class TestDarkMatter:
         shrunk = errors(x, 0.7 * x + 0.1, none, fit)
         assert shrunk.linear == pytest.approx(1, abs=1e-6) and shrunk.norm < 0.9
         noisy = errors(x, x + torch.randn(400, 6, generator=generator(7)), none, fit)
-        assert abs(noisy.linear) < 0.1 and abs(noisy.norm) < 0.2
+        assert (noisy.linear or 0) < 0.1 and (noisy.norm or 0) < 0.2
         mixed = errors(x, 0.7 * x + 0.3 * x.std(0) * torch.randn(400, 6, generator=generator(8)), none, fit)
         assert 0.3 < mixed.linear < 0.85
+
+    def test_a_fit_that_does_not_hold_on_other_rows_says_nothing(self):
+        x, fit = self.rows()[:24], self.fit()[:24]
+        found = errors(x, x + torch.randn(24, 6, generator=generator(9)), torch.zeros(24), fit)
+        assert found.linear is None and found.fvu_linear is None
 
     def test_pursuit_has_the_encoders_budget_row_by_row(self, monkeypatch):
         monkeypatch.setattr("saeuron.sae.diagnosis.dark_matter._CHUNK", 64)

@@ -1,5 +1,6 @@
 """What the reader of a diagnosis keeps, against everything that the hookpoint gave, kept and counted slowly."""
 
+import math
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -97,32 +98,36 @@ def test_firing(case):
     assert firing.fires[:, 3].sum() == 0 and (firing.fires[:, 5] == firing.rows).all()
 
 
-def test_examples_are_the_images_on_which_a_latent_is_largest(case):
+def test_examples_are_the_images_with_the_largest_means(case):
     rows, top = case.rows["conditional"], case.found.examples
     for latent in range(12):
-        best = {}
+        means, best = {}, {}
         for image in range(5):
             values = [
                 (float(value), t, position)
                 for t in (999, 666, 332)
                 for position, value in enumerate(case.sae.encode(rows[image, t])[:, latent].tolist())
             ]
+            means[image] = sum(v[0] for v in values) / len(values)
             best[image] = max(values, key=lambda v: v[0])
-        order = sorted(best, key=lambda image: -best[image][0])[:3]
-        if best[order[0]][0] == 0:
-            assert top.value[:, latent].tolist() == [0, 0, 0]
-            continue
-        largest = best[order[0]][0]
-        for rank, image in enumerate(order):
+        order = sorted(means, key=lambda image: -means[image])
+        firing = [image for image in order if means[image] > 0]
+        # Three first, then the last of the first quarter, half and three quarters of those in which it fires.
+        ranks = [r for r in (1, 2, 3) if r <= len(firing)]
+        ranks += [r for r in (math.ceil(len(firing) * q) for q in (0.25, 0.5, 0.75)) if r > 3]
+        kept = top.mean[:, latent] > 0
+        assert top.rank[kept, latent].tolist() == ranks
+        largest = max(v[0] for v in best.values())
+        for place, rank in zip(kept.nonzero().flatten().tolist(), ranks, strict=True):
+            image = order[rank - 1]
             value, timestep, position = best[image]
-            assert float(top.value[rank, latent]) == pytest.approx(value, rel=1e-5)
-            if value == 0:
-                continue
-            assert top.image[rank, latent] == image
-            assert (top.timestep[rank, latent], top.position[rank, latent]) == (timestep, position)
-            heat = case.sae.encode(rows[image, timestep])[:, latent] / largest * 255
-            assert (top.heat[rank, :, latent].float() - heat).abs().max() <= 0.51
-    assert (top.heat[0].amax(0) == 255).sum() >= 8
+            assert top.image[place, latent] == image
+            assert float(top.mean[place, latent]) == pytest.approx(means[image], rel=1e-4)
+            assert float(top.value[place, latent]) == pytest.approx(value, rel=1e-5)
+            assert (top.timestep[place, latent], top.position[place, latent]) == (timestep, position)
+            if place < 3:
+                heat = case.sae.encode(rows[image, timestep])[:, latent] / largest * 255
+                assert (top.heat[place, :, latent].float() - heat).abs().max() <= 0.51
 
 
 def test_rows_are_a_sample_of_every_image(case):
