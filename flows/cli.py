@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 something failed and the rest was kept, 2 a mistake of the
 """
 
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import environment
 from flows.commands import concept, concept_new, removal, sae, sae_report
 from flows.commands.deploy import deploy
 from flows.commands.diff import diff
@@ -108,6 +110,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     warnings.formatwarning = _warning
+    environment.command = shlex.join(["saeuron", *sys.argv[1:]])
     try:
         app()
     except Interrupted as end:

@@ -23,6 +23,8 @@ QUIET = {
 }
 
 
+command = ""
+"""The command line of this process, which records of runs keep; set by `flows.cli`."""
 NO_PROXY = ("NO_PROXY", "no_proxy")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

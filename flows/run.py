@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from flows import environment
 from saeuron import judges
 from saeuron.config import DomainConfig, RunConfig
 from saeuron.pipelines.loading import identity
@@ -195,7 +196,7 @@ class Run:
     @contextmanager
     def recorded(self, flow: str) -> Iterator[str]:
         """Record the run for the length of a `with` block, which gets its id: alive, and then how it ended."""
-        with runs.living(self.opened, flow, self.config) as run_id:
+        with runs.living(self.opened, flow, self.config, environment.command) as run_id:
             try:
                 yield run_id
             except BaseException as error:

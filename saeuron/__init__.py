@@ -18,7 +18,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     profiles.py    the statistics that a removal needs
     evaluation.py  the test prompts and images of an evaluation
     tuning.py      the search for a removal's settings
-    notebook.py    the whole method in five calls, without a workspace
+    notebook.py    the whole method in five calls, and a latent as a picture, without a workspace
     checkpoint.py  tensors and numbers in one safetensors file
     threads.py     the wait policy of torch's threads, set before torch is imported
     files.py       write files atomically
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from saeuron.config import ModelConfig
     from saeuron.methods.base import Evidence
     from saeuron.methods.removal import Removal, removed
-    from saeuron.notebook import capture, evaluate, score, train, tune
+    from saeuron.notebook import capture, evaluate, score, top_images, train, tune
     from saeuron.pipelines.loading import load_pipeline
     from saeuron.prompts import prompt_set
     from saeuron.sae.autoencoder import SAE
@@ -65,6 +65,7 @@ __all__ = [
     "prompt_set",
     "removed",
     "score",
+    "top_images",
     "train",
     "tune",
 ]
@@ -80,6 +81,7 @@ _HOME = {
     "prompt_set": "saeuron.prompts",
     "removed": "saeuron.methods.removal",
     "score": "saeuron.notebook",
+    "top_images": "saeuron.notebook",
     "train": "saeuron.notebook",
     "tune": "saeuron.notebook",
 }
@@ -95,4 +97,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, "__version__", "__doc__"})

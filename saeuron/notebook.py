@@ -1,16 +1,19 @@
-"""The whole method in five calls, for notebooks: capture, train, score, tune, evaluate.
+"""The whole method in five calls, for notebooks: capture, train, score, tune, evaluate; and one to look at a latent.
 
 Everything stays in memory: no workspace, no cache, no resume. `saeuron run` makes the same of a configuration, on disk.
 Keyword arguments beyond those named are fields of the stage's configuration in `saeuron/config.py`.
 """
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from saeuron import capturing, evaluation, judges, methods, scoring, tuning
 from saeuron.config import CaptureConfig, EvaluateConfig, ModelConfig, ScoreConfig, TuneConfig
@@ -19,10 +22,14 @@ from saeuron.figures import metrics
 from saeuron.hooks import device_of
 from saeuron.methods.base import Evidence
 from saeuron.methods.removal import Removal
+from saeuron.pages.contents import Example, Latent
+from saeuron.pages.sheet import sheet
 from saeuron.profiles import DomainTotals, profile
 from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import SAEConfig
+from saeuron.sae.diagnosis import DiagnosisConfig
+from saeuron.sae.diagnosis.gathering import Reader, held_out
 from saeuron.sae.streams import in_memory, tensor_of
 from saeuron.sae.training import Trainer, together
 
@@ -186,6 +193,61 @@ def evaluate(
     images = evaluation.images(prompts, config, (removal.domain, removal.concept))
     edited, unedited = (evaluation.look(pipe, r, images, watching, model, config.seed) for r in ([removal], []))
     return metrics.evaluate(removal.domain, removal.concept, list(watching), edited, unedited)
+
+
+def top_images(
+    pipe: Any, sae: SAE, prompts: Sequence[Prompt], latent: int, *, model: ModelConfig | None = None, **settings: Any
+) -> Image.Image:
+    """A picture of a latent: the images in which it fires most, with the latent over each, and its mean at each step.
+
+    Args:
+        prompts: a prompt set; images of its test prompts are generated.
+        settings: fields of `DiagnosisConfig`: images, of which it chooses, examples, how many of them it shows.
+
+    Raises:
+        BadPrompts: there are no test prompts.
+        ConfigError: the SAE has no such latent.
+    """
+    config, model, count = DiagnosisConfig(**settings), model or ModelConfig(), sae.info.n_latents
+    if not 0 <= latent < count:
+        raise ConfigError(f"there is no latent {latent}: this SAE has {count}; give a number from 0 to {count - 1}.")
+    requests, pictures = held_out(prompts, config), list[NDArray[Any]]()
+    reader = Reader(pipe, sae, requests, model.steps, config)
+    for _, made in reader.over(pipe, model):
+        pictures += list(made)
+    found = reader.gathered()
+    top, firing, (height, width) = found.examples, found.firing, found.grid
+    shown = [
+        Example(
+            requests[image].key,
+            requests[image].prompt.text,
+            pictures[image],
+            top.heat[i, :, latent].numpy().reshape(height, width) if i < len(top.heat) else None,
+            float(top.value[i, latent]),
+            int(top.timestep[i, latent]),
+            *divmod(int(top.position[i, latent]), width),
+            int(top.rank[i, latent]),
+        )
+        for i, image in enumerate(top.image[:, latent].tolist())
+        if top.mean[i, latent] > 0
+    ]
+    rows, total = firing.rows.sum(), firing.total[:, latent]
+    record = Latent(
+        latent,
+        density=float(firing.fires[:, latent].sum() / rows),
+        image_density=float(firing.image_fires[latent] / len(requests)),
+        mean=float(total.sum() / rows),
+        maximum=float(firing.maximum[:, latent].max()),
+        max_cosine=float("nan"),
+        nearest=latent,
+        stability=None,
+        timesteps=firing.timesteps,
+        profile=(total / firing.rows).tolist(),
+        examples=shown,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = sheet(record, f"latent {latent}", Path(folder) / "sheet.png")
+        return Image.open(path).convert("RGB")
 
 
 def _concepts(prompts: Sequence[Prompt], domain: str) -> list[str]:

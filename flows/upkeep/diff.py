@@ -82,7 +82,7 @@ class Difference:
 
 
 def resolve(workspace: Workspace, text: str) -> runs.Record:
-    """The run that a text names: its id, a unique beginning of it, `last`, or `last~N`.
+    """The run that a text names: its number, its id, a unique beginning of it, `last`, or `last~N`.
 
     Raises:
         UnknownName: no run has that name.
@@ -96,10 +96,12 @@ def resolve(workspace: Workspace, text: str) -> runs.Record:
                 f"run {text!r}: there are {len(found)} runs here; expected last~{len(found) - 1} at most."
             )
         return found[-1 - steps]
+    if numbered := [r for r in found if str(r.number) == text]:
+        return numbered[0]
     matching = [r for r in found if r.run_id.startswith(text)]
     exact = [r for r in matching if r.run_id == text] or matching
     if not text or not exact:
-        raise UnknownName("run", text, [r.run_id for r in found], "Or: last, last~1.")
+        raise UnknownName("run", text, [r.run_id for r in found], "Or its number, last, last~1.")
     if len(exact) > 1:
         shown = ", ".join(r.run_id for r in exact[:4]) + (", ..." if len(exact) > 4 else "")
         raise ConfigError(f"run {text!r} is the beginning of {len(exact)}: {shown}; give more of it.")

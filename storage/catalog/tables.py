@@ -98,6 +98,9 @@ def _run_rows(folder: Path) -> list[Row]:
             row |= {name: _time(row[name]) for name in ("started", "finished")}
         except (StorageError, ValueError):
             continue
+        told = folder / "configs" / path.name
+        row["configuration"] = told.read_text("utf-8") if told.exists() else None
+        row["artifacts"] = None if record.get("artifacts") is None else sorted(record["artifacts"])
         rows.append(row | {name: _count(row[name]) for name in ("made", "cached", "failed")})
     return rows
 

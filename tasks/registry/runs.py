@@ -40,6 +40,8 @@ class Record(BaseModel):
     cached: int = 0
     failed: int = 0
     message: str = ""
+    command: str = ""
+    """The command line that began it; empty where it was not begun by one."""
     artifacts: dict[str, bool] | None = None
     """{artifact: whether it was there before}; None if the run has not ended."""
     config: str
@@ -60,7 +62,7 @@ def records(workspace: Workspace) -> list[Record]:
     return sorted(found, key=lambda r: (r.number, r.run_id))
 
 
-def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
+def start(workspace: Workspace, flow: str, config: RunConfig, command: str = "") -> str:
     """Record the start of a run and its configuration; returns its id. Files half written by killed runs are deleted.
 
     The caller holds the lock GATE, or two runs could have one number.
@@ -69,7 +71,7 @@ def start(workspace: Workspace, flow: str, config: RunConfig) -> str:
     now, number = datetime.now(UTC), 1 + max((r.number for r in records(workspace)), default=0)
     run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     text = _text(config)
-    began = Record(run_id=run_id, number=number, flow=flow, started=now, config=digest(text))
+    began = Record(run_id=run_id, number=number, flow=flow, started=now, command=command, config=digest(text))
     write(workspace, workspace.runs / f"{run_id}.json", began)
     workspace.write(workspace.runs / "configs" / f"{run_id}.json", text)
     return run_id
@@ -91,11 +93,11 @@ def finish(
 
 
 @contextmanager
-def living(workspace: Workspace, flow: str, config: RunConfig) -> Iterator[str]:
+def living(workspace: Workspace, flow: str, config: RunConfig, command: str = "") -> Iterator[str]:
     """Begin a run and mark it alive during the block, by a lock that ends with the process."""
     with ExitStack() as held:
         with workspace.lock(GATE):
-            run_id = start(workspace, flow, config)
+            run_id = start(workspace, flow, config, command)
             held.enter_context(workspace.living(run_id))
         yield run_id
 

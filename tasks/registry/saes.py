@@ -10,11 +10,12 @@ from storage.manifests import Manifest
 def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning, or a hookpoint.") -> Manifest:
     """The SAE with the id `name`, with an id or hash that begins with it, or at that hookpoint.
 
-    Of several at one hookpoint: the one scored last, or else the newest; controls only where there is no other.
+    The end of a hookpoint will do where no other ends so, such as `up_blocks.0.attentions.1`. Of several SAEs at one
+    hookpoint: the one scored last, or else the newest; controls only where there is no other.
 
     Raises:
         UnknownName: there is none; the nearest names are given.
-        ConfigError: it is the beginning of several ids.
+        ConfigError: it is the beginning of several ids, or the end of several hookpoints.
     """
     known = workspace.artifacts("sae")
     begin = [m for m in known if m.id.startswith(name) or m.id.rpartition("_")[2].startswith(name)] if name else []
@@ -24,11 +25,13 @@ def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning
         )
     if begin:
         return begin[0]
-    there = {m.id: m for m in known if m.summary.get("hookpoint") == name}
-    if not there:
-        raise UnknownName(
-            "SAE", name, {*(m.id for m in known), *(str(m.summary.get("hookpoint")) for m in known)}, hint
-        )
+    hookpoints = {str(m.summary.get("hookpoint")) for m in known}
+    ends = {name} & hookpoints or {h for h in hookpoints if name and h.endswith(f".{name}")}
+    if len(ends) > 1:
+        raise ConfigError(f"{name!r} is the end of {len(ends)} hookpoints: {', '.join(sorted(ends))}; give more.")
+    if not ends:
+        raise UnknownName("SAE", name, {*(m.id for m in known), *hookpoints}, hint)
+    there = {m.id: m for m in known if m.summary.get("hookpoint") in ends}
     controls = {i for i, m in there.items() if m.summary.get("dictionary") in ("untrained", "frozen")}
     there = {i: m for i, m in there.items() if i not in controls} or there
     scored = [

@@ -17,16 +17,15 @@ import torch
 from numpy.typing import NDArray
 
 from saeuron.config import ModelConfig
-from saeuron.errors import BadPrompts, WidthMismatch
-from saeuron.generation import Request, spread
+from saeuron.errors import WidthMismatch
+from saeuron.generation import Request
 from saeuron.pages.pictures import png_of
-from saeuron.prompts import cells, choose
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.diagnosis import DiagnosisConfig
 from saeuron.sae.diagnosis.dark_matter import DarkMatter, Errors, dark_matter
 from saeuron.sae.diagnosis.denoising import Loss, denoising_losses, recovered
 from saeuron.sae.diagnosis.dictionary import chance, nearest
-from saeuron.sae.diagnosis.gathering import ALWAYS_ON, HALVES, Firing, Gathered, Reader
+from saeuron.sae.diagnosis.gathering import ALWAYS_ON, HALVES, Firing, Gathered, Reader, held_out
 from saeuron.sae.moments import pooled
 from storage.catalog.diagnosis import FILES, STABILITY_COLUMNS
 from storage.dense import shards
@@ -109,17 +108,8 @@ class StabilityJob(Job):
 
 
 def images(job: DiagnosisJob) -> list[Request]:
-    """The held-out images: one test prompt of each combination of concepts, up to `config.images`, chosen by the seed.
-
-    Raises:
-        BadPrompts: the prompt set has no test prompts.
-    """
-    found = [p for p in prompt_sets.read(job.open, job.prompts_id) if p.split == "test"]
-    if not found:
-        raise BadPrompts("the prompt set has no test prompts; add templates or files with split 'test'.")
-    seed = job.config.seed
-    one_each = [choose(members, 1, seed)[0] for members in cells(found).values()]
-    return spread(choose(one_each, job.config.images, seed), job.config.images)
+    """The held-out images. Raises BadPrompts: the prompt set has no test prompts."""
+    return held_out(prompt_sets.read(job.open, job.prompts_id), job.config)
 
 
 @step("diagnose")

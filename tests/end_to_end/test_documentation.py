@@ -124,6 +124,26 @@ def test_the_page_of_tables_is_the_column_dictionary() -> None:
         assert rows == [f"| {c.name} | {c.type} | {c.unit or '-'} | {c.meaning} |" for c in columns]
 
 
+def sections() -> dict[str, str]:
+    _, *found = (ROOT / "docs" / "tables.md").read_text().split("\n## ")
+    return {part.partition("\n")[0]: part.partition("\n")[2] for part in found}
+
+
+@pytest.mark.parametrize("view", [v for v in COLUMNS if v not in ("features", "top_features")])
+def test_each_view_has_a_key_and_an_example(view: str, workspace: Path) -> None:
+    opened, section = Workspace.open(workspace, create=False), sections()[view]
+    (query,) = re.findall(r"```sql\n(.+)\n```", section)
+    run_query(opened, query)
+    (key,) = re.findall(r"^Key: (.+)\.$", section, re.MULTILINE)
+    names = [n.strip() for n in key.split(";")[0].split(",")]
+    if {*names} <= {c.name for c in COLUMNS[view]}:
+        over = ", ".join(f"cast({n} as varchar)" for n in names)
+        twice = f"select {over}, count(*) as n from {view} group by all having n > 1"
+        assert run_query(opened, twice).num_rows == 0, f"{key} is no key of {view}"
+    else:
+        assert key.startswith(("as ", "no key"))
+
+
 def test_every_file_that_the_documents_point_to_is_there() -> None:
     for page in ("README.md", "ARCHITECTURE.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):

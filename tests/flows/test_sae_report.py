@@ -258,6 +258,14 @@ class TestLatent:
         assert " ".join(line[start:] for line in table[2:]).split() == [w for ws in words for w in ws]
 
 
+def test_the_end_of_a_hookpoint_will_do_where_no_other_ends_so(looked: Workspace) -> None:
+    whole = find(looked, HOOKPOINTS[0])
+    assert find(looked, HOOKPOINTS[0].partition(".")[2]).id == whole.id
+    ends = HOOKPOINTS[0].rpartition(".")[2]
+    with pytest.raises(UnknownName, match="unknown SAE"):
+        find(looked, ends[1:])
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("words", "said"),

@@ -32,7 +32,7 @@ def saes(rows):
 
 
 def test_every_name_is_offered_and_is_no_module_of_the_package_by_accident():
-    assert {*saeuron.__all__} <= {*dir(saeuron)}
+    assert {*saeuron.__all__} == {name for name in dir(saeuron) if not name.startswith("_")}
     asked = {"load_pipeline", "capture", "train", "score", "tune", "Removal", "removed", "evaluate", "SAE"}
     assert asked | {"methods", "judges"} <= {*saeuron.__all__}
     assert all(callable(getattr(saeuron, name)) for name in {*saeuron.__all__} - {"methods", "judges"})
@@ -105,3 +105,15 @@ def test_what_cannot_be_tuned_or_evaluated_is_refused_before_an_image_is_made(ti
         saeuron.evaluate(tiny_pipe, removal, odd)
     with pytest.raises(BadPrompts, match="no test prompts"):
         saeuron.evaluate(tiny_pipe, removal, [p for p in PROMPTS if p.split != "test"])
+
+
+def test_a_latent_is_a_picture_with_its_first_images(saes, tiny_pipe):
+    sae = saes[PATH]
+    told = {"images": 4, "rows": 40, "examples": 3}
+    with pytest.raises(ConfigError, match="there is no latent 32: this SAE has 32; give a number from 0 to 31"):
+        saeuron.top_images(tiny_pipe, sae, PROMPTS, 32, model=MODEL, **told)
+    with pytest.raises(BadPrompts, match="no test prompts"):
+        saeuron.top_images(tiny_pipe, sae, saeuron.prompt_set(DOMAINS, train=["{style}."]), 0, model=MODEL, **told)
+    found = {latent: saeuron.top_images(tiny_pipe, sae, PROMPTS, latent, model=MODEL, **told) for latent in (0, 1)}
+    assert found[0].mode == "RGB" and min(found[0].size) > 300
+    assert found[0].tobytes() != found[1].tobytes()

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saeuron.config import Half, ModelConfig
-from saeuron.errors import ConfigError
-from saeuron.generation import Request, generate, latent_shape
+from saeuron.errors import BadPrompts, ConfigError
+from saeuron.generation import Request, generate, latent_shape, spread
 from saeuron.hooks import Step, attached, to_rows
 from saeuron.noise import generator
+from saeuron.prompts import Prompt, cells, choose
 from saeuron.sae.autoencoder import SAE, check_width
 from saeuron.sae.diagnosis import DiagnosisConfig
 from saeuron.sae.moments import Moments
@@ -116,6 +117,19 @@ class _Images(NamedTuple):
     value: Tensor
     timestep: Tensor
     position: Tensor
+
+
+def held_out(prompts: Sequence[Prompt], config: DiagnosisConfig) -> list[Request]:
+    """The held-out images: one test prompt of each combination of concepts, up to `config.images`, chosen by the seed.
+
+    Raises:
+        BadPrompts: there are no test prompts.
+    """
+    found = [p for p in prompts if p.split == "test"]
+    if not found:
+        raise BadPrompts("the prompt set has no test prompts; add templates or files with split 'test'.")
+    one_each = [choose(members, 1, config.seed)[0] for members in cells(found).values()]
+    return spread(choose(one_each, config.images, config.seed), config.images)
 
 
 class Reader:

@@ -57,6 +57,7 @@ class TestResolve:
         assert [diff.resolve(workspace, each).run_id for each in ids] == ids
         assert [diff.resolve(workspace, t).run_id for t in ("last~2", "last~1", "last~0")] == ids
         assert diff.resolve(workspace, "last").run_id == ids[2]
+        assert [diff.resolve(workspace, number).run_id for number in "123"] == ids
         for each in ids:
             if sum(i.startswith(each[:-2]) for i in ids) == 1:
                 assert diff.resolve(workspace, each[:-2]).run_id == each

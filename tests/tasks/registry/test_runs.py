@@ -56,6 +56,16 @@ class TestRecord:
         rows = run_query(workspace, "select run_id, number from runs order by number").to_pylist()
         assert rows == [{"run_id": r, "number": n} for n, r in enumerate([*before, *after], 1)]
 
+    def test_says_how_it_was_begun_and_what_it_made(self, workspace: Workspace, config: RunConfig) -> None:
+        run_id = runs.start(workspace, "pipeline", config, "saeuron run --set seed=3")
+        query = "select command, artifacts, configuration from runs where run_id = '" + run_id + "'"
+        [row] = run_query(workspace, query).to_pylist()
+        assert row["command"] == "saeuron run --set seed=3" and row["artifacts"] is None
+        assert RunConfig.model_validate_json(row["configuration"]) == config
+        runs.finish(workspace, run_id, "completed", {"made": 1}, artifacts={"sae_v2_b": True, "sae_v2_a": False})
+        [row] = run_query(workspace, query).to_pylist()
+        assert row["artifacts"] == ["sae_v2_a", "sae_v2_b"]
+
     def test_holds_the_whole_configuration(self, workspace: Workspace, config: RunConfig) -> None:
         run_id = runs.start(workspace, "pipeline", config)
         stored = read_json(workspace.runs / "configs" / f"{run_id}.json")
