@@ -14,10 +14,11 @@
     parquet.py      atomic Parquet with reproducible bytes
     text.py         tables as plain text that fits the terminal
     declared.py     what a stage declares: views and columns
-    tables.py       the small tables: views, columns, schemas
+    tables.py       the small tables: the views of each stage, schemas
     errors.py       what can go wrong
     dense/          activations and images in WebDataset shards
     statistics/     mergeable sums of concepts, totals of domains, packs by latent
+    views/          views of one file or summary, as data
     catalog/        `connect(workspace)` and SQL: the views, their columns, queries of users
     remote/         a workspace on an object store
 

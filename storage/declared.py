@@ -1,6 +1,6 @@
 """What a stage declares of its artifacts as plain data: the views in SQL and their columns.
 
-`storage/tables.py` declares the views of the stages that ship. A stage from elsewhere declares its own; they are kept
+`storage/views/` declares the views of the stages that ship. A stage from elsewhere declares its own; they are kept
 in the manifest of each of its artifacts, so that SQL shows them wherever the workspace goes, without the stage's code.
 """
 

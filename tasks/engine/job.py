@@ -19,7 +19,7 @@ To declare a stage, write one file, in `tasks/` or in a package of your own:
         write_atomic(job.folder / "toys.txt", job.concept.encode())
         return commit(job, {}, ToySummary(toys=1), clock)
 
-A shipped stage is listed in `tasks/stages.py`, its views in `storage/tables.py`, and a function in `flows/stages/`
+A shipped stage is listed in `tasks/stages.py`, its views in `storage/views/`, and a function in `flows/stages/`
 orders its jobs. A stage from elsewhere is registered by `tasks.stages.register` or by an entry point of the group
 `saeuron.stages` that names the class; its method `jobs` returns what a run makes. SQL, status, gc, verify and the plan
 then include it.

@@ -1,0 +1,109 @@
+"""Views of the figures of removals."""
+
+from __future__ import annotations
+
+from storage.declared import Column, View
+from storage.views.common import DOMAIN, REMOVED, SPLIT
+
+METRICS = View(
+    name="metrics",
+    key="evaluation_id",
+    file="metrics.parquet",
+    columns=(
+        DOMAIN,
+        Column("concept", "VARCHAR", "", "the concept that was removed"),
+        Column("method", "VARCHAR", "", "how it was removed"),
+        Column("metric", "VARCHAR", "", "what was measured, such as UA, IRA, CRA"),
+        Column("value", "DOUBLE", "metric", "the measured value; null if nothing could judge it"),
+        Column("unedited", "DOUBLE", "metric", "the unedited model's, on the same prompts and noise"),
+        Column("low", "DOUBLE", "metric", "lower end of the 95 % interval of value"),
+        Column("high", "DOUBLE", "metric", "upper end"),
+        Column("unedited_low", "DOUBLE", "metric", "lower end of the 95 % interval of unedited"),
+        Column("unedited_high", "DOUBLE", "metric", "upper end"),
+        Column("n_images", "BIGINT", "images", "images it is over"),
+        Column("n_prompts", "BIGINT", "prompts", "prompts it is over"),
+        Column("seeds", "INTEGER", "images", "images of each prompt"),
+        Column("image_set", "VARCHAR", "", "the images it is over, in words"),
+        SPLIT,
+        Column("removal_id", "VARCHAR", "", "the removal, see removals"),
+        Column("judge", "VARCHAR", "", "who judged, as configured; null: nobody"),
+        Column("judge_id", "VARCHAR", "", "the judge by its content: hash of weights, threshold, preprocessing"),
+    ),
+)
+EVALUATIONS = View(
+    name="evaluations",
+    key="evaluation_id",
+    columns=(
+        *REMOVED,
+        Column("domain", "VARCHAR", "", "domain of the concept"),
+        Column("verdict", "VARCHAR", "", "holds, weak, failed, or cannot be judged"),
+        Column("reason", "VARCHAR", "", "why it does not hold; empty if it does"),
+        Column("value", "DOUBLE", "1", "(UA + IRA + CRA) / 3; null if something could not be judged"),
+        Column("images", "BIGINT", "images", "images with the removal"),
+    ),
+)
+DAMAGE = View(
+    name="damage",
+    key="evaluation_id",
+    file="damage.parquet",
+    columns=(
+        *REMOVED,
+        Column("harmed", "VARCHAR", "", "another concept; those that lost nothing have rows too"),
+        Column("domain", "VARCHAR", "", "domain of harmed"),
+        Column("before", "DOUBLE", "1", "share of the images that ask for harmed in which its judge sees it, unedited"),
+        Column("after", "DOUBLE", "1", "the same with the removal, on the same prompts and noise"),
+        Column("loss", "DOUBLE", "1", "before - after"),
+        Column("low", "DOUBLE", "1", "lower end of the 95 % interval of loss, paired by image"),
+        Column("high", "DOUBLE", "1", "upper end"),
+        Column("certain", "BOOLEAN", "", "whether the interval is above 0; by chance true of 1 in 40 without a loss"),
+        Column("n", "BIGINT", "images", "images that ask for harmed"),
+        Column("n_prompts", "BIGINT", "prompts", "prompts of these"),
+    ),
+)
+CONFUSION = View(
+    name="confusion",
+    key="evaluation_id",
+    file="confusion.parquet",
+    columns=(
+        *REMOVED,
+        Column("domain", "VARCHAR", "", "what was judged: style, object, ..."),
+        Column("asked", "VARCHAR", "", "concept of this domain that the prompt asks for"),
+        Column("seen", "VARCHAR", "", "what the judge sees"),
+        Column("n", "BIGINT", "images", "images with the removal"),
+        Column("n_unedited", "BIGINT", "images", "the same of the unedited model"),
+    ),
+)
+QUALITY = View(
+    name="quality",
+    key="evaluation_id",
+    file="quality.parquet",
+    columns=(
+        *REMOVED,
+        Column("metric", "VARCHAR", "", "Frechet distance, CLIP score, out of the ordinary, or PART at THRESHOLD"),
+        Column("extractor", "VARCHAR", "", "what it was measured with, by content"),
+        Column("value", "DOUBLE", "metric", "with the removal; of Frechet distance: from the same images unedited"),
+        Column("unedited", "DOUBLE", "metric", "of the unedited model; null for a distance"),
+        Column(
+            "control", "DOUBLE", "metric", "Frechet distance of two seeds' unedited images: what chance alone makes"
+        ),
+        Column("n", "BIGINT", "images", "images on either side"),
+        Column("image_set", "VARCHAR", "", "the images it is over, in words"),
+    ),
+)
+COMPARISONS = View(
+    name="comparisons",
+    key="comparison_id",
+    columns=(
+        Column("domain", "VARCHAR", "", "kind of concept, such as style or object"),
+        Column("method", "VARCHAR", "", "how the concepts are removed"),
+        Column("control", "VARCHAR", "", "the method that it is compared with, on the same images"),
+        Column("concepts", "VARCHAR[]", "", "the concepts removed by both, which count alike"),
+        Column("difference", "DOUBLE", "1", "(UA + IRA + CRA) / 3 of the method minus that of the control"),
+        Column("low", "DOUBLE", "1", "lower end of its 95 % interval, paired by image and resampled by prompt"),
+        Column("high", "DOUBLE", "1", "upper end"),
+        Column("beats", "BOOLEAN", "", "whether the interval is above 0, and at least 6 prompts differ"),
+        Column("n", "BIGINT", "images", "images of either, over all concepts"),
+        Column("n_prompts", "BIGINT", "prompts", "different prompts of these"),
+        Column("n_differ", "BIGINT", "prompts", "prompts on which the two differ"),
+    ),
+)

@@ -1,0 +1,78 @@
+"""Views of what removals are made from: prompts, captures, SAEs."""
+
+from __future__ import annotations
+
+from storage.declared import Column, View
+from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
+
+PROMPTS = View(
+    name="prompts",
+    key="prompt_set_id",
+    file="prompts.parquet",
+    columns=(
+        Column("prompt_id", "VARCHAR", "", "the prompt, within its set"),
+        Column("text", "VARCHAR", "", "what the model is told"),
+        SPLIT,
+        Column("concepts", "MAP(VARCHAR, VARCHAR)", "", "concept that the prompt asks for, by domain"),
+    ),
+)
+CAPTURES = View(
+    name="captures",
+    key="capture_id",
+    key_meaning="the artifact, of one hookpoint",
+    columns=(
+        Column("model_id", "VARCHAR", "", "the diffusion model, by its content"),
+        HOOKPOINT,
+        Column("shards", "BIGINT", "files", "tars that hold the activations"),
+        Column("rows", "BIGINT", "rows", "activation vectors: images x steps x positions"),
+        Column("bytes", "BIGINT", "bytes", "size of the shards"),
+        Column("width", "BIGINT", "numbers", "numbers in a row, D"),
+        Column("images", "BIGINT", "images", "images that were generated"),
+        Column("steps", "BIGINT", "steps", "denoising steps kept of each image"),
+        HALF,
+    ),
+)
+SAES = View(
+    name="saes",
+    key="sae_id",
+    columns=(
+        Column(
+            "capture_id",
+            "VARCHAR",
+            "",
+            "the activations it was trained on; null for an imported one, as the figures are",
+        ),
+        HOOKPOINT,
+        Column("variant", "VARCHAR", "", "kind of SAE, such as batch_topk"),
+        Column("width", "BIGINT", "numbers", "numbers in a row, D"),
+        Column("n_latents", "BIGINT", "latents", "size of the dictionary, N"),
+        Column("k", "BIGINT", "latents", "latents kept of each row, exactly or about; null where nobody knows"),
+        Column("dictionary", "VARCHAR", "", "trained, or a control: untrained, frozen; null for an imported one"),
+        Column("fvu", "DOUBLE", "1", "fraction of variance unexplained, 0 is perfect"),
+        Column("l0", "DOUBLE", "latents", "mean number of latents that fire on a row"),
+        Column("dead", "DOUBLE", "1", "fraction of latents that do not fire"),
+        Column("rows", "BIGINT", "rows", "rows seen in training"),
+        Column("seconds", "DOUBLE", "seconds", "duration of the training"),
+    ),
+)
+DICTIONARY = View(
+    name="dictionary",
+    key="proof_id",
+    key_meaning="the artifact of `saeuron sae prove`",
+    file="dictionary.parquet",
+    columns=(
+        HOOKPOINT,
+        Column("kind", "VARCHAR", "", "trained, its controls untrained and frozen, neurons, or supervised"),
+        Column("sae_id", "VARCHAR", "", "the SAE; null for neurons and supervised directions"),
+        DOMAIN,
+        Column("concept", "VARCHAR", "", "the concept that the latent names"),
+        Column("latent", "UINTEGER", "index", "its best latent by F1 on validation images; null: none fires"),
+        Column("threshold", "DOUBLE", "activation", "it names the images whose strength is at least this"),
+        Column("precision", "DOUBLE", "1", "of the test images that it names, the share that ask for the concept"),
+        Column("recall", "DOUBLE", "1", "of the test images that ask for it, the share that it names"),
+        Column("f1", "DOUBLE", "1", "harmonic mean of precision and recall"),
+        Column("auroc", "DOUBLE", "1", "chance that it is stronger on an image of the concept than on another"),
+        Column("positives", "BIGINT", "images", "test images that ask for the concept"),
+        Column("images", "BIGINT", "images", "test images"),
+    ),
+)
