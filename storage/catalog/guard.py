@@ -166,21 +166,28 @@ def main(folder: Path) -> NoReturn:
         _limit(connection, job["seconds"] * job["threads"])
         answer.write(READY)
         answer.flush()
-        # A relation streams; `execute` would first hold, or spill to disk, the whole result.
-        _answer(connection.sql(only_select(connection, job["sql"])), answer, job["bytes"])
+        answer_to(connection, job["sql"], answer, job["bytes"])
         os._exit(0)
     except Exception as error:  # the caller gets one line, whatever happens
-        if isinstance(error, BadQuery):
-            message = str(error)
-        else:
-            said = "Out of Memory" if isinstance(error, MemoryError) else str(error)
-            message = explained(said, job["memory"], there)
-        (folder / "refused").write_text(message, "utf-8", "replace")
+        (folder / "refused").write_text(reason(error, job["memory"], there), "utf-8", "replace")
         os._exit(REFUSED)
 
 
-def _answer(relation: duckdb.DuckDBPyRelation, file: BinaryIO, most: int) -> None:
-    """Write the rows; raises BadQuery when they exceed `most` bytes."""
+def reason(error: Exception, memory: str, views: Sequence[str]) -> str:
+    """Why a query has no answer, in one line."""
+    if isinstance(error, BadQuery):
+        return str(error)
+    said = "Out of Memory" if isinstance(error, MemoryError) else str(error)
+    return explained(said, memory, views)
+
+
+def answer_to(connection: duckdb.DuckDBPyConnection, sql: str, file: BinaryIO, most: int) -> None:
+    """Write the rows of the one SELECT in `sql` as an Arrow stream.
+
+    Raises BadQuery for any other statement, and when the rows exceed `most` bytes; duckdb.Error as DuckDB does.
+    """
+    # A relation streams; `execute` would first hold, or spill to disk, the whole result.
+    relation = connection.sql(only_select(connection, sql))
     size = 0
     reader = relation.to_arrow_reader(_BATCH_ROWS)
     with pa.ipc.new_stream(file, reader.schema) as rows:

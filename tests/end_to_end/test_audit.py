@@ -11,15 +11,17 @@ from saeuron.errors import ConfigError
 from saeuron.figures.metrics import wilson
 from storage import Workspace
 from storage.catalog.query import run_query
-from tests.end_to_end.process import TINY, Cli, Done, run_here
+from tests.end_to_end.process import TINY, Done, run_here
 
 pytestmark = pytest.mark.timeout(600)
 ASKED = ("--attack", "random", "--attack", "gradient", "--prompts", "2", "--iterations", "1")
 
 
 @pytest.fixture(scope="module")
-def audited(cli: Cli, changed: Path) -> tuple[Done, Path]:
-    return cli("audit", "stripes", *ASKED, "-w", str(changed)), changed
+def audited(server: Path, changed: Path) -> tuple[Done, Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "120")
+        return run_here("audit", "stripes", *ASKED, "-w", str(changed)), changed
 
 
 def rows(folder: Path, query: str) -> list[dict[str, object]]:
@@ -56,10 +58,10 @@ def test_every_picture_is_in_the_view(audited: tuple[Done, Path]) -> None:
     assert all(len(str(r["text"]).split()) > 5 and r["timestep"] is not None for r in tried)
 
 
-def test_a_second_audit_makes_only_what_is_new(cli: Cli, audited: tuple[Done, Path]) -> None:
+def test_a_second_audit_makes_only_what_is_new(audited: tuple[Done, Path]) -> None:
     _, folder = audited
     before = {m.id for m in Workspace.open(folder, create=False).artifacts("audit")}
-    done = cli("audit", "stripes", *ASKED, "--attack", "none", "--json", "-w", str(folder))
+    done = run_here("audit", "stripes", *ASKED, "--attack", "none", "--json", "-w", str(folder))
     assert done.code == 0, done.err
     found = json.loads(done.out)["rows"]
     assert [r["attack"] for r in found] == ["random", "gradient", "none"]

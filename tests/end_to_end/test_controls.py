@@ -1,6 +1,7 @@
 """Controls through the real command line: a run that has them, and one that is done."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,23 +11,24 @@ from flows.config import load
 from saeuron.methods.removal import Removal
 from storage import Workspace
 from storage.catalog.query import run_query
-from tests.end_to_end.process import TINY, Cli, Done, run_here
+from tests.end_to_end.process import LARGE, TINY, Done, run_here
 
 pytestmark = pytest.mark.timeout(600)
-SETTINGS = ("controls.methods=[untrained,random]", "controls.concepts=[stripes]", "domains.style.hookpoints=[{}]")
-HOOKPOINT = "unet.up_blocks.1.attentions.1.transformer_blocks.0.attn2"
+SETTINGS = ("controls.methods=[untrained,random]", "controls.concepts=[stripes]")
 
 
 @pytest.fixture(scope="module")
 def arguments() -> list[str]:
-    told = [setting.format(HOOKPOINT) for setting in SETTINGS]
-    return ["run", str(TINY), *(word for setting in told for word in ("--set", setting))]
+    return ["run", str(TINY), *LARGE, *(word for setting in SETTINGS for word in ("--set", setting))]
 
 
 @pytest.fixture(scope="module")
-def ran(cli: Cli, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
-    folder = tmp_path_factory.mktemp("controls") / "w"
-    return cli(*arguments, "-w", str(folder)), folder
+def ran(server: Path, workspace: Path, workspaces: Path, arguments: list[str]) -> tuple[Done, Path]:
+    """A run that has made all but the controls before."""
+    folder = Path(shutil.copytree(workspace, workspaces / "controls"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "120")
+        return run_here(*arguments, "-w", str(folder)), folder
 
 
 def rows(folder: Path, query: str) -> list[dict[str, object]]:
@@ -78,7 +80,7 @@ def test_comparisons_are_the_differences_of_the_figures(ran: tuple[Done, Path]) 
 def test_each_dictionary_is_scored_for_itself_and_controls_are_not_published(ran: tuple[Done, Path]) -> None:
     _, folder = ran
     kinds = rows(folder, "select dictionary, count(*) as saes from saes group by all order by 1")
-    assert kinds == [{"dictionary": "trained", "saes": 2}, {"dictionary": "untrained", "saes": 2}]
+    assert kinds == [{"dictionary": "trained", "saes": 3}, {"dictionary": "untrained", "saes": 3}]
     scored = rows(
         folder,
         "select dictionary, count(distinct concept) as concepts from top_latents join saes using (sae_id) group by all",

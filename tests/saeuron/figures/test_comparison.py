@@ -25,19 +25,28 @@ def seen_by(generator, right, wrong):
     ]  # fmt: skip
 
 
+def slow_summary(concept, seen):
+    """(UA + IRA + CRA) / 3 of `seen`, [(judged, how often it counts)], by the plain definitions."""
+
+    def share(rows):
+        return sum(times * hit for times, hit in rows) / sum(times for times, _ in rows)
+
+    ua = share([(n, j.seen["style"] != concept) for j, n in seen if j.asked["style"] == concept])
+    others = sorted({j.asked["style"] for j, _ in seen} - {concept})
+    kept = [share([(n, j.seen["style"] == other) for j, n in seen if j.asked["style"] == other]) for other in others]
+    cra = share([(n, j.seen["object"] == j.asked["object"]) for j, n in seen])
+    return (ua + sum(kept) / len(kept) + cra) / 3
+
+
 def slow_difference(pairs, times=None):
-    """The mean over concepts of summary(first) - summary(second), each prompt repeated as often as it was drawn."""
+    """The mean over concepts of the summaries' difference, each prompt repeated as often as it was drawn."""
     total = 0.0
     for pair in pairs:
-        values = []
-        for seen in (pair.first, pair.second):
-            drawn = [
-                Judged(j.prompt_id, j.index + 1000 * copy, j.asked, j.seen)
-                for j in seen
-                for copy in range(1 if times is None else times.get(j.prompt_id, 0))
-            ]
-            values.append(summary(evaluate("style", pair.concept, DOMAINS, drawn, drawn)))
-        total += values[0] - values[1]
+        first, second = (
+            slow_summary(pair.concept, [(j, 1 if times is None else times.get(j.prompt_id, 0)) for j in seen])
+            for seen in (pair.first, pair.second)
+        )
+        total += first - second
     return total / len(pairs)
 
 
@@ -46,6 +55,8 @@ def test_a_comparison_is_the_difference_of_the_summaries():
     pairs = [Pair(c, seen_by(generator, 0.9, 0.2), seen_by(generator, 0.7, 0.4)) for c in ("neon", "dots")]
     found = compare("style", DOMAINS, pairs, draws=300)
     assert found.value == pytest.approx(slow_difference(pairs), abs=1e-12)
+    mine = summary(evaluate("style", "neon", DOMAINS, pairs[0].first, pairs[0].first))
+    assert mine == pytest.approx(slow_summary("neon", [(j, 1) for j in pairs[0].first]), abs=1e-12)
     assert (found.n_images, found.n_prompts) == (96, 24)
     # The same draws, by the plain definition.
     names, drawn = sorted({j.prompt_id for j in pairs[0].first}), np.random.default_rng(0)
