@@ -18,7 +18,7 @@ from typing import Any
 from flows.hints import command
 from flows.pipeline import stages, wanted
 from flows.plan import Plan
-from flows.summary import text_table
+from flows.summary import counted, text_table
 from saeuron.config import RunConfig
 from saeuron.errors import SaeuronError
 from storage import Workspace
@@ -109,7 +109,9 @@ def _delete(workspace: Workspace, each: Garbage, known: Set[str]) -> Garbage:
 
 def _referred(workspace: Workspace, config: RunConfig, manifests: dict[str, Manifest]) -> set[str]:
     if damaged := workspace.problems():
-        raise SaeuronError(f"{len(damaged)} artifacts are damaged; before anything is deleted: saeuron verify --repair")
+        raise SaeuronError(
+            f"damaged: {counted(len(damaged), 'artifact')}; before anything is deleted: saeuron verify --repair"
+        )
     roster = Roster.of(workspace, config)
     if torn := [p for p in sorted(workspace.removals.glob("*.safetensors")) if header(p) is None]:
         raise SaeuronError(f"{torn[0]} is damaged; before anything is deleted: saeuron verify --repair")

@@ -201,7 +201,11 @@ def format_table(table: pa.Table, fmt: Literal["table", "csv", "json", "parquet"
         if out is None:
             return shown
         write_atomic(out, f"{shown}\n".encode())
-    return f"{table.num_rows} rows written to {out}"
+    return f"{_rows_of(table)} written to {out}"
+
+
+def _rows_of(table: pa.Table) -> str:
+    return "1 row" if table.num_rows == 1 else f"{table.num_rows} rows"
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -254,7 +258,7 @@ def _text(table: pa.Table) -> str:
         values = column.to_pylist(maps_as_pydicts="strict")
         columns.append([f"{value:.6g}" if isinstance(value, float) else _cell(value) for value in values])
     rows = list(zip(*columns, strict=True))
-    return f"{text.table(table.column_names, rows, right=right)}\n({table.num_rows} rows)"
+    return f"{text.table(table.column_names, rows, right=right)}\n({_rows_of(table)})"
 
 
 _TEXT = {"table": _text, "csv": _csv, "json": _json}

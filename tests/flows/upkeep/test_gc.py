@@ -189,7 +189,7 @@ class TestReferred:
         name = both.folders()[0]
         (both.folder(name) / "file").unlink()
         before = both.folders()
-        with pytest.raises(SaeuronError, match=r"1 artifacts are damaged.*saeuron verify --repair"):
+        with pytest.raises(SaeuronError, match=r"damaged: 1 artifact; .*saeuron verify --repair"):
             gc.collect(both)
         assert both.folders() == before
         both.delete(name)

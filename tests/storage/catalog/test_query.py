@@ -208,7 +208,7 @@ def test_no_view_has_a_name_cut_at_80_columns(monkeypatch: pytest.MonkeyPatch) -
 
 def test_two_columns_of_one_name_lose_no_value(workspace: Workspace, tmp_path: Path) -> None:
     table = run_query(workspace, "SELECT 1 AS n, 2 AS n")
-    assert format_table(table, "table").splitlines() == ["n  n", "-  -", "1  2", "(1 rows)"]
+    assert format_table(table, "table").splitlines() == ["n  n", "-  -", "1  2", "(1 row)"]
     for fmt in ("csv", "json", "parquet"):
         said = f"two columns are named 'n': for {fmt} each needs its own name, give one with AS"
         with pytest.raises(BadQuery, match=f"^{said}$"):
