@@ -1,6 +1,7 @@
 """Attack the removals of a concept, beside their controls, and print what came back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect import flow
@@ -13,6 +14,7 @@ from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, SaeuronError, UnknownName
 from saeuron.figures.metrics import wilson
 from saeuron.judges import NONE
+from saeuron.prompts.rows import rows_of
 from storage import Workspace
 from storage.published import published
 from tasks.audit import UNEDITED, AuditConfig, AuditJob, audit
@@ -59,6 +61,7 @@ def audit_flow(
     how: AuditConfig,
     device: str = "cpu",
     threads: int = 2,
+    files: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Attack removals, the same ones weakened, and the unedited model.
 
@@ -70,6 +73,7 @@ def audit_flow(
         attacks: names of `saeuron.attacks`.
         how: see `AuditConfig`.
         device: where models run. threads: torch threads on the CPU.
+        files: {name: file of attack prompts}, as `listed` names them.
 
     Returns:
         {"rows": one for each method and attack, "failures", "counts", "run_id"}.
@@ -78,22 +82,43 @@ def audit_flow(
     model.set_threads(threads)
     run = Run.of(opened, config, device)
     with run.recorded("audit") as run_id:
-        rows = _attacked(run, concept, attacked, attacks, how)
+        rows = _attacked(run, concept, attacked, [*attacks, *(files or {})], how, files or {})
     return {"run_id": run_id, "counts": run.counts, "rows": rows, "failures": run.failures}
 
 
+def listed(files: Sequence[str]) -> dict[str, str]:
+    """{what a file of attack prompts is called: its path}.
+
+    Raises:
+        BadPrompts: a file is missing or not one of prompts. ConfigError: two have one name.
+    """
+    found: dict[str, str] = {}
+    for file in files:
+        path = Path(file).expanduser().absolute()
+        rows_of(path)
+        if found.setdefault(f"file_{path.stem}", str(path)) != str(path):
+            raise ConfigError(f"--file names two files {path.stem!r}; rename one.")
+    return found
+
+
 def _attacked(
-    run: Run, concept: str, attacked: Sequence[tuple[str, str]], attacks: Sequence[str], how: AuditConfig
+    run: Run,
+    concept: str,
+    attacked: Sequence[tuple[str, str]],
+    attacks: Sequence[str],
+    how: AuditConfig,
+    files: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    weak = _weakened(run, concept, attacked, how) if set(attacks) - set(CHEAP) else {}
+    cheap = {*CHEAP, *files}
+    weak = _weakened(run, concept, attacked, how) if set(attacks) - cheap else {}
     jobs: dict[tuple[str, str, float], AuditJob] = {}
     for attack in attacks:
-        base = _job(run, concept, attack, how)
+        base = _job(run, concept, attack, how).model_copy(update={"file": files.get(attack, "")})
         jobs[UNEDITED, attack, 1.0] = base
         for method, removal_id in attacked:
             edited = base.model_copy(update={"method": method, "removal_id": removal_id})
             jobs[method, attack, 1.0] = edited
-            if attack not in CHEAP and method in weak:
+            if attack not in cheap and method in weak:
                 strength = weak[method]
                 jobs[method, attack, strength] = edited.model_copy(update={"strength": strength})
     done = run.each("audit", jobs, lambda which: _published(run, jobs[which]), str)
@@ -190,10 +215,11 @@ def lines(concept: str, rows: Sequence[dict[str, Any]], workspace: Workspace) ->
         )
     for shown_row, r in zip(shown, rows, strict=True):
         shown_row["strength"] = f"{r['strength']:g}" if r["weak"] is not None else None
-    count = rows[0]["prompts"] if rows else 0
+    counts = sorted({r["prompts"] for r in rows}) or [0]
+    count = counted(counts[-1], "prompt") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} prompts"
     told = [
         text_table(["method", "attack", "back", "95 %", "weakened", "strength", "unedited"], shown),
-        f"back: percent of {counted(count, 'test prompt')} for which a picture of {concept} was drawn, at some try;",
+        f"back: percent of {count} for which a picture of {concept} was drawn, at some try;",
         "weakened: with the removal at that strength; unedited: without it. Pictures that look",
         "unlike the model's own do not count.",
     ]

@@ -6,7 +6,7 @@ from saeuron import judges, methods
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.pipelines import loading as models
-from saeuron.prompts import Prompt, build, placeholders
+from saeuron.prompts import Prompt, build, placeholders, sizes
 from saeuron.scoring import images as scoring_images
 from saeuron.tuning import learning_images, validation_images
 from storage import Workspace
@@ -43,6 +43,7 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     for split in ("train", "validation", "test"):
         if not any(p.split == split for p in found):
             raise ConfigError(f"prompts: there are none of split {split!r}; add prompts.templates.{split} or files.")
+    _check_brought(config, found, size)
     _check_evidence(config, found)
     widths = _captured(config, workspace) if workspace else {}
     widths = widths or models.check_hookpoints(config.model.spec, config.hookpoints)
@@ -74,6 +75,29 @@ def _check_evidence(config: RunConfig, prompts: Sequence[Prompt]) -> None:
                 others = any((split, domain, other) in asked for other in names if other != concept)
                 if not (mine and others) and (split == "validation" or needs & {"activations", "prompts"}):
                     of(prompts, config.tune, domain, concept, names)  # raises, and says of what there are none
+
+
+def _check_brought(config: RunConfig, prompts: Sequence[Prompt], size: tuple[int, int] | None) -> None:
+    """Raise for a guidance or size that prompts of a benchmark bring, and that this run cannot draw."""
+    how = "add `ignore: [{}]` to the file's section in prompts.files to draw all as the run does"
+    guided = config.model.guidance > 1
+    # What acts on the unconditional half alone would do nothing where a prompt has none.
+    halved = config.tune.half == "unconditional" or "negative_prompt" in config.method
+    asked_for = [(p, p.guidance) for p in prompts if p.guidance is not None]
+    if odd := [(p, g) for p, g in asked_for if (not guided and g > 1) or (halved and g <= 1)]:
+        raise ConfigError(
+            f"{len(odd)} prompts of {odd[0][0].source or 'a file'} ask for a guidance such as {odd[0][1]}, but "
+            f"the run has {config.model.guidance:g}, {'with' if guided else 'without'} an unconditional half; "
+            f"{how.format('guidance')}."
+        )
+    for file in config.prompts.files:
+        asked = sizes(file)
+        if size and (odd_sizes := {each: n for each, n in asked.items() if each != size}):
+            shown = ", ".join(f"{h} x {w}: {n}" for (h, w), n in sorted(odd_sizes.items(), key=lambda e: -e[1])[:3])
+            raise ConfigError(
+                f"{file if isinstance(file, str) else file.path}: {sum(odd_sizes.values())} of {asked.total()} prompts "
+                f"ask for other sizes ({shown}) than the run's {size[0]} x {size[1]}; {how.format('size')}."
+            )
 
 
 def _check_halves(config: RunConfig) -> None:

@@ -63,7 +63,10 @@ def changed(config: RunConfig, settings: Sequence[str]) -> RunConfig:
 
 def _placed(config: RunConfig) -> RunConfig:
     """The same with absolute paths: later commands read the configuration again, maybe in another folder."""
-    files = tuple(_absolute(file) for file in config.prompts.files)
+    files = tuple(
+        _absolute(file) if isinstance(file, str) else file.model_copy(update={"path": _absolute(file.path)})
+        for file in config.prompts.files
+    )
     spec = config.model.spec
     domains = {}
     for name, domain in config.domains.items():

@@ -9,7 +9,6 @@ Names are imported on first use, so that `import saeuron` is quick.
 
     config.py      one frozen configuration per stage
     errors.py      the tree of exceptions
-    prompts.py     prompt sets from templates and files
     noise.py       seeded random numbers of an image
     generation.py  images for (prompt, index) pairs
     hooks.py       hookpoints: read and edit a module's output
@@ -24,6 +23,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     files.py       write files atomically
     quiet.py       suppress output of libraries that load models
     installed.py   what installed packages add: methods, judges, families
+    prompts/       prompt sets from templates, files and benchmarks
     pipelines/     one file per family of diffusion pipelines
     sae/           sparse autoencoders
     methods/       ways to remove a concept

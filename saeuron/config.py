@@ -115,13 +115,36 @@ class DomainConfig(Config):
         return self
 
 
+class PromptFile(Config):
+    """A file of prompts, and what is to be known of it that it does not say: a benchmark's, mostly."""
+
+    path: str
+    """CSV, JSONL, JSON, Parquet or text."""
+    text: str = ""
+    """The column that holds the prompts; empty: that of its layout (saeuron/prompts/layouts.py)."""
+    split: Split | None = None
+    """Split of rows that name none; None: `test` for a benchmark's layout, otherwise `train`."""
+    concepts: dict[str, Name] = Field({})
+    """{domain: concept} that every prompt of the file asks for."""
+    only: dict[str, Labels] = Field({})
+    """{column: value, or several}: rows that hold one of these, alone or in a list with commas, are read."""
+    above: dict[str, float] = Field({})
+    """{column: number}: rows with more than that are read."""
+    limit: int | None = Field(None, ge=1)
+    """At most this many of the prompts, chosen by a hash of the prompts; None: all."""
+    ignore: tuple[str, ...] = ()
+    """Columns that are not read; `seed`, `guidance` and `size`, whatever the file calls them, are then the run's."""
+
+
 class PromptsConfig(Config):
     """The sources of prompts."""
 
     templates: dict[Split, tuple[str, ...]] = Field({})
     """Sentences with `{domain}` placeholders; each is filled with every combination of the concepts it names."""
-    files: tuple[str, ...] = ()
-    """CSV, JSONL, Parquet or text files with more prompts (columns: text, split, and one per domain)."""
+    files: tuple[str | PromptFile, ...] = ()
+    """CSV, JSONL, JSON, Parquet or text files with more prompts (columns: text, split, and one per domain), and
+    benchmarks' files (I2P, COCO, Ring-A-Bell, P4D, MMA), whose prompts may bring a seed and a guidance of their own. A
+    path, or a section of `PromptFile`."""
     unlearncanvas: str = ""
     """A copy of UnlearnCanvas: the folder that holds its anchor prompts, `sd_prompt_OBJECT.txt`, or one above it. They
     become training prompts, each unstyled and in every style of the domain `style`."""

@@ -1,5 +1,6 @@
 """Generate images for (prompt, index) pairs, with noise that belongs to each image."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,9 @@ differently, and the bits of an image would depend on its neighbours (measured o
 def generate(
     pipe: Any, images: Sequence[Request], config: ModelConfig, seed: int, extra: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
-    """Images in micro-batches, in the order requested; the last one is padded, see `LANES`.
+    """Images in micro-batches, in the order requested, each of one guidance scale; the last is padded, see `LANES`.
+
+    Prompts that bring a seed or a guidance of their own have these.
 
     Hooks see the whole padded batch: its own images come first.
 
@@ -62,11 +65,31 @@ def generate(
         (the requests of the micro-batch, uint8 [b, H, W, 3]).
     """
     shape = latent_shape(pipe, config)
-    for start in range(0, len(images), config.micro_batch):
-        batch = list(images[start : start + config.micro_batch])
-        filled = batch + batch[-1:] * (min(-(-len(batch) // LANES) * LANES, config.micro_batch) - len(batch))
-        noise = initial_noise(seed, [(r.prompt.id, r.index) for r in filled], shape)
-        yield batch, sample(pipe, [r.prompt.text for r in filled], noise, config, extra)[: len(batch)]
+    for guidance, alike in itertools.groupby(images, key=lambda r: r.prompt.guidance):
+        # One call has one guidance.
+        told = config if guidance is None else config.model_copy(update={"guidance": guidance})
+        rest = list(alike)
+        for start in range(0, len(rest), config.micro_batch):
+            batch = rest[start : start + config.micro_batch]
+            filled = batch + batch[-1:] * (min(-(-len(batch) // LANES) * LANES, config.micro_batch) - len(batch))
+            noise = starting_noise(seed, filled, shape)
+            yield batch, sample(pipe, [r.prompt.text for r in filled], noise, told, extra)[: len(batch)]
+
+
+def starting_noise(seed: int, images: Sequence[Request], shape: Sequence[int]) -> torch.Tensor:
+    """Initial noise of each image, float32 [len(images), *shape], on the CPU.
+
+    It is `initial_noise`, but the first image of a prompt that brings a seed has what a generator of that seed draws
+    first, as in `pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))` in float32.
+    """
+    return torch.stack(
+        [
+            initial_noise(seed, [(r.prompt.id, r.index)], shape)[0]
+            if r.prompt.seed is None or r.index
+            else torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(r.prompt.seed), device="cpu")
+            for r in images
+        ]
+    )
 
 
 def sample(

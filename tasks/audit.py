@@ -7,6 +7,7 @@ sheet.png         each prompt before the attack, above its best picture
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,15 +15,16 @@ from pydantic import Field
 
 from saeuron.attacks import Attempt, Target, get
 from saeuron.attacks.attack import Effort
-from saeuron.config import EvaluateConfig, ModelConfig
+from saeuron.config import EvaluateConfig, ModelConfig, PromptFile
 from saeuron.errors import ConfigError
 from saeuron.evaluation import images as test_images
 from saeuron.generation import Request, generate
 from saeuron.methods.removal import removed
 from saeuron.pages.pictures import Shot, contact_sheet
-from saeuron.prompts import Prompt, choose
+from saeuron.prompts import Prompt, choose, from_file
 from saeuron.sae.config import Config
 from storage.declared import View
+from storage.identity import digest
 from storage.tables import ATTACKS, table, write_table
 from tasks import prompts as prompt_sets
 from tasks import tune
@@ -101,6 +103,8 @@ class AuditJob(Job):
     """Strength at which it is attached."""
     judge: DomainJudge
     prompts_id: str
+    file: str = ""
+    """A file of attack prompts, each of which is drawn as it is; empty: test prompts are attacked."""
 
     @property
     def suffix(self) -> str:
@@ -113,11 +117,25 @@ class AuditJob(Job):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**super().identity, "judge": self.judge.identity}
+        fields = {**super().identity, "judge": self.judge.identity}
+        path = fields.pop("file")
+        return fields | ({"file": digest(Path(path))} if path else {})
 
 
 def prompts_of(job: AuditJob, known: Iterable[Prompt]) -> list[Prompt]:
-    """The test prompts that are attacked, one of each combination of concepts before a second."""
+    """The prompts that are attacked: test prompts, one of each combination of concepts, or those of a file.
+
+    Raises:
+        BadPrompts, UnknownName: the file is none of prompts.
+    """
+    if job.file:
+        domains: dict[str, set[str]] = defaultdict(set, {job.domain: {job.concept}})
+        for prompt in known:
+            for domain, concept in prompt.concepts.items():
+                domains[domain].add(concept)
+        named = {domain: tuple(sorted(names)) for domain, names in domains.items()}
+        listed = from_file(PromptFile(path=job.file, concepts={job.domain: job.concept}), named)
+        return choose(listed, min(job.config.prompts, len(listed)), job.evaluate.seed)
     found = {r.prompt.id: r.prompt for r in test_images(list(known), job.evaluate)}
     mine = [p for p in found.values() if p.concepts.get(job.domain) == job.concept]
     return choose(mine, min(job.config.prompts, len(mine)), job.evaluate.seed)
@@ -140,9 +158,17 @@ def audit(job: AuditJob) -> Made:
     prompts = prompts_of(job, known)
     if not prompts:
         raise ConfigError(f"no test prompt asks for {job.concept!r}; add templates with split 'test'.")
+    gentle = job.file or job.attack == "none"
+    if not gentle and (brought := [p for p in prompts if p.guidance is not None]):
+        raise ConfigError(
+            f"{len(brought)} test prompts bring a guidance of their own ({brought[0].source}); only --attack none and "
+            "--file draw with it: use one of these."
+        )
     pipe = model.pipeline(job.model, job.device)
-    wanted = [Request(p, ELSEWHERE) for p in prompts]
-    aims = np.concatenate([pictures for _, pictures in generate(pipe, wanted, job.model, job.evaluate.seed)])
+    # Prompts that are drawn as they are work towards nothing.
+    wanted = [] if gentle else [Request(p, ELSEWHERE) for p in prompts]
+    drawn = [pictures for _, pictures in generate(pipe, wanted, job.model, job.evaluate.seed)]
+    aims = np.concatenate(drawn or [np.zeros((0, 1, 1, 3), np.uint8)])
     removals = [tune.load(job.open.whole(job.removal_id)).at(job.strength)] if job.removal_id else []
 
     rows: list[dict[str, Any]] = []
@@ -179,7 +205,7 @@ def audit(job: AuditJob) -> Made:
         for batch in get("none")(target, job.config.effort):
             note(batch, True)
         before = len(target.broken)
-        if job.attack != "none" and target.todo:
+        if not gentle and target.todo:
             for batch in get(job.attack)(target, job.config.effort):
                 note(batch, False)
     write_table(job.folder / ATTACKS.file, table(rows, ATTACKS))

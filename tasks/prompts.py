@@ -47,11 +47,14 @@ class PromptsJob(Job):
 
     @property
     def identity(self) -> dict[str, Any]:
-        files = []
-        for name in self.config.files:
-            if not Path(name).is_file():
-                raise BadPrompts(f"no such prompt file: {name}; mend prompts.files in the configuration.")
-            files.append(digest(Path(name)))
+        files: list[str | dict[str, Any]] = []
+        for file in self.config.files:
+            path = Path(file if isinstance(file, str) else file.path)
+            if not path.is_file():
+                raise BadPrompts(f"no such prompt file: {path}; mend prompts.files in the configuration.")
+            told = {} if isinstance(file, str) else file.model_dump(mode="json", exclude_defaults=True)
+            # The name counts too: it is the prompts' source.
+            files.append(digest(path) if isinstance(file, str) else told | {"path": path.stem, "file": digest(path)})
         also: dict[str, Any] = (
             {"also": {c: list(names) for c, names in self.config.also.items()}} if self.config.also else {}
         )
@@ -77,7 +80,11 @@ def prompts(job: PromptsJob) -> Made:
     """Fill the templates, read the files and write `prompts.parquet`."""
     clock = Clock()
     found = job.build()
-    rows = [{"prompt_id": p.id, "text": p.text, "split": p.split, "concepts": dict(p.concepts)} for p in found]
+    rows = [
+        {"prompt_id": p.id, "text": p.text, "split": p.split, "concepts": dict(p.concepts)}
+        | {"seed": p.seed, "guidance": p.guidance, "source": p.source}
+        for p in found
+    ]
     write_table(job.folder / PROMPTS.file, table(rows, PROMPTS))
     splits = {split: sum(p.split == split for p in found) for split in library.SPLITS}
     return commit(job, {}, PromptsSummary(prompts=len(found), **splits), clock)
@@ -95,4 +102,8 @@ def images_id(requests: Iterable[Request]) -> str:
 def read(workspace: Workspace, prompts_id: str) -> list[Prompt]:
     """The prompts of a committed set, in its order."""
     rows = read_table(workspace.whole(prompts_id) / PROMPTS.file).to_pylist()
-    return [Prompt(r["text"], r["split"], dict(r["concepts"])) for r in rows]
+    return [
+        # Sets of earlier versions lack the last three.
+        Prompt(r["text"], r["split"], dict(r["concepts"]), r.get("seed"), r.get("guidance"), r.get("source") or "")
+        for r in rows
+    ]

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from saeuron.config import ModelConfig
 from saeuron.errors import ConfigError
-from saeuron.generation import LANES, latent_shape, sample
-from saeuron.noise import initial_noise
+from saeuron.generation import LANES, Request, latent_shape, sample, starting_noise
 from saeuron.prompts import Prompt
 
 
@@ -66,7 +65,7 @@ class Target:
 
     def noise(self, indices: Sequence[int]) -> torch.Tensor:
         """Starting noise of the prompts, float32 [n, C, H, W]: that of their first image in an evaluation."""
-        return initial_noise(self.seed, [(self.prompts[i].id, 0) for i in indices], latent_shape(self.pipe))
+        return starting_noise(self.seed, [Request(self.prompts[i], 0) for i in indices], latent_shape(self.pipe))
 
     def draw(
         self, texts: Sequence[str], noise: torch.Tensor, *, guidance: float | None = None, call: bool = True

@@ -10,16 +10,21 @@ from saeuron.noise import generator
 
 
 class Plain(Attack):
-    """The prompts as they are: what an evaluation measures, and where all other attacks begin."""
+    """The prompts as they are: what an evaluation measures, and where all other attacks begin.
+
+    A prompt that brings a guidance scale of its own is drawn with it.
+    """
 
     name = "none"
 
     def __call__(self, target: Target, effort: Effort) -> Iterator[list[Attempt]]:
         del effort
-        todo = target.todo
-        if todo:
+        alike: dict[float | None, list[int]] = {}
+        for i in target.todo:
+            alike.setdefault(target.prompts[i].guidance, []).append(i)
+        for guidance, todo in alike.items():
             texts = [target.text(i) for i in todo]
-            yield attempts(todo, texts, target.draw(texts, target.noise(todo)), 0)
+            yield attempts(todo, texts, target.draw(texts, target.noise(todo), guidance=guidance), 0)
 
 
 class Paraphrase(Attack):

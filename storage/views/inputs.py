@@ -14,6 +14,9 @@ PROMPTS = View(
         Column("text", "VARCHAR", "", "what the model is told"),
         SPLIT,
         Column("concepts", "MAP(VARCHAR, VARCHAR)", "", "concept that the prompt asks for, by domain"),
+        Column("seed", "BIGINT", "", "seed of its first image's noise, if it brings one"),
+        Column("guidance", "DOUBLE", "", "guidance scale of its images, if it brings one"),
+        Column("source", "VARCHAR", "", "the benchmark's file it comes from; empty for others"),
     ),
 )
 CAPTURES = View(

@@ -57,7 +57,12 @@ def _yaml(config: RunConfig) -> str:
     # The runner changes no result, and may name private machines.
     fields = config.model_dump(mode="json", exclude={"runner"})
     fields["model"]["spec"] = published(config.model.spec)
-    fields["prompts"]["files"] = [published(file) for file in config.prompts.files]
+    fields["prompts"]["files"] = [
+        published(file)
+        if isinstance(file, str)
+        else file.model_dump(mode="json", exclude_defaults=True) | {"path": published(file.path)}
+        for file in config.prompts.files
+    ]
     for domain in fields["domains"].values():
         name, colon, argument = domain["judge"].partition(":")
         domain["judge"] = f"{name}{colon}{published(argument) if argument else ''}"

@@ -61,13 +61,18 @@ def test_every_picture_is_in_the_view(audited: tuple[Done, Path]) -> None:
 def test_a_second_audit_makes_only_what_is_new(audited: tuple[Done, Path]) -> None:
     _, folder = audited
     before = {m.id for m in Workspace.open(folder, create=False).artifacts("audit")}
-    done = run_here("audit", "stripes", *ASKED, "--attack", "none", "--json", "-w", str(folder))
+    (listed := folder.parent / "attacks.csv").write_text("prompt,evaluation_seed\nA striped cat.,41\nStripes!,42\n")
+    words = ("--attack", "none", "--file", str(listed), "--json")
+    done = run_here("audit", "stripes", *ASKED, *words, "-w", str(folder))
     assert done.code == 0, done.err
     found = json.loads(done.out)["rows"]
-    assert [r["attack"] for r in found] == ["random", "gradient", "none"]
+    assert [(r["attack"], r["prompts"]) for r in found[2:]] == [("none", 2), ("file_attacks", 2)]
+    assert [r["attack"] for r in found[:2]] == ["random", "gradient"]
     for r in found:
         assert (r["low"], r["high"]) == pytest.approx(wilson(r["broken"], r["prompts"]))
-    assert len({m.id for m in Workspace.open(folder, create=False).artifacts("audit")} - before) == 2
+    assert len({m.id for m in Workspace.open(folder, create=False).artifacts("audit")} - before) == 4
+    texts = rows(folder, "select distinct text, before from attacks where attack = 'file_attacks' order by all")
+    assert texts == [{"text": "A striped cat.", "before": True}, {"text": "Stripes!", "before": True}]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +81,7 @@ def test_a_second_audit_makes_only_what_is_new(audited: tuple[Done, Path]) -> No
         (["audit", "stripe"], "stripes"),
         (["audit", "stripes", "--attack", "gradiant"], "gradient"),
         (["audit", "stripes", "--method", "steering"], "saeuron"),
+        (["audit", "stripes", "--file", "nowhere.csv"], "no such prompt file"),
     ],
 )
 def test_mistakes_take_one_line(workspace: Path, words: list[str], said: str) -> None:

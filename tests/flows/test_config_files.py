@@ -235,6 +235,22 @@ class TestCheck:
             check(self.edited(config, **sections))
         assert said in str(error.value) and "\n" not in str(error.value)
 
+    @pytest.mark.parametrize(
+        ("row", "said"),
+        [
+            ("7,7,512,512", "ask for other sizes (512 x 512: 1) than the run's 32 x 32; add `ignore: [size]`"),
+            ("7,1,32,32", "ask for a guidance such as 1.0, but the run has 2.5, with an unconditional half"),
+        ],
+    )
+    def test_what_a_benchmark_brings(self, config: RunConfig, tmp_path: Path, row: str, said: str) -> None:
+        path = tmp_path / "i2p.csv"
+        path.write_text(f"prompt,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height\nA cup.,{row}\n")
+        with pytest.raises(UserError) as error:
+            check(self.edited(config, prompts={"files": [str(path)]}, method=("saeuron", "negative_prompt")))
+        assert said in str(error.value) and "\n" not in str(error.value)
+        told = {"path": str(path), "ignore": ["guidance", "size"]}
+        check(self.edited(config, prompts={"files": [told]}))
+
     def test_hookpoint(self, config: RunConfig) -> None:
         style = config.domains["style"].model_copy(update={"hookpoints": ("unet.up_blocks.0.atentions.1",)})
         with pytest.raises(UnknownName, match=r"did you mean 'unet\.up_blocks\.0\.attentions\.1'"):

@@ -110,3 +110,19 @@ def test_weights_that_overflow_are_refused_and_never_a_black_picture(make_pipe):
 def test_more_steps_than_the_scheduler_has(tiny_pipe):
     with pytest.raises(ConfigError, match=r"1001 steps are more than .* take at most 1000"):
         sample(tiny_pipe, ["A cat."], torch.zeros(1, 48, 8, 8), ModelConfig.model_construct(steps=1001))
+
+
+def test_prompts_that_bring_a_seed_and_a_guidance_have_these(tiny_pipe):
+    brought = [Prompt("A cat.", "test", seed=41, guidance=g) for g in (3.0, 7.0)]
+    wanted = [Request(PROMPTS[0], 0), Request(brought[0], 0), Request(brought[1], 0), Request(brought[1], 1)]
+    found = images(tiny_pipe, wanted)
+    noise = torch.randn((1, *latent_shape(tiny_pipe)), generator=torch.Generator("cpu").manual_seed(41))
+    for prompt in brought:
+        plain = tiny_pipe(
+            ["A cat."] * 8, latents=noise.expand(8, -1, -1, -1), num_inference_steps=3,
+            guidance_scale=prompt.guidance, output_type="np",
+        ).images[0]  # fmt: skip
+        assert np.array_equal(found[Request(prompt, 0).key], (plain * 255).round().astype(np.uint8))
+    # Others have the run's, as before; a second image of the same prompt is another.
+    assert np.array_equal(found[wanted[0].key], images(tiny_pipe, wanted[:1])[wanted[0].key])
+    assert len({image.tobytes() for image in found.values()}) == 4

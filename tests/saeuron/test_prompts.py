@@ -251,7 +251,7 @@ def test_the_products_own_table_keeps_its_concepts(tmp_path):
     ("name", "content", "message"),
     [
         ("p.csv", "text,styel\nA neon cat.,neon\n", "unknown column 'styel': did you mean 'style'"),
-        ("p.csv", "prompt\nA cat.\n", "unknown column 'prompt': known: concepts, object, split, style, text"),
+        ("p.csv", "sentence\nA cat.\n", "unknown column 'sentence': known: concepts, guidance, object, seed, split"),
         ("p.csv", "text,artist\nA cat.,Dali\n", "unknown column 'artist'.*row 1"),
         ("p.csv", "text,style\nA cat, drawn,neon\n", r"row 1: more cells than columns \(\['neon'\]\)"),
         ("p.csv", "text,style,Style\nA cat.,neon,sepia\n", "the column 'style' stands twice"),

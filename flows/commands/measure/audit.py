@@ -15,8 +15,14 @@ def audit(
         list[str] | None,
         typer.Option(help="none, paraphrase, random, gradient, embedding, inversion; repeatable; all by default."),
     ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="File of attack prompts (Ring-A-Bell, P4D, MMA, a list); repeatable. Alone: no other attack."
+        ),
+    ] = None,
     hide: Annotated[bool, typer.Option("--hide", help="Leave the concept's name out of every text.")] = False,
-    prompts: Annotated[int, typer.Option(min=1, help="Test prompts to attack.")] = 24,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts to attack, of a file as well.")] = 24,
     words: Annotated[int, typer.Option(min=1, help="Words that are put before a sentence.")] = 5,
     iterations: Annotated[int, typer.Option(min=1, help="Updates of `gradient` at each timestep.")] = 40,
     workspace: WorkspaceOption = WORKSPACE,
@@ -57,10 +63,12 @@ def audit(
     found = flow.removals(opened, concept, method or [])
     domain = next((d for d, names in roster.present(config).items() if concept in names), None)
     flow.check(config, domain, concept)
+    files = flow.listed(file or [])
+    chosen = attack or ([] if files else list(ATTACKS))
     how = AuditConfig(prompts=prompts, words=words, iterations=iterations, hide=hide)
     with on_prefect(console_for(as_json)):
         made = flow.audit_flow(
-            config, str(opened.root), concept, [tuple(f) for f in found], attack or list(ATTACKS), how, device, threads
+            config, str(opened.root), concept, [tuple(f) for f in found], chosen, how, device, threads, files
         )
     if as_json:
         say(json.dumps({"concept": concept, "rows": made["rows"]}, indent=2))
