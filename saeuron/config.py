@@ -159,6 +159,8 @@ class CaptureConfig(Config):
     """Training prompts of each combination of concepts, chosen by `seed`."""
     plain_prompts: int = Field(4, ge=0)
     """Training prompts of each concept that name no other concept. Prompts that name none are all taken."""
+    steps: int | None = Field(None, ge=1, le=1000)
+    """Denoising steps of the images that SAEs are trained on; None: `model.steps`."""
     every: int = Field(1, ge=1)
     """Keep every n-th denoising step."""
     half: Half = "conditional"
@@ -173,6 +175,14 @@ class CaptureConfig(Config):
     """Seed of noise, prompts and positions."""
     shard_images: int = Field(128, ge=1)
     """Images per shard, the unit of work."""
+
+    @model_serializer(mode="wrap")
+    def _without_steps(self, serialise: Any) -> Any:
+        """Ids of captures at the model's own number of steps are those of before there was a choice."""
+        found = serialise(self)
+        if self.steps is None:
+            found.pop("steps", None)
+        return found
 
 
 class ScoreConfig(Config):

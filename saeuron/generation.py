@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from saeuron.config import ModelConfig
-from saeuron.errors import ConfigError, NotFinite, SaeuronError
+from saeuron.errors import NotFinite, SaeuronError
 from saeuron.noise import initial_noise
 from saeuron.pipelines import family_of
 from saeuron.prompts import Prompt
@@ -109,12 +109,10 @@ def sample(
     Raises:
         NotFinite: an image holds NaN or infinity, for example after an overflow in half precision.
         SaeuronError: `extra` holds an argument that is set here.
-        ConfigError: there are more steps than the model's scheduler has.
+        ConfigError: the model's scheduler cannot take so many steps, or so few.
     """
     family = family_of(pipe)
-    most = getattr(getattr(getattr(pipe, "scheduler", None), "config", None), "num_train_timesteps", config.steps)
-    if config.steps > most:
-        raise ConfigError(f"{config.steps} steps are more than the scheduler of this model has; take at most {most}.")
+    family.check_steps(pipe, config.steps)
     own = {
         "prompt": list(texts),
         "num_inference_steps": config.steps,

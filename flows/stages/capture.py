@@ -22,12 +22,14 @@ def capture(run: Run, prompts: PromptSet) -> dict[str, str]:
 
 
 def _job(run: Run, prompts: PromptSet, hookpoint: str) -> CaptureJob:
+    steps = run.config.capture.steps or run.config.model.steps
     return CaptureJob(
         workspace=run.workspace,
         device=run.device,
-        model=run.config.model,
+        model=run.config.model.model_copy(update={"steps": steps}),
         model_id=run.model_id,
-        config=run.config.capture,
+        # The number is the model's; so that one way to say it gives the id of the other.
+        config=run.config.capture.model_copy(update={"steps": None}),
         prompts_id=prompts.id,
         images_id=images_id(images(prompts.prompts, run.config.capture)),
         hookpoint=hookpoint,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from saeuron.config import Half
-from saeuron.methods.removal import Edit, nearest_step
+from saeuron.methods.removal import Edit, neighbours
 from saeuron.sae.autoencoder import SAE, check_width
 from saeuron.sae.selection import Activation, activate
 
@@ -32,7 +32,7 @@ class LatentEdit(Edit):
 
     sae_id: str
     timesteps: Tensor
-    """int64 [T], descending."""
+    """int64 [T], in any order."""
     latents: Tensor
     """int64 [u], ascending: indices into the SAE."""
     factor: Tensor
@@ -73,10 +73,27 @@ class LatentEdit(Edit):
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
         """x' - x, float32 [..., D]; exactly zero where no latent is above its floor."""
         check_width(self.W_dec.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
-        t = nearest_step(self.timesteps, timestep)
         f = self.encode(rows)
-        change = torch.where(f > self.floor[t], (self.factor[t] - 1) * f, 0.0)
+        factor, floor = self.at(timestep)
+        change = torch.where(f > floor, (factor - 1) * f, 0.0)
         return change @ self.W_dec
+
+    def at(self, timestep: int) -> tuple[Tensor, Tensor]:
+        """(factor, floor) of the u latents at a timestep, float32 [u] each.
+
+        Between two scored timesteps they lie between theirs, linearly. A latent that one of the two alone selects has
+        that one's: it is edited as much, not half as much (measured: docs/log.md, 2026-11-29).
+        """
+        a, b, weight = neighbours(self.timesteps, timestep)
+        if a == b:
+            return self.factor[a], self.floor[a]
+        of_a, of_b = torch.isfinite(self.floor[a]), torch.isfinite(self.floor[b])
+
+        def mixed(values: Tensor) -> Tensor:
+            between = torch.lerp(values[a], values[b], weight)
+            return torch.where(of_a & of_b, between, torch.where(of_a, values[a], values[b]))
+
+        return mixed(self.factor), mixed(self.floor)
 
     @classmethod
     def combined(cls, parts: Sequence["LatentEdit"]) -> tuple[list["LatentEdit"], dict[str, int]]:
@@ -129,8 +146,8 @@ def combine(edits: Sequence[LatentEdit]) -> tuple[list[LatentEdit], dict[str, in
     """Edits of several concepts, those that share an SAE made one.
 
     A latent that several edits select at a step takes the factor of larger magnitude, with the floor of that edit.
-    Edits that were scored at different numbers of steps are combined at every timestep, each with the row that it
-    would take there alone. SAEs are told apart by their id, unnamed ones by their b_dec.
+    Edits that were scored at different numbers of steps are combined at every timestep, each with what it would take
+    there alone. SAEs are told apart by their id, unnamed ones by their b_dec.
 
     Returns:
         (edits, {sae id or hookpoint: number of (step, latent) pairs that were in more than one set}).
@@ -186,5 +203,8 @@ def _aligned(edits: list[LatentEdit]) -> list[LatentEdit]:
         return edits
     known = torch.cat([e.timesteps for e in edits])
     every = torch.arange(int(known.max()), int(known.min()) - 1, -1, device=known.device)
-    rows = [torch.tensor([nearest_step(e.timesteps, int(t)) for t in every], device=known.device) for e in edits]
-    return [replace(e, timesteps=every, factor=e.factor[r], floor=e.floor[r]) for e, r in zip(edits, rows, strict=True)]
+    found = []
+    for e in edits:
+        factors, floors = zip(*(e.at(int(t)) for t in every), strict=True)
+        found.append(replace(e, timesteps=every, factor=torch.stack(factors), floor=torch.stack(floors)))
+    return found

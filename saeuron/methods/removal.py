@@ -119,8 +119,22 @@ def add_changes(edits: Sequence[Edit], step: Step, output: Tensor) -> Tensor | N
 
 
 def nearest_step(timesteps: Tensor, timestep: int) -> int:
-    """The row of the scored timestep nearest to `timestep`; of two equally near, the noisier. `timesteps` descend."""
-    return int((timesteps - timestep).abs().argmin())
+    """The row of the scored timestep nearest to `timestep`; of two equally near, the noisier."""
+    return int((2 * (timesteps - timestep).abs() - (timesteps > timestep).long()).argmin())
+
+
+def neighbours(timesteps: Tensor, timestep: int) -> tuple[int, int, float]:
+    """The scored timesteps on both sides of `timestep`: (row of the noisier, row of the other, weight of the other).
+
+    Where it is scored itself, or beyond the last on one side, both are one row, and the weight is 0.
+    """
+    known = timesteps.tolist()
+    above, below = ([t for t in known if t >= timestep], [t for t in known if t <= timestep])
+    noisier, other = min(above, default=max(known)), max(below, default=min(known))
+    if not above or not below:
+        noisier = other = other if not above else noisier
+    weight = 0.0 if noisier == other else (noisier - timestep) / (noisier - other)
+    return known.index(noisier), known.index(other), weight
 
 
 @dataclass(frozen=True, eq=False)

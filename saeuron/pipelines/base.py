@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from saeuron.errors import SaeuronError
+from saeuron.errors import ConfigError, SaeuronError
 from saeuron.noise import generator
 
 Rows = Literal["conditional", "unconditional"]
@@ -187,6 +187,13 @@ class Family(ABC):
         config = net.config
         sides = self.sides(config) if size is None else tuple(side // pipe.vae_scale_factor for side in size)
         return self.channels(config), int(sides[0]), int(sides[1])
+
+    def check_steps(self, pipe: Any, steps: int) -> None:
+        """Raise ConfigError for a number of steps that the pipeline cannot take with its scheduler."""
+        scheduler = getattr(pipe, "scheduler", None)
+        most = getattr(getattr(scheduler, "config", None), "num_train_timesteps", steps)
+        if steps > most:
+            raise ConfigError(f"{steps} steps are more than the scheduler of this model has; take at most {most}.")
 
     def start(self, pipe: Any, noise: Tensor) -> dict[str, Any]:
         """Arguments of the pipeline's call to start from this noise, float32 [b, C, H, W], at its size.

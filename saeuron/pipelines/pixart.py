@@ -1,11 +1,12 @@
 """PixArt-Alpha and -Sigma: a transformer with cross-attention to T5's words; half of its output may be variances."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from saeuron.errors import ConfigError
 from saeuron.pipelines.base import Rows
 from saeuron.pipelines.stable_diffusion import StableDiffusion, predicted_noise
 
@@ -76,6 +77,17 @@ class PixArtAlpha(PixArtSigma):
 
     name = "PixArtAlphaPipeline"
     tokens = 120
+    ONE_STEP: ClassVar = ("LCMScheduler", "DDIMScheduler", "DDPMScheduler")
+    """Schedulers that say the finished image, which the pipeline takes of a single step (PixArt-DMD)."""
+
+    def check_steps(self, pipe: Any, steps: int) -> None:
+        """See `Family.check_steps`."""
+        super().check_steps(pipe, steps)
+        if steps == 1 and type(pipe.scheduler).__name__ not in self.ONE_STEP:
+            raise ConfigError(
+                f"one step of {self.name} needs one of {', '.join(self.ONE_STEP)}, but the model has "
+                f"{type(pipe.scheduler).__name__}; take 2 steps or more, or set model.scheduler."
+            )
 
     def added(
         self, config: Mapping[str, Any], count: int, pixels: tuple[int, int], like: Tensor

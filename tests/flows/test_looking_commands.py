@@ -21,6 +21,11 @@ def test_hookpoints_are_listed_in_80_columns(tiny_model_folder: Path) -> None:
     assert {p["hookpoint"] for p in places} >= {*rows}
 
 
+def test_hookpoints_at_another_size(tiny_model_folder: Path) -> None:
+    places = json.loads(run_here("hookpoints", tiny_model_folder, "--json", "--size", "32x64").out)
+    assert {p["hookpoint"]: p["shape"] for p in places}["unet.up_blocks.1.attentions.1"] == [16, 8, 16]
+
+
 def test_a_ranking_stands_beside_its_control(tiny_model_folder: Path) -> None:
     words = ("hookpoints", tiny_model_folder, "--rank", "cat", "--instead", "moon", "--steps", "2", "--threads", "1")
     done = run_here(*words)
@@ -39,6 +44,8 @@ def test_a_ranking_stands_beside_its_control(tiny_model_folder: Path) -> None:
     [
         (["--rank", "cat"], "--rank cat needs --instead OTHER"),
         (["--rank", "cat", "--instead", "cat"], "--rank cat needs --instead OTHER"),
+        (["--size", "32*64"], "--size '32*64': expected a height and a width"),
+        (["--size", "33"], "33 x 33 pixels"),
         (["--instead", "cat"], "--instead and --prompt are of --rank CONCEPT"),
         (
             ["--rank", "cat", "--instead", "moon", "--prompt", "A {concept}."],

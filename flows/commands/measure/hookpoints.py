@@ -28,6 +28,7 @@ def hookpoints(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="With --rank: denoising steps.")] = 12,
     guidance: Annotated[float, typer.Option(min=0, help="With --rank: guidance of the generation.")] = 2.5,
+    size: Annotated[str | None, typer.Option(help="Height and width in pixels, such as 768x512, or one.")] = None,
     device: Device = "cpu",
     threads: Threads = 2,
     as_json: Json = False,
@@ -46,12 +47,14 @@ def hookpoints(
     from saeuron.pipelines import loading
 
     loading.check(model)
+    pixels = _pixels(size)
+    loading.check_size(model, pixels)
     if rank is None:
         if instead or prompt:
             raise ConfigError("--instead and --prompt are of --rank CONCEPT; say which concept is ranked.")
         from saeuron.pipelines.survey import survey
 
-        places = survey(model)
+        places = survey(model, pixels)
         if as_json:
             say(json.dumps([p._asdict() for p in places], indent=2))
             return
@@ -71,7 +74,7 @@ def hookpoints(
     from flows.check import check_device
 
     check_device(device)
-    found, together, control = _ranked(model, rank, instead, sentences, steps, guidance, device, threads)
+    found, together, control = _ranked(model, rank, instead, sentences, steps, guidance, pixels, device, threads)
     if as_json:
         say(json.dumps({"ranked": [*map(asdict, found)], "together": asdict(together), "control": asdict(control)}))
         return
@@ -86,6 +89,7 @@ def _ranked(
     sentences: Sequence[str],
     steps: int,
     guidance: float,
+    size: tuple[int, int] | None,
     device: str,
     threads: int,
 ) -> tuple[list["Share"], "Share", "Share"]:
@@ -96,7 +100,7 @@ def _ranked(
     from tasks.engine.model import pipeline, set_threads
 
     set_threads(threads)
-    config = ModelConfig(spec=model, steps=steps, guidance=guidance)
+    config = ModelConfig(spec=model, steps=steps, guidance=guidance, size=size)
     pairs = [
         Pair(
             s.format(concept=concept),
@@ -115,6 +119,16 @@ def _ranked(
     together, *single = shares(pipe, pairs, [entries, *([p] for p in paths)], config)
     (control,) = shares(pipe, pairs, [entries], config, control=True)
     return sorted(single, key=lambda s: -s.share), together, control
+
+
+def _pixels(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of `768x512` or `512`. Raises ConfigError for other text."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if not (len(sides) in (1, 2) and all(side.strip().isdecimal() and int(side) for side in sides)):
+        raise ConfigError(f"--size {text!r}: expected a height and a width in pixels such as 768x512, or one number.")
+    return int(sides[0]), int(sides[-1])
 
 
 def _row(path: str, rest: str) -> list[str]:

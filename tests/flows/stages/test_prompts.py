@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.stages.prompts import prompts, too_long
+from flows.stages.capture import _job
+from flows.stages.prompts import PromptSet, prompts, too_long
 from saeuron.config import RunConfig
 from saeuron.prompts import Prompt
 from storage import Workspace
@@ -39,3 +40,22 @@ def test_it_is_said_when_the_set_is_made(tmp_path: Path, cached: bool) -> None:
     )  # fmt: skip
     assert len(prompts(run)[""].prompts) == 2
     assert [line.startswith("note: 2 of 2 prompts are longer") for line in said] == [True] * (not cached)
+
+
+def test_images_to_train_on_may_have_steps_of_their_own(tmp_path: Path) -> None:
+    config = RunConfig.model_validate(
+        {
+            "model": {"spec": "canvas20", "steps": 100},
+            "domains": {"object": {"concepts": ["cat", "moon"], "hookpoints": ["unet.mid_block"]}},
+        }
+    )
+    assert "steps" not in config.capture.model_dump()  # ids of before there was a choice
+    own = config.model_copy(update={"capture": config.capture.model_copy(update={"steps": 50})})
+    fewer = config.model_copy(update={"model": config.model.model_copy(update={"steps": 50})})
+    prompt_set = PromptSet("prompts", (Prompt("A cat.", "train", {"object": "cat"}),))
+    jobs = [
+        _job(SimpleNamespace(workspace=tmp_path, device="cpu", config=c, model_id="m"), prompt_set, "unet.mid_block")
+        for c in (config, own, fewer)
+    ]
+    assert [job.model.steps for job in jobs] == [100, 50, 50]
+    assert jobs[1].id == jobs[2].id != jobs[0].id

@@ -97,11 +97,32 @@ def test_an_output_keeps_its_dtype_and_shape():
     ("timestep", "row"),
     [(999, 0), (900, 0), (856, 1), (713, 1), (570, 2), (428, 2), (285, 3), (142, 3), (0, 3), (874, 0), (624, 1)],
 )
-def test_a_step_takes_the_nearest_scored_timestep_and_the_noisier_of_two(timestep, row):
+def test_a_step_has_a_nearest_scored_timestep_the_noisier_of_two(timestep, row):
     # 4 scored steps, the timesteps of 7 and more; 874 and 624 lie midway.
-    edit = build_edit(random_sae(), random_profile(), 8, -2.0)
-    assert nearest_step(edit.timesteps, timestep) == row
-    assert torch.equal(edit.delta(rows(), timestep), edit.delta(rows(), TIMESTEPS[row]))
+    assert nearest_step(torch.tensor(TIMESTEPS), timestep) == row
+    assert nearest_step(torch.tensor(TIMESTEPS[::-1]), timestep) == T - 1 - row
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("timestep", [1200, *range(1000, -1, -37), *TIMESTEPS])
+def test_between_two_scored_timesteps_statistics_lie_between(timestep, turned):
+    sae, prof = random_sae(), random_profile()
+    edit, x = build_edit(sae, prof, 8, -2.0), rows()
+    if turned:
+        edit = replace(edit, timesteps=edit.timesteps.flip(0), factor=edit.factor.flip(0), floor=edit.floor.flip(0))
+    # Plainly, one latent after another.
+    above = min((t for t in TIMESTEPS if t >= timestep), default=max(TIMESTEPS))
+    below = max((t for t in TIMESTEPS if t <= timestep), default=min(TIMESTEPS))
+    part = 0.0 if above == below else (above - timestep) / (above - below)
+    f, expected = edit.encode(x), torch.zeros(len(x), D)
+    for u, latent in enumerate(edit.latents.tolist()):
+        both = [(prof.mean[i, latent], prof.threshold[i, latent]) for i in map(TIMESTEPS.index, (above, below))
+                if latent in select(prof.score[i], 8)]  # fmt: skip
+        if both:
+            mean, floor = (a + part * (b - a) for a, b in zip(both[0], both[-1], strict=True))
+            gone = torch.where(f[:, u] > floor, (-2.0 * mean - 1) * f[:, u], 0)
+            expected += gone[:, None] * sae.W_dec[latent].detach()
+    torch.testing.assert_close(edit.delta(x, timestep), expected, rtol=0, atol=1e-4)
 
 
 def test_each_half():

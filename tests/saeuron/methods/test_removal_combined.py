@@ -6,7 +6,7 @@ from torch import nn
 
 from saeuron.hooks import Step
 from saeuron.methods.latents import LatentEdit, combine
-from saeuron.methods.removal import Removal, nearest_step, removed
+from saeuron.methods.removal import Removal, removed
 from saeuron.methods.saeuron import build_edit
 from saeuron.pipelines import FAMILIES
 from saeuron.pipelines.stable_diffusion import StableDiffusion
@@ -65,9 +65,8 @@ def test_edits_scored_at_different_steps_are_combined_at_every_timestep():
     for timestep in (999, 900, 874, 749, 748, 600, 499, 300, 249, 100, 0):
         factor, floor = torch.ones(N), torch.full((N,), torch.inf)
         for edit in (one, two):
-            row = nearest_step(edit.timesteps, timestep)
-            for i, latent in enumerate(edit.latents.tolist()):
-                mine, low = edit.factor[row, i], edit.floor[row, i]
+            factors, floors = edit.at(timestep)
+            for latent, mine, low in zip(edit.latents.tolist(), factors, floors, strict=True):
                 if torch.isfinite(low) and (torch.isinf(floor[latent]) or abs(mine) > abs(factor[latent])):
                     factor[latent], floor[latent] = mine, low
         expected = torch.where(f > floor, (factor - 1) * f, 0) @ sae.W_dec

@@ -215,6 +215,16 @@ def test_checks_without_weights(family):
         check_size(family.folder, (16, 17))
 
 
+def test_one_step_is_taken_or_refused_in_one_line(family):
+    model = family.model.model_copy(update={"steps": 1})
+    if family.name != "pixart-alpha":
+        [(_, made)] = generate(family.pipe, WANTED[:1], model, 0)
+        assert np.isfinite(made).all()
+        return
+    with pytest.raises(ConfigError, match=r"one step of PixArtAlphaPipeline needs one of LCM.*take 2 steps or more"):
+        list(generate(family.pipe, WANTED[:1], model, 0))
+
+
 def test_an_image_that_is_not_square(family):
     model = family.model.model_copy(update={"size": (16, 32)})
     [(_, made)] = generate(family.pipe, WANTED, model, 0)

@@ -140,10 +140,27 @@ def inpainting(pipe):
 
 def prepared(change):
     def call(pipe):
-        change(pipe)
+        if not getattr(pipe, "prepared", False):
+            change(pipe)
+            pipe.prepared = True
         return plain()(pipe)
 
     return call
+
+
+def lora(pipe):
+    """Load an adapter of random weights, as `load_lora_weights` reads it from a file."""
+    pytest.importorskip("peft", reason="needs peft")
+    shapes = {
+        path: (module.in_features, module.out_features)
+        for path, module in pipe.unet.named_modules()
+        if path.endswith(("to_q", "to_v"))
+    }
+    draws, weights = torch.Generator().manual_seed(7), {}
+    for path, (width, out) in shapes.items():
+        weights[f"unet.{path}.lora_A.weight"] = torch.randn(4, width, generator=draws)
+        weights[f"unet.{path}.lora_B.weight"] = 0.2 * torch.randn(out, 4, generator=draws)
+    pipe.load_lora_weights(weights)
 
 
 WAYS = {
@@ -153,6 +170,10 @@ WAYS = {
     "attention slicing": prepared(lambda pipe: pipe.enable_attention_slicing(1)),
     "bfloat16": prepared(lambda pipe: pipe.to(dtype=torch.bfloat16, silence_dtype_warnings=True)),
     "image to image": img2img,
+    # A CPU in place of the GPU: the hooks of accelerate are the same. Those of sequential offloading fail on a CPU,
+    # without any removal, so it is not tested.
+    "offloading of whole models": prepared(lambda pipe: pipe.enable_model_cpu_offload(device="cpu")),
+    "LoRA": prepared(lora),
 }
 
 
@@ -206,3 +227,19 @@ def test_two_removals_one_inside_the_other(make_pipe):
     with removed(pipe, [second, first]):
         np.testing.assert_array_equal(call(pipe), both)
     assert (one != unedited).any() and (both != one).any()
+
+
+def test_an_adapter_that_is_folded_in_is_the_same_removal(make_pipe):
+    pipe, call = make_pipe(), plain()
+    before = call(pipe)
+    lora(pipe)
+    with removal().attached(pipe):
+        loaded = call(pipe)
+    pipe.fuse_lora()
+    with removal().attached(pipe):
+        np.testing.assert_allclose(call(pipe), loaded, atol=0.02)
+    pipe.unfuse_lora()
+    pipe.unload_lora_weights()
+    with removal().attached(pipe):
+        bare = call(pipe)
+    assert np.abs(bare - loaded).max() > 0.1 and np.abs(bare - before).max() > 0.1
