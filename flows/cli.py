@@ -25,6 +25,7 @@ from flows.commands.measure.audit import audit
 from flows.commands.measure.bench import bench
 from flows.commands.measure.compare import compare
 from flows.commands.measure.hookpoints import hookpoints
+from flows.commands.measure.locate import locate
 from flows.commands.report import report
 from flows.commands.run import evaluate, remove, run
 from flows.commands.runs import runs
@@ -73,6 +74,7 @@ for command in (
     sql,
     generate,
     hookpoints,
+    locate,
     doctor,
     status,
     verify,

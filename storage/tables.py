@@ -14,6 +14,7 @@ from storage.parquet import read_parquet, read_schema, write_parquet
 from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
 from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, METRICS, QUALITY
 from storage.views.inputs import CAPTURES, DICTIONARY, PROMPTS, SAES
+from storage.views.inspection import HEADS
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
 from storage.views.removals import ATTACKS, GRID, REMOVAL_LATENTS
 
@@ -29,6 +30,7 @@ __all__ = [
     "EVALUATIONS",
     "GRID",
     "HALF",
+    "HEADS",
     "HISTORY",
     "HOOKPOINT",
     "IMAGES",
@@ -73,6 +75,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "comparison": (COMPARISONS,),
     "audit": (ATTACKS,),
     "proof": (DICTIONARY,),
+    "locate": (HEADS,),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
 

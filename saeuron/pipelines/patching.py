@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saeuron.config import ModelConfig
@@ -52,35 +53,64 @@ class Share:
     """Pairs."""
 
 
-def shares(
+class Part(NamedTuple):
+    """Some of the numbers of every row at a hookpoint, such as what one attention head gives."""
+
+    hookpoint: str
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.hookpoint}[{self.start}:{self.stop}]"
+
+
+Site = str | Part
+"""What is patched: all of a hookpoint, or a part of its rows."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Shares of groups, one for each pair."""
+
+    timesteps: tuple[int, ...]
+    """[T], descending."""
+    values: NDArray[np.float64]
+    """[groups, T, pairs]."""
+
+
+def measure(
     pipe: Any,
     pairs: Sequence[Pair],
-    groups: Sequence[Sequence[str]],
+    groups: Sequence[Sequence[Site]],
     model: ModelConfig | None = None,
     seed: int = 0,
     control: bool = False,
-) -> list[Share]:
-    """The share of each group of hookpoints of the denoiser, patched together.
+) -> Measured:
+    """The share of each group of sites of the denoiser, patched together, for each step and pair.
 
-    One generation of 3 n images, then one pass of the denoiser for each step and group, n the number of pairs.
+    One generation of 3 n images, n the number of pairs; then for each step a pass of 3 n rows, and one of n for each
+    group.
 
     Args:
-        control: take outputs from `Pair.other` in place of `Pair.shown`; the share is then expected near 0.
+        control: take what is patched from `Pair.other` in place of `Pair.shown`; the share is then expected near 0.
 
     Raises:
         UnknownName: there is no such hookpoint.
         ConfigError: a hookpoint is not in the denoiser, or the denoiser does not tell two prompts apart.
     """
     family, model = family_of(pipe), model or ModelConfig()
-    for path in (path for group in groups for path in group):
+    paths = sorted({_path(site) for group in groups for site in group})
+    for path in paths:
         if path.split(".")[0] != family.root:
             raise ConfigError(f"{path} is not in the denoiser; shares are of modules of {family.root}.")
     n, net = len(pairs), family.denoiser(pipe)
     calls = _calls(pipe, net, pairs, model, seed)
     found = np.zeros((len(groups), len(calls), n))
+    rows = slice(2 * n, None) if control else slice(n)
     for k, call in enumerate(calls):
-        plain = _run(net, call)
-        shown, instead, _ = plain.chunk(3)
+        given: dict[str, Tensor] = {}
+        with attached(pipe, readers={path: _keep(given, path, rows) for path in paths}):
+            shown, instead, _ = _run(net, call).chunk(3)
         whole = (shown - instead).flatten(1).double()
         size = whole.square().sum(1)
         if not bool((size > 0).all()):
@@ -88,31 +118,75 @@ def shares(
                 f"the denoiser gives the same for {pairs[int(size.argmin())].shown!r} and "
                 f"{pairs[int(size.argmin())].instead!r} at timestep {call.timestep}; take prompts that differ."
             )
+        # p- alone from here on. Its own prediction is made anew, because a smaller batch may round differently.
+        alone = _Call(call.timestep, _second(call.args, n), _second(call.kwargs, n))
+        plain = _run(net, alone)
         for g, group in enumerate(groups):
-            with attached(pipe, editors={path: [_patch(n, control)] for path in group}):
-                patched = _run(net, call).chunk(3)[1]
-            moved = (patched - instead).flatten(1).double()
+            with attached(pipe, editors=_patches(group, given)):
+                moved = (_run(net, alone) - plain).flatten(1).double()
             found[g, k] = ((moved * whole).sum(1) / size).cpu().numpy()
-    draws = torch.randint(n, (1000, n), generator=generator(seed, "bootstrap")).numpy()
+    return Measured(tuple(call.timestep for call in calls), found)
+
+
+def shares(
+    pipe: Any,
+    pairs: Sequence[Pair],
+    groups: Sequence[Sequence[Site]],
+    model: ModelConfig | None = None,
+    seed: int = 0,
+    control: bool = False,
+) -> list[Share]:
+    """What `measure` gives, as means over pairs and timesteps with their intervals."""
+    n, found = len(pairs), measure(pipe, pairs, groups, model, seed, control)
     result = []
-    for g, group in enumerate(groups):
-        each = found[g].mean(0)
-        low, high = np.quantile(each[draws].mean(1), (0.025, 0.975))
-        steps = {call.timestep: float(found[g, k].mean()) for k, call in enumerate(calls)}
-        result.append(Share(tuple(group), float(each.mean()), float(low), float(high), steps, n))
+    for group, of in zip(groups, found.values, strict=True):
+        low, high = interval(of.mean(0), seed)
+        steps = {t: float(mean) for t, mean in zip(found.timesteps, of.mean(1), strict=True)}
+        result.append(Share(tuple(map(str, group)), float(of.mean()), low, high, steps, n))
     return result
 
 
-def _patch(n: int, control: bool) -> Any:
-    """An editor that gives the rows of p- those of p+, or those of the control."""
+def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the mean of values [pairs], by a bootstrap over pairs."""
+    draws = torch.randint(len(values), (1000, len(values)), generator=generator(seed, "bootstrap")).numpy()
+    low, high = np.quantile(values[draws].mean(1), (0.025, 0.975))
+    return float(low), float(high)
 
-    def editor(step: Step, output: Tensor) -> Tensor:
-        del step
-        output = output.clone()
-        output[n : 2 * n] = output[2 * n :] if control else output[:n]
-        return output
 
-    return editor
+def _path(site: Site) -> str:
+    return site if isinstance(site, str) else site.hookpoint
+
+
+def _keep(given: dict[str, Tensor], path: str, rows: slice) -> Any:
+    """A reader that keeps the rows whose values are patched into p-."""
+
+    def reader(step: Step, output: Tensor, source: Tensor | None) -> None:
+        del step, source
+        given[path] = output[rows]
+
+    return reader
+
+
+def _patches(group: Sequence[Site], given: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Editors that put the kept values, or parts of them, in place of p-'s own."""
+
+    def patch(site: Site) -> Any:
+        def editor(step: Step, output: Tensor) -> Tensor:
+            del step
+            kept = given[_path(site)]
+            if isinstance(site, str):
+                return kept
+            where = 1 if output.ndim == 4 else output.ndim - 1
+            output, size = output.clone(), site.stop - site.start
+            output.narrow(where, site.start, size).copy_(kept.narrow(where, site.start, size))
+            return output
+
+        return editor
+
+    editors: dict[str, list[Any]] = {}
+    for site in group:
+        editors.setdefault(_path(site), []).append(patch(site))
+    return editors
 
 
 class _Call(NamedTuple):
@@ -161,6 +235,19 @@ def _calls(pipe: Any, net: nn.Module, pairs: Sequence[Pair], model: ModelConfig,
         taken = (lambda v: _conditional(v, 3 * n)) if both else (lambda v: v)
         calls.append(_Call(timestep, taken(args), taken(kwargs)))
     return calls
+
+
+_NO_BATCH = ("img_ids", "txt_ids")
+"""Arguments of Flux that are the same for every row, and have no dimension for rows."""
+
+
+def _second(value: Any, n: int) -> Any:
+    """The rows of p- of every tensor that holds those of p+, p- and the control."""
+    if isinstance(value, Tensor):
+        return value[n : 2 * n] if value.ndim and len(value) == 3 * n else value
+    if isinstance(value, dict):
+        return {name: each if name in _NO_BATCH else _second(each, n) for name, each in value.items()}
+    return tuple(_second(each, n) for each in value) if isinstance(value, tuple) else value
 
 
 def _sample(kwargs: Mapping[str, Any]) -> str:

@@ -4,5 +4,6 @@ audit.py          `audit`
 bench.py          `bench`
 compare.py        `compare`
 hookpoints.py     `hookpoints`
+locate.py         `locate`
 unlearncanvas.py  `unlearncanvas`, `unlearncanvas convert | export`
 """

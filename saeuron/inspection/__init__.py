@@ -1,0 +1,6 @@
+"""Look into a model: where a concept passes.
+
+heads.py   attention heads: what each carries of a concept, by patching
+codes.py   discrete codes of heads, from a few prompts (2405.12522)
+ranks.py   rank correlation and AUC of two rankings, with an interval
+"""

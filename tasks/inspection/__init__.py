@@ -1,0 +1,4 @@
+"""Look into a model, and write down what is found.
+
+locate.py  which blocks and attention heads carry a concept
+"""
