@@ -2,5 +2,6 @@
 
 heads.py   attention heads: what each carries of a concept, by patching
 codes.py   discrete codes of heads, from a few prompts (2405.12522)
+words.py   where the activation of a latent comes from: words and heads (2406.17759)
 ranks.py   rank correlation and AUC of two rankings, with an interval
 """
