@@ -6,7 +6,16 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class Left(TimeRemainingColumn):
+    """`00:51 left`; nothing for a row that is done."""
+
+    def render(self, task: Task) -> Text:
+        left = super().render(task)
+        return Text("") if task.finished else left.append(" left")
 
 
 class Display:
@@ -19,8 +28,7 @@ class Display:
             BarColumn(bar_width=14),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            Left(compact=True),
             TextColumn("{task.fields[note]}", style="dim"),
             console=console,
             disable=not console.is_terminal,
