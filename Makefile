@@ -33,7 +33,8 @@ check: .venv/installed-test
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Everything that can befall a run, more than a hundred kills among it; docs/log.md says how long it takes. And what
-# queries without end may take, given time.
+# Everything that can befall a run, more than a hundred kills among it; docs/log.md says how long it takes. What
+# queries without end may take, given time. And the kernels for GPUs, compiled.
 faults: .venv/installed-test
-	$(BIN)/pytest -n 2 --dist loadfile tests/faults tests/storage/catalog/test_attacks.py -m "full or not full"
+	$(BIN)/pytest -n 2 --dist loadfile tests/faults tests/storage/catalog/test_attacks.py \
+		tests/benchmarks/test_kernels.py -m "full or not full"

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton is there for Linux alone")
 
 
+@pytest.mark.full
 def test_they_compile_and_nothing_spills(tmp_path: Path) -> None:
     # Here the interpreter stands in for the compiler, so another process has to.
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
