@@ -13,7 +13,7 @@ from storage.errors import BadTable
 from storage.parquet import read_parquet, read_schema, write_parquet
 from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
 from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, METRICS, QUALITY
-from storage.views.inputs import CAPTURES, DICTIONARY, PROMPTS, SAES
+from storage.views.inputs import CAPTURES, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
 from storage.views.inspection import HEADS
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
 from storage.views.removals import ATTACKS, GRID, REMOVAL_LATENTS
@@ -28,6 +28,7 @@ __all__ = [
     "DICTIONARY",
     "DOMAIN",
     "EVALUATIONS",
+    "EXPLANATIONS",
     "GRID",
     "HALF",
     "HEADS",
@@ -75,6 +76,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "comparison": (COMPARISONS,),
     "audit": (ATTACKS,),
     "proof": (DICTIONARY,),
+    "explanation": (EXPLANATIONS,),
     "locate": (HEADS,),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""

@@ -15,6 +15,7 @@ from tasks.judge import JudgeJob
 from tasks.packs import PacksJob
 from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
+from tasks.sae.explain import ExplainJob
 from tasks.sae.prove import ProofJob
 from tasks.sae.report import DiagnosisJob, StabilityJob
 from tasks.score import ScoreJob
@@ -40,6 +41,7 @@ SHIPPED: tuple[type[Job], ...] = (
     DiagnosisJob,
     StabilityJob,
     ProofJob,
+    ExplainJob,
     AuditJob,
     LocateJob,
 )

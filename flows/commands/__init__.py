@@ -14,7 +14,7 @@ report.py         `report`
 run.py            `run`, `evaluate` and `remove`
 runs.py           `runs`, `sae list` and `removal list`
 sae.py            `sae import | export | info`
-sae_report.py     `sae report`, `sae prove` and `latent show`
+sae_report.py     `sae report | prove | explain` and `latent show`
 sql.py            `sql`
 status.py         `status`
 verify.py         `verify`

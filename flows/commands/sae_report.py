@@ -1,4 +1,4 @@
-"""`saeuron sae report`, `sae prove`, `latent show`: measure an SAE, compare it with controls, show one latent."""
+"""`saeuron sae report | prove | explain`, `latent show`: measure an SAE, beside controls, or show one latent."""
 
 import json
 from pathlib import Path
@@ -91,6 +91,41 @@ def prove(
 
     say("\n".join(lines(found, made["figures"])))
     query = f"select * from dictionary where sae_id = '{found.id}' order by f1"
+    say(f"next: {command('sql', query, workspace=workspace)}")
+
+
+def explain(
+    sae: Named,
+    images: Annotated[int, typer.Option(min=2, help="Images of each of the two sets.")] = 600,
+    workspace: WorkspaceOption = WORKSPACE,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Say in words what each latent of an SAE fires on.
+
+    A rule about what images show, such as `style is neon` or `object is cat or dog`, is chosen for each latent on
+    validation images and judged on test images: precision, recall and a confidence. Beside it are an untrained SAE and
+    rules chosen from shuffled labels. `saeuron sql "select * from explanations"` has every latent.
+
+    Example: saeuron sae explain unet.up_blocks.0.attentions.1
+    """
+    opened, found = _opened(sae, workspace, device, threads, verbose)
+    from flows.display import on_prefect
+    from flows.sae.explain import lines, sae_explain
+    from tasks.registry import runs
+
+    config = runs.remembered(opened)
+    with on_prefect(console_for(as_json)):
+        made = sae_explain(config, str(opened.root), found.id, images, device=device, threads=threads)
+    if as_json:
+        say(json.dumps({"sae": found.id, "explanation": made["explanation"], "figures": made["figures"]}, indent=2))
+        return
+    from flows.hints import command
+
+    say("\n".join(lines(opened, made["explanation"], made["figures"])))
+    query = f"select latent, rule, confidence from explanations where sae_id = '{found.id}' order by confidence desc"
     say(f"next: {command('sql', query, workspace=workspace)}")
 
 

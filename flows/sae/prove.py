@@ -66,16 +66,10 @@ def proof_job(run: Run, sae: Manifest, images: int) -> ProofJob:
     capture = captured(run.opened, sae)
     look = sampling(run, sae, capture)
     controls = {}
-    for i, dictionary in enumerate(CONTROLS if capture is not None else ()):
-        progress.stage("controls", i, len(CONTROLS))
-        job = TrainJob(
-            workspace=run.workspace,
-            device=run.device,
-            config=SAEConfig.model_validate(sae.config["config"]).learning(dictionary),
-            hookpoint=sae.summary["hookpoint"],
-            capture_id=capture.id if capture else "",
-        )
-        controls[dictionary] = run.step(train, job).id
+    if capture is not None:
+        for i, dictionary in enumerate(CONTROLS):
+            progress.stage("controls", i, len(CONTROLS))
+            controls[dictionary] = control(run, sae, capture, dictionary)
     return ProofJob(
         workspace=run.workspace,
         device=run.device,
@@ -86,6 +80,18 @@ def proof_job(run: Run, sae: Manifest, images: int) -> ProofJob:
         controls=controls,
         prompts_id=capture.inputs["prompts"] if capture is not None else prompts(run)[""].id,
     )
+
+
+def control(run: Run, sae: Manifest, capture: Manifest, dictionary: Dictionary) -> str:
+    """Id of the same SAE with another dictionary, trained if it is missing."""
+    job = TrainJob(
+        workspace=run.workspace,
+        device=run.device,
+        config=SAEConfig.model_validate(sae.config["config"]).learning(dictionary),
+        hookpoint=sae.summary["hookpoint"],
+        capture_id=capture.id,
+    )
+    return run.step(train, job).id
 
 
 def figures(workspace: Workspace, proof_id: str) -> list[dict[str, Any]]:

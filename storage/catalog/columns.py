@@ -13,6 +13,7 @@ from storage.tables import (
     DICTIONARY,
     DOMAIN,
     EVALUATIONS,
+    EXPLANATIONS,
     GRID,
     HALF,
     HEADS,
@@ -172,7 +173,7 @@ COLUMNS: dict[str, list[Column]] = {
     **{view.name: view.described for view in (REMOVAL_LATENTS, GRID)},
     "images": IMAGES.described,
     **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS, METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
-    **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, ATTACKS, HEADS)},
+    **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, EXPLANATIONS, ATTACKS, HEADS)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

@@ -4,7 +4,7 @@ dictionary.parquet    the best latent of each concept: its F1 on images that it 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -71,7 +71,17 @@ class ProofJob(Job):
     prompts_id: str
 
 
-def images(prompts: Iterable[Prompt], split: str, config: ProofConfig) -> list[Request]:
+class Sets(Protocol):
+    """How many images a set has, and the seed that they are drawn with."""
+
+    @property
+    def images(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def images(prompts: Iterable[Prompt], split: str, config: Sets) -> list[Request]:
     """`config.images` images of one split, one prompt of each combination of concepts in turn.
 
     Raises:
@@ -97,7 +107,7 @@ def prove(job: ProofJob) -> Made:
 
     means = Means(config.half, config.read)
     with attached(pipe, readers={hookpoint: means}):
-        for batch in _batches(sets["train"], job.model, "images for the controls"):
+        for batch in batches(sets["train"], job.model, "images for the controls"):
             means.start([tuple(r.prompt.concepts.values()) for r in batch])
             for _ in generate(pipe, batch, job.model, config.seed):
                 pass
@@ -109,7 +119,7 @@ def prove(job: ProofJob) -> Made:
     for split, what in (("validation", "images to choose by"), ("test", "images to judge by")):
         reader = readers[split] = Strengths(encoders, config.half, config.read)
         with attached(pipe, readers={hookpoint: reader}):
-            for batch in _batches(sets[split], job.model, what):
+            for batch in batches(sets[split], job.model, what):
                 reader.start(len(batch))
                 for _ in generate(pipe, batch, job.model, config.seed):
                     pass
@@ -134,7 +144,7 @@ def _judged(
     return detections(chosen, asked["validation"], judged, asked["test"])
 
 
-def _batches(images: Sequence[Request], config: ModelConfig, what: str) -> Iterable[Sequence[Request]]:
+def batches(images: Sequence[Request], config: ModelConfig, what: str) -> Iterable[Sequence[Request]]:
     """Micro-batches, with progress."""
     for start in range(0, len(images), config.micro_batch):
         progress.tell(what, start, len(images), "images")

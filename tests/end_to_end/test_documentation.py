@@ -74,7 +74,7 @@ def test_the_commands_of_readme_do_what_they_say(
             words += ["--images", "8", "--rows", "256"]
         if words[0] == "audit":
             words += ["--prompts", "2", "--iterations", "2"]
-        if words[:2] == ["sae", "prove"]:
+        if words[:2] in (["sae", "prove"], ["sae", "explain"]):
             words += ["--images", "8"]
         words = [
             str(workspaces / w) if w.endswith((".png", "zebra.yaml")) or w.startswith("published") else w for w in words

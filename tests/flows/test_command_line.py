@@ -156,7 +156,7 @@ class TestHelp:
             "explore", "hookpoints", "locate", "doctor", "compare", "removal bake",
             "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new",
             "unlearncanvas convert", "unlearncanvas export",
-            "sae import", "sae export", "sae info", "sae report", "sae prove", "deploy",
+            "sae import", "sae export", "sae info", "sae report", "sae prove", "sae explain", "deploy",
         }  # fmt: skip
 
     @pytest.mark.parametrize("name", COMMANDS)
