@@ -1,7 +1,7 @@
 """Measure an SAE of a workspace.
 
-report.py  on held-out images, and how similar it is to another SAE
-page.py    its HTML page, and the sheet of one latent
-prove.py   how well single latents name concepts, beside controls
-explain.py what each latent fires on, as a rule in words
+report.py   on held-out images, and how similar it is to another SAE
+page.py     its HTML page, and the sheet of one latent
+prove.py    how well single latents name concepts, beside controls
+explain.py  what each latent fires on, as a rule in words
 """

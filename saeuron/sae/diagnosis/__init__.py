@@ -1,11 +1,11 @@
 """What an SAE keeps, what it loses, and what each latent responds to, on images that it was not trained on.
 
-gathering.py    sums, largest activations and sample rows of one hookpoint
-dictionary.py   cosines between decoder rows, and with those of another SAE
-detection.py    how well one latent names a concept, beside controls
-explanations.py what each latent fires on, as a rule in words
-dark_matter.py  how much of the error is linear or sparse (2410.14670)
-denoising.py    denoising loss with the reconstruction in place
+gathering.py     sums, largest activations and sample rows of one hookpoint
+dictionary.py    cosines between decoder rows, and with those of another SAE
+detection.py     how well one latent names a concept, beside controls
+explanations.py  what each latent fires on, as a rule in words
+dark_matter.py   how much of the error is linear or sparse (2410.14670)
+denoising.py     denoising loss with the reconstruction in place
 """
 
 from typing import Literal
