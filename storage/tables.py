@@ -14,12 +14,13 @@ from storage.parquet import read_parquet, read_schema, write_parquet
 from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
 from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, METRICS, QUALITY
 from storage.views.inputs import CAPTURES, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
-from storage.views.inspection import HEADS
+from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
 from storage.views.removals import ATTACKS, GRID, REMOVAL_LATENTS
 
 __all__ = [
     "ATTACKS",
+    "ATTRIBUTIONS",
     "CAPTURES",
     "COMPARISONS",
     "CONFUSION",
@@ -32,6 +33,7 @@ __all__ = [
     "GRID",
     "HALF",
     "HEADS",
+    "HEAD_LATENTS",
     "HISTORY",
     "HOOKPOINT",
     "IMAGES",
@@ -78,6 +80,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "proof": (DICTIONARY,),
     "explanation": (EXPLANATIONS,),
     "locate": (HEADS,),
+    "attribution": (ATTRIBUTIONS, HEAD_LATENTS),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
 

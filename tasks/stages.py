@@ -10,6 +10,7 @@ from tasks.compare import CompareJob
 from tasks.engine.job import Job
 from tasks.evaluate import EvaluateJob
 from tasks.images import ImagesJob
+from tasks.inspection.attribute import AttributionJob
 from tasks.inspection.locate import LocateJob
 from tasks.judge import JudgeJob
 from tasks.packs import PacksJob
@@ -44,6 +45,7 @@ SHIPPED: tuple[type[Job], ...] = (
     ExplainJob,
     AuditJob,
     LocateJob,
+    AttributionJob,
 )
 RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
 """Names of the stages that a run makes, in its order."""

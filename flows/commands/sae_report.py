@@ -134,6 +134,9 @@ def latent_show(
     sae: Named,
     latent: Annotated[int, typer.Argument(metavar="LATENT", help="Number of the latent, from 0.")],
     out: Annotated[Path | None, typer.Option(help="The PNG; in the workspace's pictures by default.")] = None,
+    attribution: Annotated[
+        bool, typer.Option("--attribution", help="Say which words and heads it fires by; at a cross-attention.")
+    ] = False,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -155,11 +158,30 @@ def latent_show(
 
     [found] = diagnosis.describe([latent], near=True)
     path = write_sheet(diagnosis, found, out or diagnosis.workspace.pictures / f"{diagnosis.sae_id}_{latent}.png")
+    words = _attributed(diagnosis, latent, device, threads, as_json) if attribution else {}
     if as_json:
-        say(json.dumps({"sae": diagnosis.sae_id, **latent_fields(found), "picture": str(path)}, indent=2))
+        say(json.dumps({"sae": diagnosis.sae_id, **latent_fields(found), "picture": str(path), **words}, indent=2))
     else:
         say("\n".join(latent_lines(diagnosis, found)))
         say(f"picture: {path}")
+        if attribution:
+            from flows.inspection.attribute import lines
+
+            say("\n".join(lines(words)))
+
+
+def _attributed(diagnosis: "Diagnosis", latent: int, device: str, threads: int, as_json: bool) -> dict[str, Any]:
+    """What `attribution_flow` gives, without what is of the run."""
+    from flows.display import on_prefect
+    from flows.inspection.attribute import attribution_flow
+    from tasks.registry import runs
+
+    workspace = diagnosis.workspace
+    with on_prefect(console_for(as_json)):
+        made = attribution_flow(
+            runs.remembered(workspace), str(workspace.root), diagnosis.sae_id, latent, device=device, threads=threads
+        )
+    return {name: value for name, value in made.items() if name not in ("run_id", "counts")}
 
 
 def _opened(sae: str, workspace: Path, device: str, threads: int, verbose: bool) -> tuple["Workspace", "Manifest"]:

@@ -1,4 +1,5 @@
 """Look into a model, and say what is found.
 
-locate.py  flow and text of `locate`
+locate.py     flow and text of `locate`
+attribute.py  flow and text of `latent show --attribution`
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from storage.declared import Column, Type
 from storage.tables import (
     ATTACKS,
+    ATTRIBUTIONS,
     CAPTURES,
     COMPARISONS,
     CONFUSION,
@@ -16,6 +17,7 @@ from storage.tables import (
     EXPLANATIONS,
     GRID,
     HALF,
+    HEAD_LATENTS,
     HEADS,
     HOOKPOINT,
     IMAGES,
@@ -174,6 +176,7 @@ COLUMNS: dict[str, list[Column]] = {
     "images": IMAGES.described,
     **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS, METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
     **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, EXPLANATIONS, ATTACKS, HEADS)},
+    **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

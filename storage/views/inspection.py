@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.declared import Column, View
-from storage.views.common import DOMAIN
+from storage.views.common import DOMAIN, PROMPT
 
 HEADS = View(
     name="heads",
@@ -27,5 +27,43 @@ HEADS = View(
         Column("difference", "DOUBLE", "1", "distance of its mean output with and without the concept; no SAE"),
         Column("n_pairs", "BIGINT", "pairs", "pairs of prompts behind share"),
         Column("n_examples", "BIGINT", "images", "examples behind the codes, half of them with the concept"),
+    ),
+)
+_SAE = Column("sae_id", "VARCHAR", "", "the SAE, see saes")
+_LATENT = Column("latent", "UINTEGER", "index", "latent of the SAE, from 0")
+_CONTROL = Column("control", "BOOLEAN", "", "whether it is one of the latents drawn at random")
+_HEAD = Column("head", "INTEGER", "index", "the attention head, from 0")
+ATTRIBUTIONS = View(
+    name="attributions",
+    key="attribution_id",
+    key_meaning="the artifact of `saeuron latent show --attribution`",
+    file="attributions.parquet",
+    columns=(
+        _SAE,
+        _LATENT,
+        _CONTROL,
+        PROMPT,
+        Column("image_index", "INTEGER", "index", "which image of the prompt, from 0; sets its noise"),
+        Column("timestep", "INTEGER", "scheduler step", "denoising timestep, high is noisy"),
+        _HEAD,
+        Column("token", "INTEGER", "index", "place in the prompt, from 0, the start token"),
+        Column("word", "VARCHAR", "", "the word that the token belongs to, or <start> or <end>"),
+        Column("role", "VARCHAR", "", "domain whose concept the word names; else start, end or other"),
+        Column("value", "DOUBLE", "activation", "what head and token add to it, mean over its positions"),
+        Column("fires", "BIGINT", "positions", "positions where it fires, of this image at this step"),
+    ),
+)
+HEAD_LATENTS = View(
+    name="head_latents",
+    key="attribution_id",
+    key_meaning="the artifact, see attributions",
+    file="head_latents.parquet",
+    columns=(
+        _SAE,
+        _LATENT,
+        _CONTROL,
+        _HEAD,
+        Column("decoder", "DOUBLE", "1", "the head's share of the length of its decoder row; null: not at z"),
+        Column("attributed", "DOUBLE", "1", "the head's share of what raises it where it fires"),
     ),
 )

@@ -1,4 +1,5 @@
 """Look into a model, and write down what is found.
 
-locate.py  which blocks and attention heads carry a concept
+locate.py     which blocks and attention heads carry a concept
+attribute.py  from which words and heads a latent gets its activation
 """

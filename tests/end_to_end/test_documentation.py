@@ -74,6 +74,8 @@ def test_the_commands_of_readme_do_what_they_say(
             words += ["--images", "8", "--rows", "256"]
         if words[0] == "audit":
             words += ["--prompts", "2", "--iterations", "2"]
+        if words[0] == "locate":
+            words += ["--pairs", "1", "--examples", "4"]
         if words[:2] in (["sae", "prove"], ["sae", "explain"]):
             words += ["--images", "8"]
         words = [
