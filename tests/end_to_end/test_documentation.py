@@ -74,12 +74,14 @@ def test_the_commands_of_readme_do_what_they_say(
             words += ["--images", "8", "--rows", "256"]
         if words[0] == "audit":
             words += ["--prompts", "2", "--iterations", "2"]
+            (workspaces / "ring_a_bell.csv").write_text("prompt\nA cat in stripes style.\nStripes of a moon.\n")
         if words[0] == "locate":
             words += ["--pairs", "1", "--examples", "4"]
         if words[:2] in (["sae", "prove"], ["sae", "explain"]):
             words += ["--images", "8"]
         words = [
-            str(workspaces / w) if w.endswith((".png", "zebra.yaml")) or w.startswith("published") else w for w in words
+            str(workspaces / w) if w.endswith((".png", ".csv", "zebra.yaml")) or w.startswith("published") else w
+            for w in words
         ]
         # In this process: the command line from outside is what the other tests here call.
         done = run_here(*words, "--workspace", mine)
