@@ -137,7 +137,7 @@ def test_each_view_has_a_key_and_an_example(workspace: Path) -> None:
     with connect(workspace) as connection:
         for view in {*COLUMNS} - {"features", "top_features"}:
             section = sections()[view]
-            (query,) = re.findall(r"```sql\n(.+)\n```", section)
+            (query,) = re.findall(r"```sql\n(.+?)\n```", section, re.DOTALL)
             connection.sql(query).fetchall()
             (key,) = re.findall(r"^Key: (.+)\.$", section, re.MULTILINE)
             names = [n.strip() for n in key.split(";")[0].split(",")]

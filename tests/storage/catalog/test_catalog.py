@@ -311,7 +311,7 @@ def test_runs(workspace: Workspace) -> None:
     (workspace.runs / "r2.json").write_text("{")
     with connect(workspace) as connection:
         rows = connection.execute("SELECT * REPLACE (started::VARCHAR AS started) FROM runs").fetchall()
-    assert rows == [("r1", None, "score", "failed", "2025-01-02 02:04:05", None, 3, 0, 1, "no room")]
+    assert rows == [("r1", None, "score", "failed", "2025-01-02 02:04:05", None, 3, 0, 1, "no room", None, None, None)]
 
 
 def test_a_damaged_artifact_is_left_out(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
