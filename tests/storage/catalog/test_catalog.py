@@ -229,6 +229,7 @@ def test_manifest_views(workspace: Workspace, add: Add) -> None:
 
 def test_tables(workspace: Workspace) -> None:
     prompt = {"prompt_id": "a", "text": "a cat", "split": "train", "concepts": {"style": "ink"}}
+    prompt |= {"seed": 7, "guidance": None, "source": "i2p"}
     made = _with_table(workspace, "prompts", "prompts", table([prompt], PROMPTS))
     metric = dict.fromkeys(c.name for c in METRICS.columns) | {"metric": "UA", "value": 0.9}
     evaluation = _with_table(workspace, "evaluation", "metrics", table([metric], METRICS))
@@ -239,7 +240,7 @@ def test_tables(workspace: Workspace) -> None:
     judged = _with_table(workspace, "judgements", "judgements", table([judgement], JUDGEMENTS))
     with connect(workspace) as connection:
         assert connection.execute("SELECT * FROM prompts").fetchall() == [
-            (made, "a", "a cat", "train", {"style": "ink"})
+            (made, "a", "a cat", "train", {"style": "ink"}, 7, None, "i2p")
         ]
         assert connection.execute("SELECT evaluation_id, metric, value, seeds FROM metrics").fetchall() == [
             (evaluation, "UA", 0.9, None)
