@@ -7,7 +7,10 @@ from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.tables import HISTORY, IMAGES, METRICS, PROMPTS, read_table, table, write_table
 from storage.tables import schema as columns_of
 
-PROMPT = {"prompt_id": "a", "text": "a cat", "split": "train", "concepts": {"style": "ink", "object": "cat"}}
+PROMPT = {
+    "prompt_id": "a", "text": "a cat", "split": "train", "concepts": {"style": "ink", "object": "cat"},
+    "seed": None, "guidance": 7.5, "source": "i2p",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("schema", [*(columns_of(view.columns) for view in (PROMPTS, IMAGES, METRICS)), HISTORY])

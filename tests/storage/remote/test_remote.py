@@ -430,7 +430,8 @@ def test_sql_fetches_the_tables_it_needs(machine: Callable[[str], Workspace]) ->
     from storage.tables import PROMPTS, table, write_table
 
     here, name = machine("here"), artifact_id("prompts", 1, {})
-    rows = [{"prompt_id": "p", "text": "a cat", "split": "test", "concepts": {"object": "cat"}}]
+    row = {"prompt_id": "p", "text": "a cat", "split": "test", "concepts": {"object": "cat"}}
+    rows = [row | dict.fromkeys(("seed", "guidance", "source"))]
     write_table(here.folder(name) / "prompts.parquet", table(rows, PROMPTS))
     write_atomic(here.folder(name) / "large.tar", bytes(1000))
     here.commit(name, config={}, inputs={}, summary={}, seconds=1.0)
