@@ -135,6 +135,10 @@ def test_hooks_and_capture_are_those_by_hand(family, plain):
 def test_a_removal_is_the_formula_and_one_of_nothing_changes_no_bit(family, plain):
     made, calls = plain
     sae, profile = random_sae(width=CHANNELS, n=40, hookpoint=family.path), random_profile()
+    t = true_timestep(calls[0][0], family)
+    row = int((profile.timesteps - t).abs().argmin())
+    # As scored at this family's own first step: what lies between steps is for test_removal.py.
+    profile.timesteps[row] = t
     nothing = profile._replace(threshold=torch.full_like(profile.threshold, torch.inf))
     edit = build_edit(sae, profile, 9, -9.0, half="conditional")
     module, after = hookpoints(family.pipe)[family.path], []
@@ -150,8 +154,7 @@ def test_a_removal_is_the_formula_and_one_of_nothing_changes_no_bit(family, plai
         handle.remove()
     assert (edited != made).any()
     # The first step has the rows that a plain call has. x' = x + sum over F of (f' - f) W_dec, in float64.
-    t, x = true_timestep(calls[0][0], family), to_rows(calls[0][1]).double()
-    row = int((profile.timesteps - t).abs().argmin())
+    x = to_rows(calls[0][1]).double()
     p = (x - sae.b_dec.double()) @ sae.W_enc.double().T + sae.b_enc.double()
     f = torch.where(p > sae.threshold.double(), p, 0.0)
     chosen = profile.score[row].topk(9).indices
