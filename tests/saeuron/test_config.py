@@ -17,6 +17,7 @@ NEEDED = {
     "RunConfig": {"domains": DOMAINS},
     "DomainConfig": DOMAINS["object"],
     "ConceptConfig": {"name": "neon", "domain": "style"},
+    "PromptFile": {"path": "prompts.csv"},
 }
 MODULES = (config, sae_config)
 STAGES = {
