@@ -22,6 +22,10 @@ OBJECT_STORE = 80 * 1024 * 1024
 """Bytes; close to Ray's minimum, because steps pass ids, never tensors."""
 
 
+KEPT = "365 days"
+"""How long the place of a Dask worker that died is kept for the one that is started in its stead."""
+
+
 def check(config: RunConfig, device: str) -> None:
     """Raise the first mistake of a configuration's runner.
 
@@ -114,6 +118,11 @@ def _dask(runner: RunnerConfig, workers: int) -> Any:
 
     if runner.address:
         return DaskTaskRunner(address=runner.address)
+    import dask
+
+    # Some time after a worker died, Dask looks whether one of its name is there, and if not, gives its place up for
+    # good. A worker that is just being started again is not there, and the run would wait forever.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": KEPT})
     local = {
         "n_workers": workers,
         "threads_per_worker": 1,

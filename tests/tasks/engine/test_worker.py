@@ -195,7 +195,6 @@ def outcomes(server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wo
     told = Worker(run="r1", threads=3)
     todo = ("unknown", "full", "damaged", "model", "die once", "die always", "well")
 
-    @flow(name="odd", task_runner=task_runner(RunnerConfig(kind="dask"), 1), validate_parameters=False)
     def everything() -> dict[str, Any]:
         found: dict[str, Any] = {}
         # One at a time: Dask counts a worker's death against every task that waits on it.
@@ -206,9 +205,12 @@ def outcomes(server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Wo
                 found[do] = error
         return found
 
-    # Two attempts are enough to see what comes of them.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
-        return workspace, everything()
+    # Two attempts are enough to see what comes of them. And no time at all for a worker to be started again, unless
+    # the runner gives it.
+    dask_settings = {"distributed.scheduler.allowed-failures": 1, "distributed.deploy.lost-worker-timeout": "1 ms"}
+    with dask.config.set(dask_settings):
+        runner = task_runner(RunnerConfig(kind="dask"), 1)
+        return workspace, flow(everything, name="odd", task_runner=runner, validate_parameters=False)()
 
 
 class TestDask:
