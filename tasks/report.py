@@ -1,5 +1,6 @@
 """Pictures of one removal: unedited beside edited images, and the scores of its latents over the steps."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
@@ -211,4 +212,4 @@ def _plot(job: ReportJob) -> None:
 
 def short(path: str) -> str:
     """A hookpoint's path without the parts that most of them share."""
-    return path.removeprefix("unet.").replace(".transformer_blocks.0", "")
+    return re.sub(r"(\.attentions\.\d+)\.transformer_blocks\.0", r"\1", path.removeprefix("unet."))

@@ -18,7 +18,7 @@ from tasks.inspection.attribute import AttributionJob, attributed
 
 BAR = 30
 """Letters of the longest bar."""
-_IMAGES = "SELECT prompt_id, image_index FROM top_examples WHERE sae_id = ? AND latent = ? ORDER BY rank"
+_IMAGES = "SELECT prompt_id, image_index FROM top_examples WHERE sae_id = ? AND latent = ? AND rank <= ? ORDER BY rank"
 _SHARE = "sum(greatest(value, 0) * fires) FILTER (control = {0}) / greatest(sum(sum(greatest(value, 0) * fires) "
 _SHARE += "FILTER (control = {0})) OVER (), 1e-12)"
 _BY = f"""
@@ -31,7 +31,7 @@ FROM attributions WHERE attribution_id = ? GROUP BY ALL ORDER BY share DESC NULL
 def attribution_flow(
     config: RunConfig, workspace: str, sae_id: str, latent: int, device: str = "cpu", threads: int = 2
 ) -> dict[str, Any]:
-    """Attribute one latent on the images in which it is largest; the SAE has been measured.
+    """Attribute one latent on the images in which it fires most; the SAE has been measured.
 
     Returns:
         {"attribution": id, "roles", "words", "heads": rows, "controls", "images", "counts", "run_id"}.
@@ -45,9 +45,9 @@ def attribution_flow(
 
 
 def attribution_job(run: Run, sae: Manifest, latent: int) -> AttributionJob:
-    """The job. Raises ConfigError if the latent is largest in no image: it fires nowhere."""
+    """The job. Raises ConfigError if the latent fires in no image."""
     with connect(run.opened) as views:
-        images = views.execute(_IMAGES, [sae.id, latent]).fetchall()
+        images = views.execute(_IMAGES, [sae.id, latent, DiagnosisConfig().examples]).fetchall()
     if not images:
         raise ConfigError(f"latent {latent} of {sae.id} fires in no held-out image, so it has no words.")
     capture = captured(run.opened, sae)

@@ -193,7 +193,7 @@ class Removal:
 
     @contextmanager
     def attached(self, pipe: Any, strength: float = 1.0, any_model: bool = False) -> Iterator[dict[str, str]]:
-        """Generate without the concept for as long as the context lasts, at any number of steps.
+        """Generate without the concept for as long as the context lasts, best at the number of steps it was tuned at.
 
         Args:
             strength: from 0 (the unedited model) to 1.

@@ -50,7 +50,7 @@ class AttributionJob(Job):
     sae_id: str
     latent: int
     images: tuple[tuple[str, int], ...]
-    """(prompt id, index) of each; those in which the latent is largest."""
+    """(prompt id, index) of each; those in which the latent fires most."""
     seed: int
     """Seed of the images' noise."""
     random: int = 8
@@ -103,14 +103,15 @@ def attributed(job: AttributionJob) -> Made:
     if 0 not in positive:
         raise ConfigError(f"latent {job.latent} fires on none of {len(images)} images, so it has no words.")
     write_table(job.folder / ATTRIBUTIONS.file, table(rows, ATTRIBUTIONS))
-    at_z = sae.info.hookpoint.endswith(Z)
+    # Norms of the decoder's rows are those of heads where the SAE reads z, their outputs side by side.
+    norms = {n: head_shares(sae, latents[n], module.heads) for n in positive} if sae.info.hookpoint.endswith(Z) else {}
     shares = [
         {
             "sae_id": job.sae_id,
             "latent": latents[n],
             "control": n > 0,
             "head": head,
-            "decoder": float(head_shares(sae, latents[n], module.heads)[head]) if at_z else None,
+            "decoder": float(norms[n][head]) if n in norms else None,
             "attributed": float(of[head] / of.sum().clamp(min=1e-12)),
         }
         for n, of in sorted(positive.items())

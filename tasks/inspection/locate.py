@@ -29,6 +29,7 @@ from tasks import prompts as prompt_sets
 from tasks.engine import model, progress
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
+from tasks.report import short as short_path
 
 PICTURE = "heads.png"
 
@@ -221,5 +222,5 @@ def _picture(
 
 
 def short(path: str) -> str:
-    """A path without what all paths have: `up_blocks.0.attentions.1` of a cross-attention of Stable Diffusion."""
-    return path.partition(".")[2].removesuffix(".attn2").removesuffix(".transformer_blocks.0")
+    """A cross-attention's path without what all have: `up_blocks.0.attentions.1`, of Stable Diffusion's."""
+    return short_path(path).removesuffix(".attn2")

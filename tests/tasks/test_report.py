@@ -1,9 +1,9 @@
-"""Which images stand on a contact sheet."""
+"""Which images stand on a contact sheet, and how its plots name hookpoints."""
 
 import itertools
 from typing import Any
 
-from tasks.report import bands
+from tasks.report import bands, short
 
 STYLES = ("neon", "dots", "sepia", None)
 OBJECTS = ("cat", "heart", "moon", *(f"thing{i}" for i in range(9)))
@@ -52,3 +52,9 @@ def test_without_a_victim_there_are_two_bands() -> None:
     assert len(mine[1]) == 10 and victims[1] == [] and others[0] == "asked for another style"
     # Images that ask for no style stand in neither.
     assert {*names(mine[1], "style")} == {"neon"} and {*names(others[1], "style")} == {"dots", "sepia"}
+
+
+def test_a_hookpoint_is_shown_without_what_most_share() -> None:
+    assert short("unet.up_blocks.0.attentions.1.transformer_blocks.0.attn2") == "up_blocks.0.attentions.1.attn2"
+    # The first of many blocks is not left out.
+    assert short("transformer.transformer_blocks.0.attn2") == "transformer.transformer_blocks.0.attn2"
