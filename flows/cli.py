@@ -137,9 +137,9 @@ _format = warnings.formatwarning
 
 def _warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
     """A warning of our own as one line; another as Python shows it."""
-    from saeuron.errors import OtherModel
+    from saeuron.errors import FullMemory, OtherModel
 
-    if issubclass(category, OtherModel):
+    if issubclass(category, (FullMemory, OtherModel)):
         return f"saeuron: {message}\n"
     return _format(message, category, *place, **more)
 

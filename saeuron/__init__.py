@@ -11,6 +11,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     errors.py      the tree of exceptions
     noise.py       seeded random numbers of an image
     generation.py  images for (prompt, index) pairs
+    memory.py      smaller batches where memory is full
     hooks.py       hookpoints: read and edit a module's output
     capturing.py   activations, collected while images are generated
     scoring.py     statistics and scores of latents

@@ -119,13 +119,14 @@ def capture(
         bits in uint16) [steps, positions, D]}, uint8 image [H, W, 3]).
     """
     collectors = {path: _Collector(config, path) for path in hookpoints}
+
+    def begin(batch: Sequence[Request]) -> None:
+        for collector in collectors.values():
+            collector.start(batch)
+
     with attached(pipe, readers=collectors):
-        for start in range(0, len(images), model.micro_batch):
-            batch = images[start : start + model.micro_batch]
-            for collector in collectors.values():
-                collector.start(batch)
-            for done, pictures in generate(pipe, batch, model, config.seed):
-                arrays = {path: c.arrays() for path, c in collectors.items()}
-                timesteps = {path: steps for path, (steps, _) in arrays.items()}
-                for i, request in enumerate(done):
-                    yield request, timesteps, {path: a[i] for path, (_, a) in arrays.items()}, pictures[i]
+        for done, pictures in generate(pipe, images, model, config.seed, begin=begin):
+            arrays = {path: c.arrays() for path, c in collectors.items()}
+            timesteps = {path: steps for path, (steps, _) in arrays.items()}
+            for i, request in enumerate(done):
+                yield request, timesteps, {path: a[i] for path, (_, a) in arrays.items()}, pictures[i]

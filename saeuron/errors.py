@@ -7,12 +7,13 @@
     │   ├── BadPrompts       a prompt file that cannot be used
     │   ├── BadModel         a model that cannot be loaded
     │   ├── BadSAE           an SAE of another library that cannot be converted (interchange/folder.py)
+    │   ├── NoRoom           what does not fit into memory, not even one image at a time
     │   └── WidthMismatch    an SAE or a removal that does not fit a hookpoint
     ├── NotFinite            a generated image of NaN or infinity
     └── BadWeights           a weights file that is damaged or of another kind
 
 A message says what is wrong, the value, what was expected and what to do, in one line. `args` holds the constructor's
-arguments, so that every error can be pickled between processes. `OtherModel` is a warning.
+arguments, so that every error can be pickled between processes. `OtherModel` and `FullMemory` are warnings.
 """
 
 from collections.abc import Iterable
@@ -56,6 +57,20 @@ class BadModel(UserError):
     """A model that cannot be found or loaded."""
 
 
+class NoRoom(UserError):
+    """What is to be done does not fit into memory, and cannot be made smaller."""
+
+    def __init__(self, what: str, said: str) -> None:
+        super().__init__(what, said)
+
+    def __str__(self) -> str:
+        what, said = self.args
+        return (
+            f"memory is full with {what} ({said}); take a smaller model.size, model.dtype float16 or bfloat16, another "
+            "--device, or end what else uses its memory: what was finished is kept."
+        )
+
+
 class WidthMismatch(UserError):
     """An SAE or a removal whose width is not that of the hookpoint's output."""
 
@@ -66,6 +81,10 @@ class BadWeights(SaeuronError):
 
 class OtherModel(UserWarning):
     """A removal is attached to another model than the one it was made for."""
+
+
+class FullMemory(UserWarning):
+    """Images are drawn in smaller batches than configured, because memory was full."""
 
 
 class NotFinite(SaeuronError):

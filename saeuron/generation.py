@@ -1,7 +1,7 @@
 """Generate images for (prompt, index) pairs, with noise that belongs to each image."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from saeuron import memory
 from saeuron.config import ModelConfig
 from saeuron.errors import NotFinite, SaeuronError
+from saeuron.memory import LANES
 from saeuron.noise import initial_noise
 from saeuron.pipelines import family_of
 from saeuron.prompts import Prompt
@@ -44,36 +46,57 @@ def latent_shape(pipe: Any, config: ModelConfig | None = None) -> tuple[int, int
     return family_of(pipe).latent_shape(pipe, config.size if config else None)
 
 
-LANES = 8
-"""Micro-batches are padded to a multiple of this: matrix products with fewer rows use other kernels, which round
-differently, and the bits of an image would depend on its neighbours (measured on CPUs with AVX-512)."""
+Begin = Callable[[Sequence[Request]], Callable[[], None] | None]
+"""Told which images are drawn next, before they are. What it returns, if anything, undoes what hooks kept since."""
 
 
 def generate(
-    pipe: Any, images: Sequence[Request], config: ModelConfig, seed: int, extra: Mapping[str, Any] | None = None
+    pipe: Any,
+    images: Sequence[Request],
+    config: ModelConfig,
+    seed: int,
+    extra: Mapping[str, Any] | None = None,
+    begin: Begin | None = None,
 ) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
     """Images in micro-batches, in the order requested, each of one guidance scale; the last is padded, see `LANES`.
 
     Prompts that bring a seed or a guidance of their own have these.
 
-    Hooks see the whole padded batch: its own images come first.
+    Hooks see the whole padded batch: its own images come first. Where memory is full, a micro-batch is halved, undone
+    and begun again, and later ones are as small (`saeuron/memory.py`).
 
     Args:
         extra: more arguments of the pipeline's call, see `sample`.
+        begin: called before each micro-batch, by whoever reads activations.
 
     Yields:
         (the requests of the micro-batch, uint8 [b, H, W, 3]).
+
+    Raises:
+        NoRoom: one image does not fit into memory.
     """
     shape = latent_shape(pipe, config)
     for guidance, alike in itertools.groupby(images, key=lambda r: r.prompt.guidance):
         # One call has one guidance.
         told = config if guidance is None else config.model_copy(update={"guidance": guidance})
         rest = list(alike)
-        for start in range(0, len(rest), config.micro_batch):
-            batch = rest[start : start + config.micro_batch]
-            filled = batch + batch[-1:] * (min(-(-len(batch) // LANES) * LANES, config.micro_batch) - len(batch))
-            noise = starting_noise(seed, filled, shape)
-            yield batch, sample(pipe, [r.prompt.text for r in filled], noise, told, extra)[: len(batch)]
+        while rest:
+            size = memory.fits(pipe, config.micro_batch)
+            batch = rest[:size]
+            filled = batch + batch[-1:] * (min(-(-len(batch) // LANES) * LANES, size) - len(batch))
+            undo = begin(batch) if begin else None
+            try:
+                noise = starting_noise(seed, filled, shape)
+                pictures = sample(pipe, [r.prompt.text for r in filled], noise, told, extra)[: len(batch)]
+            except Exception as error:
+                if not memory.full(error):
+                    raise
+                memory.halve(pipe, len(filled), error)
+                if undo:
+                    undo()
+                continue
+            yield batch, pictures
+            rest = rest[size:]
 
 
 def starting_noise(seed: int, images: Sequence[Request], shape: Sequence[int]) -> torch.Tensor:

@@ -9,7 +9,7 @@ derives what a removal needs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from saeuron.config import Half, ModelConfig, ScoreConfig
 from saeuron.errors import BadPrompts
-from saeuron.generation import Request, generate, requests, spread
+from saeuron.generation import Begin, Request, generate, requests, spread
 from saeuron.hooks import Reader, Step, attached, to_rows
+from saeuron.memory import undoing
 from saeuron.prompts import Prompt, cells, choose
 from saeuron.sae.autoencoder import SAE, check_width
 
@@ -56,7 +57,7 @@ class Accumulator:
         """Read every `every`-th denoising step, except the steps that are multiples of `known`."""
         self.sae, self.half, self.every, self.known = sae, half, every, known
         self.images: int | None = None
-        """Number of images of a batch that count, from the first; None: all. See `saeuron.generation.LANES`."""
+        """Number of images of a batch that count, from the first; None: all. See `saeuron.memory.LANES`."""
         self._cells: dict[int, dict[str, Tensor]] = {}
 
     def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
@@ -152,13 +153,30 @@ def gather(
     for hookpoint, reader in readers:
         at.setdefault(hookpoint, []).append(reader)
     with attached(pipe, readers={hookpoint: _in_turn(chain) for hookpoint, chain in at.items()}):
-        for start in range(0, len(wanted), model.micro_batch):
-            batch = wanted[start : start + model.micro_batch]
-            for _, reader in readers:
-                reader.images = len(batch)
-            for _ in generate(pipe, batch, model, seed):
-                report(start + len(batch))
+        done = 0
+        for batch, _ in generate(pipe, wanted, model, seed, begin=counting([reader for _, reader in readers])):
+            done += len(batch)
+            report(done)
     return [reader.totals() for _, reader in readers]
+
+
+class Counting(Protocol):
+    """A reader that is told how many images of a batch count, from the first; see `saeuron.memory.LANES`."""
+
+    images: Any
+
+    def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None: ...
+
+
+def counting(readers: Sequence[Counting]) -> Begin:
+    """Tell readers how many images of each micro-batch count; what they kept of one that failed is undone."""
+
+    def begin(batch: Sequence[Request]) -> Callable[[], None]:
+        for reader in readers:
+            reader.images = len(batch)
+        return undoing(*readers)
+
+    return begin
 
 
 def _in_turn(readers: Sequence[Accumulator]) -> Reader:

@@ -89,6 +89,8 @@ def capture_shard(job: CaptureJob, index: int) -> Made:
         for hookpoint, array in arrays.items():
             samples[hookpoint].append((request.key, {"npy": activations.encode(array)}))
         progress.tell(f"shard {index + 1}", done, len(mine), "images")
+    for hookpoint in paths:
+        model.note(job.at(hookpoint).folder, pipe, job.model.micro_batch)
     meta = {"half": job.config.half, "dtype": job.config.dtype, "read": job.config.read}
     for hookpoint, path in paths.items():
         shards.write_shard(

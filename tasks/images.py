@@ -144,6 +144,7 @@ def images_shard(job: ImagesJob, index: int) -> Made:
                 pngs |= {request.key: png_of(picture) for request, picture in zip(batch, pictures, strict=True)}
                 done += len(batch)
                 progress.tell(f"images {what}", done, len(everything), "images")
+        model.note(job.folder, pipe, job.model.micro_batch)
     samples = [(r.key, {"png": pngs[r.key], "txt": r.prompt.text.encode()}) for r in mine]
     shards.write_shard(path, samples, {"model_id": job.model_id, "seed": job.config.seed})
     return Made(id=job.id, seconds=clock.seconds)

@@ -219,7 +219,10 @@ def _gather(job: ScoreJob, part: Part, wanted: Sequence[Request], saes: Mapping[
     def report(done: int) -> None:
         progress.tell(f"score {job.concept}", done, len(wanted), "images")
 
-    return dict(zip(saes, gather(pipe, readers, wanted, job.model, job.config.seed, report), strict=True))
+    found = gather(pipe, readers, wanted, job.model, job.config.seed, report)
+    for each in (job, *job.beside):
+        model.note(each.folder, pipe, job.model.micro_batch)
+    return dict(zip(saes, found, strict=True))
 
 
 def read(workspace: Workspace, score_id: str, hookpoint: str) -> Counts:

@@ -123,6 +123,7 @@ def trials(job: TrialsJob) -> Made:
         for done, (name, removals) in enumerate(todo):
             _generate(job, pipe, job.folder / f"{name}.tar", removals, images)
             progress.tell(f"trials {job.label}", done + 1, len(todo), "candidates")
+    model.note(job.folder, pipe, job.model.micro_batch)
     summary = TrialsSummary(
         domain=job.domain, concept=job.concept, method=job.method, candidates=len(found), images=len(images)
     )

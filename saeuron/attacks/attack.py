@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from saeuron import memory
 from saeuron.config import ModelConfig
 from saeuron.errors import ConfigError
-from saeuron.generation import LANES, Request, latent_shape, sample, starting_noise
+from saeuron.generation import Request, latent_shape, sample, starting_noise
+from saeuron.memory import LANES
 from saeuron.prompts import Prompt
 
 
@@ -81,11 +83,20 @@ class Target:
         if guidance is not None:
             model = model.model_copy(update={"guidance": guidance})
         extra = self.call if call else {}
-        for start in range(0, len(texts), model.micro_batch):
-            part, begin = list(texts[start : start + model.micro_batch]), noise[start : start + model.micro_batch]
-            lacking = min(-(-len(part) // LANES) * LANES, model.micro_batch) - len(part)
+        start = 0
+        while start < len(texts):
+            size = memory.fits(self.pipe, model.micro_batch)
+            part, begin = list(texts[start : start + size]), noise[start : start + size]
+            lacking = min(-(-len(part) // LANES) * LANES, size) - len(part)
             filled = torch.cat([begin, begin[-1:].expand(lacking, -1, -1, -1)])
-            found.append(sample(self.pipe, part + part[-1:] * lacking, filled, model, extra)[: len(part)])
+            try:
+                found.append(sample(self.pipe, part + part[-1:] * lacking, filled, model, extra)[: len(part)])
+            except Exception as error:
+                if not memory.full(error):
+                    raise
+                memory.halve(self.pipe, len(filled), error)
+                continue
+            start += len(part)
         return np.concatenate(found)
 
 

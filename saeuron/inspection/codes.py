@@ -62,15 +62,16 @@ def contributions(
 
         return reader
 
+    def begin(batch: Sequence[Request]) -> None:
+        nonlocal size
+        size = len(batch)
+        sums.clear()
+        seen.clear()
+
     with attached(pipe, readers={p + Z: reader_of(p) for p in paths}):
-        for start in range(0, len(images), model.micro_batch):
-            batch = images[start : start + model.micro_batch]
-            size = len(batch)
-            for _ in generate(pipe, batch, model, seed):
-                for path in paths:
-                    parts[path].append(sums[path] / seen[path].clamp(min=1)[:, None])
-                sums.clear()
-                seen.clear()
+        for _ in generate(pipe, images, model, seed, begin=begin):
+            for path in paths:
+                parts[path].append(sums[path] / seen[path].clamp(min=1)[:, None])
     z = {path: torch.cat(parts[path]) for path in paths}
     weights = {h: output_weights(pipe, h).float().cpu() for h in heads}
     return [z[h.attention][..., h.part.start : h.part.stop] @ weights[h].T for h in heads]

@@ -106,14 +106,15 @@ def attribute(
         value = (parts * active[:, None, :, None]).sum(2) / fires.clamp(min=1)[:, None, None]
         found.append(Attributed(step.timestep, value.cpu(), fires.cpu(), error))
 
+    def begin(batch: Sequence[Request]) -> None:
+        nonlocal size
+        size = len(batch)
+        found.clear()
+
     readers = {f"{path}.to_{name}": keep(name) for name in ("q", "k", "v")} | {hookpoint: read}
     with attached(pipe, readers=readers):
-        for start in range(0, len(images), model.micro_batch):
-            batch = list(images[start : start + model.micro_batch])
-            size = len(batch)
-            found.clear()
-            for _ in generate(pipe, batch, model, seed):
-                yield batch, list(found)
+        for batch, _ in generate(pipe, images, model, seed, begin=begin):
+            yield batch, list(found)
 
 
 class Token(NamedTuple):

@@ -8,7 +8,7 @@ Means are over all positions and images, of the conditional half (the tier 'cons
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from saeuron.hooks import Step, attached, to_rows
 from saeuron.methods.base import Evidence, Method, Settings
 from saeuron.methods.removal import Edit, nearest_step
 from saeuron.sae.autoencoder import check_width
+from saeuron.scoring import Counting, counting
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,21 +96,9 @@ def _means(evidence: Evidence, images: Sequence[Request]) -> dict[str, dict[int,
     }
 
 
-class Counting(Protocol):
-    """A reader that is told how many images of a batch count, from the first; see `saeuron.generation.LANES`."""
-
-    images: int
-
-    def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None: ...
-
-
 def read(evidence: Evidence, images: Sequence[Request], readers: Mapping[str, Counting]) -> None:
     """Generate images of the evidence, {hookpoint: reader} looking on."""
-    size = evidence.model.micro_batch
+    begin = counting([*readers.values()])
     with attached(evidence.pipe, readers=readers):
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            for reader in readers.values():
-                reader.images = len(batch)
-            for _ in generate(evidence.pipe, batch, evidence.model, evidence.seed):
-                pass
+        for _ in generate(evidence.pipe, images, evidence.model, evidence.seed, begin=begin):
+            pass

@@ -3,12 +3,15 @@
 import functools
 import logging
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from saeuron import memory
 from saeuron.config import ModelConfig
 from saeuron.pipelines.loading import load_pipeline
+from storage.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,21 @@ def _load(spec: str, dtype: str, device: str, scheduler: str | None) -> Any:
 def pipeline(config: ModelConfig, device: str) -> Any:
     """The pipeline of a configuration on a device."""
     return _load(config.spec, config.dtype, device, config.scheduler)
+
+
+SMALLER = "batches.json"
+"""Written into an artifact whose images were not all drawn in batches of the configured size."""
+
+
+def note(folder: Path, pipe: Any, asked: int) -> None:
+    """Note in an artifact's folder that memory was too small for the configured micro-batch.
+
+    The artifact's id holds the configured one, so that a run finds what it has made; the file says what is true.
+    """
+    drawn = memory.fits(pipe, asked)
+    if drawn < asked:
+        same = memory.same_bits(pipe, drawn, asked)
+        write_json(folder / SMALLER, {"micro_batch": asked, "smallest_drawn": drawn, "same_bits": same})
 
 
 def set_threads(threads: int) -> None:

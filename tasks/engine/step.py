@@ -12,6 +12,7 @@ from typing import Any
 
 import saeuron.errors
 import storage.errors
+from saeuron.errors import NoRoom
 from storage import Workspace
 from storage.errors import ArtifactDamaged, ArtifactMissing, Damaged, DiskFull
 from storage.files import NO_ROOM
@@ -117,6 +118,12 @@ class Step:
                 if error.errno in NO_ROOM:
                     raise DiskFull(error.filename or job.folder, 0) from error
                 raise
+            except (RuntimeError, MemoryError) as error:
+                from saeuron import memory
+
+                if not memory.full(error):
+                    raise
+                raise NoRoom(f"{job.stage} {job.label}", memory.reason(error)) from error
             page.show(job, made, *args)
             return made
 

@@ -103,10 +103,9 @@ def explain(job: ExplainJob) -> Made:
         reader = readers[split] = Strengths(encoders, config.half, config.read)
         with attached(pipe, readers={hookpoint: reader}):
             for batch in batches(sets[split], job.model, what):
-                reader.start(len(batch))
-                for requests, pictures in generate(pipe, batch, job.model, config.seed):
+                for requests, pictures in generate(pipe, batch, job.model, config.seed, begin=reader.begin):
                     labels[split] += shown(job, requests, pictures)
-                reader.take()
+                    reader.take()
     shuffled = random.Random(config.seed).sample(labels["validation"], len(labels["validation"]))
     rows = []
     for kind, sae_id in named.items():
@@ -119,6 +118,7 @@ def explain(job: ExplainJob) -> Made:
     write_table(job.folder / FILE, table(rows, EXPLANATIONS))
     asked = {item for request in sets["test"] for item in request.prompt.concepts.items()}
     domains = sorted({domain for domain, _ in asked})
+    model.note(job.folder, pipe, job.model.micro_batch)
     summary = ExplainSummary(
         hookpoint=hookpoint,
         sae_id=job.sae_id,

@@ -3,7 +3,7 @@
 dictionary.parquet    the best latent of each concept: its F1 on images that it was not chosen on
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
@@ -12,6 +12,7 @@ from saeuron.config import ModelConfig
 from saeuron.errors import BadPrompts
 from saeuron.generation import Request, generate, spread
 from saeuron.hooks import attached
+from saeuron.memory import undoing
 from saeuron.prompts import Prompt, cells, choose
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import Config
@@ -106,10 +107,14 @@ def prove(job: ProofJob) -> Made:
     sets = {split: images(prompts, split, config) for split in ("train", "validation", "test")}
 
     means = Means(config.half, config.read)
+
+    def means_of(batch: Sequence[Request]) -> Callable[[], None]:
+        means.start([tuple(r.prompt.concepts.values()) for r in batch])
+        return undoing(means)
+
     with attached(pipe, readers={hookpoint: means}):
         for batch in batches(sets["train"], job.model, "images for the controls"):
-            means.start([tuple(r.prompt.concepts.values()) for r in batch])
-            for _ in generate(pipe, batch, job.model, config.seed):
+            for _ in generate(pipe, batch, job.model, config.seed, begin=means_of):
                 pass
     concepts = sorted({c for r in sets["train"] for c in r.prompt.concepts.values()})
     encoders: dict[str, Encoder] = {kind: sae.encode for kind, sae in saes.items()}
@@ -120,10 +125,8 @@ def prove(job: ProofJob) -> Made:
         reader = readers[split] = Strengths(encoders, config.half, config.read)
         with attached(pipe, readers={hookpoint: reader}):
             for batch in batches(sets[split], job.model, what):
-                reader.start(len(batch))
-                for _ in generate(pipe, batch, job.model, config.seed):
-                    pass
-                reader.take()
+                for _ in generate(pipe, batch, job.model, config.seed, begin=reader.begin):
+                    reader.take()
     rows = [
         {"hookpoint": hookpoint, "kind": kind, "sae_id": named.get(kind), "domain": domain, **found._asdict()}
         for kind in encoders
@@ -131,6 +134,7 @@ def prove(job: ProofJob) -> Made:
         for found in _judged(kind, domain, readers, sets)
     ]
     write_table(job.folder / FILE, table(rows, DICTIONARY))
+    model.note(job.folder, pipe, job.model.micro_batch)
     summary = ProofSummary(hookpoint=hookpoint, sae_id=job.sae_id, images=config.images)
     return commit(job, {"saes": sorted(named.values()), "prompts": job.prompts_id}, summary, clock)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saeuron.config import Half
+from saeuron.generation import Request
 from saeuron.hooks import Step, to_rows
 
 Encoder = Callable[[Tensor], Tensor]
@@ -54,6 +55,10 @@ class Strengths:
         self._images, self._steps = 0, 0
         self._sums: dict[str, Tensor] = {}
         self._done: dict[str, list[Tensor]] = {name: [] for name in encoders}
+
+    def begin(self, batch: Sequence[Request]) -> None:
+        """Begin a micro-batch, as `saeuron.generation.generate` tells it."""
+        self.start(len(batch))
 
     def start(self, images: int) -> None:
         """Begin a micro-batch of so many images."""

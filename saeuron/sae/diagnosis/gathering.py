@@ -1,6 +1,6 @@
 """Read one hookpoint while held-out images are generated: sums, largest activations, a sample of rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from saeuron.config import Half, ModelConfig
 from saeuron.errors import BadPrompts, ConfigError
 from saeuron.generation import Request, generate, latent_shape, spread
 from saeuron.hooks import Step, attached, to_rows
+from saeuron.memory import undoing
 from saeuron.noise import generator
 from saeuron.prompts import Prompt, cells, choose
 from saeuron.sae.autoencoder import SAE, check_width
@@ -153,15 +154,16 @@ class Reader:
     def over(self, pipe: Any, model: ModelConfig) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
         """Generate the images and read the hookpoint meanwhile; yields what `generate` does."""
         done, self._latents = 0, latent_shape(pipe, model)[1:]
+
+        def begin(batch: Sequence[Request]) -> Callable[[], None]:
+            self._start(done, batch)
+            return undoing(self)
+
         with attached(pipe, readers={self.sae.info.hookpoint: self}):
-            for start in range(0, len(self.images), model.micro_batch):
-                self._start(done, self.images[start : start + model.micro_batch])
-                for batch, pictures in generate(
-                    pipe, self.images[start : start + model.micro_batch], model, self.config.seed
-                ):
-                    self._finish()
-                    done += len(batch)
-                    yield batch, pictures
+            for batch, pictures in generate(pipe, self.images, model, self.config.seed, begin=begin):
+                self._finish()
+                done += len(batch)
+                yield batch, pictures
 
     def _start(self, first: int, batch: Sequence[Request]) -> None:
         self._first, self._batch = first, batch
