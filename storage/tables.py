@@ -14,7 +14,7 @@ from storage.parquet import read_parquet, read_schema, write_parquet
 from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
 from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, METRICS, QUALITY
 from storage.views.inputs import CAPTURES, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
-from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS
+from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, RELATIVES
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
 from storage.views.removals import ATTACKS, GRID, REMOVAL_LATENTS
 
@@ -42,6 +42,7 @@ __all__ = [
     "PICTURES",
     "PROMPTS",
     "QUALITY",
+    "RELATIVES",
     "REMOVAL_LATENTS",
     "SAES",
     "SHIPPED",
@@ -81,6 +82,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "explanation": (EXPLANATIONS,),
     "locate": (HEADS,),
     "attribution": (ATTRIBUTIONS, HEAD_LATENTS),
+    "relatives": (RELATIVES,),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
 

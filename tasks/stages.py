@@ -12,6 +12,7 @@ from tasks.evaluate import EvaluateJob
 from tasks.images import ImagesJob
 from tasks.inspection.attribute import AttributionJob
 from tasks.inspection.locate import LocateJob
+from tasks.inspection.relatives import RelativesJob
 from tasks.judge import JudgeJob
 from tasks.packs import PacksJob
 from tasks.prompts import PromptsJob
@@ -46,6 +47,7 @@ SHIPPED: tuple[type[Job], ...] = (
     AuditJob,
     LocateJob,
     AttributionJob,
+    RelativesJob,
 )
 RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
 """Names of the stages that a run makes, in its order."""

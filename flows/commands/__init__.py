@@ -1,7 +1,7 @@
 """The commands of `saeuron`, one file each.
 
 concept_new.py    `concept new`
-concept.py        `concept list | show | add | drop | refresh`
+concept.py        `concept list | show | add | drop | refresh | relatives`
 deploy.py         `deploy`
 diff.py           `diff`
 doctor.py         `doctor`

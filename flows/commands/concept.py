@@ -1,4 +1,4 @@
-"""`saeuron concept list | show | add | drop | refresh`."""
+"""`saeuron concept list | show | add | drop | refresh | relatives`."""
 
 import contextlib
 import io
@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
 from flows.commands.run import run_pipeline
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, add, drop and refresh concepts.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, show, compare, add, drop and refresh concepts."
+)
 
 
 @app.command("list")
@@ -171,3 +173,57 @@ def concept_refresh(
         say("\n" + "\n".join(refresh.page(before, after)))
     if code:
         raise typer.Exit(code)
+
+
+@app.command("relatives")
+def concept_relatives(
+    concept: Annotated[str | None, typer.Argument(help="One concept; all by default.")] = None,
+    domain: Annotated[str | None, typer.Option(help="One domain; all by default.")] = None,
+    method: Annotated[str | None, typer.Option(help="Whose removals did the damage; the run's by default.")] = None,
+    templates: Annotated[bool, typer.Option("--templates", help="Pairs that canvas draws most alike.")] = False,
+    workspace: WorkspaceOption = WORKSPACE,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Show which concepts are alike, as a table and a tree.
+
+    By what latents do on them, from statistics that are in the workspace: the cosine of a concept's mean activations
+    less those of all. Beside it how far that agrees with the renderer's templates (canvas) and with what other
+    concepts lost when one was removed; controls are permuted names and an untrained SAE. `relatives` has every pair.
+
+    Example: saeuron concept relatives king
+    """
+    from flows.environment import check_server, prepare
+    from flows.hints import command
+    from storage import Workspace
+    from tasks.registry import runs
+
+    opened = Workspace.open(workspace, create=False)
+    prepare(opened.root, verbose)
+    config = runs.remembered(opened)
+    from flows.inspection import relatives as of
+
+    if templates:
+        drawn = of.templates(config, concept)
+        say(json.dumps(drawn, indent=2) if as_json else "\n".join(of.template_lines(drawn)))
+        return
+    domains = of.asked(opened, config, concept, domain)
+    from saeuron.errors import UnknownName
+
+    if method is not None and method not in config.method:
+        raise UnknownName("method", method, config.method)
+    chosen = method or config.method[0]
+    found = of.jobs(opened, config, domains, chosen)
+    if not of.made(found, opened):
+        from flows.display import on_prefect
+
+        check_server()
+        with on_prefect(console_for(as_json)):
+            of.relatives_flow(config, str(opened.root), domains, chosen)
+    pages = [of.told(opened, job) for job in found]
+    if as_json:
+        say(json.dumps(pages, indent=2))
+        return
+    say("\n\n".join("\n".join(of.lines(page, concept)) for page in pages))
+    query = "select a, b, similarity, iou, ira_loss from relatives where place <= 3 order by all"
+    say(f"next: {command('sql', query, workspace=opened)}")

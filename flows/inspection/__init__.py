@@ -2,4 +2,5 @@
 
 locate.py     flow and text of `locate`
 attribute.py  flow and text of `latent show --attribution`
+relatives.py  flow and text of `concept relatives`
 """

@@ -9,6 +9,7 @@ vocabularies.py  one vocabulary per model
 phrases.py     paraphrases and misspellings, in three splits
 classifier.py  the judge: a two-headed CNN trained on renders
 realism.py     whether a picture looks like a render
+overlaps.py    how much the templates of two objects overlap
 model.py       the untrained pipeline
 vae.py         an exact rearrangement of pixels in place of a VAE
 training.py    train the pipeline, with exact resume

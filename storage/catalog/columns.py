@@ -26,6 +26,7 @@ from storage.tables import (
     PICTURES,
     PROMPTS,
     QUALITY,
+    RELATIVES,
     REMOVAL_LATENTS,
     SAES,
 )
@@ -176,7 +177,7 @@ COLUMNS: dict[str, list[Column]] = {
     "images": IMAGES.described,
     **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS, METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
     **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, EXPLANATIONS, ATTACKS, HEADS)},
-    **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS)},
+    **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS, RELATIVES)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

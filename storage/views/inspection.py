@@ -67,3 +67,22 @@ HEAD_LATENTS = View(
         Column("attributed", "DOUBLE", "1", "the head's share of what raises it where it fires"),
     ),
 )
+RELATIVES = View(
+    name="relatives",
+    key="relatives_id",
+    key_meaning="the artifact of `saeuron concept relatives`",
+    file="relatives.parquet",
+    columns=(
+        DOMAIN,
+        Column("a", "VARCHAR", "", "a concept"),
+        Column("b", "VARCHAR", "", "another of its domain; each pair has a row from either side"),
+        Column("place", "INTEGER", "place", "b among the relatives of a, 1 is the most similar"),
+        Column("similarity", "DOUBLE", "1", "cosine of what latents do on a and on b, less the mean over concepts"),
+        Column("untrained", "DOUBLE", "1", "the same of an SAE that was never trained; null: not scored"),
+        Column("iou", "DOUBLE", "1", "overlap of their templates; null where the model is not canvas, and of styles"),
+        Column("ira_loss", "DOUBLE", "1", "what b loses when a is removed, see damage; null: not removed"),
+        Column("low", "DOUBLE", "1", "lower end of the 95 % interval of ira_loss, paired by image"),
+        Column("high", "DOUBLE", "1", "upper end"),
+        Column("n", "BIGINT", "images", "images behind ira_loss"),
+    ),
+)
