@@ -82,45 +82,74 @@ def _figures(result: Mapping[str, Any]) -> list[str]:
         # One method needs no column of its own: the means below name it.
         optional.insert(0, "method")
     lines = [text_table(header, rows, wrapped=["removed"], optional=optional), ""]
-    for domain, method in dict.fromkeys((r["domain"], r["method"]) for r in rows):
-        mine = [r["mean"] for r in rows if (r["domain"], r["method"]) == (domain, method)]
-        values = [value for value in mine if value is not None]
-        if values:
-            mean = 100 * sum(values) / len(values)
-            lines.append(f"{domain} by {method}: mean over {counted(len(values), 'removal')} {mean:.1f}")
     lines += [
         "Percent, on test prompts; mean: (UA + IRA + CRA) / 3.",
         "In brackets: the unedited model, on the same prompts and seeds.",
     ]
-    return [*lines, *map(text.filled, _kept(result)), ""]
+    return [*lines, "", *_families(result), ""]
 
 
-def _kept(result: Mapping[str, Any]) -> list[str]:
-    """One line for each domain, method and figure of quality, means over removals; detections of all of them summed."""
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for e in result["evaluations"]:
-        for q in e.get("quality", ()):
-            # "asked to show cat" and "not asked to show cat" are figures of their own.
-            which = q["image_set"].partition("asked")[0] if q["metric"] == ODD else ""
-            groups.setdefault((e["domain"], e["method"], q["metric"], q["extractor"], which), []).append(q)
+def _families(result: Mapping[str, Any]) -> list[str]:
+    """Means over the removals of each domain by each method, as a table; a line for each part that is detected."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for domain, method in dict.fromkeys((e["domain"], e["method"]) for e in result["evaluations"]):
+        mine = [e["value"] for e in result["evaluations"] if (e["domain"], e["method"]) == (domain, method)]
+        values = [value for value in mine if value is not None]
+        rows[domain, method] = {"domain": domain, "method": method}
+        rows[domain, method]["mean"] = sum(values) / len(values) if values else None
+    parts: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    about: dict[str, str] = {}
+    kept = [(e, q) for e in result["evaluations"] for q in e.get("quality", ())]
+    for key, found in _grouped(kept).items():
+        domain, method, metric, column = key
+        if column is None:
+            parts[domain, method, metric] = found
+            continue
+        beside = "control" if metric == "Frechet distance" else "unedited"
+        for name, of in ((column, "value"), (f"({column})", beside)):
+            values = [q[of] for q in found if q[of] is not None]
+            mean = sum(values) / len(values) if values else None
+            # A share is shown in percent, a distance or a score as it is.
+            rows[domain, method][name] = mean if mean is None or metric == ODD else f"{mean:.3g}"
+        if metric != ODD:
+            about[column] = f"{found[0]['n']} images, {found[0]['extractor']}"
+    header = [name for name in _COLUMNS if any(name in row for row in rows.values())]
+    lines = [text_table(header, [*rows.values()], wrapped=["domain", "method"], optional=_OPTIONAL), ""]
+    said = {
+        ODD_ASKED: "odd: percent of the images asked to show the concept that do not look like the model's own, "
+        "whatever they show (unedited in brackets); odd others: of those not asked",
+        "Frechet": "Frechet: distance of those not asked from the same unedited, in brackets of two seeds unedited "
+        f"({about.get('Frechet')})",
+        "CLIP": f"CLIP: how well those not asked agree with their prompts ({about.get('CLIP')})",
+    }
+    words = ["mean: over removals", *(words for name, words in said.items() if name in header)]
+    lines.append(text.filled("; ".join(words) + "."))
+    return lines + _detected(parts)
+
+
+ODD_ASKED = "odd"
+_COLUMNS = ["domain", "method", "mean", ODD_ASKED, "(odd)", "odd others", "(odd others)"]
+_COLUMNS += ["Frechet", "(Frechet)", "CLIP", "(CLIP)"]
+_OPTIONAL = ["(CLIP)", "(odd others)", "(odd)", "(Frechet)"]
+
+
+def _grouped(kept: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[tuple[Any, ...], list[Any]]:
+    """{(domain, method, metric, column or None): figures of the removals}."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for e, q in kept:
+        column = {"Frechet distance": "Frechet", "CLIP score": "CLIP"}.get(q["metric"])
+        if q["metric"] == ODD:
+            column = "odd others" if q["image_set"].startswith("not ") else ODD_ASKED
+        groups.setdefault((e["domain"], e["method"], q["metric"], column), []).append(q)
+    return groups
+
+
+def _detected(parts: Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]]) -> list[str]:
+    """How often each part is found, summed over removals."""
     lines = []
-    for (domain, method, metric, extractor, which), found in groups.items():
-
-        def mean(name: str, found: list[Mapping[str, Any]] = found) -> float:
-            return sum(q[name] for q in found) / len(found)
-
-        if metric == "Frechet distance":
-            floor = "" if any(q["control"] is None for q in found) else f"; two seeds unedited {mean('control'):.3g}"
-            said = f"from unedited images {mean('value'):.3g}{floor} (n {found[0]['n']}, {extractor})"
-        elif metric == ODD:
-            after, before = (100 * mean(name) for name in ("value", "unedited"))
-            said = f"{after:.1f} % of images {which}asked to show it (unedited {before:.1f})"
-        elif metric == "CLIP score":
-            said = f"{mean('value'):.1f} (unedited {mean('unedited'):.1f}; n {found[0]['n']}, {extractor})"
-        else:
-            now, then = (sum(int(q[name]) for q in found) for name in ("value", "unedited"))
-            said = f"{now} found (unedited {then})"
-        lines.append(f"{domain} by {method}: {metric} {said}")
+    for (domain, method, part), found in parts.items():
+        now, then = (sum(int(q[name]) for q in found) for name in ("value", "unedited"))
+        lines.append(text.filled(f"{domain} by {method}: {part} {now} found (unedited {then})"))
     return lines
 
 
@@ -139,13 +168,21 @@ def outcome(evaluation: Mapping[str, Any], name: str, workspace: Workspace, wors
     harmed, others = evaluation["harmed"], evaluation["others"]
     if not harmed:
         unharmed = f"; harms none of {counted(others, 'other concept')} for certain" if others else ""
-        return [text.filled(said + unharmed)]
+        return [text.filled(said + unharmed + _odd(evaluation))]
     named = [harm(h) for h in harmed[:worst]]
     if len(harmed) > worst:
         rest = command("concept", "show", evaluation["concept"], workspace=workspace)
         named.append(f"and {len(harmed) - worst} more: {rest}")
     listed = ", ".join(each.replace(" ", text.NO_BREAK) for each in named)
-    return [text.filled(said), text.filled(f"  harms: {listed}", "    ")]
+    return [text.filled(said + _odd(evaluation)), text.filled(f"  harms: {listed}", "    ")]
+
+
+def _odd(evaluation: Mapping[str, Any]) -> str:
+    """What became of the pictures themselves, where a judge can tell: labels alone do not say that they are broken."""
+    for q in evaluation.get("quality", ()):
+        if q["metric"] == ODD and not q["image_set"].startswith("not "):
+            return f"; {100 * q['value']:.0f} % of its pictures are odd (unedited {100 * q['unedited']:.0f})"
+    return ""
 
 
 def _compared(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,6 +1,7 @@
 """The text at the end of a run: verdicts, victims by name, and whether anything was judged."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,32 @@ def test_it_fits_eighty_columns(workspace: Workspace, methods: tuple[str, ...], 
     assert len(methods) == 1 or any(
         line.split()[-1] == "negative_prompt" or "negative_prompt  " in line for line in said
     )
+
+
+def quality(metric: str, value: float, unedited: float | None, which: str, control: float | None = None) -> Any:
+    about = {"extractor": "canvas-1", "n": 40, "image_set": f"{which} cat", "control": control}
+    return {"metric": metric, "value": value, "unedited": unedited, **about}
+
+
+def test_what_became_of_the_pictures_is_a_table_and_stands_by_each_verdict(workspace: Workspace) -> None:
+    odd = "out of the ordinary"
+    broken = [quality(odd, 0.9, 0.1, "asked to show"), quality(odd, 0.03, 0.02, "not asked to show")]
+    whole = [quality(odd, 0.2, 0.2, "asked to show"), quality(odd, 0.01, 0.02, "not asked to show")]
+    far = quality("Frechet distance", 83.8, None, "not asked to show", control=302.0)
+    parts = [quality("FEET_EXPOSED at 0.6", n, 9, "all") for n in (2, 3)]
+    cat, ring = ({"concept": c, "quality": q} for c, q in (("cat", [*broken, far, parts[0]]), ("ring", [*whole, far])))
+    said = closing(workspace, config(), result(cat, {**ring, "quality": [*ring["quality"], parts[1]]})).splitlines()
+    at = next(i for i, line in enumerate(said) if line.startswith("domain") and "odd" in line)
+    row = dict(zip(re.split(r" {2,}", said[at]), re.split(r" {2,}", said[at + 2]), strict=True))
+    # Means over the two; a share in percent, a distance as it is.
+    assert row == {
+        "domain": "object", "method": "saeuron", "mean": "90.0", "odd": "55.0", "(odd)": "15.0", "odd others": "2.0",
+        "(odd others)": "2.0", "Frechet": "83.8", "(Frechet)": "302",
+    }  # fmt: skip
+    assert any(line.startswith("object by saeuron: FEET_EXPOSED at 0.6 5 found (unedited 18)") for line in said)
+    assert "cat: holds; harms none of 28 other concepts for certain; 90 % of its pictures" in said
+    assert "  are odd (unedited 10)" in said
+    assert [line for line in said if len(line) > 80 and not line.startswith(("next: ", "workspace: "))] == []
 
 
 def test_verdicts_are_counted() -> None:
