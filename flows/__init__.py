@@ -18,6 +18,7 @@ bench.py        `bench`: a removal as one row of a table
 audit.py        `audit`: attack removals, beside their controls
 closing.py      what a run prints at its end: figures, counts, paths, the next command
 summary.py      pages that commands print: tables, a concept, the state of a workspace
+counting/       what a run would cost, counted before weights are loaded
 commands/       one file per command
 stages/         one ordering function per stage
 sae/            what is said of SAEs, and how they are measured

@@ -1,7 +1,7 @@
 """The plan of a run: what is in place, what would be made, why, and at about what cost."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,12 +11,16 @@ from flows.run import Run, Sought
 from flows.summary import text_table
 from flows.upkeep.diff import flat, short
 from saeuron.config import RunConfig
+from saeuron.errors import BadModel
+from saeuron.pipelines.loading import identity
+from saeuron.prompts import Prompt
 from storage import Workspace
 from storage.identity import split_id
 from storage.manifests import Manifest
 from storage.verify import ids_in
 from tasks.engine.job import Job, Made
 from tasks.engine.step import Step
+from tasks.prompts import PromptsJob
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,10 @@ class Plan(Run):
     planned: dict[str, Planned] = field(default_factory=dict)
     before: dict[str, list[Manifest]] = field(default_factory=dict)
     """{stage: its artifacts that are there}."""
+    jobs: dict[str, Job] = field(default_factory=dict)
+    """{artifact: its job}."""
+    sets: dict[str, Sequence[Prompt]] = field(default_factory=dict)
+    """{prompt set: its prompts}, those that were asked for."""
     costs: dict[str, tuple[float, float]] = field(default_factory=dict)
     """{stage: (median seconds, median megabytes)} of these."""
 
@@ -56,10 +64,26 @@ class Plan(Run):
         if there is None:
             if prepare:
                 job = prepare(job)
+            self.jobs[job.id] = job
             self.planned[job.id] = self._missing(workspace, job)
             return Made(id=job.id)
+        self.jobs[job.id] = job
         self.planned[job.id] = Planned(job.stage, job.label, job.id, cached=True)
         return Made(id=job.id, summary=there.summary, cached=True)
+
+    def built(self, job: PromptsJob) -> Sequence[Prompt]:
+        """The prompts of a set, built once."""
+        if job.id not in self.sets:
+            self.sets[job.id] = job.build()
+        return self.sets[job.id]
+
+    @staticmethod
+    def identified(spec: str) -> str:
+        """A model's id; of one on the hub that is not here, nothing: a plan fetches no weights."""
+        try:
+            return identity(spec, fetch=False)
+        except BadModel:
+            return ""
 
     @property
     def artifacts(self) -> dict[str, bool]:
@@ -81,11 +105,16 @@ class Plan(Run):
         return Planned(job.stage, job.label, job.id, False, _why(job, others), *cost)
 
 
-def plan(config: RunConfig, root: Path, concepts: list[str] | None = None, device: str = "cpu") -> list[Planned]:
-    """The artifacts that `pipeline` would make or find, in its order; the workspace need not exist."""
+def planned(config: RunConfig, root: Path, concepts: list[str] | None = None, device: str = "cpu") -> Plan:
+    """The walk that `pipeline` would take, with all that it would make or find; the workspace need not exist."""
     run = Plan.of(Workspace(root), config, device)
     stages(run, concepts)
-    return list(run.planned.values())
+    return run
+
+
+def plan(config: RunConfig, root: Path, concepts: list[str] | None = None, device: str = "cpu") -> list[Planned]:
+    """The artifacts that `pipeline` would make or find, in its order."""
+    return list(planned(config, root, concepts, device).planned.values())
 
 
 def _why(job: Job, others: list[Manifest]) -> str:

@@ -65,7 +65,7 @@ class Run:
     @classmethod
     def of(cls, workspace: Workspace, config: RunConfig, device: str) -> Self:
         """A run of `config` with the concepts of the workspace."""
-        roster, model_id = Roster.of(workspace, config), identity(config.model.spec)
+        roster, model_id = Roster.of(workspace, config), cls.identified(config.model.spec)
         # A judge that cannot be loaded is an error before anything is made.
         judge_ids = {name: judges.of_domain(name, domain).identity for name, domain in config.domains.items()}
         for added in roster.added:
@@ -73,6 +73,11 @@ class Run:
                 own = judges.of_domain(added.domain, added.judged(config.domains[added.domain]))
                 judge_ids[f"{added.domain}/{added.name}"] = own.identity
         return cls(config, workspace.root, model_id, device, roster, judge_ids)
+
+    @staticmethod
+    def identified(spec: str) -> str:
+        """A model's id by content; its files are fetched if they are missing."""
+        return identity(spec)
 
     def step(self, task: Step, job: Sought, *args: int, prepare: Callable[[Sought], Sought] | None = None) -> Made:
         """Run one step and note the result.

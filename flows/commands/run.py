@@ -24,6 +24,9 @@ def run(
         bool, typer.Option("--strict", help="Exit with 1 also if the verdict on a removal is failed.")
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would be made, why, and at what cost.")] = False,
+    tflops: Annotated[
+        float | None, typer.Option(min=1e-6, help="With --plan: what the device does, TFLOP/s; an A100 about 50.")
+    ] = None,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -42,7 +45,7 @@ def run(
         return
     chosen = load(config, [*(settings or ()), *([f"model.dtype={dtype}"] if dtype else ())])
     if plan:
-        _plan(chosen, workspace, device, as_json)
+        _plan(chosen, workspace, device, tflops, as_json)
         return
     run_pipeline(chosen, workspace, None, device, threads, verbose, as_json, strict=strict)
 
@@ -103,7 +106,7 @@ def remove(
     run_pipeline(config, workspace, None, device, threads, verbose, as_json)
 
 
-def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
+def _plan(config: Any, workspace: Path, device: str, tflops: float | None, as_json: bool) -> None:
     """Check, and print what a run would do; the workspace is not changed or created."""
     import tempfile
     from dataclasses import asdict
@@ -115,7 +118,10 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as elsewhere:
         # Prefect makes its folder when it is imported.
         prepare(Path(elsewhere), verbose=False)
-        from flows.plan import page, plan
+        from flows.counting.amounts import amounts
+        from flows.counting.page import page as counted_page
+        from flows.counting.page import rate_of
+        from flows.plan import page, planned
         from flows.stages.prompts import too_long
         from flows.stages.tune import unsearched
         from flows.work import check_all
@@ -125,15 +131,26 @@ def _plan(config: Any, workspace: Path, device: str, as_json: bool) -> None:
         if (root / MARK).exists():
             Workspace.open(root, create=False)
         check_all(config, device, Workspace(root))
-        planned = plan(config, root, device=device)
-        long = too_long(config.model.spec, build(config.prompts, config.domains))
+        run = planned(config, root, device=device)
+        found = list(run.planned.values())
+        counted = amounts(run)
+        speed = rate_of(run, tflops)
+        # The tokenizer of a model that is not here would be fetched with its weights.
+        long = too_long(config.model.spec, build(config.prompts, config.domains)) if run.model_id else ""
     notes = [note for note in (unsearched(config), long) if note]
     if as_json:
-        say(json.dumps([asdict(p) for p in planned], indent=2))
+        say(json.dumps([asdict(p) | {"counted": _counted(counted.get(p.id), speed)} for p in found], indent=2))
         for note in notes:
             typer.echo(note, err=True)
     else:
-        say("\n".join([*page(planned), *map(text.filled, notes)]))
+        say("\n".join([*page(found), *counted_page(counted, run, speed), *map(text.filled, notes)]))
+
+
+def _counted(amount: Any, speed: Any) -> dict[str, float] | None:
+    """What making an artifact takes, for JSON; None of one that is there."""
+    from dataclasses import asdict
+
+    return None if amount is None else asdict(amount) | {"hours": amount.flop / speed.flops / 3600}
 
 
 def run_pipeline(

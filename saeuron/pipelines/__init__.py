@@ -10,6 +10,7 @@ flow.py                 what SD3 and Flux share: flow matching, blocks with two 
 calls.py                which pipeline runs the denoiser
 source.py               a model's files, in a folder or on the hub
 survey.py               the modules worth hooking, and the shapes of what they give
+counting.py             what a model costs, counted from its configuration
 patching.py             how much of a concept each module carries
 loading.py              load a pipeline; identify a model by its content; check hookpoints, schedulers and sizes
 

@@ -188,6 +188,12 @@ def without_weights(spec: str | Path, asked: Set[str] | None = None) -> Any:
     return SimpleNamespace(family=family.name, **networks)
 
 
+def decoder_without_weights(spec: str | Path) -> Any | None:
+    """The VAE of a model on the meta device; None if it is of no library that builds one from its configuration."""
+    entry = read(spec, "model_index.json").get("vae") or [None, None]
+    return _meta(entry, read(spec, "vae/config.json")) if entry[0] == "diffusers" else None
+
+
 def _meta(entry: list[str], config: dict[str, Any]) -> Any:
     """A network on the meta device; `entry` is [diffusers or transformers, its class], as in model_index.json."""
     library, name = entry

@@ -12,6 +12,7 @@ from saeuron.methods.removal import Removal
 from storage import Workspace
 from tests.end_to_end.process import TINY, Cli, ids, run_here
 from tests.saeuron.pipelines import tiny
+from tests.saeuron.pipelines.test_source import ANSWERS
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,14 @@ RUNS = {
     "unknown device": (["--device", "gpu"], "device 'gpu' cannot be used here"),
     "dtype": (["--dtype", "float8"], "model.dtype: Input should be 'float32', 'float16' or 'bfloat16'"),
     "prompt file": (settings("prompts.files=[none.csv]"), "no such prompt file: none.csv"),
+    "a judge whose labels miss a concept": (
+        settings("domains.style.concepts=[stripes, neon, dots, charcoal]"),
+        "unknown label of the judge 'canvas20' 'charcoal'",
+    ),
+    "a copy of UnlearnCanvas with files missing": (
+        settings(f"prompts.unlearncanvas={Path(__file__).parent}"),
+        "lacks 3 of 3 files of anchor prompts (sd_prompt_cat.txt, sd_prompt_moon.txt",
+    ),
     "judge": (settings("domains.style.judge=canvass"), "unknown judge 'canvass': did you mean 'canvas'"),
 }
 
@@ -81,6 +90,21 @@ def test_a_hub_id_that_is_not_there(tmp_path: Path) -> None:
     done = run_here("run", TINY, "-w", tmp_path / "w", "--set", "model.spec=nobody/nothing")
     assert "nobody/nothing" in done.complaint and not (tmp_path / "w" / "artifacts").exists()
     assert done.code == 2
+
+
+@pytest.mark.parametrize("name", ["gated", "missing", "no network"])
+def test_a_hub_that_refuses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error, said = ANSWERS[name]
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    for more in ((), ("--plan",)):
+        done = run_here("run", TINY, "-w", tmp_path / "w", "--set", "model.spec=some/model", *more)
+        assert done.code == 2 and f"cannot fetch model 'some/model': {said}" in done.complaint, done.err
+    assert not (tmp_path / "w" / "artifacts").exists()
 
 
 FOLDERS = {

@@ -10,7 +10,7 @@ import torch
 from saeuron import memory
 from saeuron.capturing import capture
 from saeuron.config import CaptureConfig, ModelConfig
-from saeuron.errors import FullMemory, NoRoom
+from saeuron.errors import FullMemory, NoRoom, UserError
 from saeuron.generation import generate, requests
 from saeuron.memory import LANES, full, halve, same_bits
 from saeuron.methods.supervised import Moments
@@ -190,6 +190,7 @@ def test_one_image_that_does_not_fit_is_one_line(tiny_pipe, small, error):
     small(0, error)
     with pytest.raises(NoRoom) as caught, pytest.warns(FullMemory):
         drawn(tiny_pipe, requests(PROMPTS, 1), 2)
+    assert isinstance(caught.value, UserError)  # exit code 2, and no retry
     message = str(caught.value)
     assert message.startswith("memory is full with one image at a time (") and "\n" not in message
     assert "model.dtype float16" in message and "what was finished is kept" in message and len(message) < 330
