@@ -26,6 +26,7 @@ from flows.commands.measure.bench import bench
 from flows.commands.measure.compare import compare
 from flows.commands.measure.hookpoints import hookpoints
 from flows.commands.measure.locate import locate
+from flows.commands.measure.steer import steer
 from flows.commands.report import report
 from flows.commands.run import evaluate, remove, run
 from flows.commands.runs import runs
@@ -90,6 +91,7 @@ sae.app.command("prove")(sae_report.prove)
 sae.app.command("explain")(sae_report.explain)
 app.add_typer(sae.app, name="sae")
 app.add_typer(unlearncanvas.app, name="unlearncanvas")
+sae_report.latents.command("steer")(steer)
 app.add_typer(sae_report.latents, name="latent")
 # The old name of `latent`, kept for one release.
 app.add_typer(sae_report.latents, name="feature", hidden=True)

@@ -14,7 +14,7 @@ from storage.parquet import read_parquet, read_schema, write_parquet
 from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
 from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, METRICS, QUALITY
 from storage.views.inputs import CAPTURES, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
-from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, RELATIVES
+from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, RELATIVES, STEERING
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
 from storage.views.removals import ATTACKS, GRID, REMOVAL_LATENTS
 
@@ -47,6 +47,7 @@ __all__ = [
     "SAES",
     "SHIPPED",
     "SPLIT",
+    "STEERING",
     "check_file",
     "read_table",
     "schema",
@@ -83,6 +84,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "locate": (HEADS,),
     "attribution": (ATTRIBUTIONS, HEAD_LATENTS),
     "relatives": (RELATIVES,),
+    "steering": (STEERING,),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
 

@@ -13,6 +13,7 @@ from tasks.images import ImagesJob
 from tasks.inspection.attribute import AttributionJob
 from tasks.inspection.locate import LocateJob
 from tasks.inspection.relatives import RelativesJob
+from tasks.inspection.steer import SteerJob
 from tasks.judge import JudgeJob
 from tasks.packs import PacksJob
 from tasks.prompts import PromptsJob
@@ -48,6 +49,7 @@ SHIPPED: tuple[type[Job], ...] = (
     LocateJob,
     AttributionJob,
     RelativesJob,
+    SteerJob,
 )
 RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
 """Names of the stages that a run makes, in its order."""

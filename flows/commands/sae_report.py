@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from storage.manifests import Manifest
     from tasks.sae.page import Diagnosis
 
-latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show single latents of an SAE.")
+latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show and steer single latents of an SAE.")
 
 Named = Annotated[str, typer.Argument(metavar="ID", help="The SAE: its id, a prefix of the id, or its hookpoint.")]
 

@@ -3,4 +3,5 @@
 locate.py     flow and text of `locate`
 attribute.py  flow and text of `latent show --attribution`
 relatives.py  flow and text of `concept relatives`
+steer.py      flow and text of `latent steer`
 """

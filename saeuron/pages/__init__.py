@@ -8,6 +8,7 @@ removals.py  what is shown of a removal, as records
 plots.py     plots as SVG
 dots.py      plots of figures with their intervals
 heat.py      heat maps as PNG
+grid.py      pictures in rows and columns as PNG
 sheet.py     one latent as a PNG
 pictures.py  contact sheets and score plots as PNG
 cards.py     model cards of published SAEs and removals

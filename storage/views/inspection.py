@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.declared import Column, View
-from storage.views.common import DOMAIN, PROMPT
+from storage.views.common import DOMAIN, HOOKPOINT, PROMPT, SPLIT
 
 HEADS = View(
     name="heads",
@@ -84,5 +84,31 @@ RELATIVES = View(
         Column("low", "DOUBLE", "1", "lower end of the 95 % interval of ira_loss, paired by image"),
         Column("high", "DOUBLE", "1", "upper end"),
         Column("n", "BIGINT", "images", "images behind ira_loss"),
+    ),
+)
+STEERING = View(
+    name="steering",
+    key="steering_id",
+    key_meaning="the artifact of `saeuron latent steer`",
+    file="steering.parquet",
+    columns=(
+        HOOKPOINT,
+        _SAE,
+        _LATENT,
+        Column("rule", "VARCHAR", "", "what images show on which it fires, in words, see explanations"),
+        Column("confidence", "DOUBLE", "1", "how far that rule is to be trusted"),
+        Column("kind", "VARCHAR", "", "latent, or a control as long: random latent, difference of means"),
+        SPLIT,
+        Column("alpha", "DOUBLE", "1", "how often its mean activation is added; below 0 to take away what it says"),
+        Column("chosen", "BOOLEAN", "", "whether this alpha is the best of its sign on validation images"),
+        Column("on_target", "DOUBLE", "1", "share of images where the rule holds now (alpha > 0), or no longer"),
+        Column("low", "DOUBLE", "1", "lower end of its 95 % interval (Wilson)"),
+        Column("high", "DOUBLE", "1", "upper end"),
+        Column("unedited", "DOUBLE", "1", "the same share of these images unedited"),
+        Column("off_target", "DOUBLE", "1", "share in which another domain's label changes; null: nobody judges"),
+        Column("artifacts", "DOUBLE", "1", "share out of the ordinary; null: nobody can tell"),
+        Column("artifacts_unedited", "DOUBLE", "1", "the same share of these images unedited"),
+        Column("success", "BOOLEAN", "", "on_target at least 50 %, the other two at most 10 %; null: not all judged"),
+        Column("n", "BIGINT", "images", "images with this alpha"),
     ),
 )

@@ -3,4 +3,5 @@
 locate.py     which blocks and attention heads carry a concept
 attribute.py  from which words and heads a latent gets its activation
 relatives.py  how alike the concepts of a domain are
+steer.py      what pictures do when one latent is turned up or down
 """

@@ -77,6 +77,8 @@ def test_the_commands_of_readme_do_what_they_say(
             (workspaces / "ring_a_bell.csv").write_text("prompt\nA cat in stripes style.\nStripes of a moon.\n")
         if words[0] == "locate":
             words += ["--pairs", "1", "--examples", "4"]
+        if words[:2] == ["latent", "steer"]:
+            words += ["--latents", "1", "--images", "2"]
         if words[:2] in (["sae", "prove"], ["sae", "explain"]):
             words += ["--images", "8"]
         words = [

@@ -5,5 +5,6 @@ bench.py          `bench`
 compare.py        `compare`
 hookpoints.py     `hookpoints`
 locate.py         `locate`
+steer.py          `latent steer`
 unlearncanvas.py  `unlearncanvas`, `unlearncanvas convert | export`
 """
