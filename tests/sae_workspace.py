@@ -6,6 +6,9 @@ from saeuron.config import CaptureConfig, DomainConfig, ModelConfig, PromptsConf
 from saeuron.pipelines.loading import identity
 from saeuron.sae.config import SAEConfig
 from storage import Workspace
+from storage.identity import artifact_id
+from storage.manifests import Manifest
+from storage.tables import EXPLANATIONS, table, write_table
 from tasks.capture import CaptureJob, capture, capture_shard
 from tasks.prompts import PromptsJob, prompts
 from tasks.registry import runs
@@ -74,3 +77,26 @@ def build(root: Path, model_folder: Path) -> Workspace:
             )
         )
     return workspace
+
+
+def explained(workspace: Workspace, sae: Manifest, prompts_id: str = "") -> str:
+    """An explanation in which two latents have an aim; 7 speaks of two domains, 8 of all styles, 9 is silent."""
+    rules = {
+        3: ("style is neon", "one", "style", ["neon"]),
+        5: ("object is cat", "one", "object", ["cat"]),
+        7: ("object is cat and style is neon", "both", None, ["cat", "neon"]),
+        8: ("style is dots or neon", "any", "style", ["dots", "neon"]),
+        9: (None, None, None, []),
+    }
+    rows = []
+    for latent, (rule, form, domain, concepts) in rules.items():
+        about = {"hookpoint": HOOKPOINTS[0], "kind": "trained", "sae_id": sae.id, "latent": latent, "rule": rule}
+        about |= {"form": form, "domain": domain, "concepts": concepts, "confidence": 0.9 - latent / 100}
+        rest = {c.name: 0 for c in EXPLANATIONS.columns if c.name not in about} | {"images": 8}
+        rows.append(about | rest)
+    name = artifact_id("explanation", 1, {"of": sae.id})
+    workspace.folder(name).mkdir(parents=True)
+    write_table(workspace.folder(name) / EXPLANATIONS.file, table(rows, EXPLANATIONS))
+    about = {"hookpoint": HOOKPOINTS[0], "sae_id": sae.id, "images": 8, "concepts": {}}
+    workspace.commit(name, config={}, inputs={"prompts": prompts_id}, summary=about, seconds=0)
+    return name

@@ -153,16 +153,22 @@ def latent_show(
     if out is not None and out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a file name that ends in .png")
     diagnosis = _measured(sae, workspace, device, threads, verbose, as_json, latent=latent)
+    from dataclasses import asdict
+
     from flows.sae.report import latent_fields, latent_lines
+    from tasks.explore import latents as of
+    from tasks.explore.shelf import Shelf
     from tasks.sae.page import write_sheet
 
     [found] = diagnosis.describe([latent], near=True)
     path = write_sheet(diagnosis, found, out or diagnosis.workspace.pictures / f"{diagnosis.sae_id}_{latent}.png")
     words = _attributed(diagnosis, latent, device, threads, as_json) if attribution else {}
+    explained = of.explained(Shelf(diagnosis.workspace), diagnosis.sae_id, latent)
     if as_json:
-        say(json.dumps({"sae": diagnosis.sae_id, **latent_fields(found), "picture": str(path), **words}, indent=2))
+        told = {"sae": diagnosis.sae_id, **latent_fields(found), "explained": asdict(explained) if explained else None}
+        say(json.dumps({**told, "picture": str(path), **words}, indent=2))
     else:
-        say("\n".join(latent_lines(diagnosis, found)))
+        say("\n".join(latent_lines(diagnosis, found, explained)))
         say(f"picture: {path}")
         if attribution:
             from flows.inspection.attribute import lines

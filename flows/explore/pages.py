@@ -173,9 +173,9 @@ def routes(shelves: Shelves) -> APIRouter:
         saes = _named(shelf, words) if words and number is None else []
         numbered_in = [m for m in shelf.of("sae") if number is not None and number < m.summary["n_latents"]]
         found = [r for r in shelf.concepts if words and words.lower() in r.concept.lower()]
-        return page(
-            "search", title="Search", q=q, concepts=found[:PAGE], saes=saes[:PAGE], number=number, latents=numbered_in
-        )
+        explained = latents.firing_on(shelf, words, PAGE) if number is None else []
+        lists = {"concepts": found[:PAGE], "saes": saes[:PAGE], "latents": numbered_in, "explained": explained}
+        return page("search", title="Search", q=q, number=number, **lists)
 
     @router.get("/image/{image_set_id}/{key}.png")
     def picture(image_set_id: str, key: str) -> Response:

@@ -16,7 +16,9 @@ from saeuron.sae.config import SAEConfig
 from saeuron.sae.diagnosis import DiagnosisConfig
 from storage import Workspace
 from storage.manifests import Manifest
+from storage.text import filled
 from tasks.engine import model, progress
+from tasks.explore.latents import Explained
 from tasks.sae.page import Diagnosis, newest
 from tasks.sae.report import DiagnosisJob, StabilityJob, diagnose, stability
 from tasks.train import TrainJob, train
@@ -176,8 +178,8 @@ def figures(diagnosis: Diagnosis) -> list[str]:
     return lines
 
 
-def latent_lines(diagnosis: Diagnosis, latent: Latent) -> list[str]:
-    """One latent as text."""
+def latent_lines(diagnosis: Diagnosis, latent: Latent, explained: Explained | None = None) -> list[str]:
+    """One latent as text; what it fires on, where that was explained."""
     import math
 
     depth = f"log10 density {math.log10(latent.density):.2f}" if latent.density else "dead"
@@ -189,6 +191,7 @@ def latent_lines(diagnosis: Diagnosis, latent: Latent) -> list[str]:
         + (f", stability {latent.stability:.3f}" if latent.stability is not None else ""),
         f"mean at each step, {latent.timesteps[0]} to {latent.timesteps[-1]}: {sparkline(latent.profile)}",
         "nearest decoder rows: " + ", ".join(f"{i} ({cosine:.2f})" for i, cosine in latent.neighbours),
+        *([filled(f"fires on: {explained.words}")] if explained else []),
         "",
     ]
     if latent.scores:

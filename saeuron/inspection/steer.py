@@ -133,7 +133,8 @@ class Outcome(NamedTuple):
     @property
     def shares(self) -> tuple[float, float | None, float | None]:
         """(on, off, odd) as shares."""
-        return self.on / self.n, *(None if x is None else x / self.n for x in (self.off, self.odd))
+        off, odd = (None if x is None else x / self.n for x in (self.off, self.odd))
+        return self.on / self.n, off, odd
 
     @property
     def success(self) -> bool | None:

@@ -133,6 +133,30 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """What a latent fires on, in words, and how far to trust that; shares, of new images."""
+
+    sae_id: str
+    hookpoint: str
+    latent: int
+    rule: str | None
+    """None: it fired on no image that rules were chosen on."""
+    precision: float
+    recall: float
+    f1: float
+    confidence: float
+    images: int
+
+    @property
+    def words(self) -> str:
+        """In one sentence."""
+        if self.rule is None:
+            return "no rule: it fired on none of the images that rules are chosen on"
+        shares = f"confidence {self.confidence:.0%}, precision {self.precision:.0%}, recall {self.recall:.0%}"
+        return f"{self.rule}; {shares.replace('%', ' %')}, on {self.images} new images"
+
+
+@dataclass(frozen=True)
 class LatentPage:
     """Everything known of one latent."""
 
@@ -147,6 +171,8 @@ class LatentPage:
     uses: Sequence[Use]
     rows: Sequence[dict[str, Any]]
     """Its statistics for each concept: domain, concept, mean, image_share."""
+    explained: Explained | None = None
+    """None: its SAE was not explained."""
 
 
 _OF_LATENT = """
@@ -164,6 +190,28 @@ SELECT
     count(DISTINCT timestep) AS steps, min(factor) AS low, max(factor) AS high
 FROM removal_latents GROUP BY ALL ORDER BY ALL
 """
+
+
+_RULE = """
+SELECT sae_id, hookpoint, latent, rule, precision, recall, f1, confidence, images
+FROM explanations WHERE list_contains(?::VARCHAR[], explanation_id) AND kind = 'trained' AND
+"""
+
+
+def explained(shelf: Shelf, sae_id: str, latent: int) -> Explained | None:
+    """The newest explanation of a latent; None: its SAE was not explained."""
+    newest = shelf.newest("explanation", sae_id=sae_id)
+    rows = shelf.rows(f"{_RULE} latent = ?", [newest.id], latent) if newest else []
+    return Explained(**rows[0]) if rows else None
+
+
+def firing_on(shelf: Shelf, words: str, count: int) -> list[Explained]:
+    """The latents whose rules hold these words, the most confident first, by the newest explanation of each SAE."""
+    newest = {m.summary["sae_id"]: m.id for m in shelf.of("explanation")}
+    if not newest or not words:
+        return []
+    asked = f"{_RULE} contains(lower(rule), lower(?)) ORDER BY confidence DESC, sae_id, latent LIMIT ?"
+    return [Explained(**row) for row in shelf.rows(asked, [*newest.values()], words, count)]
 
 
 def uses(shelf: Shelf) -> dict[tuple[str, int], list[Use]]:
@@ -205,6 +253,7 @@ def latent_page(shelf: Shelf, sae_id: str, latent: int) -> LatentPage:
         scores,
         shelf.uses.get((sae_id, latent), []),
         rows,
+        explained(shelf, sae_id, latent),
     )
 
 

@@ -16,16 +16,13 @@ from saeuron.methods.removal import removed
 from saeuron.pages.pictures import picture_of
 from saeuron.sae.autoencoder import SAE
 from storage import Workspace, connect
-from storage.identity import artifact_id
-from storage.manifests import Manifest
-from storage.tables import EXPLANATIONS, table, write_table
 from tasks import prompts as prompt_sets
 from tasks.engine import model
 from tasks.engine.judge import DomainJudge
 from tasks.inspection.steer import PICTURE, SteerJob, steer
 from tasks.registry import runs
 from tasks.registry.saes import find
-from tests.sae_workspace import HOOKPOINTS, build
+from tests.sae_workspace import HOOKPOINTS, build, explained
 
 BY = {
     "style": DomainJudge(spec="fake", id="fake", labels=("dots", "neon")),
@@ -42,29 +39,6 @@ def ordinary(self: DomainJudge, domain: str, pictures: np.ndarray, device: str) 
     return [int(p.sum(dtype=int)) % 3 != 0 for p in pictures]
 
 
-def explained(workspace: Workspace, sae: Manifest) -> None:
-    """An explanation in which two latents have an aim; 7 speaks of two domains, 8 of all styles, 9 is silent."""
-    rules = {
-        3: ("style is neon", "one", "style", ["neon"]),
-        5: ("object is cat", "one", "object", ["cat"]),
-        7: ("object is cat and style is neon", "both", None, ["cat", "neon"]),
-        8: ("style is dots or neon", "any", "style", ["dots", "neon"]),
-        9: (None, None, None, []),
-    }
-    rows = []
-    for latent, (rule, form, domain, concepts) in rules.items():
-        about = {"hookpoint": HOOKPOINTS[0], "kind": "trained", "sae_id": sae.id, "latent": latent, "rule": rule}
-        about |= {"form": form, "domain": domain, "concepts": concepts, "confidence": 0.9 - latent / 100}
-        rest = {c.name: 0 for c in EXPLANATIONS.columns if c.name not in about}
-        rows.append(about | rest)
-    name = artifact_id("explanation", 1, {"of": sae.id})
-    workspace.folder(name).mkdir(parents=True)
-    write_table(workspace.folder(name) / EXPLANATIONS.file, table(rows, EXPLANATIONS))
-    prompts_id = workspace.read(sae.inputs["capture"]).inputs["prompts"]
-    about = {"hookpoint": HOOKPOINTS[0], "sae_id": sae.id, "images": 8, "concepts": {}}
-    workspace.commit(name, config={}, inputs={"prompts": prompts_id}, summary=about, seconds=0)
-
-
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: pathlib.Path) -> SteerJob:
     workspace = build(tmp_path_factory.mktemp("steered") / "workspace", tiny_model_folder)
@@ -73,7 +47,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: pathlib.Pat
         ConfigError, match=r"nothing says what the latents of sae_v\S+ fire on; run saeuron sae explain"
     ):
         steer_jobs(run, sae, None, 2, 3)
-    explained(workspace, sae)
+    explained(workspace, sae, workspace.read(sae.inputs["capture"]).inputs["prompts"])
     with pytest.raises(ConfigError, match=r"nobody judges \w+"):
         steer_jobs(run, sae, None, 2, 3)
     with pytest.MonkeyPatch.context() as patch:
