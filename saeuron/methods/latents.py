@@ -145,7 +145,8 @@ def edit_latents(
 def combine(edits: Sequence[LatentEdit]) -> tuple[list[LatentEdit], dict[str, int]]:
     """Edits of several concepts, those that share an SAE made one.
 
-    A latent that several edits select at a step takes the factor of larger magnitude, with the floor of that edit.
+    A latent that several edits select at a step takes the factor of larger magnitude, with the floor of that edit; of
+    equal ones the positive factor, then the lower floor, whatever the order of the edits.
     Edits that were scored at different numbers of steps are combined at every timestep, each with what it would take
     there alone. SAEs are told apart by their id, unnamed ones by their b_dec.
 
@@ -178,7 +179,7 @@ def combine(edits: Sequence[LatentEdit]) -> tuple[list[LatentEdit], dict[str, in
                 W_enc[at], b_enc[at] = e.W_enc, e.b_enc
             selects, taken = torch.isfinite(e.floor), torch.isfinite(floor[:, at])
             shared += int((selects & taken).sum())
-            stronger = selects & (~taken | (e.factor.abs() > factor[:, at].abs()))
+            stronger = selects & (~taken | _stronger(e.factor, e.floor, factor[:, at], floor[:, at]))
             factor[:, at] = torch.where(stronger, e.factor, factor[:, at])
             floor[:, at] = torch.where(stronger, e.floor, floor[:, at])
         overlap[first.sae_id or first.hookpoint] = shared
@@ -195,6 +196,13 @@ def combine(edits: Sequence[LatentEdit]) -> tuple[list[LatentEdit], dict[str, in
             )
         )
     return merged, overlap
+
+
+def _stronger(factor: Tensor, floor: Tensor, known: Tensor, known_floor: Tensor) -> Tensor:
+    """Whether an edit's (factor, floor) goes before the known one, bool in their shape; never both ways."""
+    same, equal = factor.abs() == known.abs(), factor == known
+    by_sign = ~equal & (factor > known)
+    return (factor.abs() > known.abs()) | (same & (by_sign | (equal & (floor < known_floor))))
 
 
 def _aligned(edits: list[LatentEdit]) -> list[LatentEdit]:

@@ -102,6 +102,11 @@ class Local(Edit):
         """Refused. Raises ConfigError."""
         raise ConfigError("an edit in a region or at some steps cannot be saved; save the removal that it was made of.")
 
+    def content(self) -> str:
+        """A hash of the inner edit and its limits."""
+        region = None if self.region is None else self.region.tolist()
+        return " ".join(map(str, (self.inner.content(), self.first, self.last, self.aspect, region)))
+
     def scaled(self, strength: float) -> Self:
         """The inner edit at that strength."""
         return replace(self, inner=self.inner.scaled(strength))

@@ -5,6 +5,8 @@ a `Change` changes the pipeline itself, such as its weights, and takes that back
 Methods differ in how they make parts; attaching, combining, scaling and saving are the same for all of them.
 """
 
+import hashlib
+import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,9 +64,20 @@ class Part(ABC):
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.tensors()}
         return {"kind": self.kind, **plain}
 
+    def content(self) -> str:
+        """A hash of all that the part is, by which parts are put in an order that nobody chose."""
+        told = hashlib.sha256(json.dumps(self.record(), sort_keys=True, default=str).encode())
+        for name, value in sorted(self.tensors().items()):
+            plain = value.detach().cpu().contiguous()
+            told.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+            told.update(plain.flatten().view(torch.uint8).numpy().data)
+        return told.hexdigest()
+
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
         """Parts of this class from several removals, those that can be made one made one.
+
+        They come in an order that depends on what they are alone; see `combine`.
 
         Returns:
             (parts, {where: number of pairs (step, latent) that several of them edit}).
@@ -152,11 +165,13 @@ class Call(Part):
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
         """One call with the texts of all."""
-        joined: dict[str, list[str]] = {}
+        if len(parts) == 1:
+            return list(parts), {}
+        joined: dict[str, set[str]] = {}
         for part in parts:
             for name, text in part.arguments.items():
-                joined.setdefault(name, []).append(text)
-        return [cls({name: ", ".join(dict.fromkeys(texts)) for name, texts in joined.items()})], {}
+                joined.setdefault(name, set()).update(text.split(", "))
+        return [cls({name: ", ".join(sorted(joined[name])) for name in sorted(joined)})], {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,21 +236,53 @@ class Removal:
     def merge(removals: Sequence["Removal"]) -> "Removal":
         """One removal that does what all of these do together; see `removed`.
 
+        It depends on which removals these are, not on their order, nor on whether some were merged before the others;
+        one that is named twice counts once. That is so bit for bit, but where removals that were scored at different
+        steps are merged one after another: what lies between the steps is then interpolated in another order.
+
         Raises:
             ConfigError: there are none.
         """
         if not removals:
             raise ConfigError("nothing to merge: expected at least one removal.")
-        if len(removals) == 1:
+        found = sorted({r.content(): r for r in removals}.items())
+        if len(found) == 1:
             return removals[0]
-        parts, _ = combine([p for r in removals for p in r.parts])
-        settings = {f"{r.concept}.{name}": value for r in removals for name, value in r.settings.items()}
-        provenance = {"merged": [dict(r.provenance) for r in removals]}
+        each = [r for _, r in found]
+        parts, _ = combine([p for r in each for p in r.parts])
+        origins = {json.dumps(o, sort_keys=True, default=str): o for r in each for o in r.origins}
+        settings = {name: value for r in each for name, value in r.told.items()}
 
         def joined(name: str) -> str:
-            return " + ".join(dict.fromkeys(getattr(r, name) for r in removals))
+            return " + ".join(sorted({one for r in each for one in getattr(r, name).split(" + ")}))
 
-        return Removal(joined("concept"), joined("domain"), joined("method"), settings, tuple(parts), provenance)
+        return Removal(
+            joined("concept"),
+            joined("domain"),
+            joined("method"),
+            dict(sorted(settings.items())),
+            tuple(parts),
+            {"merged": [origins[key] for key in sorted(origins)]},
+        )
+
+    @property
+    def origins(self) -> list[dict[str, Any]]:
+        """The provenance of each removal that this one was merged from, or its own."""
+        return [dict(about) for about in self.provenance.get("merged", [self.provenance])]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The settings by the concept that they are for, as they stand in a merged removal."""
+        if "merged" in self.provenance:
+            return dict(self.settings)
+        return {f"{self.concept}.{name}": value for name, value in self.settings.items()}
+
+    def content(self) -> str:
+        """A hash of all that the removal is."""
+        about = [self.concept, self.domain, self.method, dict(self.settings), dict(self.provenance)]
+        return hashlib.sha256(
+            json.dumps([about, [p.content() for p in self.parts]], sort_keys=True, default=str).encode()
+        ).hexdigest()
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file."""
@@ -291,9 +338,14 @@ class Attached(NamedTuple):
 
 
 def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
-    """Parts of several removals, those that can be made one made one; see `Part.combined`."""
+    """Parts of several removals, those that can be made one made one; see `Part.combined`.
+
+    What comes out depends on the parts, not on their order: sums are rounded, and so differ in their last bits.
+    """
+    if len(parts) == 1:
+        return type(parts[0]).combined(parts)
     groups: dict[type[Part], list[Part]] = {}
-    for part in parts:
+    for part in sorted(parts, key=Part.content):
         groups.setdefault(type(part), []).append(part)
     merged: list[Part] = []
     overlap: dict[str, int] = {}
@@ -301,7 +353,7 @@ def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
         made, shared = kind.combined(group)
         merged += made
         overlap |= shared
-    return merged, overlap
+    return sorted(merged, key=Part.content), overlap
 
 
 def _warn_of_other_models(pipe: Any, removals: Sequence[Removal]) -> None:
@@ -309,7 +361,7 @@ def _warn_of_other_models(pipe: Any, removals: Sequence[Removal]) -> None:
     made_for = {
         (about["model_id"], about.get("model", "a model"), removal.concept)
         for removal in removals
-        for about in removal.provenance.get("merged", [removal.provenance])
+        for about in removal.origins
         if about.get("model_id")
     }
     if not made_for or (here := origin(pipe)) is None:

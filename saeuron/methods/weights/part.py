@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -70,15 +70,24 @@ class WeightChange(Change):
 
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
-        """The changes of the same layers add up; each is computed from the model's own weights."""
+        """The changes of the same layers add up; each is computed from the model's own weights.
+
+        The columns are put in the order of their numbers, so that the sum does not depend on who came first.
+        """
         groups: dict[tuple[str, ...], list[Self]] = {}
         for part in parts:
             groups.setdefault(part.layers, []).append(part)
-        made = [
-            replace(g[0], up=torch.cat([p.up for p in g], 1), down=torch.cat([p.down for p in g]))
-            for g in groups.values()
-        ]
-        return made, {}
+        return [_sum(group) if len(group) > 1 else group[0] for group in groups.values()], {}
+
+
+Changed = TypeVar("Changed", bound=WeightChange)
+
+
+def _sum(parts: Sequence[Changed]) -> Changed:
+    up, down = torch.cat([p.up for p in parts], 1), torch.cat([p.down for p in parts])
+    columns = torch.cat([up.T, down], 1).cpu()
+    order = torch.tensor(sorted(range(len(columns)), key=lambda i: columns[i].tolist()), device=up.device)
+    return replace(parts[0], up=up[:, order].contiguous(), down=down[order].contiguous())
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,7 +119,7 @@ def test_a_removal_of_another_model_says_so(tiny_model_folder, make_pipe, tmp_pa
     with pytest.warns(OtherModel, match=expected), removal.attached(pipe):
         pass
     two = Removal.merge([removal, replace(removal, concept="dots")])
-    with pytest.warns(OtherModel, match=r"'neon \+ dots' was made for mine"), removed(pipe, [two]):
+    with pytest.warns(OtherModel, match=r"'dots \+ neon' was made for mine"), removed(pipe, [two]):
         pass
     # Warnings are errors here: these give none.
     with removal.attached(pipe, any_model=True), removal.attached(load_pipeline(tiny_model_folder)):
