@@ -23,6 +23,7 @@ commands/       one file per command
 stages/         one ordering function per stage
 sae/            what is said of SAEs, and how they are measured
 inspection/     look into a model, and say what is found
+measure/        measure many removals together, and say what is found
 explore/        the report, and the explorer in a browser
 upkeep/         verify, gc, diff, refresh
 deploy/         schedules: deployments, forms, notifications

@@ -26,6 +26,7 @@ from flows.commands.measure.bench import bench
 from flows.commands.measure.compare import compare
 from flows.commands.measure.hookpoints import hookpoints
 from flows.commands.measure.locate import locate
+from flows.commands.measure.sequence import sequence
 from flows.commands.measure.steer import steer
 from flows.commands.report import report
 from flows.commands.run import evaluate, remove, run
@@ -66,6 +67,7 @@ for command in (
     run,
     evaluate,
     compare,
+    sequence,
     bench,
     audit,
     remove,

@@ -26,6 +26,7 @@ from tasks.engine.job import Job, Made, Ran
 from tasks.engine.step import Step, publish
 from tasks.engine.worker import Worker
 from tasks.stages import from_elsewhere
+from tasks.tune import TuneJob
 
 
 def pipeline(
@@ -120,13 +121,11 @@ def _dictionaries(config: RunConfig, removed: Iterable[Wanted]) -> list[Dictiona
     return [d for d in get_args(Dictionary) if d in needed]
 
 
-def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
-    """Every stage in order; `concepts` as in `pipeline`."""
-    elsewhere = from_elsewhere()
-    if concepts is None:
-        concepts = wanted(run)
+def removals_of(
+    run: Run, removed: list[Wanted]
+) -> tuple[dict[Wanted, tuple[TuneJob, Made]], dict[Dictionary, dict[str, str]]]:
+    """Make some removals and what they need; ({(concept, method): (job, removal)}, {kind of SAE: {hookpoint: id}})."""
     sets = prompts(run)
-    removed = wanted_of(run.config, concepts)
     saes: dict[Dictionary, dict[str, str]] = {}
     scores: Scores = {}
     if dictionaries := _dictionaries(run.config, removed):
@@ -134,7 +133,15 @@ def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
         saes = {dictionary: train(run, captured, dictionary) for dictionary in dictionaries}
         scores = score(run, sets, saes)
     calibrate(run, removed, sets)
-    removals = tune(run, removed, sets, saes, scores)
+    return tune(run, removed, sets, saes, scores), saes
+
+
+def stages(run: Run, concepts: list[str] | None = None) -> dict[str, Any]:
+    """Every stage in order; `concepts` as in `pipeline`."""
+    elsewhere = from_elsewhere()
+    if concepts is None:
+        concepts = wanted(run)
+    removals, saes = removals_of(run, wanted_of(run.config, concepts))
     evaluations = evaluate(run, removals)
     comparisons = compare(run, evaluations)
     for stage in elsewhere:

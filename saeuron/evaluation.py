@@ -13,7 +13,11 @@ from saeuron.prompts import Prompt, cells, choose
 
 
 def images(
-    prompts: Sequence[Prompt], config: EvaluateConfig, sampled_for: tuple[str, str] | None = None
+    prompts: Sequence[Prompt],
+    config: EvaluateConfig,
+    sampled_for: tuple[str, str] | None = None,
+    among: Mapping[str, str] | None = None,
+    own_cells: int | None = None,
 ) -> list[Request]:
     """One test prompt of every combination of concepts, `config.seeds` images of each, and all prompts of benchmarks.
 
@@ -24,6 +28,9 @@ def images(
         config: the number of images, and the seed of the choice.
         sampled_for: (domain, concept) that was removed. With `config.retained_cells`, all cells of the concept are
             kept, and that many of the others, dealt in turn over the concepts of the domain. None: all are kept.
+        among: {concept: domain} of several concepts that are removed one after another, in place of `sampled_for`: at
+            most `own_cells` cells of each are kept, and `config.retained_cells` of those that ask for none of them.
+        own_cells: None: all.
 
     Raises:
         BadPrompts: the prompt set has no test prompts.
@@ -35,7 +42,9 @@ def images(
     listed = sorted((p for p in found if p.source), key=lambda p: (p.guidance or 0.0, p.source, p.id))
     templates = (p for p in found if not p.source)
     chosen = [choose(members, 1, config.seed)[0] for members in cells(templates).values()]
-    if config.retained_cells is not None and sampled_for is not None:
+    if among:
+        chosen = _several(chosen, among, own_cells, config)
+    elif config.retained_cells is not None and sampled_for is not None:
         domain, concept = sampled_for
         own = [p for p in chosen if p.concepts.get(domain) == concept]
         others = [p for p in chosen if p.concepts.get(domain) != concept]
@@ -43,6 +52,21 @@ def images(
     return requests(chosen, config.seeds) + [
         request for p in listed for request in requests([p], 1 if p.seed is not None else config.seeds)
     ]
+
+
+def _several(
+    prompts: Sequence[Prompt], among: Mapping[str, str], own_cells: int | None, config: EvaluateConfig
+) -> list[Prompt]:
+    """Some prompts of each of several concepts, and some of none of them; a prompt of two counts for the first."""
+    groups: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        asked = [c for c, domain in sorted(among.items()) if prompt.concepts.get(domain) == c]
+        groups.setdefault(asked[0] if asked else "", []).append(prompt)
+    rest, found = groups.pop("", []), list[Prompt]()
+    for concept in sorted(groups):
+        found += choose(groups[concept], len(prompts) if own_cells is None else own_cells, config.seed)
+    limit = len(rest) if config.retained_cells is None else config.retained_cells
+    return found + _stratified(rest, min(among.values()), limit, config.seed)
 
 
 def _stratified(prompts: Sequence[Prompt], domain: str, limit: int, seed: int) -> list[Prompt]:

@@ -12,7 +12,7 @@ from storage.declared import Column, View
 from storage.errors import BadTable
 from storage.parquet import read_parquet, read_schema, write_parquet
 from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
-from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, METRICS, QUALITY
+from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, METRICS, QUALITY, SEQUENCES
 from storage.views.inputs import CAPTURES, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
 from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, RELATIVES, STEERING
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
@@ -45,6 +45,7 @@ __all__ = [
     "RELATIVES",
     "REMOVAL_LATENTS",
     "SAES",
+    "SEQUENCES",
     "SHIPPED",
     "SPLIT",
     "STEERING",
@@ -78,6 +79,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "evaluation": (METRICS, EVALUATIONS, DAMAGE, CONFUSION, QUALITY),
     "pictures": (PICTURES,),
     "comparison": (COMPARISONS,),
+    "sequence": (SEQUENCES,),
     "audit": (ATTACKS,),
     "proof": (DICTIONARY,),
     "explanation": (EXPLANATIONS,),

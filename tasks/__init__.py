@@ -20,6 +20,7 @@ audit.py       an attack on a removal
 stages.py      every stage, and how one from elsewhere is added
 sae/           measure an SAE
 inspection/    look into a model
+measure/       measure many removals together
 explore/       read a workspace for people: what the report and the explorer show
 engine/        how a task runs: cache, locks, workers, progress
 registry/      what a workspace remembers: runs, concepts, which SAE

@@ -58,6 +58,10 @@ class ImagesJob(Job):
     """Ids of the removals by content; see `tasks.tune.RemovalSummary.content`."""
     sampled_for: tuple[str, str] | None = None
     """With `config.retained_cells`: the (domain, concept) whose own cells are all kept."""
+    among: dict[str, str] | None = None
+    """{concept: domain} of the concepts that are removed one after another; see `saeuron.evaluation.images`."""
+    own_cells: int | None = None
+    """Of each of these."""
     bases: tuple[str, ...] = ()
     """Image sets that may hold some of the same images; see `bases`."""
 
@@ -66,15 +70,23 @@ class ImagesJob(Job):
         return "unedited" if not self.removal_ids else " + ".join(self.removal_ids)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        # Those of one removal have the ids that they had before there were sequences.
+        fields = super().identity
+        return {k: v for k, v in fields.items() if k not in _SEVERAL or v is not None}
+
+    @property
     def reads(self) -> dict[str, tuple[str, ...]]:
         return {name: files for name, files in super().reads.items() if name not in self.bases}
 
 
 def images(job: ImagesJob) -> list[Request]:
     """The test images of the job's prompts. Raises BadPrompts."""
-    return evaluation.images(prompt_sets.read(job.open, job.prompts_id), job.config, job.sampled_for)
+    prompts = prompt_sets.read(job.open, job.prompts_id)
+    return evaluation.images(prompts, job.config, job.sampled_for, job.among, job.own_cells)
 
 
+_SEVERAL = ("among", "own_cells")
 _SIZE = frozenset({"seeds", "retained_cells", "shard_images"})
 """Fields of the configuration that set which images there are, not what they show."""
 
@@ -97,7 +109,7 @@ def bases(job: ImagesJob, known: Iterable[Manifest], prompts: Iterable[Manifest]
 
 
 def _kind(identity: dict[str, Any]) -> dict[str, Any]:
-    fields = {k: v for k, v in identity.items() if k not in ("prompts_id", "sampled_for", "config")}
+    fields = {k: v for k, v in identity.items() if k not in ("prompts_id", "sampled_for", "config", *_SEVERAL)}
     return fields | {"config": {k: v for k, v in identity["config"].items() if k not in _SIZE}}
 
 

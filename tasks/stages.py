@@ -15,6 +15,7 @@ from tasks.inspection.locate import LocateJob
 from tasks.inspection.relatives import RelativesJob
 from tasks.inspection.steer import SteerJob
 from tasks.judge import JudgeJob
+from tasks.measure.sequence import SequenceJob
 from tasks.packs import PacksJob
 from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
@@ -50,6 +51,7 @@ SHIPPED: tuple[type[Job], ...] = (
     AttributionJob,
     RelativesJob,
     SteerJob,
+    SequenceJob,
 )
 RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
 """Names of the stages that a run makes, in its order."""

@@ -4,6 +4,7 @@ metrics.py      UA, IRA, CRA with ceilings and intervals
 comparison.py   two removals on the same images
 contest.py      several methods on the same concepts and images, against the best
 cost.py         what removals cost per image
+sequence.py     several removals at once: what is gone, what of the rest
 quality.py      Frechet distance, CLIP score, counts of parts
 calibration.py  what a judge says of unedited images
 published.py    published figures of UnlearnCanvas

@@ -54,8 +54,8 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One metric of one concept as sums by prompt and group; its value is the mean over groups of gain / count."""
+class Part:
+    """One figure as sums by prompt and group; its value is the mean over groups of gain / count."""
 
     weight: float
     gain: NDArray[np.float64]
@@ -102,7 +102,7 @@ def compare_all(
         raise ValueError("nothing to compare: expected the images of at least one concept")
     prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for _, pair in pairs for j in pair.first}))}
     images = sum(len(pair.first) for _, pair in pairs)
-    parts: list[_Part] = []
+    parts: list[Part] = []
     for domain, pair in pairs:
         mine = _parts(domain, [d for d in domains if d != domain], pair, prompts, metrics)
         if mine is None:
@@ -139,7 +139,7 @@ def share(domains: Sequence[str], pairs: Sequence[tuple[str, Pair]], metric: str
 
 def _parts(
     domain: str, others: Sequence[str], pair: Pair, prompts: dict[str, int], metrics: Sequence[str] = METRICS
-) -> list[_Part] | None:
+) -> list[Part] | None:
     """The metrics that `saeuron.metrics.summary` averages; None if an image of theirs could not be judged."""
     against = pair.first if pair.second is None else pair.second
     second = {(j.prompt_id, j.index): j for j in against}
@@ -160,5 +160,5 @@ def _parts(
             won, lost = a.right(q.domain) != q.wrong, b.right(q.domain) != q.wrong
             gain[at] += float(won) - (0.0 if pair.second is None else float(lost))
             count[at] += 1
-        found.append(_Part(1 / len({*kinds}) / kinds.count(kind), gain, count))
+        found.append(Part(1 / len({*kinds}) / kinds.count(kind), gain, count))
     return found

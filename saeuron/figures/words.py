@@ -9,6 +9,13 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}".removesuffix(".0")
 
 
+def interval(value: float | None, low: float | None, high: float | None) -> str:
+    """`98.9 97-100`, percent; `-` for what could not be judged."""
+    if value is None or low is None or high is None:
+        return "-"
+    return f"{percent(value) if value == 1 else format(100 * value, '.1f')} {100 * low:.0f}-{100 * high:.0f}"
+
+
 def harm(harmed: Mapping[str, Any]) -> str:
     """`heart 0 (was 100)`: a concept that a removal harms, its share of recognised images with it and without."""
     return f"{harmed['harmed']} {100 * harmed['after']:.0f} (was {100 * harmed['before']:.0f})"

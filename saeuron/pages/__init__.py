@@ -7,6 +7,7 @@ report.py    the report of a run, one file
 removals.py  what is shown of a removal, as records
 plots.py     plots as SVG
 dots.py      plots of figures with their intervals
+curves.py    line plots as PNG
 heat.py      heat maps as PNG
 grid.py      pictures in rows and columns as PNG
 sheet.py     one latent as a PNG

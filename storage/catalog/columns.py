@@ -29,6 +29,7 @@ from storage.tables import (
     RELATIVES,
     REMOVAL_LATENTS,
     SAES,
+    SEQUENCES,
     STEERING,
 )
 
@@ -178,7 +179,7 @@ COLUMNS: dict[str, list[Column]] = {
     "images": IMAGES.described,
     **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS, METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
     **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, EXPLANATIONS, ATTACKS, HEADS)},
-    **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS, RELATIVES, STEERING)},
+    **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS, RELATIVES, SEQUENCES, STEERING)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

@@ -107,3 +107,22 @@ COMPARISONS = View(
         Column("n_differ", "BIGINT", "prompts", "prompts on which the two differ"),
     ),
 )
+SEQUENCES = View(
+    name="sequences",
+    key="sequence_id",
+    key_meaning="the artifact of `saeuron sequence`",
+    file="sequences.parquet",
+    columns=(
+        Column("order_seed", "INTEGER", "", "the order of the requests; 0: as they were named"),
+        Column("m", "INTEGER", "concepts", "how many are removed, the first of the order"),
+        Column("method", "VARCHAR", "", "how they are removed; unedited: they are not"),
+        Column("control", "BOOLEAN", "", "whether the method is a control"),
+        Column("removed", "VARCHAR[]", "", "the concepts that are removed, in the order of the requests"),
+        Column("measured", "VARCHAR", "", "the concept that is measured; null: all of the role"),
+        Column("role", "VARCHAR", "", "removed, retained, IRA, CRA or RA; see saeuron/figures/sequence.py"),
+        Column("accuracy", "DOUBLE", "1", "share of the images that show what was asked; of removed: 1 - UA"),
+        Column("n", "BIGINT", "images", "different images it is over"),
+        Column("low", "DOUBLE", "1", "lower end of the 95 % interval of accuracy"),
+        Column("high", "DOUBLE", "1", "upper end"),
+    ),
+)

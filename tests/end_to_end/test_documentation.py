@@ -75,6 +75,9 @@ def test_the_commands_of_readme_do_what_they_say(
         if words[0] == "audit":
             words += ["--prompts", "2", "--iterations", "2"]
             (workspaces / "ring_a_bell.csv").write_text("prompt\nA cat in stripes style.\nStripes of a moon.\n")
+        if words[0] == "sequence":
+            words += ["--own", "1", "--retained", "2"]
+            words = ["dots" if w == "sketch" else w for w in words]
         if words[0] == "locate":
             words += ["--pairs", "1", "--examples", "4"]
         if words[:2] == ["latent", "steer"]:

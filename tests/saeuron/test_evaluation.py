@@ -53,3 +53,20 @@ def test_without_a_limit_or_a_concept_nothing_is_left_out():
 def test_prompts_without_a_test_split_are_refused():
     with pytest.raises(BadPrompts, match="no test prompts; add templates or files with split 'test'"):
         images([p for p in PROMPTS if p.split != "test"], EvaluateConfig())
+
+
+@pytest.mark.parametrize(("own", "rest"), [(None, None), (1, 2), (2, 3), (9, 9)])
+def test_several_concepts_have_cells_of_their_own_and_share_the_rest(own, rest):
+    config, among = EvaluateConfig(seeds=2, retained_cells=rest), {"neon": "style", "dots": "style"}
+    found = images(PROMPTS, config, among=among, own_cells=own)
+    assert found == images(PROMPTS[::-1], config, among=dict(reversed(among.items())), own_cells=own)
+    count = {s: sum(style == s for style, _, _ in asked(found)) for s in ("neon", "dots", "sepia", None)}
+    # Each of the two has two cells; of the others there are two of sepia and two without a style.
+    assert count["neon"] == count["dots"] == 2 * min(own or 2, 2)
+    assert count["sepia"] + count[None] == 2 * min(rest or 4, 4) and abs(count["sepia"] - count[None]) <= 2
+    assert len({*asked(found)}) == len(found)
+
+
+def test_a_cell_of_two_removed_concepts_is_drawn_once():
+    found = images(PROMPTS, EvaluateConfig(seeds=1), among={"neon": "style", "cat": "object"}, own_cells=4)
+    assert asked(found).count(("neon", "cat", 0)) == 1 and len({*asked(found)}) == len(found)

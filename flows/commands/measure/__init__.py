@@ -5,6 +5,7 @@ bench.py          `bench`
 compare.py        `compare`
 hookpoints.py     `hookpoints`
 locate.py         `locate`
+sequence.py       `sequence`
 steer.py          `latent steer`
 unlearncanvas.py  `unlearncanvas`, `unlearncanvas convert | export`
 """

@@ -176,11 +176,9 @@ def verdict(found: "Contest", controls: set[str]) -> str:
 
 
 def _interval(figure: "Difference") -> str:
-    """`98.9 97-100`; `-` for what could not be judged."""
-    if figure.value is None or figure.low is None or figure.high is None:
-        return "-"
-    value = "100" if figure.value == 1 else f"{100 * figure.value:.1f}"
-    return f"{value} {100 * figure.low:.0f}-{100 * figure.high:.0f}"
+    from saeuron.figures.words import interval
+
+    return interval(figure.value, figure.low, figure.high)
 
 
 def _difference(figure: "Difference | None") -> str:

@@ -1,4 +1,4 @@
-from saeuron.figures.words import a, harm, percent
+from saeuron.figures.words import a, harm, interval, percent
 
 
 def test_figures_in_words() -> None:
@@ -8,3 +8,9 @@ def test_figures_in_words() -> None:
 
 def test_the_article_follows_the_noun() -> None:
     assert [a(noun) for noun in ("style", "object", "Artist", "")] == ["a style", "an object", "an Artist", "a "]
+
+
+def test_a_figure_with_its_interval() -> None:
+    assert [interval(*f) for f in ((0.9889, 0.9712, 1.0), (1.0, 0.93, 1.0), (0.0, 0.0, 0.126), (None, None, None))] == [
+        "98.9 97-100", "100 93-100", "0.0 0-13", "-",
+    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A merged removal is a function of the set of removals: for every method, in every order, one after another or at once."""
+"""A merged removal is a function of the set, for every method: in every order, one after another or at once."""
 
 import itertools
 
@@ -39,7 +39,8 @@ def evidences(tiny_pipe) -> list[Evidence]:
     return [
         Evidence(
             name, "style", (PATH,), "both", {PATH: sae}, {PATH: "s"}, {PATH: profile(totals[name], whole)}, tiny_pipe,
-            MODEL, images[name], [r for n in NAMES if n != name for r in images[n]], [PROMPTS[name]], [PROMPTS[other]], 1,
+            MODEL, images[name], [r for n in NAMES if n != name for r in images[n]], [PROMPTS[name]],
+            [PROMPTS[other]], 1,
         )
         for name, other in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)
     ]  # fmt: skip

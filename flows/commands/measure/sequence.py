@@ -1,0 +1,65 @@
+"""`saeuron sequence`: concepts removed one after another."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
+
+
+def sequence(
+    concepts: Annotated[list[str], typer.Argument(help="Concepts in the order of the requests, two or more.")],
+    method: Annotated[str, typer.Option(help="How they are removed; empty: the first method of the run.")] = "",
+    control: Annotated[str, typer.Option(help="The method that must do worse.")] = "random",
+    orders: Annotated[int, typer.Option(min=1, help="Orders to try: as named, and others that a seed draws.")] = 2,
+    own: Annotated[int, typer.Option(min=1, help="Test prompts of each concept, at most.")] = 6,
+    retained: Annotated[int, typer.Option(min=1, help="Test prompts of none of them, at most.")] = 60,
+    workspace: WorkspaceOption = WORKSPACE,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the workspace's configuration; repeatable.")
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = 2,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Remove concepts one after another, and measure after each request.
+
+    UA is of all that is removed by then, RA of the rest: does the first stay removed, and does the rest stay? In
+    several orders, beside as many removals by a control and the unedited model, on the same images. All orders merge
+    into the same file, which is checked. Removals and images that are there are used. `sequences` has every figure.
+
+    Example: saeuron sequence neon stripes sketch --method saeuron --orders 2
+    """
+    from flows.config import changed
+    from flows.environment import check_server, prepare
+    from storage import Workspace
+    from tasks.registry import runs
+
+    opened = Workspace.open(workspace, create=False)
+    prepare(opened.root, verbose)
+    check_server()
+    remembered = runs.remembered(opened)
+    chosen = method or remembered.method[0]
+    told = [f"method=[{chosen}]", f"controls.methods=[{control}]", "controls.concepts=null"]
+    from flows.display import on_prefect
+    from flows.hints import command
+    from flows.measure.sequence import check, lines, sequence_flow
+    from flows.work import check_all
+    from saeuron import methods
+
+    for name in (chosen, control):
+        methods.get(name)
+    config = changed(remembered, [*(settings or ()), *told])
+    domains = check(config, concepts, chosen, control, orders)
+    check_all(config, device, opened)
+    with on_prefect(console_for(as_json)):
+        made = sequence_flow(config, str(opened.root), domains, chosen, control, orders, own, retained, device, threads)
+    if as_json:
+        say(json.dumps({name: made[name] for name in ("sequence", "summary", "rows", "picture", "file")}, indent=2))
+        return
+    say("\n".join(lines(made)))
+    say(f"picture: {opened.root / made['picture']}")
+    say(f"file: {made['file']}")
+    say(f"next: {command('generate', 'A PROMPT', '--remove', made['file'], '--out', 'image.png', workspace=opened)}")

@@ -1,0 +1,119 @@
+"""What is left when several concepts are removed at once, and what of the rest.
+
+    removed    accuracy of a removed concept's domain on the images asked to show it; UA is 1 - their mean
+    retained   the same of a concept that stays, on images that ask for no removed concept
+    IRA        mean of `retained` over the concepts of a domain that something is removed from; of several, their mean
+    CRA        accuracy of another domain on images that ask for both and for no removed concept
+    RA         (IRA + CRA) / 2; without another domain IRA
+
+Intervals are 95 %, the wider at each end of a bootstrap over prompts and of Wilson's for that share of the different
+images: the bootstrap alone shrinks to nothing where every image is right.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saeuron.figures.comparison import Part
+from saeuron.figures.metrics import Judged, wilson
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Share:
+    """One figure, as a fraction. None: there is no image, or no judge."""
+
+    role: str
+    measured: str | None
+    """The concept; None: a mean over several."""
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    n: int
+    """Images."""
+
+
+def shares(
+    domains: Sequence[str], removed: Mapping[str, str], over: Collection[str], images: Sequence[Judged], seed: int = 0
+) -> list[Share]:
+    """Every figure of one state of the model.
+
+    Args:
+        domains: all domains of the run.
+        removed: {concept: its domain} of what is removed now.
+        over: the domains that IRA is of: those of everything that is removed in the end.
+        images: what judges saw.
+    """
+    prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for j in images}))}
+    rest = [j for j in images if not any(removed.get(c) == d for d, c in j.asked.items())]
+    found, gone, inside, across = list[Share](), list[_Asked](), list[_Asked](), list[_Asked]()
+
+    def noted(role: str, measured: str | None, parts: Sequence[_Asked]) -> None:
+        found.append(_share(role, measured, parts, len(prompts), seed))
+
+    for concept, domain in sorted(removed.items()):
+        gone.append(_part([j for j in images if j.asked.get(domain) == concept], domain, prompts))
+        noted("removed", concept, gone[-1:])
+    noted("removed", None, gone)
+    for domain in domains:
+        stay = sorted({j.asked[domain] for j in rest if domain in j.asked})
+        for concept in stay:
+            noted("retained", concept, [_part([j for j in rest if j.asked.get(domain) == concept], domain, prompts)])
+        if domain not in over:
+            continue
+        inside.append(_part([j for j in rest if domain in j.asked], domain, prompts, by=domain))
+        for other in domains:
+            if other != domain:
+                across.append(_part([j for j in rest if domain in j.asked and other in j.asked], other, prompts))
+    noted("IRA", None, inside)
+    if across:
+        noted("CRA", None, across)
+    # Each of the two halves counts as much, however many domains it is over.
+    noted("RA", None, [*inside * len(across), *across * len(inside)] if across else inside)
+    return found
+
+
+class _Asked(NamedTuple):
+    """Some images, and where a domain's judge is right on them."""
+
+    images: frozenset[tuple[str, int]]
+    right: Part | None
+    """By prompt, and by concept where it is a mean over concepts; None: there is no image, or one was not judged."""
+
+
+def _part(images: Sequence[Judged], domain: str, prompts: Mapping[str, int], by: str | None = None) -> _Asked:
+    """Where the judge of `domain` is right; `by`: a mean over the concepts of this domain."""
+    keys = frozenset((j.prompt_id, j.index) for j in images)
+    if not images or any(j.seen.get(domain) is None for j in images):
+        return _Asked(keys, None)
+    names = [j.asked[by] if by else "" for j in images]
+    group = {name: i for i, name in enumerate(sorted({*names}))}
+    gain, count = np.zeros((2, len(prompts), len(group)))
+    for j, name in zip(images, names, strict=True):
+        gain[prompts[j.prompt_id], group[name]] += j.right(domain)
+        count[prompts[j.prompt_id], group[name]] += 1
+    return _Asked(keys, Part(1.0, gain, count))
+
+
+def _share(role: str, measured: str | None, parts: Sequence[_Asked], prompts: int, seed: int) -> Share:
+    """The mean of the parts."""
+    known = [p.right for p in parts if p.right is not None]
+    n = len(frozenset[tuple[str, int]]().union(*(p.images for p in parts)))
+    if not known or len(known) < len(parts):
+        return Share(role, measured, None, None, None, n)
+
+    def mean(times: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.mean([p.value(times) for p in known], axis=0)
+        return found
+
+    value = float(mean(np.ones((1, prompts)))[0])
+    times = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=DRAWS)
+    drawn = mean(times.astype(np.float64))
+    # A draw without an image of the figure says nothing of it.
+    low, high = np.percentile(drawn[~np.isnan(drawn)], [2.5, 97.5])
+    least, most = wilson(round(value * n), n)
+    return Share(role, measured, value, min(float(low), least, value), max(float(high), most, value), n)
