@@ -23,7 +23,7 @@ from torch import Tensor
 
 from saeuron.hooks import Step, to_rows
 from saeuron.methods.latents import LatentEdit
-from saeuron.methods.removal import nearest_step
+from saeuron.methods.removal import at_step
 from saeuron.sae.autoencoder import check_width
 
 Tier = Literal["constant", "per_input", "per_position", "scaled", "replaced"]
@@ -59,14 +59,14 @@ class GatedEdit(LatentEdit):
     def gated(self, rows: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
         """(delta [B, P, D], G [B]) of rows [B, P, D]."""
         check_width(self.W_dec.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
-        t = nearest_step(self.timesteps, timestep)
         f = self.encode(rows)
-        selected = torch.isfinite(self.floor[t])
-        over = f > self.floor[t]
+        factor, floor = self.at(timestep)
+        selected = torch.isfinite(floor)
+        over = f > floor
         if self.first:
             after = torch.arange(rows.shape[-2], device=rows.device)[:, None] >= self.first
             f, over = torch.where(after, f, 0.0), over & after
-        change = self._change(f, over, selected, t)
+        change = self._change(f, over, selected, factor, self.valued(timestep))
         if self.first:
             change = torch.where(after, change, 0.0)
         delta = change @ self.W_dec
@@ -74,11 +74,14 @@ class GatedEdit(LatentEdit):
             return delta, delta.square().sum(-1).mean(-1)
         return delta, torch.where(selected, f, 0.0).sum(-1).amax(-1)
 
-    def _change(self, f: Tensor, over: Tensor, selected: Tensor, t: int) -> Tensor:
+    def valued(self, timestep: int) -> Tensor | None:
+        """v_i at a timestep, float32 [u], between scored ones as factors are (`LatentEdit.at`); None without values."""
+        return None if self.values is None else self.mixed(self.values, timestep)
+
+    def _change(self, f: Tensor, over: Tensor, selected: Tensor, factor: Tensor, v: Tensor | None) -> Tensor:
         """f' - f of the u latents [..., P, u]."""
-        if self.tier == "scaled" or self.values is None:
-            return torch.where(over, (self.factor[t] - 1) * f, 0.0)
-        v = self.values[t]
+        if self.tier == "scaled" or v is None:
+            return torch.where(over, (factor - 1) * f, 0.0)
         match self.tier:
             case "replaced":
                 return torch.where(over, v - f, 0.0)
@@ -116,7 +119,7 @@ class GatedEdit(LatentEdit):
     def open_at(self, rows: Tensor, timestep: int) -> Tensor:
         """G >= tau, bool [B] of rows [B, P, D]."""
         assert self.tau is not None
-        return self.gated(rows, timestep)[1] >= self.tau[nearest_step(self.timesteps, timestep)]
+        return self.gated(rows, timestep)[1] >= at_step(self.tau, self.timesteps, timestep)
 
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:  # type: ignore[override]

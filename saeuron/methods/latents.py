@@ -84,16 +84,16 @@ class LatentEdit(Edit):
         Between two scored timesteps they lie between theirs, linearly. A latent that one of the two alone selects has
         that one's: it is edited as much, not half as much (measured: docs/log.md, 2026-11-29).
         """
+        return self.mixed(self.factor, timestep), self.mixed(self.floor, timestep)
+
+    def mixed(self, values: Tensor, timestep: int) -> Tensor:
+        """What `values`, float32 [T, u], are at a timestep, [u]; see `at`."""
         a, b, weight = neighbours(self.timesteps, timestep)
         if a == b:
-            return self.factor[a], self.floor[a]
+            return values[a]
         of_a, of_b = torch.isfinite(self.floor[a]), torch.isfinite(self.floor[b])
-
-        def mixed(values: Tensor) -> Tensor:
-            between = torch.lerp(values[a], values[b], weight)
-            return torch.where(of_a & of_b, between, torch.where(of_a, values[a], values[b]))
-
-        return mixed(self.factor), mixed(self.floor)
+        between = torch.lerp(values[a], values[b], weight)
+        return torch.where(of_a & of_b, between, torch.where(of_a, values[a], values[b]))
 
     @classmethod
     def combined(cls, parts: Sequence["LatentEdit"]) -> tuple[list["LatentEdit"], dict[str, int]]:

@@ -150,6 +150,12 @@ def neighbours(timesteps: Tensor, timestep: int) -> tuple[int, int, float]:
     return known.index(noisier), known.index(other), weight
 
 
+def at_step(values: Tensor, timesteps: Tensor, timestep: int) -> Tensor:
+    """The entry of `values` [T, ...] at a timestep: between two scored ones linearly, at a scored one its own bits."""
+    a, b, weight = neighbours(timesteps, timestep)
+    return values[a] if a == b else torch.lerp(values[a], values[b], weight)
+
+
 @dataclass(frozen=True, eq=False)
 class Call(Part):
     """Arguments for the pipeline's call, such as a negative prompt. Texts of several removals are joined by commas."""

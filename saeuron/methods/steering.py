@@ -17,7 +17,7 @@ from saeuron.errors import ConfigError
 from saeuron.generation import Request, generate
 from saeuron.hooks import Step, attached, to_rows
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.removal import Edit, nearest_step
+from saeuron.methods.removal import Edit, at_step
 from saeuron.sae.autoencoder import check_width
 from saeuron.scoring import Counting, counting
 
@@ -38,9 +38,9 @@ class DirectionEdit(Edit):
         return replace(self, direction=strength * self.direction)
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
-        """The direction of the nearest scored step, float32 [..., D]."""
+        """The direction at a timestep, float32 [..., D]; between two scored ones it lies between theirs."""
         check_width(self.direction.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
-        return self.direction[nearest_step(self.timesteps, timestep)].expand_as(rows)
+        return at_step(self.direction, self.timesteps, timestep).expand_as(rows)
 
 
 class Steering(Method):

@@ -24,7 +24,7 @@ from saeuron.errors import ConfigError
 from saeuron.generation import Request
 from saeuron.hooks import Step, to_rows
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.removal import Edit, nearest_step
+from saeuron.methods.removal import Edit, at_step
 from saeuron.methods.steering import read
 from saeuron.sae.autoencoder import check_width
 
@@ -56,11 +56,16 @@ class ExcessEdit(Edit):
         return replace(self, direction=strength * self.direction)
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
-        """a times the direction where a > floor, float32 [..., D]; exactly zero elsewhere."""
+        """a times the direction where a > floor, float32 [..., D]; exactly zero elsewhere.
+
+        Between two scored timesteps w, o and the direction lie between theirs, linearly.
+        """
         check_width(self.direction.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
-        t = nearest_step(self.timesteps, timestep)
-        a = (rows - self.centre[t]) @ self.reader[t]
-        return torch.where(a > self.floor, a, 0.0)[..., None] * self.direction[t]
+        reader, centre, direction = (
+            at_step(values, self.timesteps, timestep) for values in (self.reader, self.centre, self.direction)
+        )
+        a = (rows - centre) @ reader
+        return torch.where(a > self.floor, a, 0.0)[..., None] * direction
 
 
 @dataclass(frozen=True, eq=False)
