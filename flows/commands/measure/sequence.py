@@ -24,7 +24,7 @@ def sequence(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Remove concepts one after another, and measure after each request.
+    """Remove concepts one after another, and measure.
 
     UA is of all that is removed by then, RA of the rest: does the first stay removed, and does the rest stay? In
     several orders, beside as many removals by a control and the unedited model, on the same images. All orders merge
