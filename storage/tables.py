@@ -13,7 +13,7 @@ from storage.errors import BadTable
 from storage.parquet import read_parquet, read_schema, write_parquet
 from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
 from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, METRICS, QUALITY, SEQUENCES
-from storage.views.inputs import CAPTURES, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
+from storage.views.inputs import CAPTURES, DESCRIPTIONS, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
 from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, RELATIVES, STEERING
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
 from storage.views.removals import ATTACKS, GRID, REMOVAL_LATENTS
@@ -25,6 +25,7 @@ __all__ = [
     "COMPARISONS",
     "CONFUSION",
     "DAMAGE",
+    "DESCRIPTIONS",
     "DETECTIONS",
     "DICTIONARY",
     "DOMAIN",
@@ -83,6 +84,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "audit": (ATTACKS,),
     "proof": (DICTIONARY,),
     "explanation": (EXPLANATIONS,),
+    "description": (DESCRIPTIONS,),
     "locate": (HEADS,),
     "attribution": (ATTRIBUTIONS, HEAD_LATENTS),
     "relatives": (RELATIVES,),

@@ -19,6 +19,7 @@ from tasks.measure.sequence import SequenceJob
 from tasks.packs import PacksJob
 from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
+from tasks.sae.describe import DescribeJob
 from tasks.sae.explain import ExplainJob
 from tasks.sae.prove import ProofJob
 from tasks.sae.report import DiagnosisJob, StabilityJob
@@ -46,6 +47,7 @@ SHIPPED: tuple[type[Job], ...] = (
     StabilityJob,
     ProofJob,
     ExplainJob,
+    DescribeJob,
     AuditJob,
     LocateJob,
     AttributionJob,

@@ -97,6 +97,10 @@ def prove(
 def explain(
     sae: Named,
     images: Annotated[int, typer.Option(min=2, help="Images of each of the two sets.")] = 600,
+    export: Annotated[Path | None, typer.Option(help="Write a line of JSON for each latent.")] = None,
+    descriptions: Annotated[
+        Path | None, typer.Option("--import", exists=True, dir_okay=False, help="Judge descriptions in such lines.")
+    ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -107,7 +111,9 @@ def explain(
 
     A rule about what images show, such as `style is neon` or `object is cat or dog`, is chosen for each latent on
     validation images and judged on test images: precision, recall and a confidence. Beside it are an untrained SAE and
-    rules chosen from shuffled labels. `saeuron sql "select * from explanations"` has every latent.
+    rules chosen from shuffled labels. `saeuron sql "select * from explanations"` has every latent. Descriptions by
+    people or language models are judged on the same test images: a line of JSON with `latent`, `description` and what
+    it claims, such as {"latent": 3, "description": "glowing lines", "concepts": {"style": ["neon"]}}.
 
     Example: saeuron sae explain unet.up_blocks.0.attentions.1
     """
@@ -117,14 +123,29 @@ def explain(
     from tasks.registry import runs
 
     config = runs.remembered(opened)
+    if descriptions is not None:
+        from flows.sae import describe
+
+        describe.check(opened, config, found, descriptions, device)
+        with on_prefect(console_for(as_json)):
+            told = describe.describe_flow(config, str(opened.root), found.id, str(descriptions), device, threads)
+        page = {"sae": found.id, "description": told["description"], "rows": told["rows"]}
+        say(json.dumps(page, indent=2) if as_json else "\n".join(describe.lines(told["rows"])))
+        return
     with on_prefect(console_for(as_json)):
         made = sae_explain(config, str(opened.root), found.id, images, device=device, threads=threads)
+    if export is not None:
+        from flows.sae.describe import export as write
+
+        write(opened, found.id, made["explanation"], export)
     if as_json:
         say(json.dumps({"sae": found.id, "explanation": made["explanation"], "figures": made["figures"]}, indent=2))
         return
     from flows.hints import command
 
     say("\n".join(lines(opened, made["explanation"], made["figures"])))
+    if export is not None:
+        say(f"descriptions: {export}")
     query = f"select latent, rule, confidence from explanations where sae_id = '{found.id}' order by confidence desc"
     say(f"next: {command('sql', query, workspace=workspace)}")
 

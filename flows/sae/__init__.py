@@ -4,4 +4,5 @@ text.py     text of the `sae` commands
 report.py   flow and text of `sae report`
 prove.py    flow and text of `sae prove`
 explain.py  flow and text of `sae explain`
+describe.py  `sae explain --export | --import`
 """

@@ -10,6 +10,7 @@ from storage.tables import (
     COMPARISONS,
     CONFUSION,
     DAMAGE,
+    DESCRIPTIONS,
     DETECTIONS,
     DICTIONARY,
     DOMAIN,
@@ -180,6 +181,7 @@ COLUMNS: dict[str, list[Column]] = {
     **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS, METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
     **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, EXPLANATIONS, ATTACKS, HEADS)},
     **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS, RELATIVES, SEQUENCES, STEERING)},
+    DESCRIPTIONS.name: DESCRIPTIONS.described,
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

@@ -58,6 +58,29 @@ SAES = View(
         Column("seconds", "DOUBLE", "seconds", "duration of the training"),
     ),
 )
+DESCRIPTIONS = View(
+    name="descriptions",
+    key="description_id",
+    key_meaning="the artifact of `saeuron sae explain --import`",
+    file="descriptions.parquet",
+    columns=(
+        HOOKPOINT,
+        Column("sae_id", "VARCHAR", "", "the SAE, see saes"),
+        Column("latent", "UINTEGER", "index", "latent of the SAE, from 0"),
+        Column("description", "VARCHAR", "", "what somebody says of it, in words of their own"),
+        Column("rule", "VARCHAR", "", "what that claims of images, in words"),
+        Column("precision", "DOUBLE", "1", "of the test images where the claim holds, the share on which it fires"),
+        Column("recall", "DOUBLE", "1", "of the test images on which it fires, the share where the claim holds"),
+        Column("f1", "DOUBLE", "1", "harmonic mean of precision and recall"),
+        Column("confidence", "DOUBLE", "1", "harmonic mean of the lower ends of their 95 % intervals"),
+        Column("balanced_accuracy", "DOUBLE", "1", "mean of recall and of the silent images' share without the claim"),
+        Column("automatic_f1", "DOUBLE", "1", "F1 of the rule that was found for it, on the same images"),
+        Column("other_f1", "DOUBLE", "1", "control: F1 of the same claim for another latent"),
+        Column("fires", "BIGINT", "images", "test images on which it fires"),
+        Column("holds", "BIGINT", "images", "test images where the claim holds"),
+        Column("images", "BIGINT", "images", "test images"),
+    ),
+)
 DICTIONARY = View(
     name="dictionary",
     key="proof_id",

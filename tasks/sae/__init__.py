@@ -4,4 +4,5 @@ report.py   on held-out images, and how similar it is to another SAE
 page.py     its HTML page, and the sheet of one latent
 prove.py    how well single latents name concepts, beside controls
 explain.py  what each latent fires on, as a rule in words
+describe.py  descriptions that others wrote, judged
 """

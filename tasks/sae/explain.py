@@ -5,7 +5,7 @@ explanations.parquet    the rule of each latent: chosen on validation images, ju
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,16 @@ class ExplainJob(Job):
         return {**super().identity, "judges": {domain: judge.identity for domain, judge in self.judges.items()}}
 
 
+class Judging(Protocol):
+    """A job whose images are judged."""
+
+    @property
+    def judges(self) -> Mapping[str, DomainJudge]: ...
+
+    @property
+    def device(self) -> str: ...
+
+
 @step("explain")
 def explain(job: ExplainJob) -> Made:
     """Generate both sets, choose and judge the rule of every latent, and write the table."""
@@ -128,7 +138,7 @@ def explain(job: ExplainJob) -> Made:
     return commit(job, {"saes": sorted(named.values()), "prompts": job.prompts_id}, summary, clock)
 
 
-def shown(job: ExplainJob, requests: Sequence[Request], pictures: NDArray[np.uint8]) -> list[Labels]:
+def shown(job: Judging, requests: Sequence[Request], pictures: NDArray[np.uint8]) -> list[Labels]:
     """What each image shows: as its judge says, in a domain without a judge as its prompt asks."""
     seen = {domain: judge.look(domain, pictures, job.device) for domain, judge in job.judges.items()}
     return [
