@@ -85,7 +85,9 @@ def test_the_commands_of_readme_do_what_they_say(
         if words[:2] in (["sae", "prove"], ["sae", "explain"]):
             words += ["--images", "8"]
         words = [
-            str(workspaces / w) if w.endswith((".png", ".csv", "zebra.yaml")) or w.startswith("published") else w
+            str(workspaces / w)
+            if w.endswith((".png", ".csv", ".jsonl", "zebra.yaml")) or w.startswith("published")
+            else w
             for w in words
         ]
         # In this process: the command line from outside is what the other tests here call.
