@@ -41,10 +41,14 @@ def hookpoints(pipe: Any) -> dict[str, nn.Module]:
 def resolve(pipe: Any, path: str) -> nn.Module:
     """The module at `path`, for example `unet.up_blocks.1.attentions.1`, or at that path with `:input`.
 
+    The denoiser itself is at its own name, such as `unet`.
+
     Raises:
         UnknownName: there is none; the message names the nearest paths.
     """
     known, bare = hookpoints(pipe), path.removesuffix(INPUT)
+    if bare == family_of(pipe).root:
+        return family_of(pipe).denoiser(pipe)
     if bare not in known:
         usual = [name for name in known if family_of(pipe).worth_naming(name)]
         raise UnknownName("hookpoint", path, usual or list(known))
@@ -79,6 +83,10 @@ class Step:
     """Half that an unguided batch belongs to. A text encoder is called for each half separately."""
     runs: int = 0
     """Calls of the denoiser so far."""
+    generation: Any = None
+    """The same object for as long as one call of a pipeline lasts; None in a loop of one's own."""
+    call: tuple[nn.Module, tuple[Any, ...], dict[str, Any]] | None = None
+    """While a module's output is edited: the module, and the arguments of its call."""
     timesteps: Tensor | None = None
     """int64 [B]: the timestep of each row, where a batch has several (as in losses); then `timestep` is the first's."""
 
@@ -120,6 +128,8 @@ def _denoising(pipe: Any, family: Family, step: Step) -> Iterator[None]:
         first = float(timesteps[0])
         step.timestep, step.index, step.runs = int(first), family.index(owner or pipe, first), step.runs + 1
         step.timesteps = timesteps.long() if bool((timesteps != first).any()) else None
+        # Schedulers make a new list of timesteps for each generation.
+        step.generation = None if owner is None else getattr(getattr(owner, "scheduler", None), "timesteps", None)
         if owner is not None:
             step.guided, step.only = family.batch(owner, call, kwargs)
         else:
@@ -257,14 +267,17 @@ def _edit(family: Family, step: Step, module: nn.Module, path: str, chain: Seque
             return None
         return (args, {**kwargs, name: new}) if name else ((new, *args[1:]), kwargs)
 
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        del args
-        new = edited(family.stream(module, output))
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        outer, step.call = step.call, (module, args, kwargs)
+        try:
+            new = edited(family.stream(module, output))
+        finally:
+            step.call = outer
         return None if new is None else family.with_stream(module, output, new)
 
     if path.endswith(INPUT):
         return module.register_forward_pre_hook(before, with_kwargs=True).remove
-    return module.register_forward_hook(after).remove
+    return module.register_forward_hook(after, with_kwargs=True).remove
 
 
 def _first(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str | None, Any]:

@@ -14,6 +14,7 @@
     replace.py          bring the latents of a concept to their mean over the domain
     bake.py             fold a removal into weights
     text/               edits of a text encoder's states
+    detection/          methods that look with an SAE and act where it fires
     weights/            changes of weights: closed-form and trained edits
 
 A method of your own is a subclass of `Method`, made known by `saeuron.methods.register(MyMethod())` or by an entry
@@ -41,6 +42,11 @@ BUILT_IN = {
     "random": "saeuron.methods.controls:Random",
     "supervised": "saeuron.methods.supervised:Supervised",
     "replace": "saeuron.methods.replace:Replace",
+    "sauce": "saeuron.methods.detection.sauce:Sauce",
+    "sae_guidance": "saeuron.methods.detection.sae_guidance:SAEGuidance",
+    "sae_guidance_untrained": "saeuron.methods.detection.sae_guidance:SAEGuidanceUntrained",
+    "gated_uce": "saeuron.methods.detection.gated_uce:GatedUCE",
+    "gated_uce_untrained": "saeuron.methods.detection.gated_uce:GatedUCEUntrained",
     "itd": "saeuron.methods.text.itd:ItD",
     "text_latents": "saeuron.methods.text.text_latents:TextLatents",
     "text_direction": "saeuron.methods.text.text_direction:TextDirection",

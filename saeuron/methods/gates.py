@@ -121,6 +121,15 @@ class GatedEdit(LatentEdit):
         assert self.tau is not None
         return self.gated(rows, timestep)[1] >= at_step(self.tau, self.timesteps, timestep)
 
+    def fires(self, step: Step, output: Tensor) -> Tensor:
+        """Where any latent is above its floor, bool [images, P]; of the conditional half alone."""
+        rows = to_rows(step.half(output, "conditional")).float()
+        f, timesteps = self.encode(rows), step.timesteps
+        if timesteps is None:
+            return (f > self.at(step.timestep)[1]).any(-1)
+        each = step.half(timesteps, "conditional").tolist()
+        return torch.stack([(row > self.at(int(t))[1]).any(-1) for row, t in zip(f, each, strict=True)])
+
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:  # type: ignore[override]
         """Each keeps its own gate; what they change adds up."""

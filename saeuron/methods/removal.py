@@ -1,7 +1,8 @@
 """A removal: what takes one concept out of a model while images are generated, and the file it lives in.
 
 A removal is made of parts. An `Edit` changes the output of one module; a `Call` adds arguments to the pipeline's call;
-a `Change` changes the pipeline itself, such as its weights, and takes that back.
+a `Change` changes the pipeline itself, such as its weights, and takes that back; a `Watch` looks at some modules, acts
+at others, and remembers.
 Methods differ in how they make parts; attaching, combining, scaling and saving are the same for all of them.
 """
 
@@ -14,15 +15,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from saeuron.checkpoint import load_tensors, save_tensors
+from saeuron.checkpoint import load_tensors, save_tensors, stripped
 from saeuron.config import Half
 from saeuron.errors import BadWeights, ConfigError, OtherModel
-from saeuron.hooks import Step, attached, device_of, from_rows, to_rows
+from saeuron.hooks import Reader, Step, attached, device_of, from_rows, to_rows
 from saeuron.pipelines.loading import origin
 
 FORMAT = 3
@@ -33,7 +34,7 @@ KINDS: dict[str, type["Part"]] = {}
 
 @dataclass(frozen=True, eq=False)
 class Part(ABC):
-    """One piece of a removal: a frozen dataclass of tensors and JSON values, saved field by field."""
+    """One piece of a removal: a frozen dataclass of tensors, JSON values and tuples of parts, saved field by field."""
 
     kind: ClassVar[str]
 
@@ -52,17 +53,42 @@ class Part(ABC):
 
     def to(self, device: torch.device | str) -> Self:
         """A copy with its tensors on `device`."""
-        return replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+        own = {name: value.to(device) for name, value in self._own().items()}
+        return replace(self, **own, **{name: tuple(p.to(device) for p in parts) for name, parts in self.held().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are tensors."""
+        """The fields that are tensors, and those of inner parts as `field.number.name`."""
+        inner = {
+            f"{name}.{i}.{key}": value
+            for name, parts in self.held().items()
+            for i, part in enumerate(parts)
+            for key, value in part.tensors().items()
+        }
+        return self._own() | inner
+
+    def _own(self) -> dict[str, Tensor]:
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
+    def held(self) -> dict[str, tuple["Part", ...]]:
+        """The fields that are tuples of parts."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {n: v for n, v in found.items() if isinstance(v, tuple) and v and all(isinstance(p, Part) for p in v)}
+
     def record(self) -> dict[str, Any]:
         """The other fields, as JSON, and the kind."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.tensors()}
-        return {"kind": self.kind, **plain}
+        inner = {name: [part.record() for part in parts] for name, parts in self.held().items()}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._own()}
+        return {"kind": self.kind, **plain, **inner}
+
+    @staticmethod
+    def restored(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Part":
+        """The part of a record, with tensors by the names that `tensors` gives them."""
+        told = {name: value for name, value in record.items() if name != "kind"}
+        for name, value in told.items():
+            if isinstance(value, list) and value and all(isinstance(v, dict) and "kind" in v for v in value):
+                told[name] = tuple(Part.restored(v, stripped(f"{name}.{i}", tensors)) for i, v in enumerate(value))
+        return KINDS[record["kind"]](**told, **{name: value for name, value in tensors.items() if "." not in name})
 
     def content(self) -> str:
         """A hash of all that the part is, by which parts are put in an order that nobody chose."""
@@ -125,7 +151,7 @@ class Edit(Part):
         return add_changes([self], step, output)
 
 
-def add_changes(edits: Sequence[Edit], step: Step, output: Tensor) -> Tensor | None:
+def add_changes(edits: Sequence["Editor"], step: Step, output: Tensor) -> Tensor | None:
     """The output plus the changes of all edits. Each is computed on the output itself: their order does not matter."""
     changes = [c for edit in edits if (c := edit.change(step, output)) is not None]
     return output + sum(changes[1:], changes[0]).to(output.dtype) if changes else None
@@ -187,6 +213,34 @@ class Change(Part):
     @abstractmethod
     def changed(self, pipe: Any) -> AbstractContextManager[None]:
         """Change the pipeline; at the end it is as it was, bit for bit."""
+
+
+class Editor(Protocol):
+    """What changes a module's output: an `Edit`, or what a `Watch` attaches."""
+
+    def change(self, step: Step, output: Tensor) -> Tensor | None:
+        """See `Edit.change`."""
+
+
+class Hooked(NamedTuple):
+    """What a `Watch` attaches: pairs of a hookpoint, or the denoiser's own name, and what is called there."""
+
+    readers: Sequence[tuple[str, Reader]]
+    editors: Sequence[tuple[str, Editor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Watch(Part):
+    """A part that looks at some modules and acts at others, and remembers within a generation what it saw."""
+
+    @classmethod
+    @abstractmethod
+    def hooked(cls, parts: Sequence[Self], pipe: Any) -> Hooked:
+        """What acts for all parts of this class together; it lasts as long as they are attached.
+
+        Raises:
+            ConfigError: the pipeline has not what they need.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,11 +379,7 @@ class Removal:
         for name in about["method"].split(" + "):
             # Importing a method registers the kinds of its parts.
             methods.get(name)
-        parts = []
-        for i, record in enumerate(about["parts"]):
-            kind = KINDS[record.pop("kind")]
-            mine = {name.removeprefix(f"{i}."): value for name, value in tensors.items() if name.startswith(f"{i}.")}
-            parts.append(kind(**record, **mine))
+        parts = [Part.restored(record, stripped(str(i), tensors)) for i, record in enumerate(about["parts"])]
         concept, domain, method = (about[name] for name in ("concept", "domain", "method"))
         return cls(concept, domain, method, about["settings"], tuple(parts), about["provenance"])
 
@@ -392,9 +442,11 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
         _warn_of_other_models(pipe, removals)
     parts, overlap = combine([p for r in removals for p in r.parts])
     device = device_of(pipe)
-    editors: dict[str, list[Edit]] = {}
+    editors: dict[str, list[Editor]] = {}
+    readers: dict[str, list[Reader]] = {}
     call: dict[str, str] = {}
     changes: list[Change] = []
+    watches: dict[type[Watch], list[Watch]] = {}
     for part in parts:
         if isinstance(part, Edit):
             editors.setdefault(part.hookpoint, []).append(part.to(device))
@@ -402,9 +454,23 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
             call |= part.arguments
         elif isinstance(part, Change):
             changes.append(part.to(device))
+        elif isinstance(part, Watch):
+            watches.setdefault(type(part), []).append(part.to(device))
+    for kind, group in watches.items():
+        hooked = kind.hooked(group, pipe)
+        for path, reader in hooked.readers:
+            readers.setdefault(path, []).append(reader)
+        for path, editor in hooked.editors:
+            editors.setdefault(path, []).append(editor)
     with ExitStack() as stack:
         for change in changes:
             stack.enter_context(change.changed(pipe))
         chains = {path: [partial(add_changes, group)] for path, group in editors.items()}
-        stack.enter_context(attached(pipe, editors=chains))
+        seen = {path: partial(_in_turn, group) for path, group in readers.items()}
+        stack.enter_context(attached(pipe, readers=seen, editors=chains))
         yield Attached(call, overlap)
+
+
+def _in_turn(readers: Sequence[Reader], step: Step, output: Tensor, source: Tensor | None) -> None:
+    for reader in readers:
+        reader(step, output, source)
