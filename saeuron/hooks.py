@@ -86,7 +86,7 @@ class Step:
     generation: Any = None
     """The same object for as long as one call of a pipeline lasts; None in a loop of one's own."""
     call: tuple[nn.Module, tuple[Any, ...], dict[str, Any]] | None = None
-    """While a module's output is edited: the module, and the arguments of its call."""
+    """While a module's output or input is edited: the module, and the arguments of its call."""
     timesteps: Tensor | None = None
     """int64 [B]: the timestep of each row, where a batch has several (as in losses); then `timestep` is the first's."""
 
@@ -262,7 +262,11 @@ def _edit(family: Family, step: Step, module: nn.Module, path: str, chain: Seque
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name, tensor = _argument(module, args, kwargs)
-        new = edited(tensor)
+        outer, step.call = step.call, (module, args, kwargs)
+        try:
+            new = edited(tensor)
+        finally:
+            step.call = outer
         if new is None:
             return None
         return (args, {**kwargs, name: new}) if name else ((new, *args[1:]), kwargs)

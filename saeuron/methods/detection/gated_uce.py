@@ -5,9 +5,9 @@
 
 The gate is open where G(b,t) >= tau(t) (thresholds.py); a position fires where a latent of F(c,t) is above m(i,t).
 Both stay so to the end of the generation: what has fired is edited then, and its latents are silent. What the SAE sees
-before is the model's own. A cross-attention is told what the hookpoint saw last: in this step, if it comes after it,
-else in the one before. The first step is edited only behind the hookpoint. A picture in which nothing fires is the
-unedited one, bit for bit.
+before is the model's own. The first steps, to `ahead`, are looked at before the generation begins (ahead.py). Later a
+cross-attention is told what the hookpoint saw last: in this step, if it comes after it, else in the one before. A
+picture in which nothing fires is the unedited one, bit for bit.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from saeuron.errors import ConfigError
 from saeuron.hooks import INPUT, Reader, Step, hookpoints
 from saeuron.methods.base import Evidence, Settings
+from saeuron.methods.detection.ahead import LookAhead
 from saeuron.methods.detection.sensor import Memory, Where, both, check_where, positions_of, rows_of, sensors, whole
 from saeuron.methods.detection.thresholds import with_thresholds
 from saeuron.methods.gates import GatedEdit
@@ -26,6 +28,7 @@ from saeuron.methods.removal import Editor, Hooked, Watch
 from saeuron.methods.text.states import OTHERS
 from saeuron.methods.weights.linear_map import Moments
 from saeuron.methods.weights.uce import UCE
+from saeuron.pipelines import family_of
 from saeuron.sae.autoencoder import check_width
 
 
@@ -43,6 +46,8 @@ class GatedMap(Watch):
     """float32 [D, r]."""
     down: Tensor
     """float32 [r, D]."""
+    ahead: int = -1
+    """The last of the steps that are looked at before the generation begins; -1: none."""
 
     def __post_init__(self) -> None:
         # A file gives a list.
@@ -57,9 +62,11 @@ class GatedMap(Watch):
         """Each part by itself: what several change adds up."""
         readers: list[tuple[str, Reader]] = []
         editors: list[tuple[str, Editor]] = []
-        known = hookpoints(pipe)
-        for part in parts:
-            memory = Memory(part.sensors, part.gate, keeps=True)
+        known, memories = hookpoints(pipe), [Memory(part.sensors, part.gate, keeps=True) for part in parts]
+        if any(part.ahead >= 0 for part in parts):
+            ahead = LookAhead([(part.ahead, memory) for part, memory in zip(parts, memories, strict=True)], pipe)
+            editors.append((family_of(pipe).root + INPUT, ahead))
+        for part, memory in zip(parts, memories, strict=True):
             readers += memory.readers(pipe)
             switch = _Switch(on=part.gate == "image")
             # A layer that is not there is refused, by its name, where hooks are attached.
@@ -119,13 +126,16 @@ class _Blended:
 
 
 class GatedUCE(UCE):
-    """`n`: latents that tell the concept at each step; `gate`: `image` or `position`; the rest is UCE's."""
+    """`n`: latents that tell the concept at each step; `gate`: `image` or `position`; `ahead`: the last step that is
+    looked at first; the rest is UCE's.
+    """
 
     name = "gated_uce"
     needs = frozenset({"latents", "activations", "prompts"})
     grid: ClassVar[dict[str, Sequence[Any]]] = {
         "n": (1, 2),
-        "gate": ("position", "image"),
+        "gate": ("image",),
+        "ahead": (2,),
         "erase": (0.1,),
         "toward": (OTHERS,),
     }
@@ -136,6 +146,10 @@ class GatedUCE(UCE):
             return check_where(values)
         if name == "n":
             return whole(name, values)
+        if name == "ahead":
+            if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, int) or v < -1]:
+                raise ConfigError(f"ahead holds {bad[0]!r}; expected steps from 0, or -1 for none.")
+            return sorted(values)
         return super().ordered(name, values)
 
     def learn(self, evidence: Evidence) -> Any:
@@ -151,7 +165,7 @@ class GatedUCE(UCE):
             found = sensors(evidence, n)
             seen[n, gate] = with_thresholds(found, evidence, evidence.others) if gate == "image" else found
         [plain] = super().parts(evidence, moments, settings)
-        return (GatedMap(seen[n, gate], gate, plain.layers, plain.up, plain.down),)
+        return (GatedMap(seen[n, gate], gate, plain.layers, plain.up, plain.down, settings["ahead"]),)
 
 
 class GatedUCEUntrained(GatedUCE):

@@ -72,7 +72,9 @@ class Memory:
     def __init__(self, sensors: Sequence[GatedEdit], where: Where, keeps: bool) -> None:
         self.sensors, self.where, self.keeps = sensors, where, keeps
         self.asleep = False
-        """Whether the denoiser runs for another purpose: nothing is looked at."""
+        """Whether nothing is looked at."""
+        self.silent = False
+        """Whether nothing is told: the denoiser runs unedited."""
         self._fired: Tensor | None = None
         self._generation: Any = None
         self._aspect = 1.0
@@ -85,8 +87,6 @@ class Memory:
     def _start(self, step: Step, sample: Tensor, source: Tensor | None) -> None:
         """At the start of a run of the denoiser: forget what was of another generation, or is not kept."""
         del source
-        if self.asleep:
-            return
         self._aspect = sample.shape[-2] / sample.shape[-1] if sample.ndim == 4 else 1.0
         if not self.keeps or step.generation is None or step.generation is not self._generation:
             self._fired = None
@@ -116,7 +116,7 @@ class Memory:
 
     def fired(self, height: int, width: int) -> Tensor | None:
         """Where it fired, bool [images, height, width]; None where nothing has."""
-        if self._fired is None or not bool(self._fired.any()):
+        if self.silent or self._fired is None or not bool(self._fired.any()):
             return None
         return resized(self._fired, height, width)
 

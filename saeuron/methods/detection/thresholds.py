@@ -3,7 +3,8 @@
     G(b,t) = max over positions of sum_{i in F} f_i        tau(t) = the 99 % quantile of G over retained images
 
 The retained images are training images of the other concepts (`tune.learning_images` of them), so that neither
-validation nor test images are looked at. With fewer than a hundred, the quantile is near their greatest.
+validation nor test images are looked at. With fewer than a hundred, the quantile is near their greatest. Where no
+latent of F fires in any of them, tau is the least number above 0: an image in which nothing fires is not let through.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from saeuron.methods.gates import GatedEdit
 from saeuron.methods.steering import read
 
 QUANTILE = 0.99
+LEAST = torch.finfo(torch.float32).tiny
 
 
 class Heights:
@@ -37,7 +39,9 @@ class Heights:
         """float32 [T], at the edit's timesteps; infinite at one that was not read."""
         return torch.stack(
             [
-                torch.cat(self.found[t]).quantile(share) if t in self.found else torch.tensor(torch.inf)
+                torch.cat(self.found[t]).quantile(share).clamp(min=LEAST)
+                if t in self.found
+                else torch.tensor(torch.inf)
                 for t in self.edit.timesteps.tolist()
             ]
         )

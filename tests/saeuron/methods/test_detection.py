@@ -98,8 +98,9 @@ def plain(tiny_pipe):
     return WeightMap(cross_attention(tiny_pipe), up, 0.3 * down)
 
 
-def uce(plain, sensor, gate):
-    return Removal("neon", "style", "gated_uce", {}, (GatedMap((sensor,), gate, plain.layers, plain.up, plain.down),))
+def uce(plain, sensor, gate, ahead=-1):
+    part = GatedMap((sensor,), gate, plain.layers, plain.up, plain.down, ahead)
+    return Removal("neon", "style", "gated_uce", {}, (part,))
 
 
 def by_hand(sensor, rows, t):
@@ -201,6 +202,38 @@ def test_by_image_it_is_the_edit_or_the_model(sensor, plain, tiny_pipe):
     unedited = images(tiny_pipe)
     same = (pictures == unedited).all((1, 2, 3))
     assert same.tolist() == (~opened[-1][:4]).tolist()
+
+
+def test_looking_ahead_decides_before_the_first_step(plain, tiny_pipe):
+    """The gate can open at the second step alone, at a late module: then the whole generation is the edit's."""
+    [late] = sensors(evidence_at(tiny_pipe, PATH), 3)
+    unedited = rows_at(tiny_pipe, PATH)
+    rows = unedited[1][1].flatten(2).transpose(1, 2)
+    tau = torch.full((T,), torch.inf)
+    tau[1] = between(late.gated(rows, TIMESTEPS[1])[1][: len(ASKED)], 0.5)
+    opened = (late.gated(rows, TIMESTEPS[1])[1] >= tau[1])[: len(ASKED)].numpy()
+    assert 0 < opened.sum() < len(ASKED)
+    late = replace(late, gate="activation", tau=tau)
+    without, whole = images(tiny_pipe), images(tiny_pipe, Removal("c", "d", "uce", {}, (plain,)))
+    for ahead in (1, 2):
+        removal = uce(plain, late, "image", ahead)
+        seen = []
+        with attached(
+            tiny_pipe, readers={PATH: lambda step, output, source, seen=seen: seen.append(output[8:].clone())}
+        ):
+            found = images(tiny_pipe, removal)
+        assert len(seen) == ahead + 1 + T
+        for mine, (_, model) in zip(seen[: ahead + 1], unedited, strict=False):
+            assert torch.equal(mine, model)
+        np.testing.assert_array_equal(found[~opened], without[~opened])
+        assert np.abs(found[opened].astype(int) - whole[opened]).max() <= 1
+        assert not (found[opened] == without[opened]).all((1, 2, 3)).any()
+        silent = uce(plain, replace(late, tau=torch.full((T,), torch.inf)), "image", 0)
+        np.testing.assert_array_equal(images(tiny_pipe, removal, silent), found)
+    # Seen at the second step alone, it comes too late for that.
+    late_only = images(tiny_pipe, uce(plain, late, "image", 0))
+    assert np.abs(late_only[opened].astype(int) - whole[opened]).max() > 1
+    np.testing.assert_array_equal(late_only, images(tiny_pipe, uce(plain, late, "image")))
 
 
 def test_by_position_outputs_are_blended(sensor, plain, tiny_pipe, monkeypatch):
@@ -375,6 +408,7 @@ def test_sauce_finds_latents_with_a_few_images(tiny_pipe):
     ("method", "setting", "value", "error", "says"),
     [
         ("gated_uce", "gate", "pixel", UnknownName, "unknown gate 'pixel'"),
+        ("gated_uce", "ahead", -2, ConfigError, "ahead holds -2"),
         ("gated_uce", "n", 0, ConfigError, "n holds 0"),
         ("gated_uce", "erase", -1, ConfigError, "erase holds -1"),
         ("sae_guidance", "n", 1.5, ConfigError, r"n holds 1.5"),

@@ -1,0 +1,93 @@
+"""Look ahead: before a generation begins, run its first steps unedited, and note what sensors see.
+
+Styles and objects are settled in the first steps, and there latents tell little: a gate that opens at the second step
+comes too late (docs/log.md). So the first steps are done on a copy of the scheduler, from the noise of the images, as
+the pipeline would do them; then the generation begins, with what was seen. Steps 0 to `ahead` cost ahead + 1 runs of
+the denoiser more.
+"""
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saeuron.hooks import Step
+from saeuron.methods.detection.sensor import Memory
+from saeuron.pipelines import family_of
+from saeuron.pipelines.calls import caller
+
+
+class LookAhead:
+    """Attached to the denoiser's input, which it leaves as it is."""
+
+    def __init__(self, seen: Sequence[tuple[int, Memory]], pipe: Any) -> None:
+        """`seen`: (the last step that is looked at, -1 for none; who remembers)."""
+        self.seen, self.pipe, self._generation = seen, pipe, None
+
+    def change(self, step: Step, output: Tensor) -> Tensor | None:
+        """None, always. At a generation's first run of the denoiser the memories are filled."""
+        last = max((ahead for ahead, _ in self.seen), default=-1)
+        new = step.generation is not None and step.generation is not self._generation
+        self._generation = step.generation
+        owner, call = caller(self.pipe)
+        if last < 0 or not new or owner is None or step.call is None:
+            return None
+        now, asleep = (step.timestep, step.index), [memory.asleep for _, memory in self.seen]
+        for _, memory in self.seen:
+            memory.silent = True
+        try:
+            self._run(step, output, owner, call["latents"], last)
+        finally:
+            step.timestep, step.index = now
+            for (_, memory), before in zip(self.seen, asleep, strict=True):
+                memory.asleep, memory.silent = before, False
+        return None
+
+    def _run(self, step: Step, first: Tensor, owner: Any, latents: Tensor, last: int) -> None:
+        assert step.call is not None
+        family, scheduler = family_of(self.pipe), copy.deepcopy(owner.scheduler)
+        module, args, kwargs = step.call
+        drawn = {"generator": torch.Generator().manual_seed(0)} if _draws(scheduler) else {}
+        for place, t in enumerate(scheduler.timesteps[step.index :][: last + 1]):
+            if place:
+                sample = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
+                sample = (torch.cat([sample, sample]) if step.guided else sample).to(first.dtype)
+                args, kwargs = _told(step.call, family.place, sample, t)
+                step.timestep, step.index = int(t), step.index + 1
+            for ahead, memory in self.seen:
+                memory.asleep = place > ahead
+            # Not a call of the module: its own hooks have run.
+            predicted = family.stream(module, module.forward(*args, **kwargs))
+            if place == last:
+                return
+            if step.guided:
+                none, asked = predicted.chunk(2)
+                predicted = none + float(owner.guidance_scale) * (asked - none)
+            latents = scheduler.step(predicted, t, latents, **drawn, return_dict=False)[0]
+
+
+def _draws(scheduler: Any) -> bool:
+    """Whether a scheduler's steps draw noise."""
+    return "generator" in inspect.signature(scheduler.step).parameters
+
+
+def _told(
+    call: tuple[nn.Module, tuple[Any, ...], Mapping[str, Any]], place: int, sample: Tensor, t: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call of the denoiser, with another sample and timestep."""
+    module, args, kwargs = call
+    told, given = list(args), dict(kwargs)
+    if told:
+        told[0] = sample
+    else:
+        given[next(iter(inspect.signature(module.forward).parameters))] = sample
+    old = given["timestep"] if "timestep" in given else told[place]
+    new = torch.full_like(old, float(t)) if isinstance(old, Tensor) else t
+    if "timestep" in given:
+        given["timestep"] = new
+    else:
+        told[place] = new
+    return tuple(told), given
