@@ -1,7 +1,7 @@
 """The plan of a run: what is in place, what would be made, why, and at about what cost."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -146,24 +146,31 @@ def _why(job: Job, others: list[Manifest]) -> str:
     return ", ".join(dict.fromkeys(reasons))
 
 
+NAMED = 3
+"""Jobs of one stage that are named in a row; of the others the number is said."""
+
+
 def page(planned: list[Planned]) -> list[str]:
-    """The plan as text: a row per artifact that would be made, then the sums."""
+    """The plan as text: a row for what one stage would make for one reason, then the sums."""
     todo = [p for p in planned if not p.cached]
+    groups: dict[tuple[str, str], list[Planned]] = {}
+    for p in todo:
+        groups.setdefault((p.stage, p.why), []).append(p)
+    header = ["stage", "jobs", "what", "about s", "MB", "because"]
     rows = [
         {
-            "stage": p.stage,
-            "what": p.label,
-            "about s": None if p.seconds is None else f"{p.seconds:.1f}",
-            "MB": None if p.megabytes is None else f"{p.megabytes:.1f}",
-            "because": p.why,
+            "stage": stage,
+            "jobs": len(group),
+            "what": _named([p.label for p in group]),
+            "about s": _sum(p.seconds for p in group),
+            "MB": _sum(p.megabytes for p in group),
+            "because": why,
         }
-        for p in todo
+        for (stage, why), group in groups.items()
     ]
-    lines = (
-        [text_table(["stage", "what", "about s", "MB", "because"], rows, wrapped=["what", "because"]), ""]
-        if rows
-        else []
-    )
+    if not any(p.seconds is not None for p in todo):
+        header = [name for name in header if name not in ("about s", "MB")]
+    lines = [text_table(header, rows, wrapped=["what", "because"]), ""] if rows else []
     lines.append(f"{len(todo)} would be made, {len(planned) - len(todo)} are in place")
     known = [p for p in todo if p.seconds is not None]
     if known:
@@ -172,3 +179,15 @@ def page(planned: list[Planned]) -> list[str]:
         more = f", and {rest} of stages that were never measured here" if rest else ""
         lines.append(f"about {total:.0f} s and {size:.1f} MB, by what the same stages took before{more}")
     return lines
+
+
+def _named(labels: list[str]) -> str:
+    names = [*dict.fromkeys(labels)]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return "; ".join(names[:NAMED]) + more
+
+
+def _sum(values: Iterable[float | None]) -> str | None:
+    """The sum of what was measured, as text; None where nothing was."""
+    known = [value for value in values if value is not None]
+    return f"{sum(known):.1f}" if known else None

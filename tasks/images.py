@@ -46,7 +46,7 @@ class ImagesJob(Job):
     version: ClassVar[int] = 3
     command: ClassVar[str] = "saeuron evaluate {concept}"
     in_run: ClassVar[bool] = True
-    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"bases", "removal_ids"})
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset({"bases", "removal_ids", "named"})
 
     model: ModelConfig
     model_id: str
@@ -56,6 +56,8 @@ class ImagesJob(Job):
     """The removals to read; the id depends on `contents` instead."""
     contents: tuple[str, ...] = ()
     """Ids of the removals by content; see `tasks.tune.RemovalSummary.content`."""
+    named: str = ""
+    """The removals as people call them."""
     sampled_for: tuple[str, str] | None = None
     """With `config.retained_cells`: the (domain, concept) whose own cells are all kept."""
     among: dict[str, str] | None = None
@@ -67,7 +69,7 @@ class ImagesJob(Job):
 
     @property
     def label(self) -> str:
-        return "unedited" if not self.removal_ids else " + ".join(self.removal_ids)
+        return self.named or " + ".join(self.removal_ids) or "unedited"
 
     @property
     def identity(self) -> dict[str, Any]:

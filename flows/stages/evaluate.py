@@ -45,7 +45,7 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
     def do(wanted_: Wanted) -> Made:
         job, removal = removals[wanted_]
         trials = job.trials
-        edited = tuple(images(run, p, based, removal, (job.domain, job.concept)) for p in trials.prompts_ids)
+        edited = tuple(images(run, p, based, removal, (job.domain, job.concept), job.label) for p in trials.prompts_ids)
         without = tuple(unedited[p] for p in trials.prompts_ids)
         judges = run.judges(job.concept)
         seen = {i: judge(run, i, judges) for i in edited} | {i: look(i, tuple(judges.items())) for i in without}
@@ -101,6 +101,7 @@ def images(
     based: Callable[[ImagesJob], ImagesJob],
     removal: Made | None = None,
     sampled_for: tuple[str, str] | None = None,
+    named: str = "",
 ) -> str:
     """Make one image set, a step per shard; return its id. `based` adds earlier sets to copy images from."""
     job = ImagesJob(
@@ -113,6 +114,7 @@ def images(
         removal_ids=(removal.id,) if removal else (),
         # For a planned removal it is not known yet which candidate will be chosen.
         contents=(removal.summary.get("content", removal.id),) if removal else (),
+        named=named,
         sampled_for=sampled_for if run.config.evaluate.retained_cells else None,
     )
     run.shards(images_shard, job, shard_count, prepare=based)

@@ -1,6 +1,7 @@
 """What a run would do, asked of workspaces whose artifacts are manifests and a few bytes."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -78,7 +79,11 @@ def test_of_a_new_workspace_everything_is_new_and_nothing_is_written(tmp_path: P
     }  # fmt: skip
     assert not any(p.cached for p in found) and {p.why for p in found} == {"new"}
     assert {p.seconds for p in found} == {None}
-    assert page(found)[-1] == "33 would be made, 0 are in place"
+    said = page(found)
+    assert said[-1] == "33 would be made, 0 are in place"
+    # A row for each stage, images by the removals that they show; nothing was measured, so no costs.
+    assert said[0].splitlines()[0].split() == ["stage", "jobs", "what", "because"]
+    assert any(line.split()[:2] == ["images", "3"] and "by saeuron" in line for line in said[0].splitlines())
     assert not (tmp_path / "w").exists()
 
 
@@ -204,8 +209,9 @@ def test_the_command(whole: Workspace) -> None:
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "score.images=5")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert lines[0].split() == ["stage", "what", "about", "s", "MB", "because"]
-    assert lines[2].split() == ["score", "stripes", "3.0", "0.0", "config.images:", "4", "->", "5"]
+    assert lines[0].split() == ["stage", "jobs", "what", "about", "s", "MB", "because"]
+    assert lines[2].split()[:5] == ["score", "6", "stripes;", "neon;", "dots"]
+    assert re.search(r"  18\.0 +0\.0  config.images: 4 -> 5$", lines[2]) and lines[3].split() == ["3", "more"]
     assert "23 would be made, 10 are in place" in lines
     assert "counted from the model's configuration, before anything is loaded:" in lines
     assert "no judge" not in done.err
