@@ -5,7 +5,8 @@
 It stands in for several concepts of one run, such as parts of a body. Wanted: of images asked to show one of them,
 those that do fall by 95 %, and images asked to show other objects keep what they show within 2 %. The removals are
 UCE's, which learns from training prompts alone, merged into one; `--removals FOLDER` takes those of a run by
-`--method`. The control removes three other objects (cat, key, cup) in the same way: it must leave `round` alone. Test prompts.
+`--method`. The control removes three other objects (cat, key, cup) in the same way: it must leave `round` alone. Test
+prompts.
 """
 
 import json
