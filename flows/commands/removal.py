@@ -56,7 +56,7 @@ def removal_bake(
     """Fold a removal into a model's folder.
 
     The folder is a plain diffusers pipeline. Only changes of weights and constant directions can be folded, such as
-    those of the methods uce and procrustes; for others a line says what cannot.
+    those of uce, procrustes, text_redirect and esd; for others a line says what cannot.
 
     Example: saeuron removal bake neon.uce --out canvas-without-neon
     """

@@ -78,12 +78,16 @@ def replaced(pipe: Any, where: Tensor, embeddings: Tensor) -> Iterator[None]:
 @contextmanager
 def unguided(pipe: Any) -> Iterator[None]:
     """The denoiser's batch holds conditional rows alone, as if the pipeline had been called without guidance."""
-    had = getattr(pipe, "_guidance_scale", None)
+    had = vars(pipe).get("_guidance_scale")
     pipe._guidance_scale = 1.0
     try:
         yield
     finally:
-        pipe._guidance_scale = had
+        if had is None:
+            # A pipeline that was never called has none, and does not take None for a number.
+            del pipe._guidance_scale
+        else:
+            pipe._guidance_scale = had
 
 
 class Noised:

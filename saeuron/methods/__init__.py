@@ -10,6 +10,7 @@
     controls.py         SAeUron's edit with an untrained SAE, a frozen decoder, or random latents
     supervised.py       take a concept's direction away where labels tell it is there, without an SAE
     steering.py         subtract the difference of mean activations, without an SAE
+    clipped_steering.py  of cross-attention's outputs, subtract what is positive along it
     gates.py            an edit of latents in tiers, with a gate that decides by image or prompt
     replace.py          bring the latents of a concept to their mean over the domain
     bake.py             fold a removal into weights
@@ -37,6 +38,7 @@ BUILT_IN = {
     "saeuron_parity": "saeuron.methods.parity:Parity",
     "negative_prompt": "saeuron.methods.negative_prompt:NegativePrompt",
     "steering": "saeuron.methods.steering:Steering",
+    "clipped_steering": "saeuron.methods.clipped_steering:ClippedSteering",
     "untrained": "saeuron.methods.controls:Untrained",
     "frozen": "saeuron.methods.controls:Frozen",
     "random": "saeuron.methods.controls:Random",
@@ -49,9 +51,12 @@ BUILT_IN = {
     "gated_uce_untrained": "saeuron.methods.detection.gated_uce:GatedUCEUntrained",
     "itd": "saeuron.methods.text.itd:ItD",
     "text_latents": "saeuron.methods.text.text_latents:TextLatents",
+    "semantic_gate": "saeuron.methods.text.semantic_gate:Semantic",
     "text_direction": "saeuron.methods.text.text_direction:TextDirection",
     "uce": "saeuron.methods.weights.uce:UCE",
     "procrustes": "saeuron.methods.weights.procrustes:Procrustes",
+    "text_redirect": "saeuron.methods.weights.text_redirect:TextRedirect",
+    "esd": "saeuron.methods.weights.esd:ESD",
 }
 """{name: module:class}, imported on first use."""
 _made: dict[str, "Method"] = {}

@@ -5,7 +5,7 @@ Encoders are causal: from a concept's last token on, every state of a sentence m
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,10 +113,20 @@ def last_difference(one: Sequence[int], two: Sequence[int]) -> tuple[int, int]:
     return len(one) - same - 1, len(two) - same - 1
 
 
-def pairs(pipe: Any, found: Sequence[tuple[str, list[str]]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(states of a sentence from the concept's last token on [P, D], the mean of its counterparts' at the same
-    distance from theirs [P, D]).
-    """
+class Aligned(NamedTuple):
+    """A sentence that names a concept, and its counterparts."""
+
+    text: str
+    place: int
+    """Of the concept's last token, from which on states are compared."""
+    mine: Tensor
+    """Its states from there on, float32 [P, D]."""
+    other: Tensor
+    """The mean of its counterparts' at the same distance from theirs, float32 [P, D]."""
+
+
+def aligned(pipe: Any, found: Sequence[tuple[str, list[str]]]) -> Iterator[Aligned]:
+    """Each sentence beside its counterparts."""
     texts = list(dict.fromkeys(t for text, others in found for t in (text, *others)))
     states, ids = (
         dict(zip(texts, embeddings(pipe, texts), strict=True)),
@@ -125,6 +135,12 @@ def pairs(pipe: Any, found: Sequence[tuple[str, list[str]]]) -> Iterator[tuple[T
     for text, others in found:
         ends = [last_difference(ids[text], ids[other]) for other in others]
         # To the shortest end: counterparts of other lengths leave less padding.
-        length = min(len(states[text]) - max(i, j) for i, j in ends)
-        mine = states[text][ends[0][0] :][:length]
-        yield mine, torch.stack([states[o][j:][:length] for o, (_, j) in zip(others, ends, strict=True)]).mean(0)
+        length, place = min(len(states[text]) - max(i, j) for i, j in ends), ends[0][0]
+        other = torch.stack([states[o][j:][:length] for o, (_, j) in zip(others, ends, strict=True)]).mean(0)
+        yield Aligned(text, place, states[text][place:][:length], other)
+
+
+def pairs(pipe: Any, found: Sequence[tuple[str, list[str]]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(states of a sentence from the concept's last token on [P, D], the mean of its counterparts' [P, D])."""
+    for each in aligned(pipe, found):
+        yield each.mine, each.other
