@@ -192,6 +192,7 @@ def latent_lines(diagnosis: Diagnosis, latent: Latent, explained: Explained | No
         f"mean at each step, {latent.timesteps[0]} to {latent.timesteps[-1]}: {sparkline(latent.profile)}",
         "nearest decoder rows: " + ", ".join(f"{i} ({cosine:.2f})" for i, cosine in latent.neighbours),
         *([filled(f"fires on: {explained.words}")] if explained else []),
+        *([filled(f"described as: {explained.said}")] if explained and explained.said else []),
         "",
     ]
     if latent.scores:

@@ -146,6 +146,9 @@ class Explained:
     f1: float
     confidence: float
     images: int
+    description: str | None = None
+    """What somebody says of it, see `descriptions`."""
+    description_f1: float | None = None
 
     @property
     def words(self) -> str:
@@ -154,6 +157,11 @@ class Explained:
             return "no rule: it fired on none of the images that rules are chosen on"
         shares = f"confidence {self.confidence:.0%}, precision {self.precision:.0%}, recall {self.recall:.0%}"
         return f"{self.rule}; {shares.replace('%', ' %')}, on {self.images} new images"
+
+    @property
+    def said(self) -> str:
+        """The description with its F1; empty without one."""
+        return f"{self.description} (F1 {100 * self.description_f1:.0f} %)" if self.description_f1 is not None else ""
 
 
 @dataclass(frozen=True)
@@ -193,25 +201,36 @@ FROM removal_latents GROUP BY ALL ORDER BY ALL
 
 
 _RULE = """
-SELECT sae_id, hookpoint, latent, rule, precision, recall, f1, confidence, images
-FROM explanations WHERE list_contains(?::VARCHAR[], explanation_id) AND kind = 'trained' AND
+SELECT e.sae_id, e.hookpoint, latent, e.rule, e.precision, e.recall, e.f1, e.confidence, e.images,
+    d.description, d.f1 AS description_f1
+FROM explanations e
+LEFT JOIN (SELECT * FROM descriptions WHERE list_contains(?::VARCHAR[], description_id)) d USING (sae_id, latent)
+WHERE list_contains(?::VARCHAR[], explanation_id) AND kind = 'trained' AND
 """
+
+
+def _described(shelf: Shelf) -> list[str]:
+    """The newest descriptions of each SAE."""
+    return [*{m.summary["sae_id"]: m.id for m in shelf.of("description")}.values()]
 
 
 def explained(shelf: Shelf, sae_id: str, latent: int) -> Explained | None:
     """The newest explanation of a latent; None: its SAE was not explained."""
     newest = shelf.newest("explanation", sae_id=sae_id)
-    rows = shelf.rows(f"{_RULE} latent = ?", [newest.id], latent) if newest else []
+    rows = shelf.rows(f"{_RULE} latent = ?", _described(shelf), [newest.id], latent) if newest else []
     return Explained(**rows[0]) if rows else None
 
 
 def firing_on(shelf: Shelf, words: str, count: int) -> list[Explained]:
-    """The latents whose rules hold these words, the most confident first, by the newest explanation of each SAE."""
+    """The latents whose rules or descriptions hold these words, the most confident first; the newest of each SAE."""
     newest = {m.summary["sae_id"]: m.id for m in shelf.of("explanation")}
     if not newest or not words:
         return []
-    asked = f"{_RULE} contains(lower(rule), lower(?)) ORDER BY confidence DESC, sae_id, latent LIMIT ?"
-    return [Explained(**row) for row in shelf.rows(asked, [*newest.values()], words, count)]
+    asked = (
+        f"{_RULE} contains(lower(concat_ws(chr(10), e.rule, d.description)), lower(?)) "
+        "ORDER BY e.confidence DESC, sae_id, latent LIMIT ?"
+    )
+    return [Explained(**row) for row in shelf.rows(asked, _described(shelf), [*newest.values()], words, count)]
 
 
 def uses(shelf: Shelf) -> dict[tuple[str, int], list[Use]]:
