@@ -152,9 +152,9 @@ class TestHelp:
     def test_these_are_the_commands(self) -> None:
         assert set(COMMANDS) == {
             "run", "evaluate", "bench", "audit", "report", "remove", "runs", "removal list", "sae list",
-            "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show",
+            "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show", "latent steer",
             "explore", "hookpoints", "locate", "doctor", "compare", "sequence", "removal bake",
-            "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new",
+            "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new", "concept relatives",
             "unlearncanvas convert", "unlearncanvas export",
             "sae import", "sae export", "sae info", "sae report", "sae prove", "sae explain", "deploy",
         }  # fmt: skip
