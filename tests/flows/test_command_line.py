@@ -154,7 +154,8 @@ class TestHelp:
             "run", "evaluate", "bench", "audit", "report", "remove", "runs", "removal list", "sae list",
             "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show", "latent steer",
             "explore", "hookpoints", "locate", "doctor", "compare", "sequence", "removal bake",
-            "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new", "concept relatives",
+            "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new",
+            "concept relatives",
             "unlearncanvas convert", "unlearncanvas export",
             "sae import", "sae export", "sae info", "sae report", "sae prove", "sae explain", "deploy",
         }  # fmt: skip
