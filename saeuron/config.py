@@ -367,8 +367,19 @@ class RunConfig(Config):
     verdict: VerdictConfig = VerdictConfig()
     saes: dict[str, str] = Field({})
     """{hookpoint: SAE of the workspace, by its id or a prefix of it}: used instead of training one, for example after
-    `saeuron sae import`."""
+    `saeuron sae import`. `saeuron run` brings it itself from a folder, or from `hub:owner/name[:folder]`; one text in
+    place of the map is for every hookpoint."""
     runner: RunnerConfig = RunnerConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_place(cls, value: Any) -> Any:
+        """`saes: hub:owner/name` is that for every hookpoint."""
+        if not isinstance(value, dict) or not isinstance(place := value.get("saes"), str):
+            return value
+        domains = value.get("domains")
+        each = [getattr(d, "hookpoints", None) or d["hookpoints"] for d in domains.values()] if domains else []
+        return value | {"saes": {hookpoint: place for hookpoints in each for hookpoint in hookpoints}}
 
     @field_validator("method", mode="before")
     @classmethod

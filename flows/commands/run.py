@@ -44,9 +44,13 @@ def run(
         runs(workspace, as_json)
         return
     chosen = load(config, [*(settings or ()), *([f"model.dtype={dtype}"] if dtype else ())])
+    from flows.sae import given
+
     if plan:
+        given.refuse(chosen)
         _plan(chosen, workspace, device, tflops, as_json)
         return
+    chosen = given.brought(chosen, workspace)
     run_pipeline(chosen, workspace, None, device, threads, verbose, as_json, strict=strict)
 
 

@@ -12,7 +12,9 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+from flows.check import check_saes
 from flows.config import load
+from flows.sae import given
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.sae.interchange import BadSAE, read, write
 from storage import Workspace
@@ -218,6 +220,41 @@ class TestImport:
         sae(workspace, "export", made["id"], "--format", "saelens", "--out", tmp_path / "out")
         card = (tmp_path / "out" / "README.md").read_text()
         assert f"saeuron sae import owner/name:inner --hookpoint {HOOK}  # at {'ab' * 20}" in card
+
+    def test_a_run_brings_what_its_configuration_names_by_its_place(
+        self, workspace: Workspace, trained: str, foreign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        snapshot = tmp_path / ("cd" * 20)
+        shutil.copytree(foreign, snapshot / "inner")
+        asked = []
+
+        def download(repo: str, allow_patterns: Any) -> str:
+            asked.append(repo)
+            return str(snapshot)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+        by_id = load(str(TINY), [f"saes={json.dumps({HOOK: trained})}"])
+        assert given.brought(by_id, workspace.root) is by_id
+        found = []
+        for place in (str(foreign), "hub:owner/name:inner"):
+            config = load(str(TINY), [f"saes={json.dumps({HOOK: place})}"])
+            brought = given.brought(config, workspace.root)
+            assert brought.model_copy(update={"saes": {}}) == config.model_copy(update={"saes": {}})
+            found.append(brought.saes[HOOK])
+            check_saes(brought, workspace)
+        # The same weights are the same artifact, beside the trained one.
+        assert found[0] == found[1] != trained and {*found, trained} == {m.id for m in workspace.artifacts("sae")}
+        assert asked == ["owner/name"]
+        # One place for every hookpoint.
+        everywhere = load(str(TINY), ["saes=hub:owner/name"])
+        assert everywhere.saes == dict.fromkeys(everywhere.hookpoints, "hub:owner/name")
+        before = workspace.folders()
+        words = ["run", TINY, "-w", workspace.root, "--set", f"saes={json.dumps({HOOK: str(foreign)})}"]
+        assert f"first: saeuron sae import {foreign} --hookpoint {HOOK}" in bad(run_here(*words, "--plan"))
+        wide = json.dumps({OTHER: str(foreign)})
+        said = bad(run_here("run", TINY, "-w", workspace.root, "--set", f"saes={wide}"))
+        assert "expects activations of width 160, the hookpoint gives 96" in said
+        assert workspace.folders() == before
 
     def test_mistakes(self, workspace: Workspace, foreign: Path, tmp_path: Path) -> None:
         before = workspace.folders()
