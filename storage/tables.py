@@ -12,7 +12,7 @@ from storage.declared import Column, View
 from storage.errors import BadTable
 from storage.parquet import read_parquet, read_schema, write_parquet
 from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
-from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, METRICS, QUALITY, SEQUENCES
+from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, LEFT_OUT, METRICS, QUALITY, SEQUENCES
 from storage.views.inputs import CAPTURES, DESCRIPTIONS, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
 from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, RELATIVES, STEERING
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
@@ -39,6 +39,7 @@ __all__ = [
     "HOOKPOINT",
     "IMAGES",
     "JUDGEMENTS",
+    "LEFT_OUT",
     "METRICS",
     "PICTURES",
     "PROMPTS",
@@ -81,6 +82,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "pictures": (PICTURES,),
     "comparison": (COMPARISONS,),
     "sequence": (SEQUENCES,),
+    "leave_out": (LEFT_OUT,),
     "audit": (ATTACKS,),
     "proof": (DICTIONARY,),
     "explanation": (EXPLANATIONS,),

@@ -38,6 +38,12 @@ class Fit(BaseModel):
     shards: tuple[Path, ...]
     checkpoint: Path
     device: str = "cpu"
+    without: tuple[str, ...] = ()
+    """Keys of images whose rows are left out."""
+
+    def rows(self, runs: bool | None = None) -> ActivationRows:
+        """The rows that are learned from; `runs` as in `ActivationRows`."""
+        return ActivationRows(self.shards, runs=runs, without=frozenset(self.without))
 
 
 def fit(work: Fit, report: Report, ranks: Ranks = ALONE) -> Trainer:
@@ -45,7 +51,7 @@ def fit(work: Fit, report: Report, ranks: Ranks = ALONE) -> Trainer:
     config = work.config
     # For `trajectories` pools are small, so that the rows of an image are used close together.
     whole = config.order == "trajectories"
-    rows = ActivationRows(work.shards, runs=False if whole else None)
+    rows = work.rows(runs=False if whole else None)
     pool = max(TRAJECTORIES["images"] * rows.largest, TRAJECTORIES["batches"] * config.batch) if whole else POOL_ROWS
 
     def stream(start: int) -> Iterator[NDArray[Any]]:
@@ -104,7 +110,7 @@ def fit_in_processes(work: Fit, report: Report) -> Trainer:
             )
     # Loaded into main memory, without GPU kernels: an SAE that the processes shared may fit no device.
     config = work.config.model_copy(update={"kernels": "torch"})
-    trainer = Trainer(config, ActivationRows(work.shards).width, work.hookpoint, "cpu")
+    trainer = Trainer(config, work.rows().width, work.hookpoint, "cpu")
     trainer.load(work.checkpoint)
     return trainer
 

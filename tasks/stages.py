@@ -15,6 +15,7 @@ from tasks.inspection.locate import LocateJob
 from tasks.inspection.relatives import RelativesJob
 from tasks.inspection.steer import SteerJob
 from tasks.judge import JudgeJob
+from tasks.measure.leave_out import LeaveOutJob
 from tasks.measure.sequence import SequenceJob
 from tasks.packs import PacksJob
 from tasks.prompts import PromptsJob
@@ -54,6 +55,7 @@ SHIPPED: tuple[type[Job], ...] = (
     RelativesJob,
     SteerJob,
     SequenceJob,
+    LeaveOutJob,
 )
 RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
 """Names of the stages that a run makes, in its order."""

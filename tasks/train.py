@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 
+from saeuron.errors import ConfigError
 from saeuron.sae.config import SAEConfig
 from saeuron.sae.streams import tensor_of
 from saeuron.sae.training import quality
 from storage.declared import View
-from storage.dense.activations import ActivationRows
+from storage.dense.shards import read_manifest
 from storage.tables import HISTORY, SAES, table, write_table
+from tasks import prompts as prompt_sets
 from tasks.capture import shard_paths
 from tasks.engine import progress
 from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
@@ -26,6 +29,8 @@ class SAESummary(Summary):
     width: int
     n_latents: int
     k: int | None
+    without: tuple[str, ...] = ()
+    """Concepts whose images it was not trained on."""
     dictionary: str | None = None
     """`SAEConfig.dictionary`; None for an imported SAE."""
     fvu: float | None = None
@@ -57,9 +62,13 @@ class TrainJob(Job):
     config: SAEConfig
     hookpoint: str
     capture_id: str
+    without: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """{domain: concepts}: images whose prompts ask for one of them are left out."""
 
     @property
     def label(self) -> str:
+        if self.without:
+            return f"{self.hookpoint} (without {', '.join(c for names in self.without.values() for c in names)})"
         dictionary = self.config.dictionary
         return self.hookpoint if dictionary == "trained" else f"{self.hookpoint} ({dictionary})"
 
@@ -69,7 +78,11 @@ class TrainJob(Job):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**super().identity, "config": self.config.identity}
+        fields = {**super().identity, "config": self.config.identity}
+        if not self.without:
+            # An SAE of all images has the id that it had before some could be left out.
+            del fields["without"]
+        return fields
 
 
 @step("train")
@@ -78,7 +91,14 @@ def train(job: TrainJob) -> Made:
     clock = Clock()
     shards = shard_paths(job.open, job.capture_id, job.hookpoint)
     checkpoint = job.folder / CHECKPOINT
-    work = Fit(config=job.config, hookpoint=job.hookpoint, shards=shards, checkpoint=checkpoint, device=job.device)
+    work = Fit(
+        config=job.config,
+        hookpoint=job.hookpoint,
+        shards=shards,
+        checkpoint=checkpoint,
+        device=job.device,
+        without=left_out(job),
+    )
 
     def report(done: int, fvu: float) -> None:
         progress.tell(f"train {job.label}", done, job.config.steps, f"fvu {fvu:.3f}")
@@ -87,7 +107,7 @@ def train(job: TrainJob) -> Made:
     sae = trainer.sae
     sae.save(job.folder)
     write_table(job.folder / "history.parquet", table([p._asdict() for p in trainer.history], HISTORY))
-    rows = ActivationRows(shards)
+    rows = work.rows()
     members = (tensor_of(array.reshape(-1, rows.width)) for _, array in rows.everything())
     figures = quality(sae.to(job.device), _grouped(members))
     info = sae.info
@@ -98,6 +118,7 @@ def train(job: TrainJob) -> Made:
         n_latents=info.n_latents,
         k=info.k,
         dictionary=job.config.dictionary,
+        without=tuple(sorted(c for names in job.without.values() for c in names)),
         fvu=figures.fvu,
         l0=figures.l0,
         dead=figures.never,
@@ -108,6 +129,30 @@ def train(job: TrainJob) -> Made:
     # Last, so that after an interruption before this line nothing is trained again.
     checkpoint.unlink(missing_ok=True)
     return made
+
+
+def left_out(job: TrainJob) -> tuple[str, ...]:
+    """Keys of the images that ask for a concept of `without`, sorted.
+
+    Raises:
+        ConfigError: no image of the capture asks for one of the concepts.
+    """
+    if not job.without:
+        return ()
+    manifest = job.open.manifest(job.capture_id)
+    prompts = {p.id: p for p in prompt_sets.read(job.open, manifest.inputs["prompts"])}
+    shards = shard_paths(job.open, job.capture_id, job.hookpoint)
+    keys = sorted({member.key for path in shards for member in read_manifest(path).members})
+    found: dict[str, str] = {}
+    for key in keys:
+        asked = prompts[key.rpartition("_")[0]].concepts
+        for domain, names in job.without.items():
+            if asked.get(domain) in names:
+                found[key] = asked[domain]
+    for names in job.without.values():
+        if never := [c for c in names if c not in found.values()]:
+            raise ConfigError(f"no captured image asks for {never[0]!r}: there is nothing of it to leave out.")
+    return tuple(sorted(found))
 
 
 def _grouped(members: Iterator[torch.Tensor], rows: int = 8192) -> Iterator[torch.Tensor]:

@@ -1,4 +1,5 @@
 """Flows that measure many removals, and what is printed of them.
 
-sequence.py  concepts removed one after another
+leave_out.py  concepts that the SAE never saw
+sequence.py   concepts removed one after another
 """

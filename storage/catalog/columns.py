@@ -23,6 +23,7 @@ from storage.tables import (
     HOOKPOINT,
     IMAGES,
     JUDGEMENTS,
+    LEFT_OUT,
     METRICS,
     PICTURES,
     PROMPTS,
@@ -180,7 +181,7 @@ COLUMNS: dict[str, list[Column]] = {
     "images": IMAGES.described,
     **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS, METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
     **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, EXPLANATIONS, ATTACKS, HEADS)},
-    **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS, RELATIVES, SEQUENCES, STEERING)},
+    **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS, RELATIVES, SEQUENCES, LEFT_OUT, STEERING)},
     DESCRIPTIONS.name: DESCRIPTIONS.described,
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -105,12 +105,13 @@ class ActivationRows:
         readers: int = 16,
         direct: bool | None = None,
         runs: bool | None = None,
+        without: Collection[str] = (),
     ) -> None:
         """Read the sidecars. `verify` checks each shard's SHA-256 before its first use.
 
         `readers` threads read, because a disk is fast only with many requests at once. `direct` bypasses the page cache
         (by default, if the shards outgrow it). `runs` draws neighbouring blocks together, up to RUN_BYTES (by default,
-        if the shards hold RUNS_FROM or more).
+        if the shards hold RUNS_FROM or more). Members whose key is in `without` are left out.
         """
         self.shards = tuple(shards)
         self._manifests = [read_manifest(path) for path in self.shards]
@@ -125,7 +126,7 @@ class ActivationRows:
             (shard, member, _STORED.get(member.dtype or "", f"{member.dtype}"))
             for shard, manifest in enumerate(self._manifests)
             for member in manifest.members
-            if member.extension == "npy"
+            if member.extension == "npy" and member.key not in without
         ]
         kinds = {(len(member.shape or ()), (member.shape or (0,))[-1], dtype) for _, member, dtype in found}
         if len(kinds) != 1 or (kind := next(iter(kinds)))[0] != 3 or kind[2] not in _STORED.values():

@@ -126,3 +126,20 @@ SEQUENCES = View(
         Column("high", "DOUBLE", "1", "upper end"),
     ),
 )
+LEFT_OUT = View(
+    name="left_out",
+    key="leave_out_id",
+    key_meaning="the artifact of `saeuron compare --leave-out`",
+    file="left_out.parquet",
+    columns=(
+        Column("domain", "VARCHAR", "", "kind of concept, such as style or object; null: all"),
+        Column("kind", "VARCHAR", "", "in, out, all, untrained, permuted, unedited; out - in and out - untrained"),
+        Column("control", "BOOLEAN", "", "whether it is a control"),
+        Column("concepts", "VARCHAR[]", "", "the concepts that are removed, which count alike"),
+        Column("metric", "VARCHAR", "", "UA, IRA, CRA or their mean"),
+        Column("value", "DOUBLE", "1", "the figure, or a difference paired by image; null: not judged"),
+        Column("low", "DOUBLE", "1", "lower end of its 95 % interval"),
+        Column("high", "DOUBLE", "1", "upper end"),
+        Column("n", "BIGINT", "images", "images it is over"),
+    ),
+)

@@ -1,4 +1,5 @@
 """Measurements over many removals, beside a run's own.
 
-sequence.py  concepts removed one after another and at once
+leave_out.py  concepts that the SAE never saw
+sequence.py   concepts removed one after another and at once
 """

@@ -32,7 +32,11 @@ def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning
     if not ends:
         raise UnknownName("SAE", name, {*(m.id for m in known), *hookpoints}, hint)
     there = {m.id: m for m in known if m.summary.get("hookpoint") in ends}
-    controls = {i for i, m in there.items() if m.summary.get("dictionary") in ("untrained", "frozen")}
+    controls = {
+        i
+        for i, m in there.items()
+        if m.summary.get("dictionary") in ("untrained", "frozen") or m.summary.get("without")
+    }
     there = {i: m for i, m in there.items() if i not in controls} or there
     scored = [
         (manifest.created, each["sae_id"])

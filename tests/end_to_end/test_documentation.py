@@ -77,6 +77,7 @@ def test_the_commands_of_readme_do_what_they_say(
             (workspaces / "ring_a_bell.csv").write_text("prompt\nA cat in stripes style.\nStripes of a moon.\n")
         if words[0] == "sequence":
             words += ["--own", "1", "--retained", "2"]
+        if words[0] == "sequence" or "--leave-out" in words:
             words = ["dots" if w == "sketch" else w for w in words]
         if words[0] == "locate":
             words += ["--pairs", "1", "--examples", "4"]

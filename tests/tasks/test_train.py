@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saeuron.errors import ConfigError
+from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import SAEConfig
 from saeuron.sae.streams import tensor_of
@@ -13,6 +15,7 @@ from storage import Workspace
 from storage.dense.activations import encode
 from storage.dense.shards import write_shard
 from storage.errors import DiskFull
+from storage.tables import PROMPTS, table, write_table
 from tasks import train as step
 from tasks.fit import CHECKPOINT
 from tasks.train import TrainJob, train
@@ -62,3 +65,51 @@ def test_its_figures_are_of_all_rows(job: TrainJob) -> None:
     found = quality(SAE.load(job.folder), iter([tensor_of(ROWS.reshape(-1, WIDTH))]))
     assert manifest.summary["fvu"] == pytest.approx(found.fvu, rel=1e-6)
     assert manifest.summary["l0"] == found.l0 and manifest.summary["dead"] == found.never
+
+
+ASKING = [
+    Prompt(f"A {o} in {s} style.", "train", {"style": s, "object": o})
+    for s in ("neon", "dots")
+    for o in ("cat", "moon")
+]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> TrainJob:
+    """A capture of four prompts, two images each."""
+    workspace = Workspace.open(tmp_path / "two")
+    prompts_id = f"prompts_v1_{20 * '0'}"
+    rows = [
+        {"prompt_id": p.id, "text": p.text, "split": p.split, "concepts": dict(p.concepts)}
+        | {"seed": None, "guidance": None, "source": ""}
+        for p in ASKING
+    ]
+    write_table(workspace.folder(prompts_id) / PROMPTS.file, table(rows, PROMPTS))
+    workspace.commit(prompts_id, config={}, inputs={}, summary={}, seconds=1)
+    samples = [
+        (f"{p.id}_{i:04d}", {"npy": encode(np.full((2, 5, WIDTH), n, np.float16))})
+        for n, p in enumerate(ASKING)
+        for i in range(2)
+    ]
+    write_shard(workspace.folder(CAPTURE) / HOOK / "00000.tar", samples, {})
+    workspace.commit(CAPTURE, config={}, inputs={"prompts": prompts_id}, summary={"hookpoint": HOOK}, seconds=1)
+    config = SAEConfig(expansion=2, k=2, batch=10, steps=4)
+    return TrainJob(workspace=workspace.root, config=config, hookpoint=HOOK, capture_id=CAPTURE)
+
+
+def test_images_of_concepts_that_are_left_out_are_not_learned_from(two: TrainJob, monkeypatch) -> None:
+    job = two.model_copy(update={"without": {"style": ("neon",)}})
+    assert step.left_out(job) == tuple(sorted(f"{p.id}_{i:04d}" for p in ASKING[:2] for i in range(2)))
+    seen = []
+    whole = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, rows: seen.extend(rows[:, 0].tolist()) or whole(self, rows))
+    made = train.fn(job)
+    assert {*seen} == {2.0, 3.0} and made.summary["without"] == ["neon"]
+    with pytest.raises(ConfigError, match="no captured image asks for 'grain'"):
+        step.left_out(two.model_copy(update={"without": {"style": ("neon", "grain")}}))
+
+
+def test_an_sae_of_all_images_keeps_its_id(two: TrainJob) -> None:
+    without = two.model_copy(update={"without": {"style": ("neon",)}})
+    assert "without" not in two.identity and without.id != two.id
+    assert step.left_out(two) == ()

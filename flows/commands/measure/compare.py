@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
 
 if TYPE_CHECKING:
     from saeuron.figures.comparison import Difference
@@ -32,6 +32,9 @@ def compare(
         list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the workspace's configuration; repeatable.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("compare.png"),
+    leave_out: Annotated[
+        int, typer.Option(min=0, help="Train SAEs without this many of the concepts at a time, and compare; 0: no.")
+    ] = 0,
     cost: Annotated[bool, typer.Option("--cost/--no-cost", help="Measure the time per image.")] = True,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -42,6 +45,9 @@ def compare(
 
     It prints figures with intervals, controls, differences beyond chance, and costs. What is missing is made first. A
     new workspace takes the configuration that ships with the project.
+
+    With --leave-out K the concepts are removed by SAEs that never saw them, K left out at a time, beside SAEs that did,
+    an untrained one, and labels of others. View `left_out`.
 
     Example: saeuron compare neon cat --methods saeuron,uce,negative_prompt
     """
@@ -71,6 +77,9 @@ def compare(
         raise ConfigError(f"--against {against}: it is not among the methods that are compared: {', '.join(known)}.")
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: the picture is a PNG; expected a name that ends with .png.")
+    if leave_out:
+        _left_out(config, workspace, chosen, leave_out, device, threads, verbose, as_json, new)
+        return
     opened, result = carry_out(config, workspace, chosen or None, device, threads, verbose, as_json, keep_config=new)
     for what, why in result["failures"]:
         typer.echo(f"FAILED  {what}: {why}", err=True)
@@ -97,6 +106,50 @@ def compare(
         say(f"next: {then}")
     if result["failures"]:
         raise typer.Exit(1)
+
+
+def _left_out(
+    config: Any,
+    workspace: Path,
+    concepts: list[str],
+    count: int,
+    device: str,
+    threads: int,
+    verbose: bool,
+    as_json: bool,
+    new: bool,
+) -> None:
+    """Compare SAEs that saw the concepts with those that did not."""
+    from flows.config import changed
+    from flows.display import on_prefect
+    from flows.environment import check_server, prepare
+    from flows.hints import command
+    from flows.work import check_all
+    from saeuron.errors import ConfigError
+    from storage import Workspace
+
+    if new:
+        raise ConfigError(
+            f"--leave-out: {workspace} has no run yet; expected one, whose captures it takes: saeuron run"
+        )
+    opened = Workspace.open(workspace, create=False)
+    prepare(opened.root, verbose)
+    check_server()
+    from flows.measure.leave_out import check, leave_out_flow, lines
+
+    wanted = concepts or list(config.tune.concepts or ())
+    domains = check(config, wanted, config.method[0], count)
+    config = changed(config, ["controls.methods=[untrained]", "controls.concepts=null"])
+    check_all(config, device, opened)
+    with on_prefect(console_for(as_json)):
+        made = leave_out_flow(config, str(opened.root), domains, config.method[0], count, device, threads)
+    if as_json:
+        say(json.dumps({name: made[name] for name in ("leave_out", "summary", "rows", "picture")}, indent=2))
+        return
+    say("\n".join(lines(made)))
+    say(f"picture: {opened.root / made['picture']}")
+    query = "select domain, kind, metric, value, low, high from left_out"
+    say(f"next: {command('sql', query, workspace=opened)}")
 
 
 def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], removed: str) -> str:

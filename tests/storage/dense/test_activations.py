@@ -110,6 +110,16 @@ def test_everything_is_in_order(some: ActivationRows) -> None:
     assert np.concatenate([a.reshape(-1, WIDTH) for _, a in blocks])[:, 0].tolist() == list(range(77))
 
 
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("runs", [False, True])
+def test_members_that_are_left_out_are_never_given(some: ActivationRows, direct: bool, runs: bool) -> None:
+    rows = ActivationRows(some.shards, direct=direct, runs=runs, without={"s0b1", "s1b1", "unknown"})
+    kept = [n for n in range(77) if not (10 <= n < 17 or 30 <= n < 46)]
+    assert rows.rows == len(kept) and [key for key, _ in rows.everything()] == ["s0b0", "s0b2", "s1b0", "s2b0", "s2b1"]
+    numbers = _take(rows, 2 * len(kept) // 6 + 1, 6, 5, pool_rows=20)[..., 0].ravel()
+    assert sorted(numbers[: len(kept)]) == sorted(numbers[len(kept) : 2 * len(kept)]) == kept
+
+
 def test_a_damaged_shard_is_seen_before_its_rows(tmp_path: Path) -> None:
     paths, _ = _shards(tmp_path, [[(2, 5)], [(2, 5)]])
     data = bytearray(paths[1].read_bytes())
