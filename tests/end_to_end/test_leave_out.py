@@ -74,14 +74,15 @@ def test_each_concept_is_once_in_and_once_out(ran: tuple[Done, Path, dict[str, b
     assert means["all"] == pytest.approx((float(str(means["out"])) + float(str(means["in"]))) / 2, abs=1e-9)
 
 
-def test_again_costs_nothing_and_nothing_is_garbage(ran: tuple[Done, Path, dict[str, bytes]]) -> None:
+def test_again_costs_nothing_and_what_took_long_is_kept(ran: tuple[Done, Path, dict[str, bytes]]) -> None:
     _, folder, _ = ran
     before = payload(folder)
     again = run_here(*WORDS, "-w", folder, "--json")
     assert again.code == 0 and payload(folder) == before
     assert json.loads(again.out)["summary"]["folds"] == [["stripes"], ["neon"]]
-    gone = run_here("gc", "--dry-run", "-w", folder)
-    assert "0 would be deleted" in gone.out, gone.out
+    # Evaluations, pictures and totals may go: they are made again without a new image of these removals.
+    gone = {line.split()[0] for line in run_here("gc", "--dry-run", "-w", folder).out.splitlines() if line.strip()}
+    assert not gone & {"images", "judgements", "trials", "removal", "leave_out", "capture"}, gone
     # An SAE is still found by its hookpoint: that which saw everything.
     hookpoint = "unet.up_blocks.1.attentions.0"
     info = run_here("sae", "info", hookpoint, "-w", folder, "--json")
