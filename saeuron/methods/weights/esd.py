@@ -28,7 +28,7 @@ from saeuron.noise import generator, initial_noise
 from saeuron.pipelines import family_of
 
 RANK, RATE = 4, 5e-3
-"""A first guess: no picture was drawn with them on canvas yet (docs/log.md, 2026-11-29)."""
+"""A first guess, which removes neon from canvas (docs/log.md, 2026-11-29)."""
 PICTURES, BATCH = 20, 8
 """Times that a batch of prompts goes from noise to image; an update at each step."""
 EMPTY = "empty"
