@@ -135,7 +135,7 @@ class GatedUCE(UCE):
     grid: ClassVar[dict[str, Sequence[Any]]] = {
         "n": (1, 2),
         "gate": ("image",),
-        "ahead": (2,),
+        "ahead": (1,),
         "erase": (0.1,),
         "toward": (OTHERS,),
     }
