@@ -1,6 +1,7 @@
 """Ways to remove a concept: one file a method, found by its name.
 
-    removal.py          `Removal`, what it is made of, and how it attaches to a pipeline
+    removal.py          `Removal`: how its parts attach, combine, and live in a file
+    parts.py            what a removal is made of: edits, calls, changes, watches
     base.py             what a method is, and the evidence that it may use
     latents.py          edits of an SAE's latents, which several methods share
     local.py            latents turned by hand, at some steps and in some part of the picture

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from saeuron.errors import ConfigError
 from saeuron.hooks import INPUT, resolve
-from saeuron.methods.removal import Edit, Part, Removal
+from saeuron.methods.parts import Edit, Part
+from saeuron.methods.removal import Removal
 from saeuron.methods.steering import DirectionEdit
 from saeuron.methods.weights.part import WeightChange
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 from saeuron.config import Half, ModelConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.generation import Request
-from saeuron.methods.removal import Part, Removal
+from saeuron.methods.parts import Part
+from saeuron.methods.removal import Removal
 from saeuron.profiles import Profile
 from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE

@@ -16,7 +16,7 @@ from torch import Tensor
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
 from saeuron.methods.base import Evidence, Settings
-from saeuron.methods.removal import Edit, nearest_step
+from saeuron.methods.parts import Edit, nearest_step
 from saeuron.methods.steering import Steering
 from saeuron.pipelines import family_of
 from saeuron.sae.autoencoder import check_width

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from saeuron.hooks import Step, to_rows
 from saeuron.methods.latents import LatentEdit
-from saeuron.methods.removal import at_step
+from saeuron.methods.parts import at_step
 from saeuron.sae.autoencoder import check_width
 
 Tier = Literal["constant", "per_input", "per_position", "scaled", "replaced"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from saeuron.config import Half
-from saeuron.methods.removal import Edit, neighbours
+from saeuron.methods.parts import Edit, neighbours
 from saeuron.sae.autoencoder import SAE, check_width
 from saeuron.sae.selection import Activation, activate
 

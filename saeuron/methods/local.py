@@ -18,7 +18,8 @@ from saeuron.config import Half
 from saeuron.errors import ConfigError
 from saeuron.hooks import Step
 from saeuron.methods.latents import LatentEdit, edit_latents
-from saeuron.methods.removal import Edit, Part, Removal, combine
+from saeuron.methods.parts import Edit, Part
+from saeuron.methods.removal import Removal, combine
 from saeuron.sae.autoencoder import SAE
 
 

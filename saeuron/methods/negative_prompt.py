@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.removal import Call
+from saeuron.methods.parts import Call
 from saeuron.pipelines.loading import family_at
 
 

@@ -1,246 +1,29 @@
 """A removal: what takes one concept out of a model while images are generated, and the file it lives in.
 
-A removal is made of parts. An `Edit` changes the output of one module; a `Call` adds arguments to the pipeline's call;
-a `Change` changes the pipeline itself, such as its weights, and takes that back; a `Watch` looks at some modules, acts
-at others, and remembers.
-Methods differ in how they make parts; attaching, combining, scaling and saving are the same for all of them.
+A removal is made of parts (`saeuron/methods/parts.py`). Methods differ in how they make them; attaching, combining,
+scaling and saving are the same for all.
 """
 
 import hashlib
 import json
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from saeuron.checkpoint import load_tensors, save_tensors, stripped
-from saeuron.config import Half
 from saeuron.errors import BadWeights, ConfigError, OtherModel
-from saeuron.hooks import Reader, Step, attached, device_of, from_rows, to_rows
+from saeuron.hooks import Reader, Step, attached, device_of
+from saeuron.methods.parts import Call, Change, Edit, Editor, Part, Watch, add_changes
 from saeuron.pipelines.loading import origin
 
 FORMAT = 3
 """Version of the file format. Files of other versions are refused."""
-KINDS: dict[str, type["Part"]] = {}
-"""Every class of parts by its `kind`, as it stands in files."""
-
-
-@dataclass(frozen=True, eq=False)
-class Part(ABC):
-    """One piece of a removal: a frozen dataclass of tensors, JSON values and tuples of parts, saved field by field."""
-
-    kind: ClassVar[str]
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "kind" in cls.__dict__:
-            KINDS[cls.kind] = cls
-
-    @abstractmethod
-    def scaled(self, strength: float) -> Self:
-        """The same part at a strength from 0 (changes nothing) to 1 (itself).
-
-        Raises:
-            ConfigError: this kind of part cannot be scaled.
-        """
-
-    def to(self, device: torch.device | str) -> Self:
-        """A copy with its tensors on `device`."""
-        own = {name: value.to(device) for name, value in self._own().items()}
-        return replace(self, **own, **{name: tuple(p.to(device) for p in parts) for name, parts in self.held().items()})
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The fields that are tensors, and those of inner parts as `field.number.name`."""
-        inner = {
-            f"{name}.{i}.{key}": value
-            for name, parts in self.held().items()
-            for i, part in enumerate(parts)
-            for key, value in part.tensors().items()
-        }
-        return self._own() | inner
-
-    def _own(self) -> dict[str, Tensor]:
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
-
-    def held(self) -> dict[str, tuple["Part", ...]]:
-        """The fields that are tuples of parts."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {n: v for n, v in found.items() if isinstance(v, tuple) and v and all(isinstance(p, Part) for p in v)}
-
-    def record(self) -> dict[str, Any]:
-        """The other fields, as JSON, and the kind."""
-        inner = {name: [part.record() for part in parts] for name, parts in self.held().items()}
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._own()}
-        return {"kind": self.kind, **plain, **inner}
-
-    @staticmethod
-    def restored(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Part":
-        """The part of a record, with tensors by the names that `tensors` gives them."""
-        told = {name: value for name, value in record.items() if name != "kind"}
-        for name, value in told.items():
-            if isinstance(value, list) and value and all(isinstance(v, dict) and "kind" in v for v in value):
-                told[name] = tuple(Part.restored(v, stripped(f"{name}.{i}", tensors)) for i, v in enumerate(value))
-        return KINDS[record["kind"]](**told, **{name: value for name, value in tensors.items() if "." not in name})
-
-    def content(self) -> str:
-        """A hash of all that the part is, by which parts are put in an order that nobody chose."""
-        told = hashlib.sha256(json.dumps(self.record(), sort_keys=True, default=str).encode())
-        for name, value in sorted(self.tensors().items()):
-            plain = value.detach().cpu().contiguous()
-            told.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-            told.update(plain.flatten().view(torch.uint8).numpy().data)
-        return told.hexdigest()
-
-    @classmethod
-    def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
-        """Parts of this class from several removals, those that can be made one made one.
-
-        They come in an order that depends on what they are alone; see `combine`.
-
-        Returns:
-            (parts, {where: number of pairs (step, latent) that several of them edit}).
-        """
-        return list(parts), {}
-
-
-@dataclass(frozen=True, eq=False)
-class Edit(Part):
-    """A change of one module's output, computed row by row."""
-
-    hookpoint: str
-    half: Half
-
-    @abstractmethod
-    def delta(self, rows: Tensor, timestep: int) -> Tensor:
-        """x' - x, float32 [B, positions, D] of rows [B, positions, D]; exactly zero where nothing is edited."""
-
-    def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """What the edit adds to a module's output, float32 in its shape; None where its half is not in the batch."""
-        rows = to_rows(output)
-        chosen = step.half(rows, self.half)
-        if not len(chosen):
-            return None
-        delta = self._delta(chosen.float(), step)
-        if len(chosen) != len(rows):
-            whole = torch.zeros(rows.shape, dtype=delta.dtype, device=delta.device)
-            n = len(rows) // 2
-            whole[n:] = delta if self.half == "conditional" else 0
-            whole[:n] = delta if self.half == "unconditional" else 0
-            delta = whole
-        return from_rows(delta, output)
-
-    def _delta(self, rows: Tensor, step: Step) -> Tensor:
-        """`delta` of the rows of one half, each at its own timestep."""
-        if step.timesteps is None:
-            return self.delta(rows, step.timestep)
-        each, delta = step.half(step.timesteps, self.half), torch.zeros_like(rows)
-        for timestep in each.unique().tolist():
-            delta[each == timestep] = self.delta(rows[each == timestep], timestep)
-        return delta
-
-    def __call__(self, step: Step, output: Tensor) -> Tensor | None:
-        """The editor: see `saeuron.hooks`."""
-        return add_changes([self], step, output)
-
-
-def add_changes(edits: Sequence["Editor"], step: Step, output: Tensor) -> Tensor | None:
-    """The output plus the changes of all edits. Each is computed on the output itself: their order does not matter."""
-    changes = [c for edit in edits if (c := edit.change(step, output)) is not None]
-    return output + sum(changes[1:], changes[0]).to(output.dtype) if changes else None
-
-
-def nearest_step(timesteps: Tensor, timestep: int) -> int:
-    """The row of the scored timestep nearest to `timestep`; of two equally near, the noisier."""
-    return int((2 * (timesteps - timestep).abs() - (timesteps > timestep).long()).argmin())
-
-
-def neighbours(timesteps: Tensor, timestep: int) -> tuple[int, int, float]:
-    """The scored timesteps on both sides of `timestep`: (row of the noisier, row of the other, weight of the other).
-
-    Where it is scored itself, or beyond the last on one side, both are one row, and the weight is 0.
-    """
-    known = timesteps.tolist()
-    above, below = ([t for t in known if t >= timestep], [t for t in known if t <= timestep])
-    noisier, other = min(above, default=max(known)), max(below, default=min(known))
-    if not above or not below:
-        noisier = other = other if not above else noisier
-    weight = 0.0 if noisier == other else (noisier - timestep) / (noisier - other)
-    return known.index(noisier), known.index(other), weight
-
-
-def at_step(values: Tensor, timesteps: Tensor, timestep: int) -> Tensor:
-    """The entry of `values` [T, ...] at a timestep: between two scored ones linearly, at a scored one its own bits."""
-    a, b, weight = neighbours(timesteps, timestep)
-    return values[a] if a == b else torch.lerp(values[a], values[b], weight)
-
-
-@dataclass(frozen=True, eq=False)
-class Call(Part):
-    """Arguments for the pipeline's call, such as a negative prompt. Texts of several removals are joined by commas."""
-
-    kind = "call"
-
-    arguments: dict[str, str]
-
-    def scaled(self, strength: float) -> Self:
-        """Refused: a text has no strength between 0 and 1."""
-        raise ConfigError(f"strength {strength:g}: {', '.join(self.arguments)} has none between 0 and 1; take 0 or 1.")
-
-    @classmethod
-    def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
-        """One call with the texts of all."""
-        if len(parts) == 1:
-            return list(parts), {}
-        joined: dict[str, set[str]] = {}
-        for part in parts:
-            for name, text in part.arguments.items():
-                joined.setdefault(name, set()).update(text.split(", "))
-        return [cls({name: ", ".join(sorted(joined[name])) for name in sorted(joined)})], {}
-
-
-@dataclass(frozen=True, eq=False)
-class Change(Part):
-    """A change of the pipeline itself for as long as a context lasts."""
-
-    @abstractmethod
-    def changed(self, pipe: Any) -> AbstractContextManager[None]:
-        """Change the pipeline; at the end it is as it was, bit for bit."""
-
-
-class Editor(Protocol):
-    """What changes a module's output: an `Edit`, or what a `Watch` attaches."""
-
-    def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """See `Edit.change`."""
-
-
-class Hooked(NamedTuple):
-    """What a `Watch` attaches: pairs of a hookpoint, or the denoiser's own name, and what is called there."""
-
-    readers: Sequence[tuple[str, Reader]]
-    editors: Sequence[tuple[str, Editor]]
-
-
-@dataclass(frozen=True, eq=False)
-class Watch(Part):
-    """A part that looks at some modules and acts at others, and remembers within a generation what it saw."""
-
-    @classmethod
-    @abstractmethod
-    def hooked(cls, parts: Sequence[Self], pipe: Any) -> Hooked:
-        """What acts for all parts of this class together; it lasts as long as they are attached.
-
-        Raises:
-            ConfigError: the pipeline has not what they need.
-        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from saeuron.errors import ConfigError
 from saeuron.generation import Request, generate
 from saeuron.hooks import Step, attached, to_rows
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.removal import Edit, at_step
+from saeuron.methods.parts import Edit, at_step
 from saeuron.sae.autoencoder import check_width
 from saeuron.scoring import Counting, counting
 

@@ -24,7 +24,7 @@ from saeuron.errors import ConfigError
 from saeuron.generation import Request
 from saeuron.hooks import Step, to_rows
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.removal import Edit, at_step
+from saeuron.methods.parts import Edit, at_step
 from saeuron.methods.steering import read
 from saeuron.sae.autoencoder import check_width
 

@@ -9,7 +9,8 @@ import pytest
 from flows import bench
 from flows.config import load
 from saeuron.canvas import FOLDERS
-from saeuron.methods.removal import Call, Removal
+from saeuron.methods.parts import Call
+from saeuron.methods.removal import Removal
 from saeuron.notebook import evaluate
 from saeuron.pipelines.loading import load_pipeline
 from saeuron.prompts import build

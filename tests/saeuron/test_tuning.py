@@ -9,7 +9,8 @@ from saeuron.errors import BadPrompts, ConfigError
 from saeuron.figures.metrics import Judged
 from saeuron.generation import requests
 from saeuron.judges import Judgement
-from saeuron.methods.removal import Call, Removal
+from saeuron.methods.parts import Call
+from saeuron.methods.removal import Removal
 from saeuron.prompts import Prompt
 from saeuron.tuning import Trial, best, learning_images, trial, tune, validation_images
 

@@ -24,7 +24,7 @@ from saeuron.methods.detection.ahead import LookAhead
 from saeuron.methods.detection.sensor import Memory, Where, both, check_where, positions_of, rows_of, sensors, whole
 from saeuron.methods.detection.thresholds import with_thresholds
 from saeuron.methods.gates import GatedEdit
-from saeuron.methods.removal import Editor, Hooked, Watch
+from saeuron.methods.parts import Editor, Hooked, Watch
 from saeuron.methods.text.states import OTHERS
 from saeuron.methods.weights.linear_map import Moments
 from saeuron.methods.weights.uce import UCE

@@ -22,7 +22,7 @@ from saeuron.hooks import Step
 from saeuron.methods.base import Evidence, Method, Settings
 from saeuron.methods.detection.sensor import Memory, positions_of, rows_of, sensors, whole
 from saeuron.methods.gates import GatedEdit
-from saeuron.methods.removal import Hooked, Watch
+from saeuron.methods.parts import Hooked, Watch
 from saeuron.pipelines import family_of
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.removal import Edit, Part
+from saeuron.methods.parts import Edit, Part
 from saeuron.methods.text.sae import FIRST
 from saeuron.methods.text.states import BATCH, embeddings, rows
 from saeuron.pipelines import family_of

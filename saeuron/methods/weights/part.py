@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from saeuron.errors import UnknownName
 from saeuron.hooks import hookpoints
-from saeuron.methods.removal import Change
+from saeuron.methods.parts import Change
 from saeuron.sae.autoencoder import check_width
 
 

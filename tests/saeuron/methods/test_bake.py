@@ -11,7 +11,8 @@ from saeuron.config import ModelConfig
 from saeuron.errors import ConfigError
 from saeuron.generation import generate, requests
 from saeuron.methods.bake import bake, unfoldable
-from saeuron.methods.removal import Call, Removal
+from saeuron.methods.parts import Call
+from saeuron.methods.removal import Removal
 from saeuron.methods.steering import DirectionEdit
 from saeuron.methods.weights.linear_map import cross_attention
 from saeuron.methods.weights.part import WeightMap

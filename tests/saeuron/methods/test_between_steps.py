@@ -7,7 +7,8 @@ import torch
 
 from saeuron.methods.gates import TIERS, gated
 from saeuron.methods.latents import LatentEdit
-from saeuron.methods.removal import Removal, at_step
+from saeuron.methods.parts import at_step
+from saeuron.methods.removal import Removal
 from saeuron.methods.saeuron import build_edit
 from saeuron.methods.steering import DirectionEdit
 from saeuron.methods.supervised import ExcessEdit

@@ -11,7 +11,8 @@ from saeuron.generation import generate, requests
 from saeuron.hooks import attached
 from saeuron.methods.base import Evidence
 from saeuron.methods.latents import combine
-from saeuron.methods.removal import Call, Removal, removed
+from saeuron.methods.parts import Call
+from saeuron.methods.removal import Removal, removed
 from saeuron.methods.saeuron import build_edit
 from saeuron.methods.weights.part import WeightMap
 from saeuron.profiles import DomainTotals, profile

@@ -9,7 +9,8 @@ from saeuron.errors import ConfigError, UnknownName
 from saeuron.generation import generate, requests
 from saeuron.hooks import attached
 from saeuron.methods.base import Evidence, Method
-from saeuron.methods.removal import Call, Removal, removed
+from saeuron.methods.parts import Call
+from saeuron.methods.removal import Removal, removed
 from saeuron.profiles import DomainTotals, profile
 from saeuron.prompts import Prompt
 from saeuron.scoring import Accumulator

@@ -6,7 +6,7 @@ import torch
 
 from saeuron.errors import WidthMismatch
 from saeuron.hooks import Step, from_rows, to_rows
-from saeuron.methods.removal import nearest_step
+from saeuron.methods.parts import nearest_step
 from saeuron.methods.saeuron import build_edit
 from saeuron.scoring import select
 from tests.saeuron.methods.removals import PATH, TIMESTEPS, VARIANTS, D, N, T, random_profile, random_sae, rows

@@ -9,7 +9,8 @@ from saeuron.config import ModelConfig
 from saeuron.errors import OtherModel, UnknownName, WidthMismatch
 from saeuron.generation import generate, requests
 from saeuron.hooks import attached
-from saeuron.methods.removal import Call, Removal, removed
+from saeuron.methods.parts import Call
+from saeuron.methods.removal import Removal, removed
 from saeuron.methods.saeuron import build_edit
 from saeuron.pipelines.loading import identity, load_pipeline
 from saeuron.profiles import DomainTotals, profile

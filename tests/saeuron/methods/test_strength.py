@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from saeuron.errors import ConfigError
-from saeuron.methods.removal import Call, Removal, removed
+from saeuron.methods.parts import Call
+from saeuron.methods.removal import Removal, removed
 from saeuron.methods.saeuron import build_edit
 from tests.saeuron.methods.removals import PATH, example, random_profile, random_sae, rows
 
