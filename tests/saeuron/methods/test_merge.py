@@ -24,7 +24,8 @@ from tests.saeuron.methods.removals import PATH, assert_same_edit, random_profil
 MODEL = ModelConfig(steps=3, guidance=2.0, micro_batch=8)
 NAMES = ("neon", "dots", "sketch")
 PROMPTS = {name: Prompt(f"A cat in {name} style.", "train", {"style": name}) for name in NAMES}
-ASKED = requests([Prompt("A star in neon style.", "test", {"style": "neon"})], 2)
+# Of both, because a gate leaves what asks for another concept as it is.
+ASKED = requests([Prompt(f"A star in {name} style.", "test", {"style": name}) for name in NAMES[:2]], 1)
 
 
 @pytest.fixture(scope="module")

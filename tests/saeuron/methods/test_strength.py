@@ -42,7 +42,7 @@ def test_merged_removals_do_what_they_do_together(tmp_path, tiny_pipe):
     )
     text = Removal("cat", "object", "negative_prompt", {}, (Call({"negative_prompt": "cat"}),))
     merged = Removal.merge([one, two, text])
-    assert (merged.concept, merged.domain) == ("neon + dots + cat", "style + object")
+    assert (merged.concept, merged.domain) == ("cat + dots + neon", "object + style")
     assert merged.settings == {"neon.n": 5, "dots.n": 5}
     merged.save(tmp_path / "merged.safetensors")
     again = Removal.load(tmp_path / "merged.safetensors")
