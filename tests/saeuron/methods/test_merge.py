@@ -67,10 +67,11 @@ def test_every_order_gives_the_same_file(name, evidences, tiny_pipe, tmp_path):
         files.add((tmp_path / f"{i}.safetensors").read_bytes())
     assert len(files) == 1
     assert ways[0].concept == "dots + neon + sketch" and {k.split(".")[0] for k in ways[0].settings} == {*NAMES}
-    # What is drawn is that of the removals side by side, in any order; and of all, not of one.
+    # What is drawn is that of the removals side by side, in any order; and not that of each alone: one may be, where a
+    # gate is closed for the others.
     pictures = [draw(tiny_pipe, of) for of in (made, made[::-1], [Removal.load(tmp_path / "0.safetensors")])]
     assert all((picture == pictures[0]).all() for picture in pictures)
-    assert (pictures[0] != draw(tiny_pipe, [a])).any()
+    assert any((pictures[0] != draw(tiny_pipe, [one])).any() for one in made)
 
 
 def test_equal_factors_take_the_positive_one_and_then_the_lower_floor():
