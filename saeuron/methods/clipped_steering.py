@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.nn import functional
 
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
 from saeuron.methods.base import Evidence, Settings
-from saeuron.methods.parts import Edit, nearest_step
+from saeuron.methods.parts import Edit, at_step
 from saeuron.methods.steering import Steering
 from saeuron.pipelines import family_of
 from saeuron.sae.autoencoder import check_width
@@ -39,9 +40,9 @@ class ClippedEdit(Edit):
         return replace(self, beta=strength * self.beta)
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
-        """-beta max(0, x . v) v, float32 [..., D]; v of the nearest step that was read."""
+        """-beta max(0, x . v) v, float32 [..., D]; v between the steps that were read, of length 1."""
         check_width(self.direction.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
-        v = self.direction[nearest_step(self.timesteps, timestep)]
+        v = functional.normalize(at_step(self.direction, self.timesteps, timestep), dim=0)
         return -self.beta * (rows @ v).clamp(min=0)[..., None] * v
 
 

@@ -150,11 +150,6 @@ def add_changes(edits: Sequence["Editor"], step: Step, output: Tensor) -> Tensor
     return output + sum(changes[1:], changes[0]).to(output.dtype) if changes else None
 
 
-def nearest_step(timesteps: Tensor, timestep: int) -> int:
-    """The row of the scored timestep nearest to `timestep`; of two equally near, the noisier."""
-    return int((2 * (timesteps - timestep).abs() - (timesteps > timestep).long()).argmin())
-
-
 def neighbours(timesteps: Tensor, timestep: int) -> tuple[int, int, float]:
     """The scored timesteps on both sides of `timestep`: (row of the noisier, row of the other, weight of the other).
 

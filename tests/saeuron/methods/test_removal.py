@@ -6,7 +6,6 @@ import torch
 
 from saeuron.errors import WidthMismatch
 from saeuron.hooks import Step, from_rows, to_rows
-from saeuron.methods.parts import nearest_step
 from saeuron.methods.saeuron import build_edit
 from saeuron.scoring import select
 from tests.saeuron.methods.removals import PATH, TIMESTEPS, VARIANTS, D, N, T, random_profile, random_sae, rows
@@ -91,16 +90,6 @@ def test_an_output_keeps_its_dtype_and_shape():
     assert not torch.equal(edited, output)
     expected = output + from_rows(edit.delta(to_rows(output).float(), 999), output).half()
     assert torch.equal(edited, expected)
-
-
-@pytest.mark.parametrize(
-    ("timestep", "row"),
-    [(999, 0), (900, 0), (856, 1), (713, 1), (570, 2), (428, 2), (285, 3), (142, 3), (0, 3), (874, 0), (624, 1)],
-)
-def test_a_step_has_a_nearest_scored_timestep_the_noisier_of_two(timestep, row):
-    # 4 scored steps, the timesteps of 7 and more; 874 and 624 lie midway.
-    assert nearest_step(torch.tensor(TIMESTEPS), timestep) == row
-    assert nearest_step(torch.tensor(TIMESTEPS[::-1]), timestep) == T - 1 - row
 
 
 @pytest.mark.parametrize("turned", [False, True])
