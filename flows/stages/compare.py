@@ -31,12 +31,23 @@ def controls(config: RunConfig, concept: str) -> tuple[str, ...]:
     return tuple(name for name in config.controls.methods if name not in config.method)
 
 
+def own_controls(config: RunConfig, method: str) -> tuple[str, ...]:
+    """The controls that a method is compared with: those that are like it, where there are any, and those like none.
+
+    An untrained SAE in another edit than the method's would show the edit, not the training.
+    """
+    of = {name: methods.get(name).like for name in config.controls.methods}
+    if method not in of.values():
+        return config.controls.methods
+    return tuple(name for name, like in of.items() if like in ("", method))
+
+
 def compare(run: Run, evaluations: Mapping[Wanted, tuple[EvaluateJob, Made]]) -> list[Made]:
     """The comparisons of each domain, over the concepts that were evaluated with both; nothing is generated."""
     jobs = []
     for domain, concepts in run.domain_concepts.items():
         for method in controlled(run.config):
-            for control in run.config.controls.methods:
+            for control in own_controls(run.config, method):
                 both = [(c, Wanted(c, method), Wanted(c, control)) for c in concepts]
                 pairs = [
                     Compared(concept=c, method=_seen(evaluations[one]), control=_seen(evaluations[other]))
