@@ -15,7 +15,7 @@ def config(*controls: str) -> RunConfig:
 @pytest.mark.parametrize(
     ("method", "compared"),
     [
-        # An untrained SAE in SAeUron's edit says nothing of a gate's training; supervised directions are a ceiling for all.
+        # An untrained SAE in SAeUron's edit says nothing of a gate. Supervised directions are a ceiling for all.
         ("saeuron", ("untrained", "random", "supervised")),
         ("gated_uce", ("gated_uce_untrained", "supervised")),
         # Without a control of its own it has all.
