@@ -57,6 +57,8 @@ class Run:
     """Number of workers."""
     known: dict[str, list[Manifest]] = field(default_factory=dict)
     """{stage: its artifacts}, filled by `earlier`."""
+    publishes: ClassVar[bool] = True
+    """Whether removals are for use: published, and drawn for people."""
     planning: ClassVar[bool] = False
     """Whether steps are only noted: nothing can be read of what they would make."""
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -1,7 +1,7 @@
 """Remove concepts with SAEs that never saw them, and print that beside SAEs that did."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from prefect import flow
 
@@ -25,6 +25,7 @@ from tasks.engine.job import Job, Made
 from tasks.engine.step import publish
 from tasks.evaluate import EvaluateJob
 from tasks.measure.leave_out import PICTURE, LeaveOutJob, Looked, leave_out
+from tasks.registry.runs import LEAVE_OUT
 from tasks.score import score as score_task
 
 UNTRAINED = "untrained"
@@ -35,6 +36,8 @@ _ROWS = "SELECT * EXCLUDE (leave_out_id) FROM left_out WHERE leave_out_id = ?"
 
 class Quiet(Run):
     """A run that publishes nothing: removals/ holds those of the SAEs that saw every concept."""
+
+    publishes: ClassVar[bool] = False
 
     def publish(self, do: Callable[[Any], object], job: Job) -> None:
         """Do nothing."""
@@ -105,7 +108,7 @@ def leave_out_flow(
     opened = Workspace.open(workspace, create=False)
     model.set_threads(threads)
     run = Quiet.of(opened, config, device)
-    with run.recorded("leave-out") as run_id:
+    with run.recorded(LEAVE_OUT) as run_id:
         job = leave_out_job(run, concepts, method, count)
         made = run.step(leave_out, job)
         Run.publish(run, publish, job)

@@ -65,7 +65,7 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
             verdict=run.config.verdict,
         )
         made = run.step(task, jobs[wanted_])
-        if job.method not in run.config.method:
+        if job.method not in run.config.method or not run.publishes:
             return made
         pictures = ReportJob(
             workspace=run.workspace,

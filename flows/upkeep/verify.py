@@ -217,6 +217,8 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
     told = runs.records(workspace)
     cut = any(record.state != "completed" for record in told)
     ended = {i for record in told if record.state == "completed" for i in record.artifacts or ()}
+    used = {i for record in told if record.flow != runs.LEAVE_OUT for i in record.artifacts or ()}
+    unused = {i for record in told if record.flow == runs.LEAVE_OUT for i in record.artifacts or ()} - used
     records = (workspace.root / "concepts").glob("*.json")
     dropped = {c.name for c in (_quietly(concepts.entry, path) for path in records) if c and c.dropped}
     methods = _methods(workspace)
@@ -235,7 +237,8 @@ def _copies(workspace: Workspace, manifests: list[Manifest], deep: bool, makes: 
         pending = cut and not path.exists() and not ended & {manifest.id for manifest, _ in originals}
         method = originals[-1][0].summary.get("method")
         control = not path.exists() and method is not None and method not in (methods or (method,))
-        if left or pending or control or any(same(path, file, deep) for _, file in originals):
+        measured = not path.exists() and unused >= {manifest.id for manifest, _ in originals}
+        if left or pending or control or measured or any(same(path, file, deep) for _, file in originals):
             continue
         named = _removal_named(path)
         if named and named not in {manifest.id for manifest, _ in originals} and _put_away(workspace, named):

@@ -184,7 +184,7 @@ def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
     if len(parts) == 1:
         return type(parts[0]).combined(parts)
     groups: dict[type[Part], list[Part]] = {}
-    for part in sorted(parts, key=Part.content):
+    for part in sorted(parts, key=lambda part: part.content()):
         groups.setdefault(type(part), []).append(part)
     merged: list[Part] = []
     overlap: dict[str, int] = {}
@@ -192,7 +192,7 @@ def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
         made, shared = kind.combined(group)
         merged += made
         overlap |= shared
-    return sorted(merged, key=Part.content), overlap
+    return sorted(merged, key=lambda part: part.content()), overlap
 
 
 def _warn_of_other_models(pipe: Any, removals: Sequence[Removal]) -> None:

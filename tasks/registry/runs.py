@@ -24,6 +24,10 @@ GATE = "gate"
 """The lock under which runs begin, artifacts are deleted and damage is set aside."""
 
 
+LEAVE_OUT = "leave-out"
+"""The flow whose removals are to be measured alone; nobody publishes them."""
+
+
 class Record(BaseModel):
     """One run."""
 

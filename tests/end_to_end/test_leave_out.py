@@ -50,6 +50,9 @@ def test_the_text_fits_and_has_every_kind(ran: tuple[Done, Path, dict[str, bytes
 def test_nothing_is_captured_anew_and_nothing_published_changes(ran: tuple[Done, Path, dict[str, bytes]]) -> None:
     _, folder, before = ran
     assert {p.name: p.read_bytes() for p in (folder / "removals").iterdir()} == before
+    # Nor does anybody miss the copies of removals that were made to be measured.
+    verified = run_here("verify", "--deep", "-w", folder)
+    assert verified.code == 0, verified.out
     workspace = Workspace.open(folder, create=False)
     assert len(workspace.artifacts("capture")) == 3
     without = {

@@ -26,7 +26,7 @@ from torch import Tensor
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.parts import Edit, Part
+from saeuron.methods.parts import Edit
 from saeuron.methods.text.sae import FIRST
 from saeuron.methods.text.states import BATCH, embeddings, rows
 from saeuron.pipelines import family_of
@@ -95,7 +95,7 @@ class SemanticGate(Edit):
                 single: dict[str, Any] = {name: getattr(part, name)[i : i + 1] for name in STACKED}
                 groups.setdefault((part.hookpoint, part.half, part.strength), []).append(replace(part, **single))
         # Whether some were merged before the others does not matter either.
-        return [_stacked(sorted(group, key=Part.content)) for group in groups.values()], {}
+        return [_stacked(sorted(group, key=lambda part: part.content())) for group in groups.values()], {}
 
 
 def _stacked(parts: Sequence[Any]) -> Any:

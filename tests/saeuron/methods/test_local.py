@@ -98,3 +98,16 @@ def test_in_a_pipeline_everywhere_and_all_steps_is_the_merged_removal_bit_for_bi
     assert not np.array_equal(everywhere, picture(tiny_pipe, nothing))
     nowhere = by_hand(path, 16, region=torch.zeros(16, 16, dtype=torch.bool))
     assert np.array_equal(picture(tiny_pipe, nowhere), picture(tiny_pipe, nothing))
+
+
+def test_several_at_once_in_a_region_do_what_they_do_together(tiny_pipe):
+    made = [
+        Removal(name, "y", "by hand", {}, (turned(random_sae(width=16, hookpoint=path), {3: Setting(0.0, 4.0)}),))
+        for name, path in (("a", MAP), ("b", SEQUENCE))
+    ]
+    everywhere = torch.ones(16, 16, dtype=torch.bool)
+    limited = [local(order, last=2, region=everywhere) for order in (made, made[::-1])]
+    assert all(len(of.parts) == 2 and all(isinstance(p, Local) for p in of.parts) for of in limited)
+    pictures = [picture(tiny_pipe, of) for of in (Removal.merge(made), *limited)]
+    assert all(np.array_equal(each, pictures[0]) for each in pictures)
+    assert not np.array_equal(pictures[0], picture(tiny_pipe, made[0]))
