@@ -47,7 +47,7 @@ def run(
     from flows.sae import given
 
     if plan:
-        given.refuse(chosen)
+        given.refuse(chosen, workspace)
         _plan(chosen, workspace, device, tflops, as_json)
         return
     chosen = given.brought(chosen, workspace)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.hints import command
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from tasks.exchange.interchange import bring
@@ -33,10 +34,11 @@ def brought(config: RunConfig, workspace: Path) -> RunConfig:
     return config.model_copy(update={"saes": config.saes | ids})
 
 
-def refuse(config: RunConfig) -> None:
+def refuse(config: RunConfig, workspace: Path) -> None:
     """Raise for SAEs of elsewhere where nothing may be written."""
     for hookpoint, place in elsewhere(config.saes).items():
+        first = command("sae", "import", place, "--hookpoint", hookpoint, workspace=workspace)
         raise ConfigError(
-            f"saes: a plan changes nothing, so it cannot bring {place!r}; first: saeuron sae import {place} "
-            f"--hookpoint {hookpoint}, then name the id that it says."
+            f"saes: a plan changes nothing, so it cannot bring {place!r}. First: {first}; then name the id that it "
+            "says."
         )

@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -123,6 +123,12 @@ class Job(BaseModel):
     def label(self) -> str:
         """The title with its fields filled in."""
         return self.title.format_map(dict(self)) or self.stage
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same job with some fields changed; its id is worked out anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("id", None)
+        return copied
 
     @functools.cached_property
     def id(self) -> str:

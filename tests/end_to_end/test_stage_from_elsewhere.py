@@ -124,7 +124,7 @@ def test_it_is_planned_run_asked_kept_and_verified(
     before = {p.name for p in (root / "artifacts").glob("*/*")}
     plan = run_here("run", TINY, "-w", root, *LARGE, "--plan")
     told = [line.split() for line in plan.out.splitlines() if line.startswith("toy ")]
-    assert [words[-1] for words in told] == ["new"] * 3, plan.out
+    assert [(words[1], words[-1]) for words in told] == [("3", "new")], plan.out
     assert "3 would be made" in plan.out
 
     done = run_here("run", TINY, "-w", root, *LARGE, "--threads", "1")

@@ -99,6 +99,12 @@ class TestId:
         newer = type("Newer", (kind,), {"version": kind.version + 1})
         assert changed(newer(**{k: getattr(JOBS[stage], k) for k in kind.model_fields})).id != JOBS[stage].id
 
+    def test_of_a_changed_copy_is_worked_out_anew(self, stage: str) -> None:
+        first = JOBS[stage].id
+        copied = JOBS[stage].model_copy(update={"device": "cuda"})
+        assert copied.id == changed(JOBS[stage], device="cuda").id
+        assert (copied.id == first) == (stage == "prompts") and JOBS[stage].id == first
+
     def test_survives_json(self, stage: str) -> None:
         kind = type(JOBS[stage])
         assert kind.model_validate_json(JOBS[stage].model_dump_json()).id == JOBS[stage].id
