@@ -114,5 +114,5 @@ def test_a_concept_whose_name_holds_a_space(workspace: Workspace) -> None:
 
 def test_no_command_is_put_together_by_hand() -> None:
     for path in FLOWS.rglob("*.py"):
-        found = re.findall(r".*(?:next: saeuron|saeuron [^`\"]*\{|-w \{).*", path.read_text())
+        found = re.findall(r".*(?:next: saeuron|saeuron [^`\"\n]*\{|-w \{).*", path.read_text())
         assert not [line for line in found if path.name != "hints.py"], (path, found)

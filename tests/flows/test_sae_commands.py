@@ -250,7 +250,7 @@ class TestImport:
         assert everywhere.saes == dict.fromkeys(everywhere.hookpoints, "hub:owner/name")
         before = workspace.folders()
         words = ["run", TINY, "-w", workspace.root, "--set", f"saes={json.dumps({HOOK: str(foreign)})}"]
-        assert f"first: saeuron sae import {foreign} --hookpoint {HOOK}" in bad(run_here(*words, "--plan"))
+        assert f"First: saeuron sae import {foreign} --hookpoint {HOOK}" in bad(run_here(*words, "--plan"))
         wide = json.dumps({OTHER: str(foreign)})
         said = bad(run_here("run", TINY, "-w", workspace.root, "--set", f"saes={wide}"))
         assert "expects activations of width 160, the hookpoint gives 96" in said
