@@ -36,6 +36,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ArtifactMissing": ("score_v1_0", "a manifest"),
     "ArtifactDamaged": ("/here/a.tar", "10 bytes", "9"),
     "RecordDamaged": ("/here/run.json", "a seal", "none"),
+    "NoRoom": ("images", "out of memory"),
     "DiskFull": ("/full", 12),
     "BadStore": ("s3://bucket", "no such bucket", "one that exists"),
     "Conflict": ("s3://bucket", "run.json"),
