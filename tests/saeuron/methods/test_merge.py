@@ -14,6 +14,7 @@ from saeuron.methods.latents import combine
 from saeuron.methods.parts import Call
 from saeuron.methods.removal import Removal, removed
 from saeuron.methods.saeuron import build_edit
+from saeuron.methods.weights import esd, text_redirect
 from saeuron.methods.weights.part import WeightMap
 from saeuron.profiles import DomainTotals, profile
 from saeuron.prompts import Prompt
@@ -26,6 +27,13 @@ NAMES = ("neon", "dots", "sketch")
 PROMPTS = {name: Prompt(f"A cat in {name} style.", "train", {"style": name}) for name in NAMES}
 # Of both, because a gate leaves what asks for another concept as it is.
 ASKED = requests([Prompt(f"A star in {name} style.", "test", {"style": name}) for name in NAMES[:2]], 1)
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch):
+    """Methods that train: what is looked at here does not depend on how long."""
+    monkeypatch.setattr(esd, "PICTURES", 2)
+    monkeypatch.setattr(text_redirect, "STEPS", 20)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from saeuron.hooks import attached
 from saeuron.methods.base import Evidence, Method
 from saeuron.methods.parts import Call
 from saeuron.methods.removal import Removal, removed
+from saeuron.methods.weights import esd, text_redirect
 from saeuron.profiles import DomainTotals, profile
 from saeuron.prompts import Prompt
 from saeuron.scoring import Accumulator
@@ -23,6 +24,13 @@ TARGET, OTHERS = (
     for text, style in (("A cat in neon style.", "neon"), ("A cat in dots style.", "dots"))
 )
 ASKED = requests([Prompt("A star in neon style.", "test", {"style": "neon"})], 2)
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch):
+    """Methods that train: what is looked at here does not depend on how long."""
+    monkeypatch.setattr(esd, "PICTURES", 2)
+    monkeypatch.setattr(text_redirect, "STEPS", 20)
 
 
 @pytest.fixture(scope="module")
