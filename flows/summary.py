@@ -84,13 +84,19 @@ def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
     """Everything known about one concept."""
     row = next(r for r in concept_rows(workspace) if r["concept"] == name)
     lines = [f"{name} ({row['domain']})", f"scored: {'yes' if row['scored'] else 'no'}"]
-    removals = [m for m in workspace.artifacts("removal") if m.summary["concept"] == name]
+
+    def order(manifest: Manifest) -> tuple[bool, Any]:
+        """Removals to use before controls, which are not published; older ones first."""
+        file = f"{published_name(name, manifest.summary['method'])}.safetensors"
+        return not (workspace.removals / file).exists(), manifest.created
+
+    removals = sorted((m for m in workspace.artifacts("removal") if m.summary["concept"] == name), key=order)
     for manifest in removals:
         s = manifest.summary
         where = ", ".join(s["hookpoints"]) or "no hookpoint"
         about = f"{told(s['settings'])}, {counted(s['latents'], 'latent')} at {where}"
         lines.append(text.filled(f"removal {manifest.id} by {s['method']}: {about}"))
-    evaluations = [m for m in workspace.artifacts("evaluation") if m.summary["concept"] == name]
+    evaluations = sorted((m for m in workspace.artifacts("evaluation") if m.summary["concept"] == name), key=order)
     for manifest in evaluations:
         lines += ["", *_evaluation(manifest)]
     for method in dict.fromkeys(m.summary["method"] for m in removals):

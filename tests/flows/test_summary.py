@@ -1,6 +1,7 @@
 """The page about a concept: verdict and damage of each evaluation, within 80 columns."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def commit(workspace: Workspace, stage: str, **summary: Any) -> None:
-    summary |= {"domain": "object", "concept": "cat", "method": "saeuron"}
+    summary = {"domain": "object", "concept": "cat", "method": "saeuron"} | summary
     workspace.commit(artifact_id(stage, 1, summary), config={}, inputs={}, summary=summary, seconds=0)
 
 
@@ -80,3 +81,17 @@ def test_without_victims_it_says_so(workspace: Workspace) -> None:
 def test_an_evaluation_of_an_earlier_version_has_no_verdict(workspace: Workspace) -> None:
     evaluate(workspace)
     assert not any("verdict" in line or "harms" in line for line in shown(workspace))
+
+
+def test_removals_to_use_stand_before_controls(workspace: Workspace) -> None:
+    about = {"settings": {"n": 2}, "latents": 1, "hookpoints": [LONG]}
+    for method in ("a_control", "untrained", "steering"):
+        commit(workspace, "removal", method=method, **about)
+        evaluate(workspace, method=method, verdict="weak", reason="", harmed=[], others=28)
+    evaluate(workspace, verdict="holds", reason="", harmed=[], others=28)
+    for method in ("saeuron", "steering"):
+        (workspace.removals / f"cat.{method}.safetensors").touch()
+    text = " ".join(" ".join(shown(workspace)).split())
+    for kind in ("removal_v1", "evaluation_v1"):
+        order = re.findall(rf"{kind}_\w+ by (\w+)", text)
+        assert {*order[:2]} == {"saeuron", "steering"} and {*order[2:]} == {"a_control", "untrained"}, order
