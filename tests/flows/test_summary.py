@@ -89,6 +89,7 @@ def test_removals_to_use_stand_before_controls(workspace: Workspace) -> None:
         commit(workspace, "removal", method=method, **about)
         evaluate(workspace, method=method, verdict="weak", reason="", harmed=[], others=28)
     evaluate(workspace, verdict="holds", reason="", harmed=[], others=28)
+    workspace.removals.mkdir()
     for method in ("saeuron", "steering"):
         (workspace.removals / f"cat.{method}.safetensors").touch()
     text = " ".join(" ".join(shown(workspace)).split())
