@@ -2,8 +2,9 @@
 
 Styles and objects are settled in the first steps, and there latents tell little: a gate that opens at the second step
 comes too late (docs/log.md). So the first steps are done on a copy of the scheduler, from the noise of the images, as
-the pipeline would do them; then the generation begins, with what was seen. Steps 0 to `ahead` cost ahead + 1 runs of
-the denoiser more.
+the pipeline would do them (without its `guidance_rescale`); then the generation begins, with what was seen. Steps 0 to
+`ahead` cost ahead + 1 runs of the denoiser more. Noise that a scheduler draws is that of the generation itself, from
+copies of its generators, so it belongs to the image whatever the batch.
 """
 
 import copy
@@ -39,18 +40,22 @@ class LookAhead:
         for _, memory in self.seen:
             memory.silent = True
         try:
-            self._run(step, output, owner, call["latents"], last)
+            self._run(step, output, owner, call, last)
         finally:
             step.timestep, step.index = now
             for (_, memory), before in zip(self.seen, asleep, strict=True):
                 memory.asleep, memory.silent = before, False
         return None
 
-    def _run(self, step: Step, first: Tensor, owner: Any, latents: Tensor, last: int) -> None:
+    def _run(self, step: Step, first: Tensor, owner: Any, variables: Mapping[str, Any], last: int) -> None:
+        """Run the steps; `variables` are those of the pipeline's call."""
         assert step.call is not None
+        latents: Tensor = variables["latents"]
         family, scheduler = family_of(self.pipe), copy.deepcopy(owner.scheduler)
         module, args, kwargs = step.call
-        drawn = {"generator": torch.Generator().manual_seed(0)} if _draws(scheduler) else {}
+        how = dict(variables.get("extra_step_kwargs") or {})
+        if _draws(scheduler):
+            how["generator"] = _copied(variables.get("generator"))
         for place, t in enumerate(scheduler.timesteps[step.index :][: last + 1]):
             if place:
                 sample = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
@@ -66,7 +71,17 @@ class LookAhead:
             if step.guided:
                 none, asked = predicted.chunk(2)
                 predicted = none + float(owner.guidance_scale) * (asked - none)
-            latents = scheduler.step(predicted, t, latents, **drawn, return_dict=False)[0]
+            latents = scheduler.step(predicted, t, latents, **how, return_dict=False)[0]
+
+
+def _copied(generators: Any) -> Any:
+    """Generators in the same state, so that the generation's own go on as if nothing had been drawn."""
+    if generators is None:
+        # The global one must not move either.
+        return torch.Generator().manual_seed(0)
+    if isinstance(generators, torch.Generator):
+        return generators.clone_state()
+    return [each.clone_state() for each in generators]
 
 
 def _draws(scheduler: Any) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 
 from saeuron import methods
 from saeuron.config import ModelConfig, RunConfig
@@ -235,6 +236,23 @@ def test_looking_ahead_decides_before_the_first_step(plain, tiny_pipe):
     late_only = images(tiny_pipe, uce(plain, late, "image", 0))
     assert np.abs(late_only[opened].astype(int) - whole[opened]).max() > 1
     np.testing.assert_array_equal(late_only, images(tiny_pipe, uce(plain, late, "image")))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
+@pytest.mark.parametrize("lanes", [ASKED, ASKED[::-1]])
+def test_looking_ahead_draws_the_noise_of_the_generation(plain, make_pipe, lanes):
+    """With a scheduler that draws noise at each step, what is seen ahead is what the unedited model does."""
+    pipe = make_pipe()
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    [late] = sensors(evidence_at(pipe, PATH), 3)
+    shut = replace(late, gate="activation", tau=torch.full((T,), torch.inf))
+    seen = []
+    with attached(pipe, readers={PATH: lambda step, output, source: seen.append(output[8:].clone())}):
+        found = images(pipe, uce(plain, shut, "image", 1), wanted=lanes)
+    assert len(seen) == 2 + T
+    for ahead, then in zip(seen[:2], seen[2:], strict=False):
+        assert torch.equal(ahead, then)
+    np.testing.assert_array_equal(found, images(pipe, wanted=lanes))
 
 
 def test_by_position_outputs_are_blended(sensor, plain, tiny_pipe, monkeypatch):
