@@ -26,7 +26,7 @@ WHERE explanation_id = ? AND sae_id = ? AND kind = 'trained' AND rule IS NOT NUL
 ORDER BY confidence DESC, latent
 """
 _FOUND = """
-SELECT latent, rule, kind, split, alpha, on_target, off_target, artifacts, success, n
+SELECT latent, rule, kind, split, alpha, on_target, off_target, odd, success, n
 FROM steering WHERE list_contains(?::VARCHAR[], steering_id) AND split = 'test'
 ORDER BY confidence DESC, latent, kind, alpha
 """
@@ -150,9 +150,7 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
             shown = latents.setdefault(row["latent"], {"latent": row["latent"], "rule": row["rule"]})
             sign = "+" if row["alpha"] > 0 else "-"
             shown[sign] = f"{abs(row['alpha']):g}"
-            shown |= {
-                f"{n}{sign}": row[c] for n, c in (("on", "on_target"), ("off", "off_target"), ("odd", "artifacts"))
-            }
+            shown |= {f"{n}{sign}": row[c] for n, c in (("on", "on_target"), ("off", "off_target"), ("odd", "odd"))}
     header = ["latent", "rule", "+", "on+", "off+", "odd+", "-", "on-", "off-", "odd-"]
     n = max((row["n"] for row in rows), default=0)
     return [

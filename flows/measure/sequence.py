@@ -9,11 +9,13 @@ from prefect import flow
 
 from flows.pipeline import removals_of
 from flows.run import Run
+from flows.stages.evaluate import based_on_earlier
+from flows.stages.evaluate import images as test_images
 from flows.stages.judge import judge
 from flows.stages.prompts import prompts
 from flows.stages.tune import Wanted
 from flows.summary import counted, text_table
-from saeuron.config import EvaluateConfig, RunConfig
+from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, SaeuronError, UnknownName
 from saeuron.figures.words import interval
 from saeuron.judges import NONE
@@ -22,7 +24,6 @@ from storage import Workspace, connect, text
 from tasks.engine import model
 from tasks.engine.job import Made
 from tasks.engine.step import publish
-from tasks.images import ImagesJob, bases, image_set, images_shard, shard_count
 from tasks.measure.sequence import PICTURE, UNEDITED, SequenceJob, State, sequence, told
 
 _ROWS = "SELECT * EXCLUDE (sequence_id) FROM sequences WHERE sequence_id = ? ORDER BY ALL"
@@ -129,7 +130,16 @@ def sequence_job(
     def look(removals: Sequence[Made]) -> tuple[str, tuple[str, ...]]:
         key = tuple(sorted(r.summary["content"] for r in removals))
         if key not in seen:
-            images = _images(run, how, removals, dict(concepts), own)
+            images = test_images(
+                run,
+                prompts(run)[""].id,
+                based_on_earlier(run),
+                removals,
+                " + ".join(sorted(f"{r.summary['concept']} by {r.summary['method']}" for r in removals)),
+                config=how,
+                among=dict(concepts),
+                own_cells=own,
+            )
             seen[key] = images, judge(run, images, run.judges(next(iter(concepts))))
         return seen[key]
 
@@ -157,29 +167,6 @@ def sequence_job(
         states=tuple(states),
         unedited=State(order_seed=0, method=UNEDITED, removed=(), images=images, judgements=judgements),
     )
-
-
-def _images(run: Run, how: EvaluateConfig, removals: Sequence[Made], among: dict[str, str], own: int) -> str:
-    """The test images with some removals at once; their order is that of their contents, so it makes no other set."""
-    pairs = sorted((r.summary["content"], r.id) for r in removals)
-    job = ImagesJob(
-        workspace=run.workspace,
-        device=run.device,
-        model=run.config.model,
-        model_id=run.model_id,
-        config=how,
-        prompts_id=prompts(run)[""].id,
-        removal_ids=tuple(i for _, i in pairs),
-        contents=tuple(content for content, _ in pairs),
-        among=among,
-        own_cells=own,
-    )
-
-    def based(job: ImagesJob) -> ImagesJob:
-        return job.model_copy(update={"bases": bases(job, run.earlier("images"), run.earlier("prompts"))})
-
-    run.shards(images_shard, job, shard_count, prepare=based)
-    return run.step(image_set, job).id
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
 """Generate test images without and with each removal, judge them, compute figures, draw pictures."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from flows.run import Run
 from flows.stages.judge import judge
@@ -19,10 +20,12 @@ from tasks.tune import TuneJob
 
 def plain(run: Run, prompts_id: str) -> str:
     """The unedited test images of a prompt set."""
-    return images(run, prompts_id, _based(run))
+    return images(run, prompts_id, based_on_earlier(run))
 
 
-def _based(run: Run) -> Callable[[ImagesJob], ImagesJob]:
+def based_on_earlier(run: Run) -> Callable[[ImagesJob], ImagesJob]:
+    """What adds the image sets to a job that it may copy images from."""
+
     def based(job: ImagesJob) -> ImagesJob:
         return job.model_copy(update={"bases": bases(job, run.earlier("images"), run.earlier("prompts"))})
 
@@ -32,7 +35,7 @@ def _based(run: Run) -> Callable[[ImagesJob], ImagesJob]:
 def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wanted, tuple[EvaluateJob, Made]]:
     """{(concept, method): (job, evaluation)}; failed ones are missing. Controls get no pictures."""
     jobs: dict[Wanted, EvaluateJob] = {}
-    based = _based(run)
+    based = based_on_earlier(run)
 
     wanted = sorted({p for job, _ in removals.values() for p in job.trials.prompts_ids})
     unedited = dict(zip(wanted, run.every("unedited", wanted, lambda p: plain(run, p)), strict=True))
@@ -45,7 +48,8 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
     def do(wanted_: Wanted) -> Made:
         job, removal = removals[wanted_]
         trials = job.trials
-        edited = tuple(images(run, p, based, removal, (job.domain, job.concept), job.label) for p in trials.prompts_ids)
+        own = (job.domain, job.concept) if run.config.evaluate.retained_cells else None
+        edited = tuple(images(run, p, based, [removal], job.label, sampled_for=own) for p in trials.prompts_ids)
         without = tuple(unedited[p] for p in trials.prompts_ids)
         judges = run.judges(job.concept)
         seen = {i: judge(run, i, judges) for i in edited} | {i: look(i, tuple(judges.items())) for i in without}
@@ -99,23 +103,28 @@ def images(
     run: Run,
     prompts_id: str,
     based: Callable[[ImagesJob], ImagesJob],
-    removal: Made | None = None,
-    sampled_for: tuple[str, str] | None = None,
+    removals: Sequence[Made] = (),
     named: str = "",
+    **which: Any,
 ) -> str:
-    """Make one image set, a step per shard; return its id. `based` adds earlier sets to copy images from."""
+    """Make one image set, a step per shard; return its id. `based` adds earlier sets to copy images from.
+
+    Args:
+        removals: removed at once, in any order. named: what people call them.
+        which: more fields of `ImagesJob`, which say what images there are.
+    """
+    # For a planned removal it is not known yet which candidate will be chosen.
+    pairs = sorted((removal.summary.get("content", removal.id), removal.id) for removal in removals)
     job = ImagesJob(
         workspace=run.workspace,
         device=run.device,
         model=run.config.model,
         model_id=run.model_id,
-        config=run.config.evaluate,
         prompts_id=prompts_id,
-        removal_ids=(removal.id,) if removal else (),
-        # For a planned removal it is not known yet which candidate will be chosen.
-        contents=(removal.summary.get("content", removal.id),) if removal else (),
+        removal_ids=tuple(name for _, name in pairs),
+        contents=tuple(content for content, _ in pairs),
         named=named,
-        sampled_for=sampled_for if run.config.evaluate.retained_cells else None,
+        **{"config": run.config.evaluate, **which},
     )
     run.shards(images_shard, job, shard_count, prepare=based)
     return run.step(image_set, job).id

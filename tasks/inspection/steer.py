@@ -72,7 +72,7 @@ class SteerJob(Job):
     """One latent of one SAE."""
 
     stage: ClassVar[str] = "steering"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     title: ClassVar[str] = "latent {latent}"
     summary_type: ClassVar[type[Summary]] = SteerSummary
     views: ClassVar[tuple[View, ...]] = (STEERING,)
@@ -215,8 +215,8 @@ def _row(
         "high": high,
         "unedited": unedited.shares[0],
         "off_target": off,
-        "artifacts": odd,
-        "artifacts_unedited": unedited.shares[2],
+        "odd": odd,
+        "odd_unedited": unedited.shares[2],
         "success": found.success,
         "n": found.n,
     }

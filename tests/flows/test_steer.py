@@ -75,7 +75,7 @@ def made(job: SteerJob) -> Workspace:
 def test_the_view_holds_what_turning_the_latent_by_hand_does(job: SteerJob, made: Workspace) -> None:
     with connect(made) as views:
         rows = views.execute(
-            "select kind, split, alpha, chosen, on_target, off_target, artifacts, n, unedited from steering"
+            "select kind, split, alpha, chosen, on_target, off_target, odd, n, unedited from steering"
         ).fetchall()
     assert len(rows) == 3 * 2 * 5 and {row[7] for row in rows} == {3}
     for kind in ("latent", "random", "difference"):
@@ -122,7 +122,7 @@ def test_the_sheet_and_the_text(job: SteerJob, made: Workspace) -> None:
     text = "\n".join(lines(rows)).splitlines()
     assert max(map(len, text)) <= 80
     assert any(line.startswith("difference") for line in text) and any(line.startswith("random") for line in text)
-    unjudged = [row | {"off_target": None, "artifacts": None, "success": None} for row in rows]
+    unjudged = [row | {"off_target": None, "odd": None, "success": None} for row in rows]
     assert "cannot be said" in lines(unjudged)[-1]
 
 
