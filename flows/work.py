@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from flows import runners
 from flows.check import check, check_added, check_device, check_saes
+from flows.sae import given
 from flows.upkeep.refresh import check_present
 from saeuron.config import ConceptConfig, RunConfig
 from storage import Workspace
@@ -73,14 +74,15 @@ def do(work: Work, workspace: Workspace, device: str, threads: int, keep_config:
     Raises:
         RuntimeError: a step failed; what was finished is kept.
     """
-    check_all(work.config, device, workspace)
+    config = given.brought(work.config, workspace.root)
+    check_all(config, device, workspace)
     from flows.flow import launch
     from flows.pipeline import pipeline
 
     if keep_config:
-        runs.remember(workspace, work.config)
-    run = pipeline if work.config.runner.kind == "threads" else launch
-    result: dict[str, Any] = run(work.config, str(workspace.root), work.concepts, device, threads)
+        runs.remember(workspace, config)
+    run = pipeline if config.runner.kind == "threads" else launch
+    result: dict[str, Any] = run(config, str(workspace.root), work.concepts, device, threads)
     if result["failures"]:
         raise RuntimeError("; ".join(f"{what}: {why}" for what, why in result["failures"]))
     return result

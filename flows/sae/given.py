@@ -6,7 +6,6 @@ from pathlib import Path
 from flows.hints import command
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
-from tasks.exchange.interchange import bring
 
 HUB = "hub:"
 """Begins the name of an SAE on the hub: `hub:owner/name`, `hub:owner/name:folder`."""
@@ -30,6 +29,9 @@ def brought(config: RunConfig, workspace: Path) -> RunConfig:
     places = elsewhere(config.saes)
     if not places:
         return config
+    # It imports torch.
+    from tasks.exchange.interchange import bring
+
     ids = {h: bring(workspace, place, h, config.model.spec)[0].id for h, place in places.items()}
     return config.model_copy(update={"saes": config.saes | ids})
 

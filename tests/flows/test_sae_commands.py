@@ -12,9 +12,12 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+from flows import work
 from flows.check import check_saes
 from flows.config import load
 from flows.sae import given
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.sae.interchange import BadSAE, read, write
 from storage import Workspace
@@ -245,6 +248,14 @@ class TestImport:
         # The same weights are the same artifact, beside the trained one.
         assert found[0] == found[1] != trained and {*found, trained} == {m.id for m in workspace.artifacts("sae")}
         assert asked == ["owner/name"]
+
+        # A deployment's run brings them as well: what it checks next are ids.
+        def far_enough(config: RunConfig, *rest: Any) -> None:
+            raise ConfigError(config.saes[HOOK])
+
+        monkeypatch.setattr(work, "check_all", far_enough)
+        with pytest.raises(ConfigError, match=found[0]):
+            work.do(work.Work(config, None), workspace, "cpu", 1)
         # One place for every hookpoint.
         everywhere = load(str(TINY), ["saes=hub:owner/name"])
         assert everywhere.saes == dict.fromkeys(everywhere.hookpoints, "hub:owner/name")
