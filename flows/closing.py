@@ -17,6 +17,11 @@ from storage.published import published_name
 METRICS = ("UA", "IRA", "CRA", "CRA-target")
 WORST = 8
 """Harmed concepts of one removal that are named; `saeuron concept show` names all."""
+ODD_ASKED = "odd"
+_COLUMNS = ["domain", "method", "mean", ODD_ASKED, "(odd)", "odd others", "(odd others)"]
+_COLUMNS += ["Frechet", "(Frechet)", "CLIP", "(CLIP)"]
+_OPTIONAL = ["(CLIP)", "(odd others)", "(odd)", "(Frechet)"]
+"""Columns of the table of means, and those that go first where it does not fit."""
 
 
 def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) -> str:
@@ -98,39 +103,36 @@ def _families(result: Mapping[str, Any]) -> list[str]:
         rows[domain, method] = {"domain": domain, "method": method}
         rows[domain, method]["mean"] = sum(values) / len(values) if values else None
     parts: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    about: dict[str, str] = {}
+    about: dict[str, dict[str, None]] = {}
     kept = [(e, q) for e in result["evaluations"] for q in e.get("quality", ())]
     for key, found in _grouped(kept).items():
         domain, method, metric, column = key
         if column is None:
-            parts[domain, method, metric] = found
+            for q in found:
+                parts.setdefault((domain, method, metric, q["extractor"]), []).append(q)
             continue
         beside = "control" if metric == "Frechet distance" else "unedited"
         for name, of in ((column, "value"), (f"({column})", beside)):
             values = [q[of] for q in found if q[of] is not None]
-            mean = sum(values) / len(values) if values else None
+            # Distances in features of several judges have no mean.
+            one = len({q["extractor"] for q in found}) == 1
+            mean = sum(values) / len(values) if values and one else None
             # A share is shown in percent, a distance or a score as it is.
             rows[domain, method][name] = mean if mean is None or metric == ODD else f"{mean:.3g}"
         if metric != ODD:
-            about[column] = f"{found[0]['n']} images, {found[0]['extractor']}"
+            about.setdefault(column, {}).update({f"{q['n']} images, {q['extractor']}": None for q in found})
     header = [name for name in _COLUMNS if any(name in row for row in rows.values())]
     lines = [text_table(header, [*rows.values()], wrapped=["domain", "method"], optional=_OPTIONAL), ""]
     said = {
         ODD_ASKED: "odd: percent of the images asked to show the concept that do not look like the model's own, "
         "whatever they show (unedited in brackets); odd others: of those not asked",
         "Frechet": "Frechet: distance of those not asked from the same unedited, in brackets of two seeds unedited "
-        f"({about.get('Frechet')})",
-        "CLIP": f"CLIP: how well those not asked agree with their prompts ({about.get('CLIP')})",
+        f"({'; '.join(about.get('Frechet', ()))})",
+        "CLIP": f"CLIP: how well those not asked agree with their prompts ({'; '.join(about.get('CLIP', ()))})",
     }
     words = ["mean: over removals", *(words for name, words in said.items() if name in header)]
     lines.append(text.filled("; ".join(words) + "."))
     return lines + _detected(parts)
-
-
-ODD_ASKED = "odd"
-_COLUMNS = ["domain", "method", "mean", ODD_ASKED, "(odd)", "odd others", "(odd others)"]
-_COLUMNS += ["Frechet", "(Frechet)", "CLIP", "(CLIP)"]
-_OPTIONAL = ["(CLIP)", "(odd others)", "(odd)", "(Frechet)"]
 
 
 def _grouped(kept: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[tuple[Any, ...], list[Any]]:
@@ -147,7 +149,7 @@ def _grouped(kept: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dic
 def _detected(parts: Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]]) -> list[str]:
     """How often each part is found, summed over removals."""
     lines = []
-    for (domain, method, part), found in parts.items():
+    for (domain, method, part, _), found in parts.items():
         now, then = (sum(int(q[name]) for q in found) for name in ("value", "unedited"))
         lines.append(text.filled(f"{domain} by {method}: {part} {now} found (unedited {then})"))
     return lines

@@ -113,6 +113,15 @@ def test_what_became_of_the_pictures_is_a_table_and_stands_by_each_verdict(works
     assert [line for line in said if len(line) > 80 and not line.startswith(("next: ", "workspace: "))] == []
 
 
+def test_distances_in_features_of_several_judges_have_no_mean(workspace: Workspace) -> None:
+    far = [quality("Frechet distance", d, None, "not asked to show", control=302.0) for d in (83.8, 9.0)]
+    rows = [{"concept": "cat", "quality": far[:1]}, {"concept": "ring", "quality": [{**far[1], "extractor": "clip-2"}]}]
+    said = closing(workspace, config(), result(*rows)).splitlines()
+    at = next(i for i, line in enumerate(said) if line.startswith("domain") and "Frechet" in line)
+    assert said[at + 2].split()[-2:] == ["-", "-"]
+    assert "40 images, canvas-1; 40 images, clip-2" in " ".join(" ".join(said).split())
+
+
 def test_verdicts_are_counted() -> None:
     words = ["holds", "failed", "holds", "cannot be judged", "weak"]
     assert verdicts({"verdict": word} for word in words) == "2 hold, 1 weak, 1 failed, 1 cannot be judged"
