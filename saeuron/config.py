@@ -7,7 +7,15 @@ Devices and folders are arguments, and `RunnerConfig`, where tasks run, belongs 
 from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from saeuron.sae.config import Config, SAEConfig
 
@@ -371,15 +379,14 @@ class RunConfig(Config):
     place of the map is for every hookpoint."""
     runner: RunnerConfig = RunnerConfig()
 
-    @model_validator(mode="before")
+    @field_validator("saes", mode="before")
     @classmethod
-    def _one_place(cls, value: Any) -> Any:
+    def _one_place(cls, value: Any, info: ValidationInfo) -> Any:
         """`saes: hub:owner/name` is that for every hookpoint."""
-        if not isinstance(value, dict) or not isinstance(place := value.get("saes"), str):
+        if not isinstance(value, str):
             return value
-        domains = value.get("domains")
-        each = [getattr(d, "hookpoints", None) or d["hookpoints"] for d in domains.values()] if domains else []
-        return value | {"saes": {hookpoint: place for hookpoints in each for hookpoint in hookpoints}}
+        # Without domains there is a mistake in them, which is told.
+        return {hookpoint: value for domain in info.data.get("domains", {}).values() for hookpoint in domain.hookpoints}
 
     @field_validator("method", mode="before")
     @classmethod

@@ -120,6 +120,9 @@ class TestFile:
             ("base: canvas\ndomains: {style: {concepts: [neon, neon]}}\n", "named twice: neon"),
             ("model: {steps: 3}\n", "domains: Field required"),
             ("base: canvas\n1: 2\n", "1"),
+            ("saes: hub:owner/name\ndomains: {style: {concepts: [a, b]}}\n", "domains.style.hookpoints"),
+            ("saes: hub:owner/name\ndomains: [style]\n", "domains"),
+            ("saes: hub:owner/name\ndomains: {style: 3}\n", "domains.style"),
         ],
     )
     def test_mistakes_are_one_line(self, write, text: str, said: str) -> None:
