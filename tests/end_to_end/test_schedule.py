@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -344,7 +345,9 @@ def test_a_server_that_is_not_there_is_one_line_at_once(tmp_path: Path, monkeypa
 def test_a_killed_run_is_run_again_and_goes_on(client: Any, killed: Any, changed: Path, worker: Path) -> None:
     assert killed.state.name == "Completed", (killed.state.message, worker.read_text()[-3000:])
     seen = states(client, killed.id)
-    order = [name for name in seen if name in ("Running", "Crashed", "Interrupted", "AwaitingRetry", "Completed")]
+    told = [name for name in seen if name in ("Running", "Crashed", "Interrupted", "AwaitingRetry", "Completed")]
+    # An automation whose answer is late asks again: the state is noted twice, and the run is run once.
+    order = [name for name, _ in groupby(told)]
     assert order == ["Running", "Crashed", "Interrupted", "AwaitingRetry", "Running", "Completed"]
     found = run_query(Workspace.open(changed), "select state from runs order by number").column(0).to_pylist()
     assert found[-2:] == ["running", "completed"]
