@@ -110,10 +110,11 @@ def explain(
     """Say in words what each latent of an SAE fires on.
 
     A rule about what images show, such as `style is neon` or `object is cat or dog`, is chosen for each latent on
-    validation images and judged on test images: precision, recall and a confidence. Beside it are an untrained SAE and
-    rules chosen from shuffled labels. `saeuron sql "select * from explanations"` has every latent. Descriptions by
-    people or language models are judged on the same test images: a line of JSON with `latent`, `description` and what
-    it claims, such as {"latent": 3, "description": "glowing lines", "concepts": {"style": ["neon"]}}.
+    validation images and judged on test images: precision, recall and a confidence. Beside it are SAEs that were never
+    trained or whose decoder was not, the coordinates themselves, and rules chosen from shuffled labels. `saeuron sql
+    "select * from explanations"` has every latent. Descriptions by people or language models are judged on the same
+    test images: a line of JSON with `latent`, `description` and what it claims, such as {"latent": 3, "description":
+    "glowing lines", "concepts": {"style": ["neon"]}}.
 
     Example: saeuron sae explain unet.up_blocks.0.attentions.1
     """

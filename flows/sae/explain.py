@@ -5,19 +5,21 @@ from typing import Any
 from prefect import flow
 
 from flows.run import Run
-from flows.sae.prove import control
+from flows.sae.prove import CONTROLS, control
 from flows.sae.report import captured, sampling
 from flows.stages.prompts import prompts
 from flows.summary import text_table
 from saeuron.config import RunConfig
 from storage import Workspace, connect
 from storage.manifests import Manifest
-from tasks.engine import model
+from tasks.engine import model, progress
 from tasks.engine.judge import DomainJudge
 from tasks.sae.explain import ExplainConfig, ExplainJob, explain
 
 GOOD, CHANCE = 0.8, 0.5
 """F1 and confidence from which a rule is said to be good; F1 that no rule from shuffled labels should reach."""
+KINDS = ("trained", "frozen", "untrained", "neurons")
+"""Order of the table."""
 SHOWN = 10
 """Latents in the list."""
 
@@ -48,7 +50,7 @@ def sae_explain(
     device: str = "cpu",
     threads: int = 2,
 ) -> dict[str, Any]:
-    """Explain the latents of an SAE, and those of an untrained one.
+    """Explain the latents of an SAE, and those of its controls.
 
     Args:
         config: that of the workspace; how the SAE was trained is read from its own artifacts.
@@ -69,13 +71,18 @@ def sae_explain(
 
 
 def explain_job(run: Run, sae: Manifest, images: int) -> ExplainJob:
-    """The job, after its control was made. An SAE from elsewhere has no control of its own.
+    """The job, after its controls were made. An SAE from elsewhere has none but the neurons.
 
     Raises:
         ConfigError: the workspace's configuration names another model than the SAE was trained on.
     """
     capture = captured(run.opened, sae)
     look = sampling(run, sae, capture)
+    controls = {}
+    if capture is not None:
+        for i, dictionary in enumerate(CONTROLS):
+            progress.stage("controls", i, len(CONTROLS))
+            controls[dictionary] = control(run, sae, capture, dictionary)
     return ExplainJob(
         workspace=run.workspace,
         device=run.device,
@@ -83,7 +90,7 @@ def explain_job(run: Run, sae: Manifest, images: int) -> ExplainJob:
         model_id=run.model_id,
         config=ExplainConfig(images=images, half=look.half, read=look.read),
         sae_id=sae.id,
-        controls={} if capture is None else {"untrained": control(run, sae, capture, "untrained")},
+        controls=controls,
         prompts_id=capture.inputs["prompts"] if capture is not None else prompts(run)[""].id,
         judges=_judges(run),
     )
@@ -110,11 +117,11 @@ def figures(workspace: Workspace, explanation_id: str) -> list[dict[str, Any]]:
         named = {(kind, domain): count for kind, domain, count in views.execute(_NAMED, asked).fetchall()}
     for row in rows:
         row["named"] = {d: named.get((row["kind"], d), 0) / count for d, count in concepts.items()}
-    return sorted(rows, key=lambda row: row["kind"] != "trained")
+    return sorted(rows, key=lambda row: KINDS.index(row["kind"]))
 
 
 def lines(workspace: Workspace, explanation_id: str, found: list[dict[str, Any]]) -> list[str]:
-    """The most confident latents, the shares of both SAEs, and in one sentence what they say."""
+    """The most confident latents, the shares beside those of the controls, and in one sentence what they say."""
     about = workspace.manifest(explanation_id).summary
     with connect(workspace) as views:
         best = views.execute(_BEST, [explanation_id, SHOWN]).fetchall()
@@ -124,15 +131,14 @@ def lines(workspace: Workspace, explanation_id: str, found: list[dict[str, Any]]
     rows = [dict(zip(header, (row["kind"], row["latents"], *(row[s] for s in shares)), strict=True)) for row in found]
     told = [
         f"{about['sae_id']} at {about['hookpoint']}",
-        f"rule of each latent: chosen on {about['images']} validation images, judged on {about['images']} test images; "
-        "percent",
+        f"rules: chosen on {about['images']} validation images, judged on {about['images']} test images; percent",
         text_table(names, [dict(zip(names, row, strict=True)) for row in best], wrapped=["rule"]),
         "",
-        "share of the latents with a rule, with a good one, and with one by chance, percent",
+        "share of latents with a rule, with a good one, and with one by chance, percent",
         text_table(header, rows),
     ]
     for domain, share in found[0]["named"].items():
-        said = f"{domain}: {100 * share:.0f} % of the concepts have a latent whose rule is that concept alone, F1 >= 80"
-        others = [f"{row['kind']} SAE {100 * row['named'][domain]:.0f} %" for row in found[1:]]
-        told.append("; ".join([said, *others]))
+        said = f"{domain}: {100 * share:.0f} % of concepts have a latent whose rule is that alone, F1 >= 80"
+        others = [f"{row['kind']} {100 * row['named'][domain]:.0f} %" for row in found[1:]]
+        told += [said, f"  controls: {', '.join(others)}"]
     return told

@@ -180,6 +180,42 @@ def _colours(n: int, generator: torch.Generator, device: torch.device) -> tuple[
     return (ink.view(n, 3, 1, 1), paper.view(n, 3, 1, 1), hue[:, 2].reshape(n, 3, 1, 1))
 
 
+def _distances(objects: Tensor, generator: torch.Generator, names: tuple[str, ...]) -> Tensor:
+    """Signed distance to each posed object in pixels, negative inside, [B, 1, S, S]; the first draws of `render`."""
+    device = generator.device
+    # A small pose range: a wide one (2.4 px, 0.2 rad, 13 % of the size) took a model of this size several times as
+    # many images before its objects could be told apart (docs/log.md).
+    u = torch.rand(len(objects), 4, generator=generator, device=device) * 2 - 1
+    radius = 11.0 + 0.7 * u[:, 0]
+    angle = 0.08 * u[:, 1]
+    shift = 1.2 * u[:, 2:]
+
+    # Pixel centre -> template coordinates: undo the shift, the rotation and the scale.
+    axis = torch.arange(SIZE, device=device) - (SIZE - 1) / 2
+    dx = axis.view(1, 1, -1) - shift[:, :1, None]
+    dy = axis.view(1, -1, 1) - shift[:, 1:, None]
+    cos, sin = (f(angle).view(-1, 1, 1) / radius.view(-1, 1, 1) for f in (torch.cos, torch.sin))
+    grid = torch.stack((cos * dx + sin * dy, cos * dy - sin * dx), dim=-1) / EXTENT
+    distance = F.grid_sample(
+        templates(names).to(device)[objects], grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return distance * radius.view(-1, 1, 1, 1)
+
+
+def masks(objects: Tensor, generator: torch.Generator, names: tuple[str, ...] = OBJECTS) -> Tensor:
+    """Coverage of each pixel by the object that `render` draws from a generator in the same state.
+
+    Args:
+        objects: int64 [B], indices into `names`.
+        generator: the only source of randomness.
+        names: the objects that there are.
+
+    Returns:
+        float32 [B, 1, 32, 32]: 0 outside, 1 inside, between them on the outline.
+    """
+    return (0.5 - _distances(objects.to(generator.device), generator, names)).clamp(0, 1)
+
+
 def render(objects: Tensor, styles: Tensor, generator: torch.Generator, names: tuple[str, ...] = OBJECTS) -> Tensor:
     """Draw one image per row.
 
@@ -195,25 +231,9 @@ def render(objects: Tensor, styles: Tensor, generator: torch.Generator, names: t
     device = generator.device
     objects, styles = objects.to(device), styles.to(device)
     n = len(objects)
-    # A small pose range: a wide one (2.4 px, 0.2 rad, 13 % of the size) took a model of this size several times as
-    # many images before its objects could be told apart (docs/log.md).
-    u = torch.rand(n, 4, generator=generator, device=device) * 2 - 1
-    radius = 11.0 + 0.7 * u[:, 0]
-    angle = 0.08 * u[:, 1]
-    shift = 1.2 * u[:, 2:]
+    distance = _distances(objects, generator, names)
     ink, paper, second = _colours(n, generator, device)
     noise = torch.randn(n, 3, SIZE, SIZE, generator=generator, device=device)
-
-    # Pixel centre -> template coordinates: undo the shift, the rotation and the scale.
-    axis = torch.arange(SIZE, device=device) - (SIZE - 1) / 2
-    dx = axis.view(1, 1, -1) - shift[:, :1, None]
-    dy = axis.view(1, -1, 1) - shift[:, 1:, None]
-    cos, sin = (f(angle).view(-1, 1, 1) / radius.view(-1, 1, 1) for f in (torch.cos, torch.sin))
-    grid = torch.stack((cos * dx + sin * dy, cos * dy - sin * dx), dim=-1) / EXTENT
-    distance = F.grid_sample(
-        templates(names).to(device)[objects], grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    distance = distance * radius.view(-1, 1, 1, 1)
     pens = torch.tensor([FINE_PEN if name in GLYPHS else PEN for name in names], device=device)
     pen = pens[objects].view(-1, 1, 1, 1)
 

@@ -109,8 +109,8 @@ EXPLANATIONS = View(
     file="explanations.parquet",
     columns=(
         HOOKPOINT,
-        Column("kind", "VARCHAR", "", "trained, or its control untrained"),
-        Column("sae_id", "VARCHAR", "", "the SAE, see saes"),
+        Column("kind", "VARCHAR", "", "trained; its controls frozen and untrained; neurons"),
+        Column("sae_id", "VARCHAR", "", "the SAE, see saes; null for neurons"),
         Column("latent", "UINTEGER", "index", "latent of the SAE, from 0"),
         Column("rule", "VARCHAR", "", "what images show on which it fires, in words; null: it fires on none"),
         Column("form", "VARCHAR", "", "one value, both of two of different domains, any of 2 to 4 of one domain"),

@@ -1,4 +1,4 @@
-"""Say in words what each latent of an SAE fires on, and how far to trust that, beside an untrained SAE.
+"""Say in words what each latent of an SAE fires on, and how far to trust that, beside controls.
 
 explanations.parquet    the rule of each latent: chosen on validation images, judged on test images
 """
@@ -16,7 +16,7 @@ from saeuron.generation import Request, generate
 from saeuron.hooks import attached
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import Config
-from saeuron.sae.diagnosis.detection import Encoder, Strengths
+from saeuron.sae.diagnosis.detection import Encoder, Strengths, neurons
 from saeuron.sae.diagnosis.explanations import Explanation, Labels
 from saeuron.sae.diagnosis.explanations import explain as explained
 from storage.declared import View
@@ -26,7 +26,7 @@ from tasks.engine import model
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.judge import DomainJudge
 from tasks.engine.step import step
-from tasks.sae.prove import batches, images
+from tasks.sae.prove import NEURONS, batches, images
 
 FILE = EXPLANATIONS.file
 SETS = {"validation": "images to choose rules by", "test": "images to judge rules by"}
@@ -61,10 +61,10 @@ class ExplainSummary(Summary):
 
 
 class ExplainJob(Job):
-    """The latents of one SAE, and of its control."""
+    """The latents of one SAE, and of its controls."""
 
     stage: ClassVar[str] = "explanation"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     title: ClassVar[str] = "{sae_id}"
     summary_type: ClassVar[type[Summary]] = ExplainSummary
     views: ClassVar[tuple[View, ...]] = (EXPLANATIONS,)
@@ -75,7 +75,7 @@ class ExplainJob(Job):
     config: ExplainConfig
     sae_id: str
     controls: dict[str, str]
-    """{`untrained`: id of that SAE}; empty where it cannot be made."""
+    """{`untrained`, `frozen`: id of that SAE}; those that cannot be made are missing."""
     prompts_id: str
     judges: dict[str, DomainJudge]
     """{domain: who says what images show}; in other domains an image counts as what its prompt asks for."""
@@ -106,6 +106,8 @@ def explain(job: ExplainJob) -> Made:
     prompts = prompt_sets.read(job.open, job.prompts_id)
     sets = {split: images(prompts, split, config) for split in SETS}
     encoders: dict[str, Encoder] = {kind: sae.encode for kind, sae in saes.items()}
+    # About the SAE's own centre, so that neurons and latents are told of the same differences.
+    encoders[NEURONS] = neurons(saes["trained"].b_dec.detach())
 
     readers: dict[str, Strengths] = {}
     labels: dict[str, list[Labels]] = {split: [] for split in SETS}
@@ -118,12 +120,12 @@ def explain(job: ExplainJob) -> Made:
                     reader.take()
     shuffled = random.Random(config.seed).sample(labels["validation"], len(labels["validation"]))
     rows = []
-    for kind, sae_id in named.items():
+    for kind in encoders:
         chosen, judged = (readers[split].strengths(kind) for split in SETS)
         found = explained(chosen, labels["validation"], judged, labels["test"], config.share)
         by_chance = explained(chosen, shuffled, judged, labels["test"], config.share)
         for each, control in zip(found, by_chance, strict=True):
-            about = {"hookpoint": hookpoint, "kind": kind, "sae_id": sae_id, "shuffled_f1": control.f1}
+            about = {"hookpoint": hookpoint, "kind": kind, "sae_id": named.get(kind), "shuffled_f1": control.f1}
             rows.append({**about, **_row(each)})
     write_table(job.folder / FILE, table(rows, EXPLANATIONS))
     asked = {item for request in sets["test"] for item in request.prompt.concepts.items()}

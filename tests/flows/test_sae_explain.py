@@ -39,7 +39,7 @@ def test_every_latent_has_the_rule_of_the_activations_captured_by_hand(made: tup
     workspace, sae_id, explanation = made
     config, sae = ExplainConfig(images=IMAGES), SAE.load(workspace.folder(sae_id))
     settings = runs.remembered(workspace).model
-    asked, strengths = {}, {}
+    asked, strengths, coordinates = {}, {}, {}
     for split in ("validation", "test"):
         prompts = prompt_sets.read(workspace, workspace.manifest(explanation).inputs["prompts"])
         requests = images(prompts, split, config)
@@ -50,10 +50,13 @@ def test_every_latent_has_the_rule_of_the_activations_captured_by_hand(made: tup
             settings,
             CaptureConfig(seed=config.seed, dtype="bfloat16"),
         )
-        found = []
+        found, neurons = [], []
         for _, _, arrays, _ in read:
             rows = torch.from_numpy(arrays[HOOKPOINTS[0]].astype(np.uint16)).view(torch.bfloat16).float()
             found.append(sae.encode(rows).amax(1).mean(0))
+            moved = rows - sae.b_dec
+            neurons.append(torch.cat([moved.amax(1).mean(0), -moved.amin(1).mean(0)]))
+        coordinates[split] = torch.stack(neurons)
         strengths[split], asked[split] = torch.stack(found), [r.prompt.concepts for r in requests]
     by_hand = explained(strengths["validation"], asked["validation"], strengths["test"], asked["test"])
     with connect(workspace) as views:
@@ -61,21 +64,27 @@ def test_every_latent_has_the_rule_of_the_activations_captured_by_hand(made: tup
             "select latent, rule, f1, images from explanations where kind = 'trained' order by latent"
         ).fetchall()
         controls = views.execute("select distinct kind, sae_id = ? from explanations", [sae_id]).fetchall()
-    assert sorted(controls) == [("trained", True), ("untrained", False)]
+        raw = views.execute("select rule, f1 from explanations where kind = 'neurons' order by latent").fetchall()
+    assert sorted(controls) == [("frozen", False), ("neurons", None), ("trained", True), ("untrained", False)]
     assert [row[0] for row in rows] == list(range(sae.W_dec.shape[0])) and {row[3] for row in rows} == {IMAGES}
     # Captured rows are rounded, so a latent at its threshold may fall on the other side.
     same = [row[1:3] == (e.rule.words if e.rule else None, e.f1) for row, e in zip(rows, by_hand, strict=True)]
     assert sum(same) >= 0.8 * len(same)
+    of_neurons = explained(coordinates["validation"], asked["validation"], coordinates["test"], asked["test"])
+    same = [row == (e.rule.words if e.rule else None, e.f1) for row, e in zip(raw, of_neurons, strict=True)]
+    assert len(raw) == 2 * sae.W_dec.shape[1] and sum(same) >= 0.8 * len(same)
 
 
 def test_the_text_has_the_control_and_fits_the_terminal(made: tuple[Workspace, str, str]) -> None:
     workspace, _, explanation = made
     found = figures(workspace, explanation)
-    assert [row["kind"] for row in found] == ["trained", "untrained"] and set(found[0]["named"]) == {"object", "style"}
+    assert [row["kind"] for row in found] == ["trained", "frozen", "untrained", "neurons"]
+    assert set(found[0]["named"]) == {"object", "style"}
     assert all(0 <= row[name] <= 1 for row in found for name in ("explained", "good", "confident", "shuffled"))
     text = "\n".join(lines(workspace, explanation, found)).splitlines()
-    assert any(line.startswith("untrained") for line in text) and sum("untrained SAE" in line for line in text) == 2
-    assert max(len(line) for line in text if line.startswith(("latent", "dictionary", "trained"))) <= 80
+    assert all(any(line.startswith(kind) for line in text) for kind in ("frozen", "untrained", "neurons"))
+    assert sum("controls: frozen " in line and ", neurons " in line for line in text) == 2
+    assert max(map(len, text[1:])) <= 80
 
 
 def test_a_judge_says_what_an_image_shows(made: tuple[Workspace, str, str], monkeypatch: pytest.MonkeyPatch) -> None:

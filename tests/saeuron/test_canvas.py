@@ -15,7 +15,7 @@ from saeuron.canvas.growth import grow
 from saeuron.canvas.hundred import GLYPHS
 from saeuron.canvas.model import Architecture, build_pipeline, build_tokenizer
 from saeuron.canvas.phrases import STYLED_PARAPHRASES, UNSTYLED_PARAPHRASES, misspellings
-from saeuron.canvas.renderer import render
+from saeuron.canvas.renderer import masks, render
 from saeuron.canvas.shapes import templates
 from saeuron.canvas.training import TrainConfig, Trainer, export, saved_config, train
 from saeuron.canvas.vocabularies import CANVAS, CANVAS20, UNUSUAL, VOCABULARIES, Vocabulary, vocabulary_named
@@ -101,6 +101,17 @@ def test_all_hundred_differ_in_every_style(style):
 def test_the_twenty_are_drawn_as_before():
     objects, styles = torch.arange(20).repeat(13), torch.arange(13).repeat_interleave(20)
     assert torch.equal(render(objects, styles, seeded(2)), render(objects, styles, seeded(2), CANVAS.objects))
+
+
+def test_a_mask_is_where_an_unstyled_picture_has_the_colour_of_its_object():
+    objects = torch.arange(len(CANVAS.objects))
+    styles = torch.full_like(objects, STYLE_CLASSES.index("unstyled"))
+    pictures, covered = render(objects, styles, seeded(4), CANVAS.objects), masks(objects, seeded(4), CANVAS.objects)
+    assert covered.shape == (len(objects), 1, 32, 32) and covered[:, :, 0, 0].max() == 0
+    for picture, mask in zip(pictures, covered[:, 0], strict=True):
+        paper = picture[:, mask == 0].mean(1)[:, None, None]
+        ink = picture[:, mask == 1].mean(1)[:, None, None]
+        torch.testing.assert_close(picture, paper + (ink - paper) * mask, atol=1e-5, rtol=0)
 
 
 # Words

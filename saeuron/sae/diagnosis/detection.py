@@ -157,6 +157,16 @@ def auroc(strength: Tensor, truth: Tensor) -> float:
     return float((below + not_above).double().mean() / (2 * len(low)))
 
 
+def neurons(center: Tensor) -> Encoder:
+    """The coordinates themselves, about a point [D]: latent j is x_j, latent D + j is -x_j."""
+
+    def encode(rows: Tensor) -> Tensor:
+        x = rows - center.to(rows.device)
+        return torch.cat([x, -x], dim=-1)
+
+    return encode
+
+
 class Means:
     """Sums the rows of each concept at one hookpoint, from which the controls without an SAE are made."""
 
@@ -186,14 +196,8 @@ class Means:
         return (total / count).float()
 
     def neurons(self) -> Encoder:
-        """The coordinates themselves, about their mean: latent j is x_j, latent D + j is -x_j."""
-        mean = self.mean
-
-        def encode(rows: Tensor) -> Tensor:
-            x = rows - mean.to(rows.device)
-            return torch.cat([x, -x], dim=-1)
-
-        return encode
+        """The coordinates themselves, about their mean."""
+        return neurons(self.mean)
 
     def supervised(self, concepts: Sequence[str]) -> Encoder:
         """One direction for each concept: its mean row minus that of all other images, of unit length."""
