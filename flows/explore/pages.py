@@ -14,13 +14,14 @@ from flows.explore.report import Subject
 from flows.explore.shelves import Shelves
 from flows.upkeep import diff
 from saeuron.errors import UnknownName
-from saeuron.pages import plots
+from saeuron.pages import dots, plots
 from saeuron.pages.document import Gallery, render
 from saeuron.pages.removals import RemovalRecord
 from storage.manifests import Manifest
 from tasks.explore import history, latents
 from tasks.explore.concepts import ConceptRow
 from tasks.explore.removals import record
+from tasks.explore.saes import Beside, beside
 from tasks.explore.shelf import Row, Shelf
 from tasks.registry import runs
 
@@ -124,12 +125,15 @@ def routes(shelves: Shelves) -> APIRouter:
         about = _sae(shelf, id)
         measured = latents.diagnosis(shelf, about.id)
         rows = latents.table(shelf, about.id, order, not up, PAGE, PAGE * p) if measured else []
+        others = beside(shelf, about)
         return page(
             "sae",
             title=f"SAE at {about.summary['hookpoint']}",
             sae=about,
             measured=measured,
             plots=_sae_plots(measured) if measured else {},
+            others=others,
+            pareto=_pareto(others, about) if len(others.saes) > 1 else "",
             rows=rows,
             orders=latents.ORDERS,
             asked={"id": about.id, "order": order, "up": int(up)},
@@ -273,6 +277,17 @@ def _sae_plots(measured: Any) -> Mapping[str, str]:
     if measured.stability is not None:
         drawn["stability"] = plots.histogram(measured.stability, "Stability", "largest cosine to the other SAE")
     return drawn
+
+
+def _pareto(others: Beside, about: Manifest) -> str:
+    return dots.tradeoff(
+        [(row.words, row.l0, row.fvu, row.sae.id == about.id) for row in others.saes],
+        "FVU by the number of active latents",
+        "L0, latents that fire on a row",
+        "FVU in percent",
+        scale=(1.0, 100.0),
+        best=[(row.l0, row.fvu) for row in others.saes if row.best],
+    )
 
 
 def when(moment: datetime) -> str:

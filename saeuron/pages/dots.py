@@ -57,14 +57,24 @@ def intervals(dots: Sequence[Dot], title: str, *, span: tuple[float, float] = (0
     return svg(parts, title, bottom + 20)
 
 
-def tradeoff(points: Sequence[tuple[str, float, float, bool]], title: str, x_name: str, y_name: str) -> str:
-    """Candidates by two fractions, in percent.
+def tradeoff(
+    points: Sequence[tuple[str, float, float, bool]],
+    title: str,
+    x_name: str,
+    y_name: str,
+    *,
+    scale: tuple[float, float] = (100.0, 100.0),
+    best: Sequence[tuple[float, float]] = (),
+) -> str:
+    """Candidates by two figures.
 
     Args:
         points: (name, x, y, chosen).
+        scale: what the figures are multiplied by; of fractions that gives percent.
+        best: the points that no other one beats, from left to right; a line joins them.
     """
     height, left, top, bottom = 236, 46, 48, 200
-    xs, ys = [100 * p[1] for p in points], [100 * p[2] for p in points]
+    xs, ys = [scale[0] * p[1] for p in points], [scale[1] * p[2] for p in points]
     across, up = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -79,10 +89,13 @@ def tradeoff(points: Sequence[tuple[str, float, float, bool]], title: str, x_nam
         parts.append(text(left - 6, y + 4, label(mark), anchor="end"))
     parts += [text(place(mark, up[0])[0], bottom + 15, label(mark)) for mark in across]
     parts.append(text((left + _WIDTH) / 2, height - 4, x_name))
+    if len(best) > 1:
+        path = " ".join("{:.1f},{:.1f}".format(*place(scale[0] * x, scale[1] * y)) for x, y in best)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{SOFT}" stroke-dasharray="4 3"/>')
     for name, x, y, chosen in sorted(points, key=lambda p: p[3]):
-        cx, cy = place(100 * x, 100 * y)
+        cx, cy = place(scale[0] * x, scale[1] * y)
         colour, radius = (COLOURS[1], 6) if chosen else (COLOURS[0], 4)
-        said = f"{escape(name)}: {100 * x:.1f}, {100 * y:.1f}{', chosen' if chosen else ''}"
+        said = f"{escape(name)}: {scale[0] * x:.1f}, {scale[1] * y:.1f}{', chosen' if chosen else ''}"
         parts.append(
             f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="{radius}" fill="{colour}" fill-opacity="0.8">'
             f"<title>{said}</title></circle>"
