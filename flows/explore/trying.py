@@ -1,16 +1,19 @@
-"""Pictures on request: the page, the queue's jobs, their pictures."""
+"""Pictures on request: the page, the queue's jobs, their pictures; and pictures that are brought to be looked at."""
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from flows.explore.pages import shown
+from flows.explore.pages import link, shown
 from flows.explore.shelves import Shelves
 from saeuron.errors import ConfigError
-from tasks.explore import trying
+from saeuron.pages.document import render
+from tasks.explore import looking, trying
 from tasks.explore.studio import Full, Job, Studio
 
-BODY = 16_384
-"""Largest request in bytes."""
+BODY, FILE = 16_384, 16_000_000
+"""Largest request, and largest picture that is brought, in bytes."""
+WORDS = 1000
+"""Most letters that may be said of it."""
 
 
 def routes(shelves: Shelves, studio: Studio) -> APIRouter:
@@ -47,6 +50,30 @@ def routes(shelves: Shelves, studio: Studio) -> APIRouter:
         except Full as full:
             return JSONResponse({"error": str(full)}, 503)
         return JSONResponse(told(studio, job), 202)
+
+    @router.post("/api/look")
+    async def look(request: Request, prompt: str = "") -> Response:
+        data = bytearray()
+        async for part in request.stream():
+            data += part
+            if len(data) > FILE:
+                raise ConfigError(f"the picture has over {FILE // 1_000_000} MB; expected at most that.")
+        if len(prompt) > WORDS:
+            raise ConfigError(f"what is said of it has {len(prompt)} letters; expected at most {WORDS}.")
+        shelf = shelves.now()
+        looking.looked_at(shelf)
+        try:
+            job = studio.submit(shelf, looking.Look(looking.picture(bytes(data)), prompt.strip()))
+        except Full as full:
+            return JSONResponse({"error": str(full)}, 503)
+        return JSONResponse(told(studio, job), 202)
+
+    @router.get("/part/fires")
+    def fires(job: str) -> Response:
+        found = studio.find(job)
+        if found is None or found.state != "done" or "picture" not in found.pictures:
+            return JSONResponse({"error": "there is no such picture."}, 404)
+        return HTMLResponse(render("explore/part_fires.html", job=found, link=link, hard=shelves.shelf.small))
 
     @router.get("/api/jobs/{job_id}")
     def state(job_id: str) -> Response:

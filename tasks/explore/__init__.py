@@ -7,6 +7,7 @@ saes.py        an SAE beside the others of its hookpoint
 concepts.py    every concept: how far it is, its figures, a picture
 history.py     runs: what each made, and what that cost
 trying.py      one prompt with latents and removals turned by hand
+looking.py     which latents fire on a picture that is brought
 studio.py      a queue for such pictures
 run_report.py  the report of a run, or of a concept's removals
 check.py       judge stored images again, and compare the figures

@@ -1,4 +1,4 @@
-"""Pictures that are generated on request, one at a time: a queue, progress, and an end on request.
+"""Pictures that are generated or looked at on request, one at a time: a queue, progress, and an end on request.
 
 One thread holds the pipeline, and each job attaches and detaches its own edits: so no job sees another's.
 """
@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,6 +18,7 @@ from saeuron.config import ModelConfig
 from saeuron.errors import SaeuronError
 from saeuron.pages.pictures import Picture, png_of
 from storage.errors import StorageError
+from tasks.explore.looking import Look, Seen, look
 from tasks.explore.shelf import Shelf
 from tasks.explore.trying import Request, generate, model_of
 
@@ -42,7 +44,7 @@ class Ended(Exception):
 class Job:
     """One request and how far it is."""
 
-    request: Request
+    request: Request | Look
     shelf: Shelf
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     state: Literal["waiting", "loading", "drawing", "done", "failed", "cancelled"] = "waiting"
@@ -52,7 +54,9 @@ class Job:
     seconds: float = 0.0
     changed: float = 0.0
     pictures: dict[str, bytes] = field(default_factory=dict)
-    """PNG by name: unedited, and edited where anything is."""
+    """PNG by name: unedited, and edited where anything is; `picture` of one that is looked at."""
+    found: list[Seen] = field(default_factory=list)
+    """What SAEs say of a picture that is looked at."""
     asked: float = field(default_factory=time.monotonic)
     """When somebody last wanted to know."""
     cancelled: bool = False
@@ -74,7 +78,7 @@ class Studio:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def submit(self, shelf: Shelf, request: Request) -> Job:
+    def submit(self, shelf: Shelf, request: Request | Look) -> Job:
         """Put a request in the queue. Raises Full."""
         job = Job(request, shelf)
         with self._lock:
@@ -144,6 +148,17 @@ class Studio:
             else:
                 self._draw(job)
 
+    def _generate(self, job: Job, request: Request, tell: Callable[[int, int], None]) -> None:
+        plain = (request.prompt, request.seed, model_of(job.shelf, request))
+        made = generate(job.shelf, request, self.device, tell, self._plain.get(plain))
+        self._plain[plain] = made.unedited
+        while len(self._plain) > KEPT:
+            self._plain.popitem(last=False)
+        job.pictures["unedited"] = png_of(made.unedited)
+        if made.edited is not None:
+            job.pictures["edited"] = png_of(made.edited)
+        job.changed = made.changed
+
     def _unwanted(self, job: Job) -> bool:
         return job.cancelled or time.monotonic() - job.asked > self.forgotten
 
@@ -157,16 +172,12 @@ class Studio:
 
         try:
             job.state = "loading"
-            request = job.request
-            plain = (request.prompt, request.seed, model_of(job.shelf, request))
-            made = generate(job.shelf, request, self.device, tell, self._plain.get(plain))
-            self._plain[plain] = made.unedited
-            while len(self._plain) > KEPT:
-                self._plain.popitem(last=False)
-            job.pictures["unedited"] = png_of(made.unedited)
-            if made.edited is not None:
-                job.pictures["edited"] = png_of(made.edited)
-            job.changed, job.done = made.changed, job.steps
+            if isinstance(job.request, Look):
+                seen, job.found = look(job.shelf, job.request, self.device, tell)
+                job.pictures["picture"] = png_of(seen)
+            else:
+                self._generate(job, job.request, tell)
+            job.done = job.steps
             job.seconds = time.monotonic() - start
             job.state = "done"
         except Ended:

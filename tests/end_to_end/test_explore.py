@@ -218,9 +218,42 @@ def test_a_request_that_cannot_be_met_is_one_line_before_anything_is_drawn(
     assert answer.status_code == status and len(answer.json()["error"].splitlines()) == 1
 
 
+def test_a_picture_that_is_brought_is_looked_at_and_kept_nowhere(
+    client: TestClient, place: Path, shelves: Shelves
+) -> None:
+    before = files(place)
+    image_set, key = shelves.shelf.concepts[0].unedited
+    png = client.get(f"/image/{image_set}/{key}.png").content
+    told = client.post("/api/look?prompt=a+cat", content=png).json()
+    end = time.monotonic() + 120
+    while told["state"] != "done":
+        assert not told["error"] and time.monotonic() < end
+        time.sleep(0.02)
+        told = client.get(f"/api/jobs/{told['id']}").json()
+    assert np.array_equal(pixels(client, told, "picture"), np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
+    page = ok(client, f"/part/fires?job={told['id']}")
+    assert page.count("<h3>") == len({m.summary["hookpoint"] for m in shelves.shelf.of("sae")})
+    assert "/latent?sae=" in page and "data:image/png" in page and "By a picture" in ok(client, "/search")
+    assert client.get("/part/fires?job=guessed").status_code == 404 and files(place) == before
+
+
+@pytest.mark.parametrize(
+    ("query", "data", "said"),
+    [
+        ("", b"", "this is no picture"),
+        ("", b"x" * 16_000_001, "over 16 MB"),
+        ("?prompt=" + "x" * 1001, b"", "1001 letters"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_one_line(client: TestClient, query: str, data: bytes, said: str) -> None:
+    answer = client.post(f"/api/look{query}", content=data)
+    assert answer.status_code == 400 and said in answer.json()["error"]
+
+
 def test_from_another_site_nothing_is_drawn(client: TestClient) -> None:
-    answer = client.post("/api/try", content=f"prompt={PROMPT}", headers={"origin": "http://evil.example"})
-    assert answer.status_code == 403
+    for address in ("/api/try", "/api/look"):
+        answer = client.post(address, content=f"prompt={PROMPT}", headers={"origin": "http://evil.example"})
+        assert answer.status_code == 403
 
 
 def test_the_command_says_where_it_is_and_ends_when_interrupted(cli: Cli, place: Path) -> None:

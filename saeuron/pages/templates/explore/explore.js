@@ -1,4 +1,4 @@
-// The explorer works without this file, but for Try it. No library, no build step.
+// The explorer works without this file, but for Try it and search by a picture. No library, no build step.
 "use strict";
 
 const one = (selector, within = document) => within.querySelector(selector);
@@ -19,6 +19,60 @@ for (const form of document.querySelectorAll("form[data-busy]")) {
   stop.addEventListener("click", () => { window.stop(); stop.hidden = true; said.textContent = "stopped"; });
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+}
+
+async function asJson(answering) {
+  try {
+    const answer = await answering;
+    return await answer.json();
+  } catch (error) {
+    return { error: `the server did not answer: ${error.message}` };
+  }
+}
+
+// A picture that is dropped or chosen: which latents fire on it.
+const brought = one("#look");
+if (brought) lookAt(brought);
+
+function lookAt(form) {
+  const said = one("[data-said]", form), stop = one("[data-stop]", form), file = form.elements.picture;
+  let job = null;
+
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    form.addEventListener(kind, (event) => {
+      event.preventDefault();
+      form.toggleAttribute("data-over", kind === "dragover");
+    });
+  }
+  form.addEventListener("drop", (event) => {
+    if (!event.dataTransfer.files.length) return;
+    file.files = event.dataTransfer.files;
+    form.requestSubmit();
+  });
+  stop.addEventListener("click", () => { if (job) fetch(`/api/jobs/${job}`, { method: "DELETE" }); });
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (!file.files.length) { said.textContent = "choose a picture first"; return; }
+    if (job) await fetch(`/api/jobs/${job}`, { method: "DELETE" });
+    const words = new URLSearchParams({ prompt: form.elements.prompt.value });
+    let told = await asJson(fetch(`/api/look?${words}`, { method: "POST", body: file.files[0] }));
+    const mine = told.id;
+    job = mine;
+    stop.hidden = false;
+    while (mine === job && !told.error && !["done", "cancelled"].includes(told.state)) {
+      said.textContent = told.state === "drawing" ? `${told.done} of ${told.steps} noise levels` : told.state;
+      await new Promise((resolve) => setTimeout(resolve, 80));
+      told = await asJson(fetch(`/api/jobs/${mine}`));
+    }
+    if (mine !== job) return;
+    job = null;
+    stop.hidden = true;
+    said.classList.toggle("bad", Boolean(told.error));
+    said.textContent = told.error || (told.state === "done" ? `${told.seconds} s` : told.state);
+    if (told.state !== "done" || told.error) return;
+    const answer = await fetch(`/part/fires?job=${mine}`);
+    one("#fires").innerHTML = answer.ok ? await answer.text() : "";
   });
 }
 
@@ -210,14 +264,6 @@ function tryIt(form) {
     one("#same").hidden = false;
     const answer = await fetch(`/api/python?${asked}`);
     one("#python").textContent = answer.ok ? await answer.text() : "";
-  }
-  async function asJson(answering) {
-    try {
-      const answer = await answering;
-      return await answer.json();
-    } catch (error) {
-      return { error: `the server did not answer: ${error.message}` };
-    }
   }
   one("#copy").addEventListener("click", () => navigator.clipboard && navigator.clipboard.writeText(one("#python").textContent));
   if ("go" in form.dataset) draw();
