@@ -1,6 +1,7 @@
 """Find a user's mistakes before anything heavy is loaded."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from saeuron import judges, methods
 from saeuron.config import ConceptConfig, RunConfig
@@ -69,11 +70,12 @@ def _check_evidence(config: RunConfig, prompts: Sequence[Prompt]) -> None:
         for concept in names if removed and "latents" in needs else ():
             if (domain, concept, about.score_on == "crossed") not in scored:
                 scoring_images(prompts, config.score, domain, concept, about.score_on)
+        learns = partial(learning_images, {"activations"})
         for concept in removed:
-            for split, of in (("validation", validation_images), ("train", learning_images)):
+            for split, of in (("validation", validation_images), ("train", learns)):
                 mine = (split, domain, concept) in asked
                 others = any((split, domain, other) in asked for other in names if other != concept)
-                if not (mine and others) and (split == "validation" or needs & {"activations", "prompts"}):
+                if not (mine and others) and (split == "validation" or needs & {"activations", "others", "prompts"}):
                     of(prompts, config.tune, domain, concept, names)  # raises, and says of what there are none
 
 

@@ -158,9 +158,8 @@ def tune(
     reference, watching = _concepts(prompts, domain), _judges(pipe, judge, prompts)
     images = tuning.validation_images(prompts, config, domain, concept, reference)
     evidence = replace(evidence, pipe=pipe, model=model, half=config.half, seed=config.seed)
-    if "activations" in chosen.needs:
-        target, others = tuning.learning_images(prompts, config, domain, concept, reference)
-        evidence = replace(evidence, target=target, others=others)
+    target, others = tuning.learning_images(chosen.needs, prompts, config, domain, concept, reference)
+    evidence = replace(evidence, target=target, others=others)
     if "prompts" in chosen.needs:
         asked, retained = tuning.learning_prompts(prompts, config, domain, concept, reference)
         evidence = replace(evidence, asked=asked, retained=retained)

@@ -13,7 +13,7 @@ from saeuron.evaluation import look
 from saeuron.figures.metrics import Judged, Metric, evaluate, summary
 from saeuron.generation import Request, spread
 from saeuron.judges import Judge
-from saeuron.methods.base import Evidence, Method, Settings
+from saeuron.methods.base import Evidence, Method, Need, Settings
 from saeuron.methods.removal import Removal
 from saeuron.prompts import Prompt, cells, choose
 
@@ -47,18 +47,34 @@ def validation_images(
 
 
 def learning_images(
-    prompts: Iterable[Prompt], config: TuneConfig, domain: str, concept: str, reference: Container[str]
+    needs: Container[Need],
+    prompts: Iterable[Prompt],
+    config: TuneConfig,
+    domain: str,
+    concept: str,
+    reference: Container[str],
 ) -> tuple[list[Request], list[Request]]:
-    """`learning_images` training images of the concept, and as many of the others, stratified over them.
+    """Training images that a method with these needs learns from: of the concept, and of others, stratified over them.
+
+    `learning_images` of each with `activations`; of the others alone with `others`; none without either.
 
     Raises:
         BadPrompts: the prompt set has no training prompts for the concept, or for others beside it.
     """
+    if "activations" not in needs and "others" not in needs:
+        return [], []
     mine, others = _one_of_each_cell(prompts, "train", config, domain, concept, reference)
     if not mine or not others:
         raise BadPrompts(_NO_TRAINING.format(domain=domain, concept=concept))
     count = config.learning_images
-    return spread(choose(mine, len(mine), config.seed), count), _stratified(others, count, config.seed)
+    target = spread(choose(mine, len(mine), config.seed), count) if "activations" in needs else []
+    return target, _stratified(others, count, config.seed)
+
+
+def learning_count(needs: Container[Need], config: TuneConfig) -> int:
+    """How many training images a method with these needs learns from."""
+    kinds = 2 if "activations" in needs else 1 if "others" in needs else 0
+    return kinds * config.learning_images
 
 
 MOST_PROMPTS = 2000

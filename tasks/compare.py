@@ -20,6 +20,7 @@ from saeuron.figures.quality import ODD
 from saeuron.figures.row import Removed
 from saeuron.generation import spread
 from saeuron.methods.removal import Removal
+from saeuron.tuning import learning_count
 from storage import Workspace
 from storage.declared import View
 from storage.manifests import Manifest
@@ -163,7 +164,7 @@ def side_by_side(
     for entry in found.entries:
         needs, of = methods.get(entry.method).needs, made[entry.method]
         trials = [workspace.manifest(m.inputs["trials"]) for m in of]
-        learned = 2 * config.tune.learning_images if "activations" in needs else 0
+        learned = learning_count(needs, config.tune)
         costs[entry.method] = Cost(
             seconds=mean(m.seconds + t.seconds for m, t in zip(of, trials, strict=True)),
             shared=_shared(workspace, config, entry.method) if "latents" in needs else 0.0,

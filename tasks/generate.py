@@ -22,7 +22,8 @@ def find(workspace: Path, names: Sequence[str]) -> list[Path]:
 
     Raises:
         UnknownName: there is no such file or removal.
-        ConfigError: a concept has removals by several methods, and the name gives no method.
+        ConfigError: a concept has removals by several methods, none by the first of the last run's configuration, and
+            the name gives no method.
     """
     return [
         path
@@ -33,12 +34,18 @@ def find(workspace: Path, names: Sequence[str]) -> list[Path]:
 
 
 def file_of(workspace: Workspace, name: str) -> Path:
-    """The file of a workspace's removal, by `CONCEPT` or `CONCEPT.METHOD`. Raises as `find`."""
+    """The file of a workspace's removal, by `CONCEPT` or `CONCEPT.METHOD`. Raises as `find`.
+
+    Of several for a concept, the one by the first method of the last run's configuration is meant.
+    """
     known = published(workspace)
     fitting = {p: a for p, a in known.items() if name in (a.concept, f"{a.concept}.{a.method}")}
     if not fitting:
         names = [n for a in known.values() for n in (a.concept, f"{a.concept}.{a.method}")]
         raise UnknownName("removal", name, {*names}, "Make it with: saeuron evaluate CONCEPT")
+    if len(fitting) > 1 and workspace.root.joinpath(runs.CONFIG).exists():
+        first = runs.remembered(workspace).method[0]
+        fitting = {p: a for p, a in fitting.items() if a.method == first} or fitting
     if len(fitting) > 1:
         several = ", ".join(f"{a.concept}.{a.method}" for a in fitting.values())
         raise ConfigError(f"concept {name!r} has {len(fitting)} removals; give one of {several}.")

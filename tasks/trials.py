@@ -143,8 +143,8 @@ def _evidence(job: TrialsJob, pipe: Any, prompts: Sequence[Prompt]) -> Evidence:
                 h: profile(score.read(workspace, own, h), totals.read(workspace, job.totals[h])) for h in job.saes
             },
         }
-    if "activations" in needs:
-        target, others = learning_images(prompts, job.config, job.domain, job.concept, job.reference)
+    target, others = learning_images(needs, prompts, job.config, job.domain, job.concept, job.reference)
+    if target or others:
         optional |= {"pipe": pipe, "target": target, "others": others, "seed": job.config.seed}
     if "prompts" in needs:
         asked, retained = learning_prompts(prompts, job.config, job.domain, job.concept, job.reference)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flows.plan import Plan
-from saeuron import capturing, evaluation, scoring, tuning
+from saeuron import capturing, evaluation, methods, scoring, tuning
 from saeuron.config import ModelConfig
 from saeuron.pipelines.counting import Cost, counted
 from saeuron.prompts import Prompt
@@ -168,7 +168,7 @@ class Counting:
         asked = (job.config, job.domain, job.concept, job.reference)
         each = len(tuning.validation_images(known, *asked)) if job.images_id else 0
         stored = each * (len(job.candidates) + 1)
-        learned = 2 * job.config.learning_images if job.learning_id and job.hookpoints else 0
+        learned = tuning.learning_count(methods.get(job.method).needs, job.config)
         return self._drawing(
             job.model, stored + learned, stored * self._picture(job.model), self._edited(job.model, job.saes)
         )

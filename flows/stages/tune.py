@@ -113,14 +113,15 @@ def tune_job(
     prompts = [p for s in mine for p in s.prompts]
     reference = [c for c in run.roster.reference(run.config, concept) if c in scores or not latents]
     judged = not run.unjudged(concept)
-    learning: list[str] = []
-    if "activations" in method.needs:
-        learning = [images_id(part) for part in learning_images(prompts, config, domain, concept, reference)]
+    learned = learning_images(method.needs, prompts, config, domain, concept, reference)
+    learning = [images_id(part) for part in learned if part]
     if "prompts" in method.needs:
         told = learning_prompts(prompts, config, domain, concept, reference)
         learning += [images_id(requests(part, 1)) for part in told]
-    hookpoints = run.config.domains[domain].hookpoints if method.needs & {"latents", "activations"} else ()
+    hookpoints = run.config.domains[domain].hookpoints if method.needs & {"latents", "activations", "others"} else ()
     candidates = method.candidates(method.told(run.config, domain))
+    # One candidate is taken as it is: images of it would cost much and decide nothing.
+    chosen_by = run.judges(concept) if judged and len(candidates) > 1 else {}
     trials = TrialsJob(
         workspace=run.workspace,
         device=run.device,
@@ -133,7 +134,7 @@ def tune_job(
         candidates=tuple(candidates if judged else candidates[:1]),
         reference=tuple(reference),
         prompts_ids=tuple(s.id for s in mine),
-        images_id=images_id(validation_images(prompts, config, domain, concept, reference)) if judged else "",
+        images_id=images_id(validation_images(prompts, config, domain, concept, reference)) if chosen_by else "",
         learning_id=" ".join(learning),
         hookpoints=hookpoints,
         saes={h: saes[h] for h in hookpoints} if latents else {},
@@ -147,5 +148,5 @@ def tune_job(
         concept=concept,
         method=wanted.method,
         domains=tuple(run.config.domains),
-        judges=run.judges(concept) if judged else {},
+        judges=chosen_by,
     )

@@ -50,6 +50,7 @@ BUILT_IN = {
     "sae_guidance_untrained": "saeuron.methods.detection.sae_guidance:SAEGuidanceUntrained",
     "gated_uce": "saeuron.methods.detection.gated_uce:GatedUCE",
     "gated_uce_untrained": "saeuron.methods.detection.gated_uce:GatedUCEUntrained",
+    "gated_uce_random": "saeuron.methods.detection.gated_uce:GatedUCERandom",
     "itd": "saeuron.methods.text.itd:ItD",
     "text_latents": "saeuron.methods.text.text_latents:TextLatents",
     "semantic_gate": "saeuron.methods.text.semantic_gate:Semantic",

@@ -39,9 +39,14 @@ class Random(SAeUron):
 
     def selected(self, evidence: Evidence, hookpoint: str, n: int) -> Tensor:
         """n latents in an order that the concept and the hookpoint seed, bool [T, N]."""
-        mean = evidence.profiles[hookpoint].mean
-        chance = generator(0, "random latents", evidence.concept, hookpoint)
-        return drawn(mean > 0, torch.randperm(mean.shape[1], generator=chance, device="cpu"), n)
+        return random_latents(evidence, hookpoint, n)
+
+
+def random_latents(evidence: Evidence, hookpoint: str, n: int) -> Tensor:
+    """n latents among those that fire on the concept, in an order that it and the hookpoint seed, bool [T, N]."""
+    mean = evidence.profiles[hookpoint].mean
+    chance = generator(0, "random latents", evidence.concept, hookpoint)
+    return drawn(mean > 0, torch.randperm(mean.shape[1], generator=chance, device="cpu"), n)
 
 
 def drawn(fires: Tensor, order: Tensor, n: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The search for a removal's settings: which images it looks at, and what it picks."""
 
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -12,7 +13,7 @@ from saeuron.judges import Judgement
 from saeuron.methods.parts import Call
 from saeuron.methods.removal import Removal
 from saeuron.prompts import Prompt
-from saeuron.tuning import Trial, best, learning_images, trial, tune, validation_images
+from saeuron.tuning import Trial, best, learning_count, learning_images, trial, tune, validation_images
 
 STYLES, OBJECTS = ("neon", "dots", "sepia"), ("cat", "moon")
 PROMPTS = [
@@ -43,14 +44,21 @@ def test_concepts_outside_the_reference_set_are_left_out():
 
 
 def test_learning_images_are_training_images_as_many_of_both():
-    target, others = learning_images(PROMPTS, CONFIG, "style", "neon", STYLES)
+    target, others = learning_images({"activations"}, PROMPTS, CONFIG, "style", "neon", STYLES)
     assert {r.prompt.split for r in (*target, *others)} == {"train"}
     assert {r.prompt.concepts["style"] for r in target} == {"neon"}
     assert len(target) == len(others) == 5
     assert Counter(r.prompt.concepts["style"] for r in others) == {"dots": 3, "sepia": 2}
 
 
-@pytest.mark.parametrize("choose", [validation_images, learning_images])
+def test_a_method_learns_from_what_it_needs_alone():
+    _, both = learning_images({"activations"}, PROMPTS, CONFIG, "style", "neon", STYLES)
+    assert learning_images({"latents", "others"}, PROMPTS, CONFIG, "style", "neon", STYLES) == ([], both)
+    assert learning_images({"latents", "prompts"}, PROMPTS, CONFIG, "style", "neon", STYLES) == ([], [])
+    assert [learning_count(needs, CONFIG) for needs in ({"activations"}, {"others"}, {"prompts"})] == [10, 5, 0]
+
+
+@pytest.mark.parametrize("choose", [validation_images, partial(learning_images, {"others"})])
 def test_a_concept_without_prompts_is_refused(choose):
     with pytest.raises(BadPrompts, match="prompts ask for style 'wax' and for others beside it; add"):
         choose(PROMPTS, CONFIG, "style", "wax", ("wax", "dots"))

@@ -21,7 +21,19 @@ from saeuron.errors import ConfigError
 from saeuron.hooks import INPUT, Reader, Step, hookpoints
 from saeuron.methods.base import Evidence, Settings
 from saeuron.methods.detection.ahead import LookAhead
-from saeuron.methods.detection.sensor import Memory, Where, both, check_where, positions_of, rows_of, sensors, whole
+from saeuron.methods.controls import random_latents
+from saeuron.methods.detection.sensor import (
+    Memory,
+    Select,
+    Where,
+    both,
+    check_where,
+    highest,
+    positions_of,
+    rows_of,
+    sensors,
+    whole,
+)
 from saeuron.methods.detection.thresholds import with_thresholds
 from saeuron.methods.gates import GatedEdit
 from saeuron.methods.parts import Editor, Hooked, Watch
@@ -131,7 +143,9 @@ class GatedUCE(UCE):
     """
 
     name = "gated_uce"
-    needs = frozenset({"latents", "activations", "prompts"})
+    select: ClassVar[Select] = staticmethod(highest)
+    """Which latents tell the concept."""
+    needs = frozenset({"latents", "others", "prompts"})
     grid: ClassVar[dict[str, Sequence[Any]]] = {
         "n": (1, 2),
         "gate": ("image",),
@@ -162,7 +176,7 @@ class GatedUCE(UCE):
         moments, seen = learned
         n, gate = settings["n"], settings["gate"]
         if (n, gate) not in seen:
-            found = sensors(evidence, n)
+            found = sensors(evidence, n, self.select)
             seen[n, gate] = with_thresholds(found, evidence, evidence.others) if gate == "image" else found
         [plain] = super().parts(evidence, moments, settings)
         return (GatedMap(seen[n, gate], gate, plain.layers, plain.up, plain.down, settings["ahead"]),)
@@ -173,4 +187,12 @@ class GatedUCEUntrained(GatedUCE):
 
     name = "gated_uce_untrained"
     dictionary = "untrained"
+    like = "gated_uce"
+
+
+class GatedUCERandom(GatedUCE):
+    """A control: the sensors are trained latents, drawn at random among those that fire on the concept."""
+
+    name = "gated_uce_random"
+    select = staticmethod(random_latents)
     like = "gated_uce"

@@ -6,7 +6,7 @@ module, but after those of earlier ones. So what acts on what they see may hide 
 that has fired stays on to the end of the generation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,15 +25,24 @@ Where = Literal["image", "position"]
 WHERE: tuple[Where, ...] = get_args(Where)
 
 
-def sensors(evidence: Evidence, n: int) -> tuple[GatedEdit, ...]:
-    """A sensor for each hookpoint: the n latents with the highest score at each step, their floors m(i,t)."""
+Select = Callable[[Evidence, str, int], Tensor]
+"""Which n latents of a hookpoint tell a concept, bool [T, N]."""
+
+
+def highest(evidence: Evidence, hookpoint: str, n: int) -> Tensor:
+    """The n latents with the highest score at each step, bool [T, N]."""
+    return best(evidence.profiles[hookpoint], n)
+
+
+def sensors(evidence: Evidence, n: int, select: Select = highest) -> tuple[GatedEdit, ...]:
+    """A sensor for each hookpoint: n latents at each step, and their floors m(i,t)."""
     found = []
     for hookpoint, sae in evidence.saes.items():
         about = evidence.profiles[hookpoint]
         edit = edit_latents(
             sae,
             about.timesteps,
-            best(about, n),
+            select(evidence, hookpoint, n),
             torch.zeros_like(about.mean),
             about.threshold,
             sae_id=evidence.sae_ids.get(hookpoint, ""),
