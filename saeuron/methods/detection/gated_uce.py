@@ -20,11 +20,10 @@ from torch import Tensor
 from saeuron.errors import ConfigError
 from saeuron.hooks import INPUT, Reader, Step, hookpoints
 from saeuron.methods.base import Evidence, Settings
-from saeuron.methods.detection.ahead import LookAhead
 from saeuron.methods.controls import random_latents
+from saeuron.methods.detection.ahead import LookAhead
 from saeuron.methods.detection.sensor import (
     Memory,
-    Select,
     Where,
     both,
     check_where,
@@ -143,8 +142,6 @@ class GatedUCE(UCE):
     """
 
     name = "gated_uce"
-    select: ClassVar[Select] = staticmethod(highest)
-    """Which latents tell the concept."""
     needs = frozenset({"latents", "others", "prompts"})
     grid: ClassVar[dict[str, Sequence[Any]]] = {
         "n": (1, 2),
@@ -166,6 +163,10 @@ class GatedUCE(UCE):
             return sorted(values)
         return super().ordered(name, values)
 
+    def selected(self, evidence: Evidence, hookpoint: str, n: int) -> Tensor:
+        """Which n latents tell the concept at each step, bool [T, N]: those with the highest scores."""
+        return highest(evidence, hookpoint, n)
+
     def learn(self, evidence: Evidence) -> Any:
         """(UCE's moments, {(n, gate): sensors}), filled as settings ask for them."""
         found: tuple[dict[str, Moments], dict[tuple[int, str], tuple[GatedEdit, ...]]] = ({}, {})
@@ -176,7 +177,7 @@ class GatedUCE(UCE):
         moments, seen = learned
         n, gate = settings["n"], settings["gate"]
         if (n, gate) not in seen:
-            found = sensors(evidence, n, self.select)
+            found = sensors(evidence, n, self.selected)
             seen[n, gate] = with_thresholds(found, evidence, evidence.others) if gate == "image" else found
         [plain] = super().parts(evidence, moments, settings)
         return (GatedMap(seen[n, gate], gate, plain.layers, plain.up, plain.down, settings["ahead"]),)
@@ -194,5 +195,8 @@ class GatedUCERandom(GatedUCE):
     """A control: the sensors are trained latents, drawn at random among those that fire on the concept."""
 
     name = "gated_uce_random"
-    select = staticmethod(random_latents)
     like = "gated_uce"
+
+    def selected(self, evidence: Evidence, hookpoint: str, n: int) -> Tensor:
+        """n latents in an order that the concept and the hookpoint seed, bool [T, N]."""
+        return random_latents(evidence, hookpoint, n)

@@ -7,11 +7,13 @@ import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
 
+from saeuron import methods
 from saeuron.hooks import attached
 from saeuron.methods.detection.sensor import sensors
 from saeuron.methods.removal import Removal, removed
 from tests.saeuron.methods.detection.sensing import (
     ASKED,
+    FIRST,
     between,
     by_hand,
     evidence_at,
@@ -147,3 +149,16 @@ def test_several_maps_add_up_each_with_its_own_gate(sensor, plain, tiny_pipe):
     undone = uce(replace(plain, up=-plain.up), sensor, "image")
     assert np.abs(images(tiny_pipe, one, undone).astype(int) - images(tiny_pipe)).max() <= 1
     np.testing.assert_array_equal(images(tiny_pipe, Removal.merge([one, two])), images(tiny_pipe, one))
+
+
+def test_the_random_control_asks_latents_that_fire_and_are_not_chosen_by_score(evidence, tiny_pipe):
+    [chosen], [drawn] = (
+        method.parts(evidence, method.learn(evidence), {**method.candidates({"n": [2]})[0]})[0].sensors
+        for method in (methods.get("gated_uce"), methods.get("gated_uce_random"))
+    )
+    profile = evidence.profiles[FIRST]
+    edited = [[set(part.latents[torch.isfinite(row)].tolist()) for row in part.floor] for part in (chosen, drawn)]
+    assert all(len(each) == 2 for latents in edited for each in latents)
+    assert edited[0] != edited[1]
+    for t, latents in enumerate(edited[1]):
+        assert all(profile.mean[t, i] > 0 for i in latents)
