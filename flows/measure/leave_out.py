@@ -123,7 +123,7 @@ def leave_out_flow(
 def leave_out_job(run: Run, concepts: Mapping[str, str], method: str, count: int) -> LeaveOutJob:
     """Make SAEs, removals and test images of every fold."""
     sets, parts = prompts(run), folds(concepts, count)
-    plain, _ = removals_of(run, [Wanted(c, UNTRAINED) for c in concepts])
+    plain, _ = removals_of(run, [Wanted(c, methods.control(method, UNTRAINED)) for c in concepts])
     found = [_looked(each, UNTRAINED) for each in evaluate(run, plain).values()]
     captured = capture(run, sets[""])
     whole = train(run, captured)

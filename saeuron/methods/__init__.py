@@ -87,6 +87,12 @@ def names() -> list[str]:
     return sorted({*BUILT_IN, *_made, *installed.entries(GROUP)})
 
 
+def control(name: str, kind: str) -> str:
+    """The control of a kind, `untrained` or `random`, beside a method: its own where it has one, else SAeUron's."""
+    own = f"{name}_{kind}"
+    return own if own in names() else kind
+
+
 def get(name: str) -> "Method":
     """The method of a name.
 

@@ -125,6 +125,7 @@ def _left_out(
     from flows.environment import check_server, prepare
     from flows.hints import command
     from flows.work import check_all
+    from saeuron import methods
     from saeuron.errors import ConfigError
     from storage import Workspace
 
@@ -139,7 +140,8 @@ def _left_out(
 
     wanted = concepts or list(config.tune.concepts or ())
     domains = check(config, wanted, config.method[0], count)
-    config = changed(config, ["controls.methods=[untrained]", "controls.concepts=null"])
+    untrained = methods.control(config.method[0], "untrained")
+    config = changed(config, [f"controls.methods=[{untrained}]", "controls.concepts=null"])
     check_all(config, device, opened)
     with on_prefect(console_for(as_json)):
         made = leave_out_flow(config, str(opened.root), domains, config.method[0], count, device, threads)

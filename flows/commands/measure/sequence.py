@@ -11,7 +11,7 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 def sequence(
     concepts: Annotated[list[str], typer.Argument(help="Concepts in the order of the requests, two or more.")],
     method: Annotated[str, typer.Option(help="How they are removed; empty: the first method of the run.")] = "",
-    control: Annotated[str, typer.Option(help="The method that must do worse.")] = "random",
+    control: Annotated[str, typer.Option(help="What must do worse; empty: the method's random control.")] = "",
     orders: Annotated[int, typer.Option(min=1, help="Orders to try: as named, and others that a seed draws.")] = 2,
     own: Annotated[int, typer.Option(min=1, help="Test prompts of each concept, at most.")] = 6,
     retained: Annotated[int, typer.Option(min=1, help="Test prompts of none of them, at most.")] = 60,
@@ -34,6 +34,7 @@ def sequence(
     """
     from flows.config import changed
     from flows.environment import check_server, prepare
+    from saeuron import methods
     from storage import Workspace
     from tasks.registry import runs
 
@@ -42,12 +43,12 @@ def sequence(
     check_server()
     remembered = runs.remembered(opened)
     chosen = method or remembered.method[0]
+    control = control or methods.control(chosen, "random")
     told = [f"method=[{chosen}]", f"controls.methods=[{control}]", "controls.concepts=null"]
     from flows.display import on_prefect
     from flows.hints import command
     from flows.measure.sequence import check, lines, sequence_flow
     from flows.work import check_all
-    from saeuron import methods
 
     for name in (chosen, control):
         methods.get(name)

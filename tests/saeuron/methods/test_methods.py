@@ -123,6 +123,13 @@ def test_candidates_go_from_mild_to_strong():
     assert found == [{"n": n, "gamma": g, "scale": "mean"} for n in (2, 8) for g in (-1.0, -4.0)]
 
 
+def test_a_method_has_a_control_of_its_own_or_that_of_saeuron():
+    found = [
+        methods.control(name, kind) for name in ("saeuron", "gated_uce", "replace") for kind in ("untrained", "random")
+    ]
+    assert found == ["untrained", "random", "gated_uce_untrained", "gated_uce_random", "untrained", "random"]
+
+
 def test_a_method_from_outside_is_found_by_its_name():
     class Mine(Method):
         name = "mine"
