@@ -27,7 +27,7 @@ def test_of_several_removals_the_one_by_the_first_method_of_the_run_is_meant(wor
     config = runs.remembered(workspace)
     assert file_of(workspace, "neon.uce").name == "neon.uce.safetensors"
     assert file_of(workspace, "dots").name == "dots.uce.safetensors"
-    with pytest.raises(ConfigError, match="'neon' has 2 removals; give one of neon.negative_prompt, neon.uce"):
+    with pytest.raises(ConfigError, match=r"'neon' has 2 removals; give one of neon\.negative_prompt, neon\.uce"):
         file_of(workspace, "neon")
     runs.remember(workspace, config.model_copy(update={"method": ("uce", "negative_prompt")}))
     assert file_of(workspace, "neon").name == "neon.uce.safetensors"
