@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from saeuron import judges, methods
+from saeuron import extractors, judges, methods
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.pipelines import loading as models
@@ -25,7 +25,14 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     size = config.model.size or models.image_size(config.model.spec)
     for name, domain in config.domains.items():
         judges.check(domain.judge, name, domain.concepts, domain.judge_templates, size, domain.judge_labels)
+    if config.features:
+        extractors.create(config.features)
     _check_methods(config)
+    if config.thresholds.images and not config.saes:
+        raise ConfigError(
+            f"thresholds.images is {config.thresholds.images}, but saes gives no SAE; of SAEs that a run trains, "
+            "train.inference: threshold keeps thresholds."
+        )
     known = [c for d in config.domains.values() for c in d.concepts]
     also = tuple(config.prompts.also)
     for place, names in (("tune", config.tune.concepts), ("controls", config.controls.concepts), ("prompts", also)):
@@ -151,7 +158,12 @@ def check_saes(config: RunConfig, workspace: Workspace) -> None:
     if config.saes:
         from tasks.registry import saes
 
-        saes.given(workspace, config.saes)
+        for hookpoint, name in saes.given(workspace, config.saes).items():
+            if config.thresholds.images and saes.activation(workspace, name) == "top_afa":
+                raise ConfigError(
+                    f"thresholds.images is {config.thresholds.images}, but {name} at {hookpoint} chooses latents by "
+                    "their joint norm (top_afa), which thresholds cannot replace; leave thresholds.images out."
+                )
 
 
 def check_added(concept: ConceptConfig, config: RunConfig) -> None:

@@ -25,6 +25,7 @@ from flows.commands.measure.audit import audit
 from flows.commands.measure.bench import bench
 from flows.commands.measure.compare import compare
 from flows.commands.measure.hookpoints import hookpoints
+from flows.commands.measure.inception import inception
 from flows.commands.measure.locate import locate
 from flows.commands.measure.sequence import sequence
 from flows.commands.measure.steer import steer
@@ -78,6 +79,7 @@ for command in (
     generate,
     hookpoints,
     locate,
+    inception,
     doctor,
     status,
     verify,

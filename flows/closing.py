@@ -8,7 +8,7 @@ from flows.hints import command
 from flows.stages.tune import unsearched
 from flows.summary import counted, text_table, told
 from saeuron.config import RunConfig
-from saeuron.figures.quality import ODD
+from saeuron.figures.quality import FILE, ODD
 from saeuron.figures.verdict import Verdict
 from saeuron.figures.words import harm
 from storage import Workspace, text
@@ -104,7 +104,9 @@ def _families(result: Mapping[str, Any]) -> list[str]:
         rows[domain, method]["mean"] = sum(values) / len(values) if values else None
     parts: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     about: dict[str, dict[str, None]] = {}
-    kept = [(e, q) for e in result["evaluations"] for q in e.get("quality", ())]
+    # Those of single files of prompts are in `quality` and on the pages: the table has one column a figure.
+    every = [(e, q) for e in result["evaluations"] for q in e.get("quality", ())]
+    kept = [(e, q) for e, q in every if not q["image_set"].startswith(FILE)]
     for key, found in _grouped(kept).items():
         domain, method, metric, column = key
         if column is None:

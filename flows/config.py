@@ -68,6 +68,7 @@ def _placed(config: RunConfig) -> RunConfig:
         for file in config.prompts.files
     )
     spec = config.model.spec
+    extractor, _, weights = config.features.partition(":")
     domains = {}
     for name, domain in config.domains.items():
         judge, colon, argument = domain.judge.partition(":")
@@ -79,6 +80,7 @@ def _placed(config: RunConfig) -> RunConfig:
                 update={"files": files, "unlearncanvas": _absolute(config.prompts.unlearncanvas)}
             ),
             "domains": domains,
+            "features": f"{extractor}:{_absolute(weights)}" if weights else extractor,
         }
     )
 

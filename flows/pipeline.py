@@ -130,7 +130,7 @@ def removals_of(
     scores: Scores = {}
     if dictionaries := _dictionaries(run.config, removed):
         captured = capture(run, sets[""])
-        saes = {dictionary: train(run, captured, dictionary) for dictionary in dictionaries}
+        saes = {dictionary: train(run, captured, sets[""], dictionary) for dictionary in dictionaries}
         scores = score(run, sets, saes)
     calibrate(run, removed, sets)
     return tune(run, removed, sets, saes, scores), saes

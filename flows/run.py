@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from flows import environment
-from saeuron import judges
+from saeuron import extractors, judges
 from saeuron.config import DomainConfig, RunConfig
 from saeuron.pipelines.loading import identity
 from storage import Workspace
@@ -46,6 +46,8 @@ class Run:
     """The concepts that were added to the workspace, and those that were dropped."""
     judge_ids: dict[str, str] = field(default_factory=dict)
     """{domain: identity of its judge, a hash of its content}; `domain/concept` for a concept with its own judge."""
+    features_id: str = ""
+    """What Frechet distances are of, by content; empty: each judge's own features."""
     made: dict[str, Made] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds that each artifact took in this run, shards included."""
@@ -74,7 +76,8 @@ class Run:
             if added.judge:
                 own = judges.of_domain(added.domain, added.judged(config.domains[added.domain]))
                 judge_ids[f"{added.domain}/{added.name}"] = own.identity
-        return cls(config, workspace.root, model_id, device, roster, judge_ids)
+        features = extractors.create(config.features).extractor if config.features else ""
+        return cls(config, workspace.root, model_id, device, roster, judge_ids, features)
 
     @staticmethod
     def identified(spec: str) -> str:

@@ -30,6 +30,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     methods/       ways to remove a concept
     judges/        judges of images: canvas, CLIP, none
     attacks/       ways to get a removed concept back
+    extractors/    features that Frechet distances are of
     figures/       what judged images say of a removal
     inspection/    where a concept passes in a model
     pages/         HTML pages and pictures

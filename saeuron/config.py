@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from saeuron.sae.config import Config, SAEConfig
+from saeuron.sae.config import Config, SAEConfig, ThresholdsConfig
 
 Split = Literal["train", "validation", "test"]
 Half = Literal["conditional", "unconditional", "both"]
@@ -373,10 +373,14 @@ class RunConfig(Config):
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     verdict: VerdictConfig = VerdictConfig()
+    features: str = ""
+    """What Frechet distances of retained images are of: `inception:FILE.safetensors`, the network of published ones
+    (`saeuron inception` makes the file), or `clip:MODEL`. Empty: the features of the concept's judge."""
     saes: dict[str, str] = Field({})
     """{hookpoint: SAE of the workspace, by its id or a prefix of it}: used instead of training one, for example after
     `saeuron sae import`. `saeuron run` brings it itself from a folder, or from `hub:owner/name[:folder]`; one text in
     place of the map is for every hookpoint."""
+    thresholds: ThresholdsConfig = ThresholdsConfig()
     runner: RunnerConfig = RunnerConfig()
 
     @field_validator("saes", mode="before")

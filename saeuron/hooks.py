@@ -28,7 +28,7 @@ INPUT = ":input"
 
 
 def device_of(pipe: Any) -> torch.device:
-    """The device of the denoiser's weights; the CPU if it has none."""
+    """The device that the denoiser runs on, also where its weights are offloaded; the CPU if it has none."""
     return family_of(pipe).device(pipe)
 
 

@@ -1,6 +1,6 @@
 """The figures of one removal, from the images with it and without."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -13,12 +13,13 @@ from saeuron.figures.damage import confusion, damage
 from saeuron.figures.metrics import evaluate as figures
 from saeuron.figures.metrics import summary
 from saeuron.figures.quality import Quality
+from saeuron.prompts import Prompt
 from storage.declared import View
 from storage.tables import CONFUSION, DAMAGE, DETECTIONS, METRICS, QUALITY, SHIPPED, read_table, table, write_table
 from tasks import images, judge
 from tasks import prompts as prompt_sets
 from tasks.engine.job import Clock, Job, Made, Summary, commit
-from tasks.engine.judge import DomainJudge
+from tasks.engine.judge import DomainJudge, extractor_of
 from tasks.engine.step import step
 
 
@@ -74,7 +75,7 @@ class EvaluateJob(Job):
     """One removal's metrics."""
 
     stage: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = EvaluationSummary
     views: ClassVar[tuple[View, ...]] = SHIPPED["evaluation"]
@@ -97,6 +98,10 @@ class EvaluateJob(Job):
     """Thresholds."""
     judges: dict[str, DomainJudge] = Field({})
     """{domain: who judged}."""
+    features: str = ""
+    """What Frechet distances are of, as configured; empty: a judge's features."""
+    features_id: str = ""
+    """The same by content."""
 
     def show(self, made: Made) -> None:
         from tasks.engine import page
@@ -105,7 +110,12 @@ class EvaluateJob(Job):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**super().identity, "judges": {domain: judge.identity for domain, judge in self.judges.items()}}
+        fields = {**super().identity, "judges": {domain: judge.identity for domain, judge in self.judges.items()}}
+        # A file of weights counts by its content. Without one, ids are those of before there was a choice.
+        del fields["features"]
+        if not self.features_id:
+            del fields["features_id"]
+        return fields
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
@@ -161,22 +171,29 @@ def evaluate(job: EvaluateJob) -> Made:
 
 
 def quality(job: EvaluateJob) -> list[Quality]:
-    """Frechet distance and CLIP score of images that do not ask for the concept; odd images, detected parts in all."""
+    """Frechet distance and CLIP score of images that do not ask for the concept; odd images, detected parts in all.
+
+    Where some of the prompts come from files, such as COCO's captions, both are given for each file as well.
+    """
     found: list[Quality] = []
     # The concept's own judge first: one extractor is enough.
     order = sorted(job.judges, key=lambda domain: domain != job.domain)
     watching: list[Any] = [job.judges[domain].loaded(domain, job.device) for domain in order]
     retained = f"not asked to show {job.concept}"
-    if who := next((w for w in watching if hasattr(w, "features")), None):
+    prompts = _prompts(job)
+    extractor = extractor_of(job.features, job.device, job.features_id) if job.features else None
+    if who := extractor or next((w for w in watching if hasattr(w, "features")), None):
         how = who.features
         edited, plain = _each(job, lambda rows, pictures: how(pictures))
-        found += figures_of_quality.distance(edited, plain, who.extractor, retained)
+        for said, mine in _by_file(prompts, edited, retained):
+            found += figures_of_quality.distance(_only(edited, mine), _only(plain, mine), who.extractor, said)
     if who := next((w for w in watching if hasattr(w, "agreement")), None):
-        fit, texts = who.agreement, _texts(job)
-        edited, plain = _each(job, lambda rows, pictures: fit(pictures, [texts[row["prompt_id"]] for row in rows]))
-        if edited:
-            after, before = (sum(map(float, of.values())) / len(of) for of in (edited, plain))
-            found.append(Quality("CLIP score", who.extractor, after, before, None, len(edited), retained))
+        fit = who.agreement
+        edited, plain = _each(
+            job, lambda rows, pictures: fit(pictures, [prompts[row["prompt_id"]].text for row in rows])
+        )
+        for said, mine in _by_file(prompts, edited, retained):
+            found += figures_of_quality.agreement(_only(edited, mine), _only(plain, mine), who.extractor, said)
     if who := next((w for w in watching if hasattr(w, "ordinary")), None):
         tell = who.ordinary
         for asked, said in ((True, f"asked to show {job.concept}"), (False, retained)):
@@ -215,10 +232,23 @@ def _made(
     return found
 
 
-def _texts(job: EvaluateJob) -> dict[str, str]:
-    """{prompt id: its text} of the images' prompt sets."""
+def _prompts(job: EvaluateJob) -> dict[str, Prompt]:
+    """{prompt id: prompt} of the images' prompt sets."""
     sets = sorted({job.open.manifest(image_set).inputs["prompts"] for image_set in job.edited})
-    return {p.id: p.text for prompts_id in sets for p in prompt_sets.read(job.open, prompts_id)}
+    return {p.id: p for prompts_id in sets for p in prompt_sets.read(job.open, prompts_id)}
+
+
+def _by_file(prompts: Mapping[str, Prompt], images: Of, retained: str) -> list[tuple[str, set[figures_of_quality.Key]]]:
+    """(which images, their keys): all that were retained, and those of each file that brought some of the prompts."""
+    files: dict[str, set[figures_of_quality.Key]] = {}
+    for key in images:
+        files.setdefault(prompts[key[0]].source, set()).add(key)
+    named = [(f"{figures_of_quality.FILE}{name}", mine) for name, mine in sorted(files.items()) if name]
+    return [(retained, {*images}), *named]
+
+
+def _only(images: Of, keys: Collection[figures_of_quality.Key]) -> Of:
+    return {key: value for key, value in images.items() if key in keys}
 
 
 def _detected(job: EvaluateJob, domain: str, thresholds: Sequence[float]) -> list[Quality]:

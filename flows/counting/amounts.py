@@ -7,7 +7,7 @@ row.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flows.plan import Plan
 from saeuron import capturing, evaluation, methods, scoring, tuning
@@ -20,6 +20,8 @@ from tasks.capture import CaptureJob
 from tasks.engine.job import Job
 from tasks.images import ImagesJob
 from tasks.prompts import PromptsJob
+from tasks.sae import thresholds
+from tasks.sae.thresholds import ThresholdsJob
 from tasks.score import ScoreJob
 from tasks.train import TrainJob
 from tasks.trials import TrialsJob
@@ -72,6 +74,7 @@ class Counting:
         return [
             (CaptureJob, self._capture),
             (TrainJob, self._train),
+            (ThresholdsJob, self._thresholds),
             (ScoreJob, self._score),
             (TrialsJob, self._trials),
             (ImagesJob, self._images),
@@ -148,6 +151,14 @@ class Counting:
         held = 2.0 * POOL_ROWS * width
         return self._placed(0, rows * 2.0 * width * latents, self._sae(width), device, held)
 
+    def _thresholds(self, job: ThresholdsJob) -> Amount:
+        count = sum(map(len, thresholds.images(self.prompts(job.prompts_id), job.thresholds)))
+        _, width = self.cost(job.model).places[job.hookpoint]
+        # Rows are held once, as float32; p of all of them is worked out twice, some latents at a time.
+        rows, sae = job.thresholds.rows * count / job.thresholds.images, self._sae(width)
+        made = self._drawing(job.model, count, sae, sae, 4.0 * rows * width)
+        return replace(made, flop=made.flop + 2 * rows * sae / 4)
+
     def _score(self, job: ScoreJob) -> Amount:
         cost, config = self.cost(job.model), job.config
         found = scoring.images(self.prompts(job.prompts_id), config, job.domain, job.concept, job.score_on)
@@ -183,7 +194,10 @@ class Counting:
 
     def _edited(self, model: ModelConfig, hookpoints: Sequence[str] | dict[str, str]) -> float:
         """Bytes beside a model whose latents are edited: of an SAE without thresholds, all of it."""
-        config = self.plan.config.train
+        run = self.plan.config
+        config = run.train
+        if run.thresholds.images and set(hookpoints) <= set(run.saes):
+            return 0.0
         if config.inference == "threshold" or VARIANTS[config.variant].activation == "threshold":
             return 0.0
         found = 0.0

@@ -126,7 +126,7 @@ def leave_out_job(run: Run, concepts: Mapping[str, str], method: str, count: int
     plain, _ = removals_of(run, [Wanted(c, methods.control(method, UNTRAINED)) for c in concepts])
     found = [_looked(each, UNTRAINED) for each in evaluate(run, plain).values()]
     captured = capture(run, sets[""])
-    whole = train(run, captured)
+    whole = train(run, captured, sets[""])
     for domain, out, kept in parts:
         saes = whole | train_without(run, captured, domain, out)
         scores = {c: run.step(score_task, score_job(run, c, sets, saes)).id for c in run.domain_concepts[domain]}

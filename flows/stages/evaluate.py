@@ -67,6 +67,8 @@ def evaluate(run: Run, removals: dict[Wanted, tuple[TuneJob, Made]]) -> dict[Wan
             judgements=seen,
             seeds=run.config.evaluate.seeds,
             verdict=run.config.verdict,
+            features=run.config.features,
+            features_id=run.features_id,
         )
         made = run.step(task, jobs[wanted_])
         if job.method not in run.config.method or not run.publishes:

@@ -1,11 +1,15 @@
-"""Train one SAE per hookpoint that was not given one, and those that controls need."""
+"""Train one SAE per hookpoint that was not given one, and those that controls need; thresholds for given ones."""
 
 from collections.abc import Mapping
 
 from flows.run import Run
+from flows.stages.prompts import PromptSet
 from saeuron.sae.config import Dictionary
 from storage import Workspace
+from tasks.prompts import images_id
 from tasks.registry import saes
+from tasks.sae.thresholds import ThresholdsJob, images
+from tasks.sae.thresholds import thresholds as take_thresholds
 from tasks.train import TrainJob
 from tasks.train import train as task
 
@@ -28,7 +32,9 @@ def train_without(run: Run, captured: Mapping[str, str], domain: str, concepts: 
     return dict(zip(places, run.every("train", places, do), strict=True))
 
 
-def train(run: Run, captured: Mapping[str, str], dictionary: Dictionary = "trained") -> dict[str, str]:
+def train(
+    run: Run, captured: Mapping[str, str], prompts: PromptSet, dictionary: Dictionary = "trained"
+) -> dict[str, str]:
     """{hookpoint: SAE id}; given SAEs stand among the trained ones."""
 
     def do(hookpoint: str) -> str:
@@ -44,5 +50,35 @@ def train(run: Run, captured: Mapping[str, str], dictionary: Dictionary = "train
     trained = dict(zip(captured, run.every("train", captured, do), strict=True))
     if dictionary != "trained":
         return trained
-    known = saes.given(Workspace(run.workspace), run.config.saes)
+    known = with_thresholds(run, saes.given(Workspace(run.workspace), run.config.saes), prompts)
     return {hookpoint: (known | trained)[hookpoint] for hookpoint in run.config.hookpoints}
+
+
+def with_thresholds(run: Run, given: Mapping[str, str], prompts: PromptSet) -> dict[str, str]:
+    """Given SAEs, {hookpoint: id}; those that keep the k largest of each row have thresholds instead, if wanted."""
+    wanted = run.config.thresholds
+    asked = [h for h, i in given.items() if wanted.images and saes.activation(run.opened, i) == "topk"]
+    if not asked:
+        return dict(given)
+    drawn = images_id(each for group in images(prompts.prompts, wanted) for each in group)
+
+    def do(hookpoint: str) -> str:
+        job = ThresholdsJob(
+            workspace=run.workspace,
+            device=run.device,
+            model=run.config.model,
+            model_id=run.model_id,
+            reading=run.config.capture,
+            thresholds=wanted,
+            hookpoint=hookpoint,
+            sae_id=given[hookpoint],
+            prompts_id=prompts.id,
+            images_id=drawn,
+        )
+        made = run.step(take_thresholds, job)
+        if not made.cached:
+            for note in made.summary.get("notes", ()):
+                run.say(note)
+        return made.id
+
+    return {**given, **dict(zip(asked, run.every("thresholds", asked, do), strict=True))}

@@ -1,8 +1,8 @@
 """What a removal does to pictures that do not ask for the concept, beside UA, IRA and CRA.
 
     Frechet distance   |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of the means and covariances of features, edited
-                       against unedited images of the same prompts and seeds (1706.08500; its Inception network is not
-                       used, because it would have to be fetched)
+                       against unedited images of the same prompts and seeds (1706.08500); of which features is the
+                       extractor's name: a judge's, or those of `features: inception:FILE`
     CLIP score         100 max(0, cos) between an image and its prompt, mean over images (2104.08718)
     out of the ordinary   share of images that do not look like the model's own, whatever they show, as the judge tells
     PART at THRESHOLD  how many parts of a kind a detecting judge finds, with at least that confidence
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 ODD = "out of the ordinary"
 """Name of that figure."""
+FILE = "prompts of "
+"""Begins the name of an image set that holds the images of one file of prompts."""
 Key = tuple[str, int]
 """(prompt id, index) of an image."""
 
@@ -77,6 +79,16 @@ def distance(
         return []
     value = frechet(_stack(edited, keys), _stack(unedited, keys))
     return [Quality("Frechet distance", extractor, value, None, None, len(keys), image_set)]
+
+
+def agreement(
+    edited: Mapping[Key, float], unedited: Mapping[Key, float], extractor: str, image_set: str
+) -> list[Quality]:
+    """The CLIP score with a removal and without, of {image: its own}; empty without images."""
+    if not edited:
+        return []
+    after, before = (sum(map(float, of.values())) / len(of) for of in (edited, unedited))
+    return [Quality("CLIP score", extractor, after, before, None, len(edited), image_set)]
 
 
 def odd(edited: Iterable[bool], unedited: Iterable[bool], judge: str, image_set: str) -> list[Quality]:

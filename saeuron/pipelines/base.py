@@ -82,8 +82,16 @@ class Family(ABC):
         return module
 
     def device(self, pipe: Any) -> torch.device:
-        """The device of the denoiser's weights; the CPU if it has none."""
-        return next(self.denoiser(pipe).parameters(), torch.empty(0, device="cpu")).device
+        """The device that the denoiser runs on; the CPU if it has no weights.
+
+        Offloaded weights lie elsewhere between its calls: accelerate's hooks know where they are brought.
+        """
+        net = self.denoiser(pipe)
+        for module in net.modules():
+            where = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+            if where is not None:
+                return torch.device(where)
+        return next(net.parameters(), torch.empty(0, device="cpu")).device
 
     def roots(self, pipe: Any) -> dict[str, nn.Module]:
         """The networks whose modules are hookpoints, by attribute, the denoiser first."""

@@ -2,6 +2,7 @@
 
 autoencoder.py     the SAE at inference: one flat class
 selection.py       activation functions, and the exact selections behind them
+thresholds.py      thresholds in place of per-row TopK
 config.py          the configuration of an SAE and its training
 training.py        train one SAE on a stream of rows, with exact resume
 streams.py         rows on their way from storage to training

@@ -294,3 +294,17 @@ class SAEConfig(Config):
                 f"{', '.join(_DIVISIBLE)}, or share: rows"
             )
         return self
+
+
+class ThresholdsConfig(Config):
+    """Thresholds for SAEs that `saes` gives and that keep the k largest latents of each row.
+
+    With these, a removal computes its own latents alone, not all N (`saeuron/sae/thresholds.py`).
+    """
+
+    images: int = Field(0, ge=0)
+    """Images of training prompts that thresholds are taken from, a few hundred; 0: such SAEs are used as they are."""
+    rows: int = Field(65536, ge=1)
+    """Rows of these images, about as many of each image and step."""
+    seed: int = 4
+    """Seed of noise and of the choice of prompts and rows."""

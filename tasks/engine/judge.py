@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from saeuron import judges
+from saeuron import extractors, judges
 
 
 class DomainJudge(BaseModel):
@@ -50,3 +50,10 @@ def _load(
 ) -> judges.Judge:
     del content  # Part of the cache key: the folder may hold another judge later.
     return judges.create(spec, domain, templates, device, dict(renamed))
+
+
+@functools.lru_cache(maxsize=1)
+def extractor_of(spec: str, device: str, content: str) -> extractors.Extractor:
+    """An extractor of features, loaded once; `content` is part of the cache's key, as of a judge."""
+    del content
+    return extractors.create(spec, device)

@@ -34,6 +34,10 @@ def sae_facts(workspace: Path, name: str, manifest: Manifest | None, format: str
         if about.get("revision"):
             command += f"  # at {about['revision']}"
         return SAEFacts(manifest.id, format, command)
+    if made_of := manifest.inputs.get("sae"):
+        return SAEFacts(
+            manifest.id, format, f"saeuron run with saes: {made_of} and thresholds: {manifest.config['thresholds']}"
+        )
     opened = Workspace.open(workspace, create=False)
     capture = next((m for m in opened.artifacts("capture") if m.id == manifest.inputs.get("capture")), None)
     config = _made_by(opened, manifest, capture)

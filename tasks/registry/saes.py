@@ -4,7 +4,11 @@ from collections.abc import Mapping
 
 from saeuron.errors import ConfigError, UnknownName
 from storage import Workspace
+from storage.files import read_json
 from storage.manifests import Manifest
+
+CFG = "cfg.json"
+"""The description of an SAE beside its weights."""
 
 
 def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning, or a hookpoint.") -> Manifest:
@@ -60,3 +64,10 @@ def given(workspace: Workspace, saes: Mapping[str, str]) -> dict[str, str]:
             raise ConfigError(f"saes: {sae.id} belongs to {at}, not to {hookpoint}; give one of that hookpoint.")
         found[hookpoint] = sae.id
     return found
+
+
+def activation(workspace: Workspace, sae_id: str) -> str:
+    """What an SAE of the workspace does at inference: topk, threshold or top_afa. No weights are read."""
+    about = read_json(workspace.fetch(sae_id, CFG) / CFG)
+    # Files of version 0.1 have no activation: the variant implies it.
+    return str(about.get("activation") or ("topk" if about.get("variant") == "topk" else "threshold"))

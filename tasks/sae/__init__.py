@@ -5,4 +5,5 @@ page.py     its HTML page, and the sheet of one latent
 prove.py    how well single latents name concepts, beside controls
 explain.py  what each latent fires on, as a rule in words
 describe.py  descriptions that others wrote, judged
+thresholds.py  thresholds in place of per-row TopK
 """

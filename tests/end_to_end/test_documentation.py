@@ -46,6 +46,14 @@ def test_the_configuration_of_readme_is_one() -> None:
     }
 
 
+def test_the_concept_of_readme_is_one() -> None:
+    from saeuron.config import ConceptConfig
+
+    (text,) = [block for kind, block in BLOCKS if kind == "yml"]
+    concept = ConceptConfig.model_validate(yaml.safe_load(text))
+    assert concept.name == "zebra" and concept.also and concept.judge.startswith("clip:")
+
+
 @pytest.mark.timeout(900)
 def test_the_commands_of_readme_do_what_they_say(
     server: None, workspace: Path, workspaces: Path, tiny_model_folder: Path
@@ -55,9 +63,10 @@ def test_the_commands_of_readme_do_what_they_say(
     done_before: list[list[str]] = []
     for line in commands():
         words = shlex.split(line)[1:]
-        if words[0] in ("deploy", "bench", "explore") or "s3://BUCKET/PREFIX" in words:
+        if words[0] in ("deploy", "bench", "explore", "inception") or "s3://BUCKET/PREFIX" in words:
             # Executed by test_schedule.py, against a server, by test_controls.py, on a tiny protocol, by
-            # test_explore.py, until it is interrupted, and by test_object_store.py, against a store.
+            # test_explore.py, until it is interrupted, by tests/saeuron/extractors/, on random weights, and by
+            # test_object_store.py, against a store.
             continue
         if words[0] == "run":
             words = ["run", str(TINY), *LARGE, *(["--plan"] if "--plan" in words else [])]

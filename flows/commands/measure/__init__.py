@@ -4,6 +4,7 @@ audit.py          `audit`
 bench.py          `bench`
 compare.py        `compare`
 hookpoints.py     `hookpoints`
+inception.py      `inception`
 locate.py         `locate`
 sequence.py       `sequence`
 steer.py          `latent steer`

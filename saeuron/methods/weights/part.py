@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from saeuron.errors import UnknownName
+from saeuron.errors import ConfigError, UnknownName
 from saeuron.hooks import hookpoints
 from saeuron.methods.parts import Change
 from saeuron.sae.autoencoder import check_width
@@ -46,11 +46,23 @@ class WeightChange(Change):
 
     @contextmanager
     def changed(self, pipe: Any) -> Iterator[None]:
-        """See `Change`; a precision other than float32 is rounded once."""
+        """See `Change`; a precision other than float32 is rounded once.
+
+        Raises:
+            UnknownName: the pipeline has no such linear layer.
+            ConfigError: its weights are not there, because they are offloaded one by one.
+        """
         known = {path: module for path, module in hookpoints(pipe).items() if isinstance(module, nn.Linear)}
         for path in self.layers:
             if path not in known:
                 raise UnknownName("linear layer", path, known)
+            if known[path].weight.is_meta:
+                # Whatever is written there is lost: the weight is brought from elsewhere at each call.
+                raise ConfigError(
+                    f"the weights of {path} are offloaded one by one, so this removal cannot change them; use "
+                    "enable_model_cpu_offload in place of enable_sequential_cpu_offload, or fold it in with "
+                    "`saeuron removal bake`."
+                )
         old: list[tuple[Tensor, Tensor]] = []
         try:
             for path in self.layers:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import accelerate
 import diffusers
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 
 from saeuron.config import ModelConfig
+from saeuron.errors import ConfigError
 from saeuron.generation import generate, requests, sample
-from saeuron.hooks import attached, from_rows, hookpoints
+from saeuron.hooks import attached, device_of, from_rows, hookpoints
 from saeuron.methods.removal import Removal, removed
 from saeuron.methods.steering import DirectionEdit
+from saeuron.methods.weights.part import WeightMap
 from saeuron.noise import initial_noise
 from saeuron.pipelines.loading import load_pipeline
 from saeuron.prompts import Prompt
@@ -163,6 +166,15 @@ def lora(pipe):
     pipe.load_lora_weights(weights)
 
 
+def one_by_one(pipe):
+    """What sequential offloading does to each network, with a CPU in place of the GPU: weights are gone between calls.
+
+    `enable_sequential_cpu_offload` itself fails on a CPU, without any removal; the hooks are those of this function.
+    """
+    for name in ("text_encoder", "unet", "vae"):
+        accelerate.cpu_offload(getattr(pipe, name), torch.device("cpu"), offload_buffers=True)
+
+
 WAYS = {
     "plain": plain(),
     "callback": plain(callback_on_step_end=nudged),
@@ -170,9 +182,9 @@ WAYS = {
     "attention slicing": prepared(lambda pipe: pipe.enable_attention_slicing(1)),
     "bfloat16": prepared(lambda pipe: pipe.to(dtype=torch.bfloat16, silence_dtype_warnings=True)),
     "image to image": img2img,
-    # A CPU in place of the GPU: the hooks of accelerate are the same. Those of sequential offloading fail on a CPU,
-    # without any removal, so it is not tested.
+    # A CPU in place of the GPU: the hooks of accelerate are the same.
     "offloading of whole models": prepared(lambda pipe: pipe.enable_model_cpu_offload(device="cpu")),
+    "offloading of single weights": prepared(one_by_one),
     "LoRA": prepared(lora),
 }
 
@@ -190,6 +202,36 @@ def test_an_edit_does_what_a_hook_by_hand_does(way, make_pipe):
         np.testing.assert_array_equal(call(pipe), expected)
     assert (expected != unedited).any() and np.isfinite(expected).all()
     np.testing.assert_array_equal(call(pipe), unedited)
+
+
+def test_an_edit_is_where_the_network_runs_not_where_its_weights_wait(make_pipe):
+    pipe = make_pipe()
+    assert device_of(pipe) == torch.device("cpu")
+    pipe.enable_model_cpu_offload(device="cpu")
+    # As on a machine with a GPU, where the hook brings the network to it at each call.
+    pipe.unet._hf_hook.execution_device = "cuda:3"
+    assert next(pipe.unet.parameters()).device.type == "cpu" and device_of(pipe) == torch.device("cuda:3")
+
+
+def test_weights_that_are_offloaded_one_by_one_cannot_be_changed(make_pipe):
+    pipe = make_pipe()
+    layer = "unet.up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_k"
+    width = hookpoints(pipe)[layer].in_features
+    delta = WeightMap((layer,), torch.ones(width, 1), torch.ones(1, width))
+    changed = Removal("neon", "style", "uce", {}, (delta,))
+    unedited = plain()(pipe)
+    with changed.attached(pipe):
+        edited = plain()(pipe)
+    assert (edited != unedited).any()
+    one_by_one(pipe)
+    with pytest.raises(ConfigError, match=r"offloaded one by one, .* enable_model_cpu_offload"), changed.attached(pipe):
+        pass
+    np.testing.assert_array_equal(plain()(pipe), unedited)
+    whole = make_pipe()
+    whole.enable_model_cpu_offload(device="cpu")
+    with changed.attached(whole):
+        np.testing.assert_array_equal(plain()(whole), edited)
+    np.testing.assert_array_equal(plain()(whole), unedited)
 
 
 def test_inpainting_and_the_decoder_in_slices(tmp_path):
