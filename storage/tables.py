@@ -12,7 +12,17 @@ from storage.declared import Column, View
 from storage.errors import BadTable
 from storage.parquet import read_parquet, read_schema, write_parquet
 from storage.views.common import DOMAIN, HALF, HOOKPOINT, SPLIT
-from storage.views.figures import COMPARISONS, CONFUSION, DAMAGE, EVALUATIONS, LEFT_OUT, METRICS, QUALITY, SEQUENCES
+from storage.views.figures import (
+    COMPARISONS,
+    CONFUSION,
+    DAMAGE,
+    EVALUATIONS,
+    LEFT_OUT,
+    METRICS,
+    QUALITY,
+    SECOND_OPINIONS,
+    SEQUENCES,
+)
 from storage.views.inputs import CAPTURES, DESCRIPTIONS, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
 from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, RELATIVES, STEERING
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
@@ -47,6 +57,7 @@ __all__ = [
     "RELATIVES",
     "REMOVAL_LATENTS",
     "SAES",
+    "SECOND_OPINIONS",
     "SEQUENCES",
     "SHIPPED",
     "SPLIT",
@@ -83,6 +94,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "comparison": (COMPARISONS,),
     "sequence": (SEQUENCES,),
     "leave_out": (LEFT_OUT,),
+    "second_opinion": (SECOND_OPINIONS,),
     "audit": (ATTACKS,),
     "proof": (DICTIONARY,),
     "explanation": (EXPLANATIONS,),

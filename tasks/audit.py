@@ -82,7 +82,7 @@ class AuditJob(Job):
     """One attack on one removal."""
 
     stage: ClassVar[str] = "audit"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     title: ClassVar[str] = "{attack} on {concept} by {method}"
     summary_type: ClassVar[type[Summary]] = AuditSummary
     views: ClassVar[tuple[View, ...]] = (ATTACKS,)
@@ -186,6 +186,7 @@ def audit(job: AuditJob) -> Made:
             job.evaluate.seed,
             job.config.hide,
             attached.call,
+            attached.gates,
         )
 
         def note(batch: Sequence[Attempt], before: bool) -> None:

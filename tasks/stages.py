@@ -16,6 +16,7 @@ from tasks.inspection.relatives import RelativesJob
 from tasks.inspection.steer import SteerJob
 from tasks.judge import JudgeJob
 from tasks.measure.leave_out import LeaveOutJob
+from tasks.measure.second import SecondJob
 from tasks.measure.sequence import SequenceJob
 from tasks.packs import PacksJob
 from tasks.prompts import PromptsJob
@@ -56,6 +57,7 @@ SHIPPED: tuple[type[Job], ...] = (
     SteerJob,
     SequenceJob,
     LeaveOutJob,
+    SecondJob,
 )
 RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
 """Names of the stages that a run makes, in its order."""

@@ -60,6 +60,7 @@ def evaluate(
     ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     seeds: Annotated[int | None, typer.Option(min=1, help="Images per test prompt.")] = None,
+    judge: Annotated[str, typer.Option(help="Have another judge look at the stored images of what was measured.")] = "",
     device: Device = "cpu",
     threads: Threads = 2,
     verbose: Verbose = False,
@@ -67,15 +68,62 @@ def evaluate(
 ) -> None:
     """Measure removals on test prompts.
 
-    What is missing for that is made first.
+    What is missing for that is made first. With --judge nothing is made: the images of finished evaluations, controls
+    among them, are judged again, by a judge that nothing was tuned by. View `second_opinions`.
 
     Example: saeuron evaluate neon cat --seeds 5
     """
     from flows.work import measure
     from storage import Workspace
 
+    if judge:
+        _judged_again(judge, list(concepts or ()), workspace, seeds, device, threads, verbose, as_json)
+        return
     work = measure(Workspace.open(workspace, create=False), concepts or (), seeds)
     run_pipeline(work.config, workspace, work.concepts, device, threads, verbose, as_json, keep_config=False)
+
+
+def _judged_again(
+    judge: str,
+    concepts: list[str],
+    workspace: Path,
+    seeds: int | None,
+    device: str,
+    threads: int,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Have a second judge look at the images of finished evaluations, and print both judges' figures."""
+    from flows.environment import check_server, prepare
+    from saeuron.errors import ConfigError
+    from storage import Workspace
+    from tasks.registry import runs
+
+    if seeds is not None:
+        raise ConfigError("--judge looks at stored images, so --seeds has no use; give one of the two.")
+    opened = Workspace.open(workspace, create=False)
+    prepare(opened.root, verbose)
+    check_server()
+    config = runs.remembered(opened)
+    from flows.check import check_device
+    from flows.display import on_prefect
+    from flows.hints import command
+    from flows.measure.second import check, lines, second_flow
+
+    check_device(device)
+    check(opened, judge, concepts)
+    with on_prefect(console_for(as_json)):
+        made = second_flow(config, str(opened.root), judge, concepts, device, threads)
+    for what, why in made["failures"]:
+        typer.echo(f"FAILED  {what}: {why}", err=True)
+    if as_json:
+        say(json.dumps({name: made[name] for name in ("rows", "counts", "failures")}, indent=2, default=str))
+    elif made["rows"]:
+        say("\n".join(lines(made, judge)))
+        query = "select concept, method, metric, first_value, value, low, high, same from second_opinions order by all"
+        say(f"next: {command('sql', query, workspace=opened)}")
+    if made["failures"]:
+        raise typer.Exit(1)
 
 
 def remove(

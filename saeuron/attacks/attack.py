@@ -15,6 +15,7 @@ from saeuron.config import ModelConfig
 from saeuron.errors import ConfigError
 from saeuron.generation import Request, latent_shape, sample, starting_noise
 from saeuron.memory import LANES
+from saeuron.methods.parts import Gate
 from saeuron.prompts import Prompt
 
 
@@ -52,6 +53,8 @@ class Target:
     """Whether the concept's name may be used nowhere."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the pipeline's call that belong to the removal."""
+    gates: Sequence[Gate] = ()
+    """What the removal decides before a generation begins."""
     broken: set[int] = field(default_factory=set)
     """Prompts that the caller counts as broken: they are not attacked further."""
 

@@ -1,7 +1,12 @@
-"""Token embeddings that a gradient can reach, in a pipeline with one text encoder."""
+"""Token embeddings that a gradient can reach, in a pipeline with one text encoder, and the loss that they lower.
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+A removal may decide in the first steps whether it acts at all (`saeuron.methods.detection.ahead`). That decision is
+taken here as in a generation from the prompt's own noise: where it says no, the loss is the unedited model's. A yes or
+no has no gradient, so how far a gate is open is added to the loss: the text is also led to where the gate stays shut.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +18,9 @@ from saeuron.hooks import device_of
 from saeuron.noise import generator
 from saeuron.pipelines import family_of
 from saeuron.sae.diagnosis.denoising import evenly
+
+SHUT = 0.1
+"""CHOSEN: a gate counts as shut only this far below its threshold, relative to what it reads."""
 
 
 def allowed(tokenizer: Any, forbidden: str | None = None) -> Tensor:
@@ -107,7 +115,10 @@ class Noised:
         self.clean = self.family.encode_images(target.pipe, torch.from_numpy(target.pictures))
 
     def loss(self, indices: Sequence[int], texts: Sequence[str], timestep: int, *part: object) -> Tensor:
-        """|eps_edit(z_t, text) - eps|^2, the mean over a picture; [len(indices)]. `part` seeds the noise."""
+        """|eps_edit(z_t, text) - eps|^2, the mean over a picture, plus how far gates are open; [len(indices)].
+
+        `part` seeds the noise.
+        """
         target, pipe = self.target, self.target.pipe
         noise = torch.stack(
             [
@@ -119,11 +130,47 @@ class Noised:
                 for i in indices
             ]
         ).to(self.clean)
-        with unguided(pipe):
+        with unguided(pipe), ExitStack() as held:
             noised = self.family.add_noise(pipe, self.clean[list(indices)], noise, timestep)
             words = self.family.encode_prompt(pipe, texts)
+            margins = [held.enter_context(gate.held()) for gate in target.gates]
+            self._ahead(indices, words)
+            opened = [torch.stack(each).amax(0) for each in margins if each]
             found = self.family.predict_noise(pipe, noised, timestep, words)
-        return (found.float() - noise.float()).square().flatten(1).mean(1)
+        loss = (found.float() - noise.float()).square().flatten(1).mean(1)
+        return loss + sum(((margin + SHUT).clamp(min=0) for margin in opened), torch.zeros_like(loss))
+
+    def _ahead(self, indices: Sequence[int], words: Mapping[str, Any]) -> None:
+        """Run the first steps unedited, as far as a gate looks, from the prompts' own noise as the scheduler does."""
+        gates, pipe, guidance = self.target.gates, self.target.pipe, float(self.target.model.guidance)
+        last = max((gate.ahead for gate in gates), default=-1)
+        if last < 0:
+            return
+        # What `predict_noise` gives is noise, whatever the denoiser predicts.
+        scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="epsilon")
+        scheduler.set_timesteps(self.target.model.steps)
+        z = self.target.noise(indices).to(self.clean) * scheduler.init_noise_sigma
+        empty = self.family.encode_prompt(pipe, [""] * len(indices))
+        for place, t in enumerate(scheduler.timesteps[: last + 1]):
+            seen = scheduler.scale_model_input(z, t)
+            found = self._unedited(seen, int(t), words, place)
+            if place == last:
+                return
+            if guidance > 1:
+                none = self._unedited(seen, int(t), empty, None)
+                found = none + guidance * (found - none)
+            z = scheduler.step(found, t, z, return_dict=False)[0]
+
+    def _unedited(self, z: Tensor, timestep: int, words: Mapping[str, Any], place: int | None) -> Tensor:
+        """Predicted noise without what is gated. Gates look on up to their last step; never where `place` is None."""
+        gates = self.target.gates
+        for gate in gates:
+            gate.silent, gate.asleep = True, place is None or place > gate.ahead
+        try:
+            return self.family.predict_noise(self.target.pipe, z, timestep, words)
+        finally:
+            for gate in gates:
+                gate.silent = gate.asleep = False
 
 
 def table_of(pipe: Any, tokens: Tensor) -> Tensor:

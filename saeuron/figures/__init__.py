@@ -9,6 +9,7 @@ quality.py      Frechet distance, CLIP score, counts of parts
 calibration.py  what a judge says of unedited images
 published.py    published figures of UnlearnCanvas
 row.py          one row of a table of methods
+spread.py       the mean of a figure over concepts
 damage.py       what a removal does to the other concepts
 verdict.py      whether a removal holds, is weak, or failed
 words.py        figures as people read them

@@ -210,11 +210,28 @@ class Editor(Protocol):
         """See `Edit.change`."""
 
 
+class Gate(Protocol):
+    """What is decided in the first steps, before a generation begins, and holds to its end. Within a pipeline's call
+    that is done by itself; who runs the denoiser in a loop of one's own has to do it (`saeuron.attacks.soft`).
+    """
+
+    ahead: int
+    """The last of the steps that are looked at."""
+    silent: bool
+    """Whether the denoiser runs unedited."""
+    asleep: bool
+    """Whether nothing is looked at."""
+
+    def held(self) -> AbstractContextManager[list[Tensor]]:
+        """See `saeuron.methods.detection.sensor.Memory.held`."""
+
+
 class Hooked(NamedTuple):
     """What a `Watch` attaches: pairs of a hookpoint, or the denoiser's own name, and what is called there."""
 
     readers: Sequence[tuple[str, Reader]]
     editors: Sequence[tuple[str, Editor]]
+    gates: Sequence[Gate] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from torch import Tensor
 from saeuron.checkpoint import load_tensors, save_tensors, stripped
 from saeuron.errors import BadWeights, ConfigError, OtherModel
 from saeuron.hooks import Reader, Step, attached, device_of
-from saeuron.methods.parts import Call, Change, Edit, Editor, Part, Watch, add_changes
+from saeuron.methods.parts import Call, Change, Edit, Editor, Gate, Part, Watch, add_changes
 from saeuron.pipelines.loading import origin
 
 FORMAT = 3
@@ -174,6 +174,8 @@ class Attached(NamedTuple):
     """Arguments for the pipeline's call beside its own."""
     overlap: dict[str, int]
     """{SAE or hookpoint: number of pairs (step, latent) that several removals edit}."""
+    gates: tuple[Gate, ...] = ()
+    """What is decided before a generation begins."""
 
 
 def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
@@ -230,6 +232,7 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
     call: dict[str, str] = {}
     changes: list[Change] = []
     watches: dict[type[Watch], list[Watch]] = {}
+    gates: list[Gate] = []
     for part in parts:
         if isinstance(part, Edit):
             editors.setdefault(part.hookpoint, []).append(part.to(device))
@@ -241,6 +244,7 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
             watches.setdefault(type(part), []).append(part.to(device))
     for kind, group in watches.items():
         hooked = kind.hooked(group, pipe)
+        gates += hooked.gates
         for path, reader in hooked.readers:
             readers.setdefault(path, []).append(reader)
         for path, editor in hooked.editors:
@@ -251,7 +255,7 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
         chains = {path: [partial(add_changes, group)] for path, group in editors.items()}
         seen = {path: partial(_in_turn, group) for path, group in readers.items()}
         stack.enter_context(attached(pipe, readers=seen, editors=chains))
-        yield Attached(call, overlap)
+        yield Attached(call, overlap, tuple(gates))
 
 
 def _in_turn(readers: Sequence[Reader], step: Step, output: Tensor, source: Tensor | None) -> None:

@@ -31,6 +31,7 @@ from storage.tables import (
     RELATIVES,
     REMOVAL_LATENTS,
     SAES,
+    SECOND_OPINIONS,
     SEQUENCES,
     STEERING,
 )
@@ -182,7 +183,7 @@ COLUMNS: dict[str, list[Column]] = {
     **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS, METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
     **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, EXPLANATIONS, ATTACKS, HEADS)},
     **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS, RELATIVES, SEQUENCES, LEFT_OUT, STEERING)},
-    DESCRIPTIONS.name: DESCRIPTIONS.described,
+    **{view.name: view.described for view in (DESCRIPTIONS, SECOND_OPINIONS)},
     "runs": [
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),

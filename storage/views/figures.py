@@ -143,3 +143,28 @@ LEFT_OUT = View(
         Column("n", "BIGINT", "images", "images it is over"),
     ),
 )
+SECOND_OPINIONS = View(
+    name="second_opinions",
+    key="second_opinion_id",
+    key_meaning="the artifact of `saeuron evaluate --judge`",
+    file="second_opinions.parquet",
+    columns=(
+        Column("evaluation_id", "VARCHAR", "", "the evaluation whose images were judged again, see evaluations"),
+        *REMOVED,
+        Column("metric", "VARCHAR", "", "UA, IRA, CRA, CRA-retained, CRA-target"),
+        DOMAIN,
+        Column("judge", "VARCHAR", "", "who judged again, as named"),
+        Column("judge_id", "VARCHAR", "", "that judge by its content"),
+        Column("value", "DOUBLE", "metric", "the figure by that judge; null: not judged"),
+        Column("low", "DOUBLE", "metric", "lower end of its 95 % interval"),
+        Column("high", "DOUBLE", "metric", "upper end"),
+        Column("unedited", "DOUBLE", "metric", "the unedited model's, by that judge, on the same prompts and noise"),
+        Column("first_value", "DOUBLE", "metric", "the figure by the judge of the evaluation"),
+        Column("first_low", "DOUBLE", "metric", "lower end of its 95 % interval"),
+        Column("first_high", "DOUBLE", "metric", "upper end"),
+        Column("first_unedited", "DOUBLE", "metric", "the unedited model's, by the judge of the evaluation"),
+        Column("same", "DOUBLE", "1", "share of the images with the removal of which both judges say the same"),
+        Column("n_images", "BIGINT", "images", "images it is over"),
+        Column("image_set", "VARCHAR", "", "the images it is over, in words"),
+    ),
+)

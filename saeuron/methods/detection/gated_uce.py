@@ -73,7 +73,8 @@ class GatedMap(Watch):
         """Each part by itself: what several change adds up."""
         readers: list[tuple[str, Reader]] = []
         editors: list[tuple[str, Editor]] = []
-        known, memories = hookpoints(pipe), [Memory(part.sensors, part.gate, keeps=True) for part in parts]
+        known = hookpoints(pipe)
+        memories = [Memory(part.sensors, part.gate, keeps=True, ahead=part.ahead) for part in parts]
         if any(part.ahead >= 0 for part in parts):
             ahead = LookAhead([(part.ahead, memory) for part, memory in zip(parts, memories, strict=True)], pipe)
             editors.append((family_of(pipe).root + INPUT, ahead))
@@ -85,7 +86,7 @@ class GatedMap(Watch):
             if part.gate == "position":
                 attentions = dict.fromkeys(path.rpartition(".")[0] for path in part.layers if path in known)
                 editors += [(path, _Blended(memory, switch)) for path in attentions]
-        return Hooked(readers, editors)
+        return Hooked(readers, editors, [memory for memory in memories if memory.ahead >= 0])
 
 
 @dataclass

@@ -6,7 +6,8 @@ module, but after those of earlier ones. So what acts on what they see may hide 
 that has fired stays on to the end of the generation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -78,8 +79,8 @@ def whole(name: str, values: Sequence[Any]) -> list[int]:
 class Memory:
     """What the sensors of one concept saw in the generation that runs."""
 
-    def __init__(self, sensors: Sequence[GatedEdit], where: Where, keeps: bool) -> None:
-        self.sensors, self.where, self.keeps = sensors, where, keeps
+    def __init__(self, sensors: Sequence[GatedEdit], where: Where, keeps: bool, ahead: int = -1) -> None:
+        self.sensors, self.where, self.keeps, self.ahead = sensors, where, keeps, ahead
         self.asleep = False
         """Whether nothing is looked at."""
         self.silent = False
@@ -87,6 +88,21 @@ class Memory:
         self._fired: Tensor | None = None
         self._generation: Any = None
         self._aspect = 1.0
+        self._margins: list[Tensor] | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[list[Tensor]]:
+        """For a loop of one's own: what fires stays on from one run of the denoiser to the next.
+
+        Yields:
+            The margins of gates that are looked at, float32 [images] each, in [-1, 1]: at 0 and above it is open. A
+            gradient reaches what the denoiser was given. By position there are none.
+        """
+        self._fired, self._margins = None, []
+        try:
+            yield self._margins
+        finally:
+            self._fired, self._margins = None, None
 
     def readers(self, pipe: Any) -> list[tuple[str, Reader]]:
         """What looks on: at each sensor's hookpoint, and at the denoiser's input for the shape of the picture."""
@@ -97,7 +113,8 @@ class Memory:
         """At the start of a run of the denoiser: forget what was of another generation, or is not kept."""
         del source
         self._aspect = sample.shape[-2] / sample.shape[-1] if sample.ndim == 4 else 1.0
-        if not self.keeps or step.generation is None or step.generation is not self._generation:
+        lasting = step.generation is not None and step.generation is self._generation
+        if self._margins is None and not (self.keeps and lasting):
             self._fired = None
         self._generation = step.generation
 
@@ -108,6 +125,8 @@ class Memory:
         found = self._seen(sensor, step, output)
         if not len(found):
             return
+        if self._margins is not None and self.where == "image":
+            self._margins.append(sensor.margin(step, output))
         before = self._fired
         if before is not None and len(before) == len(found):
             # Sensors at maps of several sizes: on the larger of them.
