@@ -148,6 +148,28 @@ def _captured(config: RunConfig, workspace: Workspace) -> dict[str, int | None]:
     return {h: known[h] for h in config.hookpoints} if known.keys() >= {*config.hookpoints} else {}
 
 
+def check_blindspots(config: RunConfig, real: str, captions: str, seeing: str, pairs: int) -> None:
+    """Find what is wrong with the model's files, the real pictures, the vision model or the prompts, before anything.
+
+    Raises:
+        UserError: the first mistake.
+    """
+    from saeuron.blindspots.features import check_size, features
+    from saeuron.blindspots.samples import FromFolder, source
+
+    models.check(config.model.spec, config.model.scheduler)
+    looked_at = source(real, captions)
+    if captions and not isinstance(looked_at, FromFolder):
+        raise ConfigError(f"--captions is for a folder of pictures; {real} renders what prompts ask for: leave it out.")
+    looked_at.requests(build(config.prompts, config.domains), pairs, 0)
+    size = config.model.size or models.image_size(config.model.spec)
+    if size is not None:
+        looked_at.check_size(size)
+        check_size(seeing, size)
+    # A folder is looked into; a hub id is fetched.
+    _ = features(seeing).identity
+
+
 def check_device(device: str) -> None:
     """Raise if the device cannot be used here."""
     models.check_device(device)

@@ -23,6 +23,7 @@ from flows.commands.generate import generate
 from flows.commands.measure import unlearncanvas
 from flows.commands.measure.audit import audit
 from flows.commands.measure.bench import bench
+from flows.commands.measure.blindspots import blindspots
 from flows.commands.measure.compare import compare
 from flows.commands.measure.hookpoints import hookpoints
 from flows.commands.measure.inception import inception
@@ -80,6 +81,7 @@ for command in (
     hookpoints,
     locate,
     inception,
+    blindspots,
     doctor,
     status,
     verify,

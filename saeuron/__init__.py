@@ -33,6 +33,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     extractors/    features that Frechet distances are of
     figures/       what judged images say of a removal
     inspection/    where a concept passes in a model
+    blindspots/    what a model draws too rarely or too often beside real pictures
     pages/         HTML pages and pictures
     canvas/        the models that ship with the project
 """

@@ -24,7 +24,7 @@ from storage.views.figures import (
     SEQUENCES,
 )
 from storage.views.inputs import CAPTURES, DESCRIPTIONS, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
-from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, RELATIVES, STEERING
+from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, OOD, PAIRS, PREVALENCE, RELATIVES, STEERING
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
 from storage.views.removals import ATTACKS, GRID, REMOVAL_LATENTS
 
@@ -51,7 +51,10 @@ __all__ = [
     "JUDGEMENTS",
     "LEFT_OUT",
     "METRICS",
+    "OOD",
+    "PAIRS",
     "PICTURES",
+    "PREVALENCE",
     "PROMPTS",
     "QUALITY",
     "RELATIVES",
@@ -103,6 +106,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "attribution": (ATTRIBUTIONS, HEAD_LATENTS),
     "relatives": (RELATIVES,),
     "steering": (STEERING,),
+    "blindspots": (PREVALENCE, PAIRS, OOD),
 }
 """{stage: its views}, of the stages that ship; every workspace has them, empty where nothing was made."""
 

@@ -11,6 +11,7 @@ from tasks.engine.job import Job
 from tasks.evaluate import EvaluateJob
 from tasks.images import ImagesJob
 from tasks.inspection.attribute import AttributionJob
+from tasks.inspection.blindspots import BlindspotsJob
 from tasks.inspection.locate import LocateJob
 from tasks.inspection.relatives import RelativesJob
 from tasks.inspection.steer import SteerJob
@@ -55,6 +56,7 @@ SHIPPED: tuple[type[Job], ...] = (
     AttributionJob,
     RelativesJob,
     SteerJob,
+    BlindspotsJob,
     SequenceJob,
     LeaveOutJob,
     SecondJob,

@@ -1,4 +1,4 @@
-"""The model of a judge: a local folder or a hub id, safetensors alone, known by the hash of its files."""
+"""A model that looks at pictures: a local folder or a hub id, safetensors alone, known by the hash of its files."""
 
 import functools
 import hashlib
@@ -18,16 +18,25 @@ class ModelFolder:
         judge: the judge's name, for messages.
         spec: a local folder or a hub id.
         kinds: values of `model_type` in config.json that the judge can read; None: any.
+        owner: what the model is, for messages. wanted: what is expected in place of `spec`; empty: a judge's own words.
 
     Raises:
         ConfigError: `spec` is empty.
         BadModel: the folder does not exist, holds another kind of model, or no safetensors.
     """
 
-    def __init__(self, judge: str, spec: str, kinds: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        judge: str,
+        spec: str,
+        kinds: Collection[str] | None = None,
+        owner: str = "the judge's model",
+        wanted: str = "",
+    ) -> None:
         if not spec:
-            raise ConfigError(f"the judge {judge!r} needs a model; expected {judge}:FOLDER or {judge}:HUB_ID.")
-        self.spec = spec
+            expected = wanted or f"{judge}:FOLDER or {judge}:HUB_ID"
+            raise ConfigError(f"the judge {judge!r} needs a model; expected {expected}.")
+        self.spec, self._owner, self._wanted = spec, owner, wanted
         self._judge, self._kinds = judge, kinds
         self.local = self._found()
         if self.local:
@@ -43,7 +52,7 @@ class ModelFolder:
         try:
             folder = Path(snapshot_download(self.spec, allow_patterns=list(FILES)))
         except Exception as error:
-            raise BadModel(f"cannot fetch the judge's model {self.spec!r}: {first_line(error)}") from error
+            raise BadModel(f"cannot fetch {self._owner} {self.spec!r}: {first_line(error)}") from error
         self._check(folder)
         return folder
 
@@ -62,7 +71,7 @@ class ModelFolder:
         if path.is_dir():
             return path
         if path.is_absolute() or self.spec.startswith((".", "~")) or self.spec.count("/") > 1:
-            wanted = f"{self._judge}:FOLDER with {self._what}, or {self._judge}:HUB_ID"
+            wanted = self._wanted or f"{self._judge}:FOLDER with {self._what}, or {self._judge}:HUB_ID"
             raise BadModel(f"no such folder: {self.spec!r}; expected {wanted}.")
         return None
 

@@ -2,6 +2,7 @@
 
 audit.py          `audit`
 bench.py          `bench`
+blindspots.py     `blindspots`
 compare.py        `compare`
 hookpoints.py     `hookpoints`
 inception.py      `inception`

@@ -1,0 +1,343 @@
+"""What a model draws too rarely or too often beside real pictures, copies of them, and what looks like none of them.
+
+prevalence.parquet   each latent: how often it is real and generated
+pairs.parquet        each generated picture: how far from the real one of its prompt, and from the nearest
+ood.parquet          each picture: how far from what its kind looks like
+blindspots.png       real pictures beside generated ones
+sae.safetensors, cfg.json   the latents
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from saeuron.blindspots.dictionary import DictionaryConfig, Strengths, learn, strengths
+from saeuron.blindspots.features import Features, features
+from saeuron.blindspots.naming import fires, is_name, named, words
+from saeuron.blindspots.pairs import copied_below, energies, nearest, shifts
+from saeuron.blindspots.prevalence import Prevalence, Verdict, lifts, prevalence, strongest
+from saeuron.blindspots.real import Picture
+from saeuron.blindspots.samples import Sample, source
+from saeuron.blindspots.sheet import BLANK, LATENTS, Band, latent_band, sheet
+from saeuron.blindspots.sheet import PAIRS as SHOWN_PAIRS
+from saeuron.blindspots.unusual import shuffled, usual
+from saeuron.config import ModelConfig
+from saeuron.generation import Request, generate
+from saeuron.methods.removal import Removal, removed
+from saeuron.sae.autoencoder import SAE
+from saeuron.sae.config import Config
+from saeuron.sae.diagnosis.explanations import Explanation
+from storage.declared import View
+from storage.tables import OOD, PAIRS, PREVALENCE, table, write_table
+from tasks import prompts as prompt_sets
+from tasks.engine import model, progress
+from tasks.engine.job import Clock, Job, Made, Summary, commit
+from tasks.engine.step import step
+
+PICTURE = "blindspots.png"
+FLAGGED: tuple[Verdict, Verdict] = ("suppressed", "exaggerated")
+TOGETHER = 3
+"""Pairs of latents in the summary."""
+
+
+class BlindspotsConfig(Config):
+    """How a model is compared with real pictures."""
+
+    pairs: int = Field(480, ge=8)
+    """Real pictures, and as many generated ones."""
+    others: int = Field(960, ge=8)
+    """Further renders that rules are chosen on, and as many that they are judged on; of a folder, halves of it."""
+    dictionary: DictionaryConfig = DictionaryConfig()
+    """The SAE."""
+    seed: int = 9
+    """Seed of noise, of renders and of draws; no run uses it otherwise."""
+
+
+class BlindspotsSummary(Summary):
+    """What was found."""
+
+    real: str
+    features: str
+    removals: tuple[str, ...]
+    """What was removed from the model."""
+    paired: bool
+    """Whether each generated picture has a real one of its prompt."""
+    real_pictures: int
+    generated_pictures: int
+    latents: int
+    fvu: float
+    """Mean share of a real picture's rows that the latents do not rebuild."""
+    named: int
+    """Latents whose rule is a name: F1 of at least 0.5 on pictures that it was not chosen on."""
+    suppressed: int
+    exaggerated: int
+    control: int
+    """The same two counts together where real pictures stand on either side: there should be none."""
+    control_pictures: int
+    """Real pictures on either side of that control."""
+    copies: int
+    """Generated pictures nearer to a real one than real ones are to each other."""
+    unusual: int
+    """Generated pictures above the threshold of the ordinary."""
+    unusual_new: int
+    """New real pictures above it, which the latents were not learned from."""
+    new_pictures: int
+    """Their number; 0 for a folder, all of which is learned from."""
+    together: tuple[tuple[int, int, float, float], ...]
+    """(latent, latent, lift among real pictures, among generated ones): the pairs whose lift differs most."""
+
+
+class BlindspotsJob(Job):
+    """One model beside one source of real pictures."""
+
+    stage: ClassVar[str] = "blindspots"
+    version: ClassVar[int] = 1
+    title: ClassVar[str] = "{called}"
+    summary_type: ClassVar[type[Summary]] = BlindspotsSummary
+    views: ClassVar[tuple[View, ...]] = (PREVALENCE, PAIRS, OOD)
+    publishes: ClassVar[Mapping[str, str]] = {PICTURE: "pictures/{called}_blindspots.png"}
+    command: ClassVar[str] = "saeuron blindspots --real {real} --features {features}"
+    excluded_from_id: ClassVar[frozenset[str]] = frozenset(
+        {"called", "real", "captions", "features", "removals", "removal_names"}
+    )
+
+    model: ModelConfig
+    model_id: str
+    config: BlindspotsConfig
+    called: str
+    """Name of the picture."""
+    real: str
+    """Where real pictures are from. captions: a table beside a folder; empty: its own, if it has one."""
+    captions: str = ""
+    real_id: str
+    """The source by content."""
+    features: str
+    """The vision model."""
+    features_id: str
+    """The same by content."""
+    prompts_id: str = ""
+    """The prompt set; empty: the captions of the real pictures."""
+    removals: tuple[str, ...] = ()
+    """Files of removals that are attached."""
+    removal_names: tuple[str, ...] = ()
+    """As people call them."""
+    removal_ids: tuple[str, ...] = ()
+    """Hashes of their files."""
+
+
+class Looked(NamedTuple):
+    """Latents, and their strengths in pictures."""
+
+    sae: SAE
+    real: Strengths
+    generated: Strengths
+    chosen: Strengths
+    judged: Strengths
+    control: tuple[Strengths, Strengths]
+    """Two sides of real pictures."""
+    moved: Sequence[NDArray[np.float64]]
+    """xi of generated pictures at each shift."""
+    fresh: Sequence[NDArray[np.float64]] | None
+    """The same of other real pictures of the same prompts."""
+
+
+@step("blindspots")
+def blindspots(job: BlindspotsJob) -> Made:
+    """Generate, draw or read as many real pictures, learn latents of both, compare, write tables and picture."""
+    clock, config = Clock(), job.config
+    prompts = prompt_sets.read(job.open, job.prompts_id) if job.prompts_id else []
+    real = source(job.real, job.captions)
+    requests = real.requests(prompts, config.pairs, config.seed)
+    pipe = model.pipeline(job.model, job.device)
+    pictures = _generated(job, pipe, requests)
+    found = real.sample(requests, config.others, (pictures.shape[1], pictures.shape[2]), config.seed)
+    looked = _look(features(job.features, job.device), found, pictures, config)
+    rules = _rules(found, requests, looked)
+    seen = prevalence(looked.real.mean, looked.generated.mean, config.seed, paired=found.paired)
+    control = prevalence(*(side.mean for side in looked.control), config.seed, "control", paired=found.fresh)
+    latents = _latents(rules, seen, control, (len(found.real), len(pictures)))
+    write_table(job.folder / PREVALENCE.file, table(latents, PREVALENCE))
+    pairs = _pairs(found, requests, looked)
+    write_table(job.folder / PAIRS.file, table(pairs, PAIRS))
+    ood = _ood(found, requests, looked, config.seed)
+    write_table(job.folder / OOD.file, table(ood, OOD))
+    looked.sae.save(job.folder)
+    _picture(job, found, pictures, looked, rules, seen, pairs)
+    model.note(job.folder, pipe, job.model.micro_batch)
+    together = lifts(fires(looked.chosen, looked.real), fires(looked.chosen, looked.generated))
+    summary = BlindspotsSummary(
+        real=job.real,
+        features=job.features,
+        removals=job.removal_names,
+        paired=found.paired,
+        real_pictures=len(found.real),
+        generated_pictures=len(pictures),
+        latents=len(rules),
+        fvu=float(looked.real.error.mean()),
+        named=sum(is_name(rule) for rule in rules),
+        suppressed=seen.verdict.count("suppressed"),
+        exaggerated=seen.verdict.count("exaggerated"),
+        control=sum(v in FLAGGED for v in control.verdict),
+        control_pictures=len(looked.control[0].error),
+        copies=sum(row["copied"] for row in pairs),
+        unusual=sum(row["is_ood"] for row in ood if row["kind"] == "generated"),
+        unusual_new=sum(row["is_ood"] for row in ood if row["kind"] == "new"),
+        new_pictures=sum(row["kind"] == "new" for row in ood),
+        together=tuple(tuple(pair) for pair in together[:TOGETHER]),
+    )
+    return commit(job, {"prompts": job.prompts_id} if job.prompts_id else {}, summary, clock)
+
+
+def _generated(job: BlindspotsJob, pipe: Any, requests: Sequence[Request]) -> NDArray[np.uint8]:
+    """The picture of each request, with the removals attached."""
+    found: list[NDArray[np.uint8]] = []
+    with removed(pipe, [Removal.load(Path(file)) for file in job.removals]) as attached:
+        for _, pictures in generate(pipe, requests, job.model, job.config.seed, extra=attached.call):
+            found.append(pictures)
+            progress.tell("blindspots", sum(map(len, found)), len(requests), "pictures")
+    return np.concatenate(found)
+
+
+def _look(seeing: Features, found: Sample, pictures: NDArray[np.uint8], config: BlindspotsConfig) -> Looked:
+    """Learn latents of the rows of both sides, and look for them in every picture."""
+    real, generated = _rows(seeing, found.real), seeing.rows(pictures)
+    total = config.dictionary.steps
+    sae = learn(
+        torch.cat([real, generated]).flatten(0, 1),
+        config.dictionary,
+        lambda point: progress.tell("blindspots", point.step, total, "steps of training"),
+    )
+    sides = [strengths(sae, _rows(seeing, side)) for side in (found.chosen, found.judged, *found.control)]
+    ours = strengths(sae, real), strengths(sae, generated)
+
+    def moved(of: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+        return [strengths(sae, seeing.rows(each)).mean for each in shifts(of)]
+
+    fresh = moved(np.stack([p.pixels for p in found.control[1]])) if found.fresh else None
+    return Looked(sae, *ours, sides[0], sides[1], (sides[2], sides[3]), moved(pictures), fresh)
+
+
+def _rows(seeing: Features, pictures: Sequence[Picture]) -> Tensor:
+    return seeing.rows(np.stack([p.pixels for p in pictures]))
+
+
+def _rules(found: Sample, requests: Sequence[Request], looked: Looked) -> list[Explanation]:
+    """The rule of each latent; from generated pictures and their prompts where nothing says what real ones show."""
+    if found.labelled:
+        labels = ([p.labels for p in side] for side in (found.chosen, found.judged))
+        return named(looked.chosen, next(labels), looked.judged, next(labels))
+    shown: list[dict[str, str | None]] = [{**r.prompt.concepts} for r in requests]
+    shown = shown if any(shown) else words([r.prompt.text for r in requests])
+    half = len(shown) // 2
+    made = looked.generated
+    return named(made.take(slice(half)), shown[:half], made.take(slice(half, None)), shown[half:])
+
+
+def _latents(
+    rules: Sequence[Explanation], seen: Prevalence, control: Prevalence, ends: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Rows of `prevalence`."""
+    return [
+        {
+            "latent": i,
+            "rule": rule.rule.words if rule.rule else None,
+            "concepts": [concept for _, concept in rule.rule.values] if rule.rule else [],
+            "f1": rule.f1,
+            "named": is_name(rule),
+            "real": float(seen.real[i]),
+            "generated": float(seen.generated[i]),
+            "share": _number(seen.share[i]),
+            "low": _number(seen.low[i]),
+            "high": _number(seen.high[i]),
+            "delta": float(seen.delta[i]),
+            "q": _number(seen.q[i]),
+            "verdict": seen.verdict[i],
+            "control_share": _number(control.share[i]),
+            "control": control.verdict[i],
+            "n_real": ends[0],
+            "n_generated": ends[1],
+        }
+        for i, rule in enumerate(rules)
+    ]
+
+
+def _pairs(found: Sample, requests: Sequence[Request], looked: Looked) -> list[dict[str, Any]]:
+    """Rows of `pairs`: energies to the real picture of the prompt, of another prompt, and to the nearest one."""
+    real, made = looked.real.mean, looked.moved
+    near, limit = nearest(made, real), copied_below(real, made, looked.fresh)
+    own = energies(made, real) if found.paired else None
+    other = energies(made, np.roll(real, 1, 0)) if found.paired else None
+    return [
+        {
+            "prompt_id": request.prompt.id,
+            "image_index": request.index,
+            "real": found.real[i].name if found.paired else None,
+            "energy": float(own[i]) if own is not None else None,
+            "control": float(other[i]) if other is not None else None,
+            "nearest": found.real[near.place[i]].name,
+            "nearest_energy": float(near.energy[i]),
+            "copied_below": limit,
+            "copied": bool(near.energy[i] < limit),
+        }
+        for i, request in enumerate(requests)
+    ]
+
+
+def _ood(found: Sample, requests: Sequence[Request], looked: Looked, seed: int) -> list[dict[str, Any]]:
+    """Rows of `ood`, of real pictures and of generated ones."""
+    labels = [p.labels if found.labelled else {} for p in found.chosen]
+    # Generated pictures are among those that the latents were learned from. So must be those that set the threshold.
+    ordinary = usual(looked.chosen, labels, looked.real if found.fresh else looked.judged)
+    control = shuffled(ordinary, seed)
+    rows = []
+    names = {"real": [p.name for p in found.real], "generated": [r.key for r in requests]}
+    sides = {"real": looked.real, "generated": looked.generated}
+    if found.fresh:
+        names["new"], sides["new"] = [p.name for p in found.judged], looked.judged
+    for kind, side in sides.items():
+        scores, by_chance = ordinary.score(side), control.score(side)
+        for name, score, chance in zip(names[kind], scores, by_chance, strict=True):
+            row = {"kind": kind, "image": name, "score": float(score), "threshold": ordinary.threshold}
+            rows.append(row | {"is_ood": bool(score > ordinary.threshold), "control": float(chance)})
+    return rows
+
+
+def _picture(
+    job: BlindspotsJob,
+    found: Sample,
+    pictures: NDArray[np.uint8],
+    looked: Looked,
+    rules: Sequence[Explanation],
+    seen: Prevalence,
+    pairs: Sequence[Mapping[str, Any]],
+) -> None:
+    """The surest latents of either verdict, those with a name first, and the nearest pairs."""
+    real = [p.pixels for p in found.real]
+    bands: list[Band] = []
+    for verdict, words_ in zip(FLAGGED, ("too rarely", "too often"), strict=True):
+        order = sorted(strongest(seen, verdict), key=lambda i: not is_name(rules[i]))
+        for i in order[:LATENTS]:
+            rule = rules[i].rule
+            called = f"{rule.words}, F1 {100 * rules[i].f1:.0f}" if rule and is_name(rules[i]) else "no name"
+            heading = f"drawn {words_}: latent {i} ({called}), share {100 * seen.share[i]:.0f} %"
+            strength = looked.real.mean[:, i], looked.generated.mean[:, i]
+            bands.append(latent_band(heading, real, list(pictures), *strength, found.paired, verdict == "suppressed"))
+    index = {p.name: i for i, p in enumerate(found.real)}
+    near = sorted(range(len(pairs)), key=lambda i: pairs[i]["nearest_energy"])[:SHOWN_PAIRS]
+    rows = [
+        ("generated", [pictures[i] for i in near]),
+        ("nearest real", [real[index[pairs[i]["nearest"]]] for i in near]),
+    ]
+    bands.append((f"nearest pairs; {sum(p['copied'] for p in pairs)} copies", BLANK, rows))
+    removals = f" without {', '.join(job.removal_names)}" if job.removal_names else ""
+    sheet(bands, f"{job.model.spec}{removals} beside {job.real}", job.folder / PICTURE)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,223 @@
+"""`saeuron blindspots`: from real pictures to the three views, the sheet and the text; mistakes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.check import check_blindspots
+from flows.inspection.blindspots import blindspots_job, lines, told
+from flows.run import Run
+from saeuron.blindspots.dictionary import DictionaryConfig, strengths
+from saeuron.blindspots.features import features
+from saeuron.blindspots.pairs import shifts
+from saeuron.blindspots.samples import source
+from saeuron.errors import BadPrompts, ConfigError
+from saeuron.generation import generate
+from saeuron.methods.parts import Call
+from saeuron.methods.removal import Removal, removed
+from saeuron.pages.pictures import picture_of
+from saeuron.sae.autoencoder import SAE
+from storage import Workspace, connect
+from tasks import prompts as prompt_sets
+from tasks.engine import model
+from tasks.inspection.blindspots import PICTURE, BlindspotsConfig, BlindspotsJob, blindspots
+from tasks.registry import runs
+from tests.end_to_end.process import run_here
+from tests.sae_workspace import configuration
+from tests.saeuron.blindspots.tiny_vit import save
+
+SMALL = BlindspotsConfig(pairs=12, others=12, dictionary=DictionaryConfig(steps=20, batch=64, expansion=1))
+
+
+def job_of(workspace: Workspace, real: str, seeing: str, removals: tuple[str, ...] = ()) -> BlindspotsJob:
+    run = Run.of(workspace, runs.remembered(workspace), "cpu")
+    run.step = lambda task, job, **_: task.fn(job)  # type: ignore[method-assign]
+    found = blindspots_job(run, real, "", seeing, removals, 12)
+    return found.model_copy(update={"config": SMALL})
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Workspace:
+    found = Workspace.open(tmp_path_factory.mktemp("blind") / "w")
+    runs.remember(found, configuration(tiny_model_folder))
+    return found
+
+
+@pytest.fixture(scope="module")
+def rendered(workspace: Workspace) -> BlindspotsJob:
+    job = job_of(workspace, "canvas", "canvas")
+    blindspots.fn(job)
+    return job
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found, rng = tmp_path_factory.mktemp("real"), np.random.default_rng(1)
+    rows = ["file,text,object"]
+    for i in range(10):
+        Image.fromarray(rng.integers(256, size=(40, 60, 3), dtype=np.uint8)).save(found / f"{i}.png")
+        rows.append(f"{i}.png,A {'cat' if i % 2 else 'moon'} number {i}.,{'cat' if i % 2 else 'moon'}")
+    (found / "captions.csv").write_text("\n".join(rows) + "\n")
+    return found
+
+
+def test_the_views_are_what_the_pictures_give_by_hand(rendered: BlindspotsJob, workspace: Workspace) -> None:
+    prompts = prompt_sets.read(workspace, rendered.prompts_id)
+    seed, looked_at = SMALL.seed, source("canvas")
+    requests = looked_at.requests(prompts, 12, seed)
+    pipe = model.pipeline(rendered.model, "cpu")
+    made = np.concatenate([p for _, p in generate(pipe, requests, rendered.model, seed)])
+    found = looked_at.sample(requests, 12, (32, 32), seed)
+    sae, seeing = SAE.load(workspace.folder(rendered.id)), features("canvas")
+    moved = [strengths(sae, seeing.rows(each)).mean for each in shifts(made)]
+    xi = moved[0]
+    real = strengths(sae, seeing.rows(np.stack([p.pixels for p in found.real]))).mean
+    with connect(workspace) as views:
+        rows = views.execute(
+            "select latent, real, generated, share, n_real, control from prevalence order by latent"
+        ).fetchall()
+        pairs = views.execute("select prompt_id, image_index, real, energy, nearest_energy from pairs").fetchall()
+        kinds = dict(views.execute("select kind, count(*) from ood group by kind").fetchall())
+        thresholds = views.execute("select count(distinct threshold), min(threshold) from ood").fetchone()
+        scores = views.execute("select quantile_cont(score, 0.99) from ood where kind = 'real'").fetchone()
+    assert len(rows) == 128 and {row[4] for row in rows} == {12}
+    for latent, mean, theirs, share, _, control in rows:
+        assert mean == pytest.approx(real[:, latent].mean(), abs=1e-9)
+        assert theirs == pytest.approx(xi[:, latent].mean(), abs=1e-9)
+        assert (share is None) == (mean + theirs == 0) and control in ("alike", "rare", "suppressed", "exaggerated")
+    assert [(r.prompt.id, r.index, p.name) for r, p in zip(requests, found.real, strict=True)] == [
+        row[:3] for row in pairs
+    ]
+    for i, row in enumerate(pairs):
+        assert row[3] == pytest.approx(min(((m[i] - real[i]) ** 2).sum() for m in moved), rel=1e-6)
+        assert row[4] == pytest.approx(min(((m[i] - other) ** 2).sum() for m in moved for other in real), rel=1e-6)
+    assert kinds == {"real": 12, "generated": 12, "new": 12}
+    assert thresholds[0] == 1 and thresholds[1] == pytest.approx(scores[0])
+
+
+def test_the_sheet_and_the_text(rendered: BlindspotsJob, workspace: Workspace) -> None:
+    picture = picture_of((workspace.folder(rendered.id) / PICTURE).read_bytes())
+    assert picture.shape[1] > 600 and picture.std() > 5
+    found = told(workspace, rendered.id, rendered.places[PICTURE])
+    assert found["picture"] == "pictures/canvas_blindspots.png"
+    rows = [
+        {"latent": i, "rule": "object is cat, crescent, hexagram or watercolour and more", "f1": 0.7, "named": i < 2}
+        | {"share": 0.1, "low": 0.0, "high": 0.2, "control_share": 0.5, "verdict": "suppressed"}
+        for i in range(10)
+    ]
+    for shown in (found, found | {"rows": rows}):
+        text = "\n".join(lines(shown)).splitlines()
+        assert max(map(len, text)) <= 80
+    assert any(line == "drawn too often: nothing" for line in text)
+    assert any(line.startswith("drawn too rarely: 10 latents, those with a name first") for line in text)
+    assert any("no name" in line for line in text)
+
+
+def test_a_folder_with_captions_and_a_vision_model_from_a_folder(
+    workspace: Workspace, folder: Path, tmp_path: Path
+) -> None:
+    save(tmp_path / "vit")
+    job = job_of(workspace, str(folder), str(tmp_path / "vit"))
+    assert not job.prompts_id and job.called == folder.name
+    summary = blindspots.fn(job).summary
+    assert (summary["real_pictures"], summary["generated_pictures"], summary["paired"]) == (10, 10, True)
+    assert summary["latents"] == 16 and summary["new_pictures"] == 0 and summary["control_pictures"] == 5
+    with connect(workspace) as views:
+        names = views.execute("select real from pairs where blindspots_id = ?", [job.id]).fetchall()
+    assert {name for (name,) in names} == {f"{i}.png" for i in range(10)}
+    (folder / "captions.csv").rename(tmp_path / "captions.csv")
+    try:
+        bare = job_of(workspace, str(folder), "canvas")
+        summary = blindspots.fn(bare).summary
+        beside = bare.model_copy(update={"captions": str(tmp_path / "captions.csv")})
+        assert source(beside.real, beside.captions).identity() == job.real_id
+    finally:
+        (tmp_path / "captions.csv").rename(folder / "captions.csv")
+    assert not summary["paired"] and bare.prompts_id
+    with connect(workspace) as views:
+        none = views.execute("select count(energy), count(*) from pairs where blindspots_id = ?", [bare.id]).fetchone()
+    assert none == (0, 10)
+
+
+def test_a_removal_is_attached_and_counts(workspace: Workspace, rendered: BlindspotsJob, tmp_path: Path) -> None:
+    removal = Removal("neon", "style", "negative_prompt", {}, (Call({"negative_prompt": "neon"}),))
+    removal.save(tmp_path / "neon.safetensors")
+    job = job_of(workspace, "canvas", "canvas", (str(tmp_path / "neon.safetensors"),))
+    assert job.id != rendered.id and job.removal_names == ("neon by negative_prompt",)
+    assert job.places[PICTURE] == "pictures/canvas_without_neon_blindspots.png"
+    blindspots.fn(job)
+    pipe = model.pipeline(job.model, "cpu")
+    requests = source("canvas").requests(prompt_sets.read(workspace, job.prompts_id), 12, SMALL.seed)
+    with removed(pipe, [removal]) as attached:
+        made = np.concatenate([p for _, p in generate(pipe, requests, job.model, SMALL.seed, extra=attached.call)])
+    sae = SAE.load(workspace.folder(job.id))
+    xi = strengths(sae, features("canvas").rows(made)).mean.mean(0)
+    with connect(workspace) as views:
+        rows = views.execute(
+            "select generated from prevalence where blindspots_id = ? order by latent", [job.id]
+        ).fetchall()
+    assert [value for (value,) in rows] == pytest.approx(xi, abs=1e-9)
+
+
+def test_what_changes_the_result_changes_the_id(rendered: BlindspotsJob) -> None:
+    changed = [{"real_id": "other"}, {"features_id": "other"}, {"removal_ids": ("a",)}, {"model_id": "other"}]
+    assert len({rendered.id, *(rendered.model_copy(update=c).id for c in changed)}) == 5
+    assert rendered.model_copy(update={"real": "./canvas", "called": "x"}).id == rendered.id
+
+
+def test_mistakes_that_are_found_first(workspace: Workspace, tmp_path: Path) -> None:
+    config = runs.remembered(workspace)
+    check_blindspots(config, "canvas", "", "canvas", 12)
+    with pytest.raises(ConfigError, match="--captions is for a folder of pictures; canvas renders"):
+        check_blindspots(config, "canvas", "captions.csv", "canvas", 12)
+    zebra = config.domains["object"].model_copy(update={"concepts": ("zebra", "moon")})
+    other = config.model_copy(update={"domains": config.domains | {"object": zebra}})
+    with pytest.raises(BadPrompts, match="the renderer 'canvas' cannot draw object 'zebra'"):
+        check_blindspots(other, "canvas", "", "canvas", 12)
+
+
+MISTAKES = {
+    "source": (["--real", "canvs"], "unknown source of real pictures 'canvs': did you mean 'canvas'"),
+    "folder": (["--real", "./none"], "no such folder: './none'; expected canvas or canvas20, or a folder of pictures"),
+    "features": (["--real", "canvas", "--features", "cavas"], "unknown features 'cavas': did you mean 'canvas'"),
+    "model": (["--real", "canvas", "--features", "./none"], "no such folder: './none'; expected FOLDER or HUB_ID"),
+    "table": (
+        ["--real", "canvas", "--captions", "none.csv"],
+        "no such table: none.csv; expected a file with the columns",
+    ),
+    "device": (["--real", "canvas", "--device", "gpu"], "device 'gpu' cannot be used here"),
+    "few": (["--real", "canvas", "--pairs", "3"], "Invalid value for '--pairs'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_on_the_command_line(name: str, tmp_path: Path) -> None:
+    words, said = MISTAKES[name]
+    done = run_here("blindspots", *words, "-w", tmp_path / "w")
+    assert done.code == 2 and said in " ".join(done.err.split()), done.err
+    assert not (tmp_path / "w" / "artifacts").exists() and not (tmp_path / "w" / "run.json").exists()
+
+
+def test_an_empty_folder_and_an_unknown_removal(workspace: Workspace, tmp_path: Path) -> None:
+    done = run_here("blindspots", "--real", tmp_path, "-w", workspace.root)
+    assert done.code == 2 and "holds no picture; expected files that end in .png" in done.complaint
+    done = run_here("blindspots", "--real", "canvas", "--remove", "noen", "-w", workspace.root)
+    assert done.code == 2 and "unknown removal 'noen'" in done.complaint
+
+
+def test_the_command_says_what_was_made_where_and_what_next(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.inspection.blindspots.BlindspotsConfig", lambda pairs: SMALL)
+    words = ("blindspots", "--real", "canvas", "--pairs", "12", "-w", workspace.root)
+    done = run_here(*words)
+    assert done.code == 0, done.err
+    shown = done.out.splitlines()
+    assert shown[-2] == f"picture: {workspace.root}/pictures/canvas_blindspots.png"
+    assert (
+        shown[-1].startswith("next: saeuron sql ") and (workspace.root / "pictures" / "canvas_blindspots.png").exists()
+    )
+    assert json.loads(run_here(*words, "--json").out)["summary"]["real"] == "canvas"

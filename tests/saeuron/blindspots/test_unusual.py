@@ -1,0 +1,53 @@
+"""How far a picture is from its kind, beside a loop; plants and the shuffled control."""
+
+import numpy as np
+import pytest
+
+from saeuron.blindspots.dictionary import Strengths
+from saeuron.blindspots.unusual import shuffled, usual
+from saeuron.inspection.ranks import auc
+
+
+def made(rng: np.random.Generator, n: int) -> tuple[Strengths, list[dict[str, str | None]]]:
+    """Pictures of two kinds, each with latents of its own."""
+    kinds = [i % 2 for i in range(n)]
+    mean = rng.random((n, 20)) * 0.1
+    for i, kind in enumerate(kinds):
+        mean[i, 5 * kind : 5 * kind + 5] += 1 + 0.2 * rng.random(5)
+    return Strengths(mean, mean, 0.2 + 0.02 * rng.normal(size=n)), [{"style": "ab"[kind]} for kind in kinds]
+
+
+def test_the_score_is_that_of_a_loop() -> None:
+    rng = np.random.default_rng(1)
+    (fit, labels), (held, _), (new, _) = made(rng, 40), made(rng, 60), made(rng, 10)
+    found = usual(fit, labels, held, 0.25)
+    profiles = [fit.mean[[i for i in range(40) if labels[i]["style"] == style]].mean(0) for style in "ab"]
+
+    def by_hand(of: Strengths, i: int) -> float:
+        x = of.mean[i]
+        away = min(1 - x @ q / np.linalg.norm(x) / np.linalg.norm(q) for q in profiles)
+        return float(away + 0.25 * (of.error[i] - held.error.mean()) / held.error.std())
+
+    assert found.score(new) == pytest.approx([by_hand(new, i) for i in range(10)])
+    assert found.threshold == pytest.approx(np.quantile([by_hand(held, i) for i in range(60)], 0.99))
+
+
+def test_pictures_of_no_kind_are_told_and_shuffled_profiles_tell_nothing() -> None:
+    rng = np.random.default_rng(2)
+    (fit, labels), (held, _), (new, _) = made(rng, 60), made(rng, 60), made(rng, 60)
+    odd = Strengths(rng.random((60, 20)), rng.random((60, 20)), 0.3 + 0.02 * rng.normal(size=60))
+    found, planted = usual(fit, labels, held), np.arange(120) >= 60
+    score = auc(np.concatenate([found.score(new), found.score(odd)]), planted)
+    assert score is not None and score > 0.95 and found.unusual(odd).mean() > 0.9 and found.unusual(new).mean() < 0.1
+    control = shuffled(found, 1)
+    chance = auc(np.concatenate([control.score(new), control.score(odd)]), planted)
+    assert chance is not None and chance < 0.65 and control.weight == 0
+
+
+def test_a_picture_without_labels_is_a_kind_of_its_own_and_a_silent_one_is_far() -> None:
+    rng = np.random.default_rng(3)
+    fit, _ = made(rng, 7)
+    found = usual(fit, [{}] * 7, fit, 0.0)
+    assert found.profiles.shape[0] == 7 and found.score(fit) == pytest.approx(np.zeros(7), abs=1e-12)
+    silent = Strengths(np.zeros((1, 20)), np.zeros((1, 20)), np.array([0.2]))
+    assert found.score(silent)[0] == 1
