@@ -18,7 +18,7 @@ from saeuron.blindspots.dictionary import Strengths
 
 Numbers = NDArray[np.float64]
 WEIGHT = 0.25
-"""Of the error; chosen on plants that no removal made (docs/log.md)."""
+"""Of the error; it was not searched for. docs/log.md has the score without it beside."""
 QUANTILE = 0.99
 
 
