@@ -59,7 +59,7 @@ Pixels = NDArray[np.uint8]
 class Bench:
     """The model, its pictures, and the latents."""
 
-    def __init__(self, config: RunConfig, pairs: int, keep: Path | None) -> None:
+    def __init__(self, config: RunConfig, pairs: int, keep: Path | None, how: DictionaryConfig) -> None:
         self.config, self.keep = config, keep
         self.prompts = build(config.prompts, config.domains)
         self.pipe = load_pipeline(config.model.spec)
@@ -69,7 +69,7 @@ class Bench:
         self.plain = self.draw("unedited", self.requests)
         self.seeing = features("canvas")
         real, generated = self.rows(pixels(self.sample.real)), self.rows(self.plain)
-        self.sae = learn(torch.cat([real, generated]).flatten(0, 1), DictionaryConfig())
+        self.sae = learn(torch.cat([real, generated]).flatten(0, 1), how)
         self.real, self.generated = strengths(self.sae, real), strengths(self.sae, generated)
         self.chosen, self.judged = (self.look(pixels(side)) for side in (self.sample.chosen, self.sample.judged))
         self.names = names_of(self, self.chosen, self.judged)
@@ -276,6 +276,7 @@ def main() -> None:
     arguments.add_argument("--plants", type=int, default=5, help="removed concepts of each domain")
     arguments.add_argument("--runs", type=int, default=20, help="of the null")
     arguments.add_argument("--guidance", type=int, default=48, help="pictures at each guidance; 0: none")
+    arguments.add_argument("--steps", type=int, default=DictionaryConfig().steps, help="of the SAE's training")
     arguments.add_argument("--keep", type=Path, help="folder of drawn pictures")
     arguments.add_argument("--threads", type=int, default=1)
     options = arguments.parse_args()
@@ -283,7 +284,7 @@ def main() -> None:
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     began, rows = time.process_time(), list[dict[str, Any]]()
-    bench = Bench(load("canvas"), options.pairs, options.keep)
+    bench = Bench(load("canvas"), options.pairs, options.keep, DictionaryConfig(steps=options.steps))
     plain = prevalence(bench.real.mean, bench.generated.mean, SEED, "plain")
     values = {verdict: flagged(plain, bench.names, verdict) for verdict in ("suppressed", "exaggerated")}
     single = {c for n in bench.names if is_name(n) and n.rule and n.rule.form == "one" for _, c in n.rule.values}
