@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+from fastapi.testclient import TestClient
+
+from flows.explore.app import create
+from flows.explore.guards import Guard
+from flows.explore.shelves import Shelves
 from saeuron.config import CaptureConfig, DomainConfig, ModelConfig, PromptsConfig, RunConfig, ScoreConfig
 from saeuron.pipelines.loading import identity
 from saeuron.sae.config import SAEConfig
@@ -10,6 +15,7 @@ from storage.identity import artifact_id
 from storage.manifests import Manifest
 from storage.tables import EXPLANATIONS, table, write_table
 from tasks.capture import CaptureJob, capture, capture_shard
+from tasks.explore.studio import Studio
 from tasks.prompts import PromptsJob, prompts
 from tasks.registry import runs
 from tasks.score import ScoreJob, score
@@ -100,3 +106,9 @@ def explained(workspace: Workspace, sae: Manifest, prompts_id: str = "") -> str:
     about = {"hookpoint": HOOKPOINTS[0], "sae_id": sae.id, "images": 8, "concepts": {}}
     workspace.commit(name, config={}, inputs={"prompts": prompts_id}, summary=about, seconds=0)
     return name
+
+
+def explorer(workspace: Workspace) -> TestClient:
+    """A browser's requests to the explorer of a workspace, without a socket."""
+    app = create(Shelves(workspace), Studio(), Guard("127.0.0.1", 8130))
+    return TestClient(app, base_url="http://127.0.0.1:8130", headers={"accept": "text/html"})

@@ -20,6 +20,7 @@ from saeuron.pages.removals import RemovalRecord
 from storage.manifests import Manifest
 from tasks.explore import history, latents
 from tasks.explore.concepts import ConceptRow
+from tasks.explore.inspected import inspected
 from tasks.explore.removals import record
 from tasks.explore.saes import Beside, beside
 from tasks.explore.shelf import Row, Shelf
@@ -104,7 +105,18 @@ def routes(shelves: Shelves) -> APIRouter:
         gallery = Gallery()
         for example in found.measured.examples if found.measured else ():
             gallery.add(example.key, example.picture)
-        return page("latent", title=f"Latent {i}", found=found, gallery=gallery, plots=_latent_plots(found))
+        also = inspected(shelves.now(), found.sae_id, i)
+        words = [(w["name"], 100 * (w["share"] or 0)) for w in also.words]
+        bars = plots.bars(words, f"Words that it fires by, % of what raises it, {also.images} images") if words else ""
+        return page(
+            "latent",
+            title=f"Latent {i}",
+            found=found,
+            gallery=gallery,
+            plots=_latent_plots(found),
+            also=also,
+            bars=bars,
+        )
 
     @router.get("/part/near")
     def near(sae: str, i: int) -> Response:

@@ -14,17 +14,12 @@ from saeuron.sae.diagnosis import DiagnosisConfig
 from storage import Workspace, connect
 from storage.manifests import Manifest
 from tasks.engine import model
+from tasks.explore.inspected import BY
 from tasks.inspection.attribute import AttributionJob, attributed
 
 BAR = 30
 """Letters of the longest bar."""
 _IMAGES = "SELECT prompt_id, image_index FROM top_examples WHERE sae_id = ? AND latent = ? AND rank <= ? ORDER BY rank"
-_SHARE = "sum(greatest(value, 0) * fires) FILTER (control = {0}) / greatest(sum(sum(greatest(value, 0) * fires) "
-_SHARE += "FILTER (control = {0})) OVER (), 1e-12)"
-_BY = f"""
-SELECT {{0}} AS name, {_SHARE.format("false")} AS share, {_SHARE.format("true")} AS random
-FROM attributions WHERE attribution_id = ? GROUP BY ALL ORDER BY share DESC NULLS LAST, name
-"""
 
 
 @flow(name="attribution", flow_run_name="attribution in {workspace}", validate_parameters=True)
@@ -69,10 +64,8 @@ def told(workspace: Workspace, attribution_id: str) -> dict[str, Any]:
     names = ("name", "share", "random")
     with connect(workspace) as views:
         found = {
-            what: [
-                dict(zip(names, row, strict=True)) for row in views.execute(_BY.format(by), [attribution_id]).fetchall()
-            ]
-            for what, by in (("roles", "role"), ("words", "word"), ("heads", "head"))
+            what: [dict(zip(names, row, strict=True)) for row in views.execute(query, [attribution_id]).fetchall()]
+            for what, query in BY.items()
         }
     about = workspace.manifest(attribution_id).summary
     return {"attribution": attribution_id, **found, "controls": about["controls"], "images": about["images"]}

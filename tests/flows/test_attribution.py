@@ -13,10 +13,12 @@ from saeuron.sae.autoencoder import SAE
 from storage import Workspace, connect
 from tasks import prompts as prompt_sets
 from tasks.engine.model import pipeline
+from tasks.explore.inspected import WORDS, inspected
+from tasks.explore.shelf import Shelf
 from tasks.inspection.attribute import AttributionJob, attributed
 from tasks.registry import runs
 from tasks.registry.saes import find
-from tests.sae_workspace import HOOKPOINTS, build
+from tests.sae_workspace import HOOKPOINTS, build, explorer
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,14 @@ def test_the_views_and_the_text(workspace: Workspace) -> None:
         assert sum(r["random"] or 0 for r in found[what]) == pytest.approx(1)
     text = "\n".join(lines(found)).splitlines()
     assert max(map(len, text)) <= 80 and any(line.startswith("style") for line in text)
+    # The latent's page in the explorer says the same words.
+    about = workspace.manifest(made.id).summary
+    also = inspected(Shelf(workspace), about["sae_id"], about["latent"])
+    assert also.words == found["words"][:WORDS] and (also.images, also.steered) == (about["images"], [])
+    with explorer(workspace) as client:
+        page = client.get(f"/latent?sae={about['sae_id']}&i={about['latent']}").text
+        assert "Words that it fires by" in page and f">{also.words[0]['name'][:8]}" in page.replace("&lt;", "<")
+        assert "Words that it fires by" not in client.get(f"/latent?sae={about['sae_id']}&i={about['latent'] + 1}").text
 
 
 def test_what_has_no_words(workspace: Workspace) -> None:

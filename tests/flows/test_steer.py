@@ -19,10 +19,12 @@ from storage import Workspace, connect
 from tasks import prompts as prompt_sets
 from tasks.engine import model
 from tasks.engine.judge import DomainJudge
+from tasks.explore.inspected import inspected
+from tasks.explore.shelf import Shelf
 from tasks.inspection.steer import PICTURE, SteerJob, steer
 from tasks.registry import runs
 from tasks.registry.saes import find
-from tests.sae_workspace import HOOKPOINTS, build, explained
+from tests.sae_workspace import HOOKPOINTS, build, explained, explorer
 
 BY = {
     "style": DomainJudge(spec="fake", id="fake", labels=("dots", "neon")),
@@ -130,3 +132,15 @@ def test_another_latent_rule_or_judge_is_another_artifact(job: SteerJob) -> None
     other = {"style": BY["style"].model_copy(update={"id": "other"})}
     changed = [{"latent": job.latent + 1}, {"values": (("style", "a"),)}, {"judges": other}, {"form": "any"}]
     assert len({job.id, *(job.model_copy(update=c).id for c in changed)}) == 5
+
+
+def test_the_page_of_the_latent_shows_what_turning_it_did(job: SteerJob, made: Workspace) -> None:
+    with connect(made) as views:
+        chosen = views.execute("select kind, alpha, on_target from steering where split = 'test'").fetchall()
+    also = inspected(Shelf(made), job.sae_id, job.latent)
+    assert sorted((s["kind"], s["alpha"], s["on_target"]) for s in also.steered) == sorted(chosen)
+    assert [s["kind"] for s in also.steered[:2]] == ["latent", "latent"] and also.words == []
+    with explorer(made) as client:
+        page = client.get(f"/latent?sae={job.sae_id}&i={job.latent}").text
+        assert page.count("difference of means</td>") == 2 and 'that do not ask for "style is neon"' in page
+        assert "Turned up and down" not in client.get(f"/latent?sae={job.sae_id}&i={job.latent + 1}").text

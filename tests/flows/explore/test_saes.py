@@ -3,20 +3,14 @@
 import random
 
 import pytest
-from fastapi.testclient import TestClient
 
-from flows.explore.app import create
-from flows.explore.guards import Guard
-from flows.explore.shelves import Shelves
 from storage import Workspace
 from storage.catalog.diagnosis import FILES
 from storage.identity import artifact_id
 from storage.tables import write_table
 from tasks.explore.saes import beside
 from tasks.explore.shelf import Shelf
-from tasks.explore.studio import Studio
-
-BASE = "http://127.0.0.1:8130"
+from tests.sae_workspace import explorer
 
 
 def sae(workspace: Workspace, number: int, l0: float | None, fvu: float | None, hookpoint: str = "unet.a") -> str:
@@ -65,8 +59,7 @@ def test_the_page_shows_them_as_a_plot_and_a_table(tmp_path):
     workspace = Workspace.open(tmp_path / "w")
     a, b = sae(workspace, 1, 4.0, 0.5), sae(workspace, 2, 5.0, 0.6)
     alone = sae(workspace, 3, 1.0, 0.1, "unet.b")
-    app = create(Shelves(workspace), Studio(), Guard("127.0.0.1", 8130))
-    with TestClient(app, base_url=BASE, headers={"accept": "text/html"}) as client:
+    with explorer(workspace) as client:
         page = client.get(f"/sae?id={a}").text
         assert "FVU by the number of active latents" in page and f"id={b}" in page
         assert page.count('<td class="left">yes</td>') == 1 and "topk, N 64, k 2: 4.0, 50.0, chosen" in page
