@@ -26,6 +26,13 @@ STEPS = 4
 """Timesteps that are looked at."""
 SHOWN = 8
 """Latents of each SAE."""
+_CONCEPTS = """
+WITH means AS (
+    SELECT latent, concept, avg(score) AS mean FROM scores_by_latent
+    WHERE sae_id = ? AND protocol = ? AND list_contains(?::UINTEGER[], latent) GROUP BY ALL
+)
+SELECT latent, arg_max(concept, mean) AS concept FROM means GROUP BY latent
+"""
 SEED = 9
 """Seed of the noise, which is the same for every picture."""
 
@@ -54,6 +61,8 @@ class Fired:
     """[h, w] at that timestep, 255 its largest value there; None: its positions are no map of the picture."""
     rule: str = ""
     """What it fires on, in words, where its SAE was explained."""
+    concept: str = ""
+    """The concept with its highest mean score; empty: its SAE was not scored."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +191,12 @@ def _said(
     highest = f.max(2)
     strength, plain = highest.mean(0)
     order = np.argsort(-(strength - plain), kind="stable")[:SHOWN]
+    order = order[strength[order] > plain[order]]
+    protocol = shelf.protocols.get(sae.id)
+    scored = shelf.rows(_CONCEPTS, sae.id, protocol, order.tolist()) if protocol else []
+    concepts = {row["latent"]: row["concept"] for row in scored}
     fired = []
-    for latent in order[strength[order] > plain[order]].tolist():
+    for latent in order.tolist():
         at = int(highest[:, 0, latent].argmax())
         rows = f[at, 0, :, latent]
         heat = (255 * rows / max(float(rows.max()), 1e-12)).clip(0, 255).round().astype(np.uint8)
@@ -196,6 +209,7 @@ def _said(
                 timesteps[at],
                 heat.reshape(side) if side else None,
                 (about.rule or "") if about else "",
+                concepts.get(latent, ""),
             )
         )
     silent = int((highest[:, 0].max(0) <= 0).sum())

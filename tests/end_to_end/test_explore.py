@@ -20,6 +20,7 @@ from flows.explore.guards import Guard
 from flows.explore.shelves import Shelves
 from storage import Workspace
 from tasks.explore.studio import Studio
+from tests.end_to_end.markup import problems, too_wide
 from tests.end_to_end.process import Cli, end_session, run_here
 
 BASE = "http://127.0.0.1:8130"
@@ -80,6 +81,41 @@ def test_every_page_opens_and_nothing_is_written(client: TestClient, place: Path
     for name in ("style.css", "explore/explore.css", "explore/explore.js"):
         assert len(ok(client, f"/static/{name}")) > 1000
     assert files(place) == before
+
+
+def test_every_page_has_names_for_everything_and_room_on_a_phone(
+    client: TestClient, place: Path, sae: str, shelves: Shelves
+) -> None:
+    run = next(place.glob("runs/*.json")).stem
+    pages = ["/", "/concept?name=stripes", "/concept?name=moon", f"/latent?sae={sae}&i=3", "/saes", f"/sae?id={sae}"]
+    pages += ["/runs", f"/run?id={run}", "/diff?a=last&b=last", "/search", "/search?q=3", "/try", "/report?of=1"]
+    pages += ["/sql?q=select+concept,value+from+evaluations", "/sql?q=drop+table+images", "/concept?name=nothing"]
+    for page in pages:
+        assert problems(client.get(page).text) == [], page
+    for name in ("style.css", "explore/explore.css"):
+        assert too_wide(ok(client, f"/static/{name}")) == [], name
+
+
+def test_what_is_wrong_with_a_page_is_noticed() -> None:
+    good = (
+        '<html lang="en"><meta name="viewport" content="width=device-width"><title>t</title><main><h1>h</h1>{}</main>'
+    )
+    assert problems(good.format("")) == []
+    for bad in (
+        "<table></table>",
+        "<input name='q'>",
+        "<img src='x'>",
+        "<svg></svg>",
+        "<a href='/x'> </a>",
+        "<button><span></span></button>",
+        "<h1>two</h1>",
+        "<p id='a'></p><p id='a'></p>",
+        "<div class='scroll'></div>",
+    ):
+        assert len(problems(good.format(bad))) == 1, bad
+    assert problems(good.format("<label>Seed <input name='q'></label><label for='x'>X</label><input id='x'>")) == []
+    css = ".a { min-width: 900px } .b { max-width: 900px } .c { width: 12px } @media print { .d { width: 900px } }"
+    assert too_wide(css) == ["900px"]
 
 
 def test_the_latent_that_a_removal_edits_names_it(client: TestClient, shelves: Shelves) -> None:

@@ -24,8 +24,8 @@ from tests.end_to_end.driver import Browser, browsing, missing
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "a browser is here")
 
 PAGES = ("/", "/concept?name=stripes", "/concept?name=moon", "/latent?sae={sae}&i=3", "/saes", "/sae?id={sae}",
-         "/runs", "/run?id={run}", "/search?q=stripes", "/sql?q=select+concept,value+from+evaluations", "/try",
-         "/nowhere", "/report?of=1")  # fmt: skip
+         "/runs", "/run?id={run}", "/search?q=stripes", "/search", "/sql?q=select+concept,value+from+evaluations",
+         "/try", "/nowhere", "/report?of=1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

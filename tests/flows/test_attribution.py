@@ -1,5 +1,6 @@
 """`saeuron latent show --attribution`: from the job to the views and the text; what has no words."""
 
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_the_views_and_the_text(workspace: Workspace) -> None:
     assert also.words == found["words"][:WORDS] and (also.images, also.steered) == (about["images"], [])
     with explorer(workspace) as client:
         page = client.get(f"/latent?sae={about['sae_id']}&i={about['latent']}").text
-        assert "Words that it fires by" in page and f">{also.words[0]['name'][:8]}" in page.replace("&lt;", "<")
+        assert "Words that it fires by" in page and f">{also.words[0]['name']}<" in unescape(page)
         assert "Words that it fires by" not in client.get(f"/latent?sae={about['sae_id']}&i={about['latent'] + 1}").text
 
 

@@ -88,6 +88,8 @@ def test_strengths_are_those_of_the_network_by_hand(shelf: Shelf, seen: Any, tol
         differences = [each.strength - each.plain for each in place.fired]
         assert differences == sorted(differences, reverse=True) and differences[-1] > 0
         assert differences[0] == pytest.approx((strength - beside).max(), abs=1e-4)
+        scored = place.hookpoint == HOOKPOINTS[0]
+        assert all((each.concept in ("neon", "dots")) is scored for each in place.fired)
         for each in place.fired:
             assert each.strength == pytest.approx(strength[each.latent], abs=1e-4)
             assert each.plain == pytest.approx(beside[each.latent], abs=1e-4)
