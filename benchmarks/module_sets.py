@@ -54,6 +54,7 @@ def main() -> None:
     ]
     found, modules = heads(pipe), list(cross_attentions(pipe))
     groups = sets(modules, options.sets, options.seed)
+    bases: list[float] = []
     figures, shares, moves = [], np.zeros(len(groups)), np.zeros(len(groups))
     for concept in options.concepts:
         domain = "style" if concept in styles else "object"
@@ -63,11 +64,14 @@ def main() -> None:
         judge = create(options.model, domain)
         moved = np.array([swapped(pipe, pairs, group, concept, judge, model, options.seed) for group in groups])
         base = swapped(pipe, pairs, (), concept, judge, model, options.seed)
+        bases.append(base)
         shares, moves = shares + joint / len(options.concepts), moves + moved / len(options.concepts)
         figures += said(concept, joint, moved, groups, len(pairs), base)
         for figure in figures[-3:]:
             print(figure, flush=True)
-    figures += said("mean of concepts", shares, moves, groups, options.pairs * len(options.concepts), 0.0)
+    figures += said(
+        "mean of concepts", shares, moves, groups, options.pairs * len(options.concepts), float(np.mean(bases))
+    )
     for group, part, went in zip(groups, shares, moves, strict=True):
         names = " ".join(module.removeprefix("unet.").split(".transformer")[0] for module in group)
         print(f"{len(group)} of {len(modules)}: share {part:.3f}, moved {went:.3f}  {names}")

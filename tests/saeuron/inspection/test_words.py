@@ -1,5 +1,6 @@
 """Attribution to words: the parts sum to the pre-activation, and a slow loop gives the same; words and their roles."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,8 @@ from saeuron.generation import generate, requests
 from saeuron.hooks import attached, hookpoints
 from saeuron.inspection.heads import Z, heads
 from saeuron.inspection.words import attribute, head_shares, tokens
+from saeuron.methods.local import Setting, turned
+from saeuron.methods.removal import Removal, removed
 from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE, SAEInfo
 
@@ -75,3 +78,27 @@ def test_elsewhere_there_are_no_words(tiny_pipe):
         ConfigError, match=r"unet.mid_block is no cross-attention.*such as unet\..*attn2\.to_out\.0:input"
     ):
         next(attribute(tiny_pipe, sae, [0], requests(PROMPTS, 1), MODEL, 0))
+
+
+@torch.no_grad()
+def test_a_removal_at_z_changes_the_heads_outputs_as_by_hand(tiny_pipe):
+    path = heads(tiny_pipe)[0].attention
+    module = hookpoints(tiny_pipe)[path]
+    sae, images = made(path + Z, module.to_out[0].in_features), requests(PROMPTS, 1)
+
+    def drawn():
+        return np.concatenate([pictures for _, pictures in generate(tiny_pipe, images, MODEL, 0)])
+
+    def by_hand(_, args):
+        f = sae.encode(args[0])[..., [3, 11]]
+        return (args[0] + (torch.tensor([0.0, 50.0]) - f) @ sae.W_dec[[3, 11]],)
+
+    plain = drawn()
+    off = turned(sae, {3: Setting(0.0, 0.0), 11: Setting(0.0, 50.0)})
+    with removed(tiny_pipe, [Removal("cat", "object", "saeuron", {}, (off,))], any_model=True):
+        edited = drawn()
+    handle = module.to_out[0].register_forward_pre_hook(by_hand)
+    expected = drawn()
+    handle.remove()
+    assert np.abs(edited.astype(int) - expected).max() <= 1 and np.abs(edited.astype(int) - plain).max() > 1
+    assert np.array_equal(drawn(), plain)
