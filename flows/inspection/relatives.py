@@ -202,6 +202,25 @@ def templates(config: RunConfig, concept: str | None) -> dict[str, Any]:
     }
 
 
+def confusable(config: RunConfig, pairs: int) -> list[str]:
+    """The objects of a configuration in its most confusable pairs: those whose templates in the renderer overlap most.
+
+    Raises:
+        ConfigError: the model is not canvas, or the configuration has fewer than two of its objects.
+    """
+    from saeuron.canvas.overlaps import most_alike
+
+    spec = str(config.model.spec)
+    known = {*_objects(spec)} if spec in FOLDERS else set()
+    mine = tuple(c for d in config.domains.values() for c in d.concepts if c in known)
+    if len(mine) < 2:
+        raise ConfigError(
+            f"--confusable: the model is {spec} and the configuration has {counted(len(mine), 'object')} of a "
+            f"renderer; expected two or more of {' or '.join(FOLDERS)}."
+        )
+    return list(dict.fromkeys(name for a, b, _ in most_alike(mine, pairs) for name in (a, b)))
+
+
 def template_lines(found: dict[str, Any]) -> list[str]:
     """The pairs, the most alike first."""
     return [

@@ -107,17 +107,17 @@ def second_flow(
 
 
 def lines(found: Mapping[str, Any], spec: str) -> list[str]:
-    """A row for each family, method and figure: the mean over concepts by either judge, and the worst concept."""
+    """A table for each family and method: the mean over concepts by either judge, and the worst concept."""
     rows, domains = found["rows"], found["domains"]
-    shown = []
-    families = sorted({(domains[r["concept"]], r["method"]) for r in rows})
-    for domain, method in families:
+    said = []
+    for domain, method in sorted({(domains[r["concept"]], r["method"]) for r in rows}):
+        family = [r for r in rows if (domains[r["concept"]], r["method"]) == (domain, method)]
+        shown = []
         for metric in METRICS:
             mine = [
                 r
-                for r in rows
-                if (domains[r["concept"]], r["method"]) == (domain, method)
-                and (r["metric"] == metric or r["metric"].startswith(f"{metric} ("))
+                for r in family
+                if (r["metric"] == metric or r["metric"].startswith(f"{metric} ("))
                 and None not in (r["value"], r["first_value"])
             ]
             if not mine:
@@ -129,10 +129,8 @@ def lines(found: Mapping[str, Any], spec: str) -> list[str]:
             same = [r["same"] for r in mine if r["same"] is not None]
             shown.append(
                 {
-                    "domain": domain,
-                    "method": method,
                     "figure": metric,
-                    "n": len({r["concept"] for r in mine}),
+                    "images": sum(r["n_images"] for r in mine),
                     "first": interval(*first),
                     "second": interval(*again),
                     "unedited": sum(r["unedited"] for r in mine) / len(mine),
@@ -140,14 +138,13 @@ def lines(found: Mapping[str, Any], spec: str) -> list[str]:
                     "same": sum(same) / len(same) if same else None,
                 }
             )
-    header = ["domain", "method", "figure", "n", "first", "second", "unedited", "worst", "same"]
-    said = [text_table(header, shown, wrapped=["method", "worst"], optional=["same"]), ""]
-    images = sum(r["n_images"] for r in rows if r["metric"] == "UA")
+        header = ["figure", "images", "first", "second", "unedited", "worst", "same"]
+        said.append(f"{domain} by {method}, {counted(len({r['concept'] for r in family}), 'concept')}")
+        said += [text_table(header, shown, wrapped=["worst"]), ""]
     said.append(
         text.filled(
-            f"Percent, means over n concepts with 95 % intervals, on stored test images, of which {images} ask for a "
-            f"removed concept; first: the judge of the evaluation; second, unedited, worst: {spec}; same: images of "
-            "which both judges say the same."
+            "Percent, means over concepts with 95 % intervals, on stored test images; first: the judge of the "
+            f"evaluation; second, unedited, worst: {spec}; same: images of which both judges say the same."
         )
     )
     return [*said, f"judged again: {counted(len({r['evaluation_id'] for r in rows}), 'evaluation')}"]

@@ -13,6 +13,7 @@
     steering.py         subtract the difference of mean activations, without an SAE
     clipped_steering.py  of cross-attention's outputs, subtract what is positive along it
     gates.py            an edit of latents in tiers, with a gate that decides by image or prompt
+    tiers.py            a constant change for a concept, everywhere, by image or by position
     replace.py          bring the latents of a concept to their mean over the domain
     bake.py             fold a removal into weights
     text/               edits of a text encoder's states
@@ -45,6 +46,8 @@ BUILT_IN = {
     "random": "saeuron.methods.controls:Random",
     "supervised": "saeuron.methods.supervised:Supervised",
     "replace": "saeuron.methods.replace:Replace",
+    "tiered": "saeuron.methods.tiers:Tiered",
+    "tiered_random": "saeuron.methods.tiers:TieredRandom",
     "sauce": "saeuron.methods.detection.sauce:Sauce",
     "sae_guidance": "saeuron.methods.detection.sae_guidance:SAEGuidance",
     "sae_guidance_untrained": "saeuron.methods.detection.sae_guidance:SAEGuidanceUntrained",

@@ -42,6 +42,7 @@ def test_the_page_fits_and_says_what_chance_allows(monkeypatch: pytest.MonkeyPat
         (["--methods", "uec"], "unknown method 'uec'"),
         (["--against", "steering"], "--against steering: it is not among the methods"),
         (["--out", "a.jpg"], "--out a.jpg: the picture is a PNG"),
+        (["neon", "--confusable", "2"], "--confusable 2 chooses the concepts"),
         (["unicorn"], "no concept 'unicorn' in the configuration canvas"),
         (["--set", "evaluate.seedz=1"], "unknown key 'evaluate.seedz'; did you mean 'seed' or 'seeds'"),
     ],

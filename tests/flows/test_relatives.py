@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.inspection.relatives import asked, jobs, lines, made, template_lines, templates, told
+from flows.inspection.relatives import asked, confusable, jobs, lines, made, template_lines, templates, told
 from saeuron.canvas.overlaps import overlaps
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, UnknownName
@@ -151,6 +151,19 @@ def test_the_command(workspace: Workspace, artifact: str) -> None:
     assert done.code == 2 and "style has 0 scored concepts; expected at least 3" in done.err
     done = run_here("concept", "relatives", "--templates", "-w", workspace.root)
     assert done.code == 0 and len(done.out.splitlines()) == 13 and "of 20 objects" in done.out
+
+
+def test_the_objects_of_the_most_confusable_pairs(workspace: Workspace) -> None:
+    config = runs.remembered(workspace)
+    overlap = overlaps(OBJECTS)
+    pairs = sorted(
+        ((overlap[i, j], OBJECTS[i], OBJECTS[j]) for i in range(5) for j in range(i + 1, 5)), key=lambda p: -p[0]
+    )
+    assert confusable(config, 1) == [*pairs[0][1:]]
+    assert {*confusable(config, 3)} == {name for _, *names in pairs[:3] for name in names}
+    other = config.model_copy(update={"model": config.model.model_copy(update={"spec": "elsewhere"})})
+    with pytest.raises(ConfigError, match="the model is elsewhere and the configuration has 0 objects"):
+        confusable(other, 1)
 
 
 def test_templates_of_one_object_and_of_a_model_without_a_renderer(workspace: Workspace) -> None:

@@ -56,7 +56,14 @@ def test_stored_images_are_judged_again_and_nothing_is_generated(made: Workspace
 
 
 def test_the_table_says_the_mean_and_the_worst_concept() -> None:
-    row = {"method": "uce", "metric": "UA", "unedited": 0.0, "same": 0.5, "n_images": 40, "evaluation_id": "e"}
+    row = {
+        "method": "gated_uce_untrained",
+        "metric": "UA",
+        "unedited": 0.0,
+        "same": 0.5,
+        "n_images": 40,
+        "evaluation_id": "e",
+    }
     rows = [
         {**row, "concept": "neon", "value": 1.0, "first_value": 1.0},
         {**row, "concept": "grain", "value": 0.5, "first_value": 1.0, "evaluation_id": "f"},
@@ -66,7 +73,8 @@ def test_the_table_says_the_mean_and_the_worst_concept() -> None:
     assert max(map(len, page.splitlines())) <= 80 and said[-1] == "judged again: 2 evaluations"
     text = " ".join(page.split())
     # Two concepts: the bootstrap over them reaches from the worst to the best. First: Wilson of 80 images.
-    assert "2 100 95-100 75.0 50-100" in text and "grain 50.0" in text
+    assert text.startswith("style by gated_uce_untrained, 2 concepts figure images first second unedited worst same")
+    assert "UA 80 100 95-100 75.0 50-100 0.0 grain 50.0 50.0" in text
 
 
 def test_mistakes_are_one_line(made: Workspace) -> None:

@@ -35,6 +35,9 @@ def compare(
     leave_out: Annotated[
         int, typer.Option(min=0, help="Train SAEs without this many of the concepts at a time, and compare; 0: no.")
     ] = 0,
+    confusable: Annotated[
+        int, typer.Option(min=0, help="Remove the objects of so many pairs whose templates in canvas overlap most.")
+    ] = 0,
     cost: Annotated[bool, typer.Option("--cost/--no-cost", help="Measure the time per image.")] = True,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -72,6 +75,12 @@ def compare(
     else:
         work = measure(Workspace.open(workspace, create=False), concepts or ())
         config, chosen = changed(work.config, told), work.concepts or []
+    if confusable:
+        from flows.inspection.relatives import confusable as alike
+
+        if concepts:
+            raise ConfigError(f"--confusable {confusable} chooses the concepts; name none beside it.")
+        chosen = alike(config, confusable)
     known = [*config.method, *config.controls.methods]
     if against and against not in known:
         raise ConfigError(f"--against {against}: it is not among the methods that are compared: {', '.join(known)}.")
