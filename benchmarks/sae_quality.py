@@ -1,20 +1,22 @@
-"""FVU against L0 for every variant, on canvas20 activations, at equal steps and equal rows.
+"""FVU, L0 and F1 of every variant beside an untrained SAE, on canvas activations, at equal steps and equal rows.
 
-    python -m benchmarks.sae_quality --seeds 0 1 2 3 --plot docs/sae_quality.png --table docs/sae_quality.md
+    python -m benchmarks.sae_quality --table docs/sae_quality.md --plot docs/sae_quality.png
 
 Rows of one hookpoint are captured from training prompts, and shuffled for each seed; all SAEs of a seed are trained on
-the same batches in the same order, and judged at inference (each row by itself) on rows from test prompts. k is what
-each variant is asked for; L0 is what it uses.
+the same batches in the same order. FVU and L0 are of rows from test prompts, each row by itself. F1: for each object
+the latent and threshold that name it best are chosen on validation images and judged on test images
+(`saeuron.sae.diagnosis.detection`). Stability: the mean largest cosine of the decoder rows of these latents to those of
+the next seed's SAE. k is what each variant is asked for; L0 is what it uses.
+
+Every SAE that is done is kept in the folder: the command goes on where it was ended.
 """
 
 import itertools
-import sys
+import json
 from argparse import Namespace
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -23,145 +25,241 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.results import Figure, parser, show
 from saeuron.canvas.evaluation import requests
+from saeuron.canvas.vocabularies import CANVAS
 from saeuron.canvas.vocabulary import Split
 from saeuron.capturing import capture
 from saeuron.config import CaptureConfig, ModelConfig
+from saeuron.files import atomic_path
 from saeuron.pipelines.loading import load_pipeline
+from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import SAEConfig
+from saeuron.sae.diagnosis.detection import detections
+from saeuron.sae.diagnosis.dictionary import chance, nearest
 from saeuron.sae.streams import tensor_of
-from saeuron.sae.training import Point, Quality, Trainer, quality, together
+from saeuron.sae.training import Trainer, quality, together
 from saeuron.sae.variants import VARIANTS
 
-HOOKPOINT = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+HOOKPOINT = "unet.up_blocks.0.attentions.1"
+UNTRAINED = "untrained"
+"""In the place of a variant: `topk` as it is drawn."""
+GOOD = 0.9
+_IMAGES = 32
+"""Images that are encoded at once."""
+
+
+class Found(NamedTuple):
+    """What one SAE is worth."""
+
+    variant: str
+    k: int
+    seed: int
+    fvu: float
+    l0: float
+    never: float
+    f1: float
+    """Mean over objects."""
+    named: float
+    """Share of objects with an F1 of at least GOOD."""
+    used: list[int]
+    """The best latent of each object."""
+
+
+class Images(NamedTuple):
+    """What was read from the images of one split."""
+
+    rows: NDArray[Any]
+    """float16 [images, steps, P, D]."""
+    objects: list[str]
+    """The object that each asks for."""
 
 
 def main() -> None:
     """Capture, train, judge; print a table, draw the plot, write the page."""
     arguments = parser(__doc__ or "")
+    arguments.add_argument("--folder", type=Path, default=Path("quality"), help="what is done is kept here (quality)")
     arguments.add_argument("--hookpoint", default=HOOKPOINT)
-    arguments.add_argument("--variants", nargs="+", default=sorted(VARIANTS), choices=sorted(VARIANTS))
-    arguments.add_argument("--k", type=int, nargs="+", default=[8, 16, 32, 64])
+    arguments.add_argument("--objects", type=int, default=20, help="of canvas, evenly spaced in its list (20)")
+    arguments.add_argument("--variants", nargs="+", default=[UNTRAINED, *sorted(VARIANTS)])
+    arguments.add_argument("--k", type=int, nargs="+", default=[4, 8])
     arguments.add_argument("--expansion", type=int, default=4)
-    arguments.add_argument("--steps", type=int, default=400)
+    arguments.add_argument("--steps", type=int, default=1000)
     arguments.add_argument("--batch", type=int, default=2048)
     arguments.add_argument("--lr", type=float, default=1e-2, help="of Adam, for all (1e-2)")
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and of the order of rows")
-    arguments.add_argument("--threads", type=int, default=1, help="of each process")
-    arguments.add_argument("--processes", type=int, default=2, help="seeds at a time")
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights and order (0 1 2)")
+    arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--plot", type=Path, help="a PNG to draw")
     arguments.add_argument("--table", type=Path, help="a Markdown page to write")
     options = arguments.parse_args()
-    rows = {split: captured(split, options.hookpoint) for split in ("train", "test")}
-    print(f"{len(rows['train'])} rows to train on, {len(rows['test'])} to judge on, D {rows['train'].shape[1]}")
-    found: dict[tuple[str, int], list[Quality]] = {}
-    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        judged = [pool.submit(_judged, options, seed, rows) for seed in options.seeds]
-        for each in judged:
-            for key, quality_ in each.result().items():
-                found.setdefault(key, []).append(quality_)
-    figures = []
-    for (name, k), seen in found.items():
-        middle = [float(np.mean([getattr(q, field) for q in seen])) for field in ("fvu", "l0", "never")]
-        figures.append(Figure(f"{name}, k {k}: FVU", middle[0], "ratio"))
-        figures.append(Figure(f"{name}, k {k}: L0", middle[1], "latents", k, middle[1] / k))
+    if unknown := sorted(set(options.variants) - {UNTRAINED, *VARIANTS}):
+        arguments.error(f"--variants {unknown[0]}; expected some of {', '.join([UNTRAINED, *sorted(VARIANTS)])}")
+    torch.set_num_threads(options.threads)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    kept(options)
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    seen = {split: captured(options, split) for split in splits}
+    everything = [
+        made(options, variant, k, seed, seen)
+        for seed, variant, k in itertools.product(options.seeds, options.variants, options.k)
+    ]
+    found: dict[tuple[str, int], list[Found]] = {}
+    for each in everything:
+        found.setdefault((each.variant, each.k), []).append(each)
+    figures = [
+        Figure(f"{name}, k {k}: {field}", float(np.mean([getattr(f, field) for f in many])), unit)
+        for (name, k), many in found.items()
+        for field, unit in (("fvu", "ratio"), ("l0", "latents"), ("f1", "ratio"))
+    ]
     show(figures, options.json)
     if options.plot:
         draw(found, options.plot, options.hookpoint)
         print(f"drew {options.plot}")
     if options.table:
-        options.table.write_text(page(found, options, len(rows["train"])))
+        options.table.write_text(page(found, options, seen))
         print(f"wrote {options.table}")
 
 
-def _judged(options: Namespace, seed: int, rows: dict[str, NDArray[Any]]) -> dict[tuple[str, int], Quality]:
-    """Every variant at every k, trained with a seed and judged."""
-    torch.set_num_threads(options.threads)
-    fixed = {
-        "seed": seed,
-        "expansion": options.expansion,
-        "steps": options.steps,
-        "batch": options.batch,
-        "lr": options.lr,
-    }
-    configs = {
-        (name, k): SAEConfig.model_validate({"variant": name, "k": k, **fixed})
-        for name, k in itertools.product(options.variants, options.k)
-    }
-    order = np.random.default_rng(seed).permutation(len(rows["train"]))
-    trainers = trained(configs, rows["train"][order])
-    return {key: quality(t.sae, iter(tensor_of(rows["test"]).split(8192))) for key, t in trainers.items()}
+def kept(options: Namespace) -> None:
+    """Refuse a folder that holds results of other settings."""
+    names = ("hookpoint", "objects", "expansion", "steps", "batch", "lr")
+    path, now = options.folder / "settings.json", {name: getattr(options, name) for name in names}
+    if path.exists() and (before := json.loads(path.read_text())) != now:
+        raise SystemExit(f"{options.folder} holds results of {before}; expected {now}: give another --folder.")
+    path.write_text(json.dumps(now))
 
 
-def captured(split: Split, hookpoint: str) -> NDArray[Any]:
-    """Rows [R, D] of one image of every cell of a split; float16."""
-    pipe, config = load_pipeline("canvas20"), CaptureConfig()
-    seen = capture(pipe, requests(split, 1), [hookpoint], ModelConfig(), config)
-    return np.concatenate([arrays[hookpoint].reshape(-1, arrays[hookpoint].shape[-1]) for _, _, arrays, _ in seen])
+def captured(options: Namespace, split: Split) -> Images:
+    """One image of every cell of some objects and all styles."""
+    every = len(CANVAS.objects) // options.objects
+    objects = CANVAS.objects[::every][: options.objects]
+    wanted = [r for r in requests(split, 1, CANVAS) if r.prompt.concepts["object"] in objects]
+    asked = [r.prompt.concepts["object"] for r in wanted]
+    path = options.folder / f"{split}.npy"
+    if not path.exists():
+        config = CaptureConfig(seed={"train": 0, "validation": 1, "test": 2}[split])
+        read = capture(load_pipeline("canvas"), wanted, [options.hookpoint], ModelConfig(), config)
+        rows = np.stack([arrays[options.hookpoint] for _, _, arrays, _ in read])
+        with atomic_path(path) as part, part.open("wb") as file:
+            np.save(file, rows)
+    return Images(np.load(path, mmap_mode="r"), asked)
 
 
-def trained(configs: dict[Any, SAEConfig], rows: NDArray[Any]) -> dict[Any, Trainer]:
-    """All SAEs on one stream of batches, which starts again at the end of the rows."""
-    batch = next(iter(configs.values())).batch
-    per_epoch = len(rows) // batch
+def made(options: Namespace, variant: str, k: int, seed: int, seen: dict[Split, Images]) -> Found:
+    """One SAE, trained and judged unless it is there."""
+    folder = options.folder / f"{variant}_{k}_{seed}"
+    if (path := folder / "found.json").exists():
+        return Found(**json.loads(path.read_text()))
+    fixed = {name: getattr(options, name) for name in ("expansion", "steps", "batch", "lr")}
+    about = {"variant": "topk" if variant == UNTRAINED else variant, "k": k, "seed": seed, **fixed}
+    config = SAEConfig.model_validate(about)
+    if variant == UNTRAINED:
+        config = config.learning("untrained")
+    sae = fitted(config, seen["train"].rows)
+    chosen, judged_on = seen["validation"], seen["test"]
+    judged = detections(strengths(sae, chosen.rows), chosen.objects, strengths(sae, judged_on.rows), judged_on.objects)
+    rows = judged_on.rows
+    flat = (tensor_of(part.reshape(-1, rows.shape[-1])) for part in np.array_split(rows, -(-len(rows) // _IMAGES)))
+    whole = quality(sae, flat)
+    f1 = [d.f1 for d in judged]
+    found = Found(
+        variant, k, seed, whole.fvu, whole.l0, whole.never, float(np.mean(f1)), float(np.mean(np.array(f1) >= GOOD)),
+        [d.latent for d in judged if d.latent is not None],
+    )  # fmt: skip
+    sae.save(folder)
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(found._asdict()))
+    print(f"{variant}, k {k}, seed {seed}: FVU {found.fvu:.3f}, F1 {found.f1:.3f}", flush=True)
+    return found
+
+
+def fitted(config: SAEConfig, images: NDArray[Any]) -> SAE:
+    """An SAE trained on the rows of images, in an order that its seed draws; they start again at their end."""
+    rows = images.reshape(-1, images.shape[-1])
+    rows = rows[np.random.default_rng(config.seed).permutation(len(rows))]
+    per_epoch = len(rows) // config.batch
 
     def stream(start: int) -> Iterator[NDArray[Any]]:
         for i in itertools.count(start):
-            at = i % per_epoch * batch
-            yield rows[at : at + batch]
+            at = i % per_epoch * config.batch
+            yield rows[at : at + config.batch]
 
-    trainers = {key: Trainer(config, rows.shape[1], "") for key, config in configs.items()}
-    for trainer in trainers.values():
-        trainer.initialise(tensor_of(rows[:batch]))
-
-    def tell(index: int, point: Point) -> None:
-        if index == 0 and point.step % 100 == 0:
-            print(f"seed {next(iter(configs.values())).seed}: step {point.step}", file=sys.stderr, flush=True)
-
-    together(list(trainers.values()), stream, {}, report=tell)
-    return trainers
+    trainer = Trainer(config, rows.shape[1], "")
+    trainer.initialise(tensor_of(rows[: config.batch]))
+    together([trainer], stream, {})
+    return trainer.sae
 
 
-def draw(found: dict[tuple[str, int], list[Quality]], path: Path, hookpoint: str) -> None:
-    """FVU over L0, both on logarithmic axes, a line a variant."""
+@torch.no_grad()
+def strengths(sae: SAE, images: NDArray[Any]) -> Tensor:
+    """A, float32 [images, N]: mean over steps of the largest activation over positions."""
+    parts = np.array_split(images, -(-len(images) // _IMAGES))
+    return torch.cat(
+        [torch.stack([sae.encode(tensor_of(image).float()).amax(1).mean(0) for image in p]) for p in parts]
+    )
+
+
+def stability(options: Namespace, many: Sequence[Found]) -> tuple[float, float] | None:
+    """Mean largest cosine of used decoder rows between seeds, over all ordered pairs, and what chance gives."""
+    saes = [SAE.load(options.folder / f"{f.variant}_{f.k}_{f.seed}") for f in many]
+    pairs = list(itertools.permutations(range(len(many)), 2))
+    if not pairs:
+        return None
+    cosines = [float(nearest(saes[a].W_dec[many[a].used], saes[b].W_dec).cosine.mean()) for a, b in pairs]
+    info = saes[0].info
+    return float(np.mean(cosines)), chance(len(many[0].used), info.n_latents, info.width)
+
+
+def draw(found: dict[tuple[str, int], list[Found]], path: Path, hookpoint: str) -> None:
+    """F1 over FVU, a mark a variant and k, means over seeds."""
     figure, axes = plt.subplots(figsize=(8, 5.5), constrained_layout=True)
-    names = list(dict.fromkeys(name for name, _ in found))
-    colours = plt.get_cmap("tab20").colors
+    names, colours = list(dict.fromkeys(name for name, _ in found)), plt.get_cmap("tab20").colors
     for i, name in enumerate(names):
-        points = [q for (n, _), seen in found.items() if n == name for q in [seen]]
-        l0 = [float(np.mean([q.l0 for q in seen])) for seen in points]
-        fvu = [float(np.mean([q.fvu for q in seen])) for seen in points]
-        axes.plot(l0, fvu, marker="os^Dv"[i % 5], color=colours[i % 20], label=name, lw=1.2, ms=5)
-    axes.set(xscale="log", yscale="log", xlabel="L0: active latents per row", ylabel="FVU on held-out rows")
-    axes.set_title(f"canvas20, {hookpoint}", fontsize=9)
+        points = [seen for (n, _), seen in found.items() if n == name]
+        fvu, f1 = ([float(np.mean([getattr(f, field) for f in seen])) for seen in points] for field in ("fvu", "f1"))
+        axes.plot(fvu, f1, marker="os^Dv"[i % 5], color=colours[i % 20], label=name, lw=1.0, ms=6)
+    axes.set(xscale="log", xlabel="FVU on rows of test images", ylabel="mean F1 of the best latent of an object")
+    axes.set_title(f"canvas, {hookpoint}; lines join values of k", fontsize=9)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, ncols=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def page(found: dict[tuple[str, int], list[Quality]], options: Any, rows: int) -> str:
+def page(found: dict[tuple[str, int], list[Found]], options: Namespace, seen: dict[Split, Images]) -> str:
     """A Markdown table: a row a variant and k."""
+    judged = seen["test"]
     lines = [
-        "# FVU against L0, every variant",
+        "# FVU, L0 and F1, every variant",
         "",
-        f"`python -m benchmarks.sae_quality`: canvas20, `{options.hookpoint}`, N = {options.expansion} D, "
-        f"{options.steps} steps of {options.batch} rows ({rows} in all), learning rate {options.lr:g}, "
-        f"seeds {', '.join(map(str, options.seeds))}; judged at inference on rows from test prompts. "
-        "Options are each variant's defaults; `never` are latents that fired on no row.",
+        f"`python -m benchmarks.sae_quality`: canvas, `{options.hookpoint}`, N = {options.expansion} D, "
+        f"{options.steps} steps of {options.batch} rows ({seen['train'].rows[..., 0].size} in all), learning rate "
+        f"{options.lr:g}, seeds {', '.join(map(str, options.seeds))}. FVU, L0 and `never` (latents that fired on no "
+        f"row) are of rows of {len(judged.objects)} test images. F1: for each of {len(set(judged.objects))} objects "
+        f"the best latent and threshold, chosen on {len(seen['validation'].objects)} validation images, judged on the "
+        f"test images, {len(judged.objects) // len(set(judged.objects))} of each object; `0.9`: share of objects at "
+        "0.9 or more. Brackets: lowest and highest of the seeds. Stability: mean largest cosine of these latents' "
+        "decoder rows to those of another seed's SAE, and in brackets what random directions give. Options are each "
+        "variant's defaults. `untrained` is the control.",
         "",
-        "![FVU against L0](sae_quality.png)",
+        "![F1 against FVU](sae_quality.png)",
         "",
-        "| variant | k | L0 | FVU | spread over seeds | never |",
-        "|---|---|---|---|---|---|",
+        "| variant | k | L0 | FVU | F1 | 0.9 | stability | never |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for (name, k), seen in found.items():
-        fvu = [q.fvu for q in seen]
-        l0, never = (float(np.mean([getattr(q, field) for q in seen])) for field in ("l0", "never"))
-        spread = f"{max(fvu) - min(fvu):.4f}" if len(fvu) > 1 else "-"
-        lines.append(f"| {name} | {k} | {l0:.1f} | {np.mean(fvu):.4f} | {spread} | {100 * never:.0f} % |")
+    for (name, k), many in found.items():
+        l0, fvu, f1, named, never = (
+            np.array([getattr(f, field) for f in many]) for field in ("l0", "fvu", "f1", "named", "never")
+        )
+        alike = stability(options, many)
+        lines.append(
+            f"| {name} | {k} | {l0.mean():.1f} | {fvu.mean():.3f} ({fvu.min():.3f} to {fvu.max():.3f}) "
+            f"| {f1.mean():.2f} ({f1.min():.2f} to {f1.max():.2f}) | {100 * named.mean():.0f} % "
+            f"({100 * named.min():.0f} to {100 * named.max():.0f}) "
+            f"| {'-' if alike is None else f'{alike[0]:.2f} ({alike[1]:.2f})'} | {100 * never.mean():.0f} % |"
+        )
     return "\n".join(lines) + "\n"
 
 

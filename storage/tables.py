@@ -23,7 +23,7 @@ from storage.views.figures import (
     SECOND_OPINIONS,
     SEQUENCES,
 )
-from storage.views.inputs import CAPTURES, DESCRIPTIONS, DICTIONARY, EXPLANATIONS, PROMPTS, SAES
+from storage.views.inputs import CAPTURES, DESCRIPTIONS, DICTIONARY, EXPLANATIONS, PROMPTS, PROOFS, SAES
 from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, OOD, PAIRS, PREVALENCE, RELATIVES, STEERING
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
 from storage.views.removals import ATTACKS, GRID, REMOVAL_LATENTS
@@ -56,6 +56,7 @@ __all__ = [
     "PICTURES",
     "PREVALENCE",
     "PROMPTS",
+    "PROOFS",
     "QUALITY",
     "RELATIVES",
     "REMOVAL_LATENTS",
@@ -100,6 +101,7 @@ SHIPPED: dict[str, tuple[View, ...]] = {
     "second_opinion": (SECOND_OPINIONS,),
     "audit": (ATTACKS,),
     "proof": (DICTIONARY,),
+    "proof_test": (PROOFS,),
     "explanation": (EXPLANATIONS,),
     "description": (DESCRIPTIONS,),
     "locate": (HEADS,),

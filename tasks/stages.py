@@ -24,6 +24,7 @@ from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
 from tasks.sae.describe import DescribeJob
 from tasks.sae.explain import ExplainJob
+from tasks.sae.proof_tests import ProofTestJob
 from tasks.sae.prove import ProofJob
 from tasks.sae.report import DiagnosisJob, StabilityJob
 from tasks.score import ScoreJob
@@ -49,6 +50,7 @@ SHIPPED: tuple[type[Job], ...] = (
     DiagnosisJob,
     StabilityJob,
     ProofJob,
+    ProofTestJob,
     ExplainJob,
     DescribeJob,
     AuditJob,

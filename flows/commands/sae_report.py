@@ -61,36 +61,54 @@ def report(
 
 def prove(
     sae: Named,
-    images: Annotated[int, typer.Option(min=2, help="Images of each of the three sets.")] = 1000,
+    images: Annotated[
+        int | None, typer.Option(min=2, help="Images of each set; 1000 to name concepts, 260 in tests by default.")
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(help="naming (the default), approximation, control, occlusion, width, all; may be given again."),
+    ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Compare an SAE's latents with untrained ones.
+    """Compare an SAE's latents with untrained ones, and with labels.
 
     For each concept, the latent that names it best is chosen on validation images and judged on test images. The same
     is done with an SAE that was never trained, one with a frozen decoder, the coordinates themselves, and differences
     of means. `saeuron sql "select * from dictionary"` has every concept.
 
+    Other tests stand in the view `proofs`, beside dictionaries made from labels: what the model loses with the
+    reconstruction in place (approximation), whether few latents change what is drawn (control), whether a loud
+    attribute hides a quiet one (occlusion), and what more latents do (width). The last two train SAEs.
+
     Example: saeuron sae prove unet.up_blocks.0.attentions.1
     """
+    from flows.sae.proof_tests import check, chosen
+
+    tests = chosen(test or ())
     opened, found = _opened(sae, workspace, device, threads, verbose)
     from flows.display import on_prefect
+    from flows.sae.proof_tests import lines as told
     from flows.sae.prove import lines, sae_prove
     from tasks.registry import runs
 
     config = runs.remembered(opened)
+    check(opened, config, found, tests, device)
     with on_prefect(console_for(as_json)):
-        made = sae_prove(config, str(opened.root), found.id, images, device=device, threads=threads)
+        made = sae_prove(config, str(opened.root), found.id, images, tests, device=device, threads=threads)
     if as_json:
-        say(json.dumps({"sae": found.id, "proof": made["proof"], "figures": made["figures"]}, indent=2))
+        page = {"sae": found.id, **{name: made[name] for name in ("proof", "figures", "tests")}}
+        say(json.dumps(page, indent=2))
         return
     from flows.hints import command
 
-    say("\n".join(lines(found, made["figures"])))
-    query = f"select * from dictionary where sae_id = '{found.id}' order by f1"
+    parts = [lines(found, made["figures"])] if made["proof"] else [[f"{found.id} at {found.summary['hookpoint']}"]]
+    say("\n\n".join("\n".join(part) for part in [*parts, *(told(name, rows) for name, rows in made["tests"].items())]))
+    view = "dictionary" if made["proof"] else "proofs"
+    query = f"select * from {view} where sae_id = '{found.id}'" + (" order by f1" if made["proof"] else "")
     say(f"next: {command('sql', query, workspace=workspace)}")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from flows.run import Run
-from flows.sae.prove import CONTROLS, control
+from flows.sae.controls import CONTROLS, control
 from flows.sae.report import captured, sampling
 from flows.stages.prompts import prompts
 from flows.summary import text_table

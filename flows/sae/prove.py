@@ -1,22 +1,23 @@
 """Measure whether an SAE's latents name concepts better than its controls, and print what was found."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
 
 from flows.run import Run
+from flows.sae.controls import controls_of
+from flows.sae.proof_tests import NAMING, found, test_job
 from flows.sae.report import captured, sampling
 from flows.stages.prompts import prompts
 from flows.summary import text_table
 from saeuron.config import RunConfig
-from saeuron.sae.config import Dictionary, SAEConfig
 from storage import Workspace, connect
 from storage.manifests import Manifest
-from tasks.engine import model, progress
+from tasks.engine import model
+from tasks.sae.proof_tests import TESTS, proof_test
 from tasks.sae.prove import ProofConfig, ProofJob, prove
-from tasks.train import TrainJob, train
 
-CONTROLS: tuple[Dictionary, ...] = ("untrained", "frozen")
 KINDS = ("supervised", "trained", "frozen", "untrained", "neurons")
 """Order of the table: the ceiling first."""
 GOOD = 0.9
@@ -33,7 +34,8 @@ def sae_prove(
     config: RunConfig,
     workspace: str,
     sae_id: str,
-    images: int = ProofConfig().images,
+    images: int | None = None,
+    tests: Sequence[str] = (NAMING,),
     device: str = "cpu",
     threads: int = 2,
 ) -> dict[str, Any]:
@@ -43,18 +45,28 @@ def sae_prove(
         config: that of the workspace; how the SAE was trained is read from its own artifacts.
         workspace: where the SAE is, and where the results go.
         sae_id: the SAE.
-        images: see `ProofConfig`.
+        images: of each set; None: as `ProofConfig` and `ProofTestConfig` have it.
+        tests: `naming`, or names of `tasks.sae.proof_tests.TESTS`.
         device: where models run. threads: torch threads on the CPU.
 
     Returns:
-        {"proof": id, "figures": rows of the table, "counts", "run_id"}.
+        {"proof": id or None, "figures": rows of the table, "tests": {test: rows of the view `proofs`}, "counts",
+        "run_id"}.
     """
     opened = Workspace.open(workspace, create=False)
     model.set_threads(threads)
     run = Run.of(opened, config, device)
     with run.recorded("sae prove") as run_id:
-        made = run.step(prove, proof_job(run, opened.manifest(sae_id), images))
-    return {"run_id": run_id, "counts": run.counts, "proof": made.id, "figures": figures(opened, made.id)}
+        sae = opened.manifest(sae_id)
+        proof = run.step(prove, proof_job(run, sae, images or ProofConfig().images)).id if NAMING in tests else None
+        made = {test: run.step(proof_test, test_job(run, sae, test, images)).id for test in TESTS if test in tests}
+    return {
+        "run_id": run_id,
+        "counts": run.counts,
+        "proof": proof,
+        "figures": figures(opened, proof) if proof else [],
+        "tests": {test: found(opened, name) for test, name in made.items()},
+    }
 
 
 def proof_job(run: Run, sae: Manifest, images: int) -> ProofJob:
@@ -64,12 +76,7 @@ def proof_job(run: Run, sae: Manifest, images: int) -> ProofJob:
         ConfigError: the workspace's configuration names another model than the SAE was trained on.
     """
     capture = captured(run.opened, sae)
-    look = sampling(run, sae, capture)
-    controls = {}
-    if capture is not None:
-        for i, dictionary in enumerate(CONTROLS):
-            progress.stage("controls", i, len(CONTROLS))
-            controls[dictionary] = control(run, sae, capture, dictionary)
+    look, controls = sampling(run, sae, capture), controls_of(run, sae, capture)
     return ProofJob(
         workspace=run.workspace,
         device=run.device,
@@ -80,18 +87,6 @@ def proof_job(run: Run, sae: Manifest, images: int) -> ProofJob:
         controls=controls,
         prompts_id=capture.inputs["prompts"] if capture is not None else prompts(run)[""].id,
     )
-
-
-def control(run: Run, sae: Manifest, capture: Manifest, dictionary: Dictionary) -> str:
-    """Id of the same SAE with another dictionary, trained if it is missing."""
-    job = TrainJob(
-        workspace=run.workspace,
-        device=run.device,
-        config=SAEConfig.model_validate(sae.config["config"]).learning(dictionary),
-        hookpoint=sae.summary["hookpoint"],
-        capture_id=capture.id,
-    )
-    return run.step(train, job).id
 
 
 def figures(workspace: Workspace, proof_id: str) -> list[dict[str, Any]]:

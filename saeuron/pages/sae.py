@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from saeuron.pages import plots
 from saeuron.pages.contents import RANGES, Latent, SAEReport, StepFigures
 from saeuron.pages.document import Gallery, render
+from saeuron.sae.diagnosis.norms import Norm, grouped
 
 BARS = 18
 """Concepts shown in the bar plot of one latent."""
@@ -30,6 +31,7 @@ def page(report: SAEReport) -> str:
         steps=steps,
         gallery=gallery,
         plots=_plots(report, steps),
+        norms=grouped([Norm(**n) for n in report.figures.get("norms", ())]),
         RANGES=RANGES,
         COUNTERPART=COUNTERPART,
     )

@@ -104,13 +104,13 @@ def measure(
         if path.split(".")[0] != family.root:
             raise ConfigError(f"{path} is not in the denoiser; shares are of modules of {family.root}.")
     n, net = len(pairs), family.denoiser(pipe)
-    calls = _calls(pipe, net, pairs, model, seed)
-    found = np.zeros((len(groups), len(calls), n))
+    made = calls(pipe, net, pairs, model, seed)
+    found = np.zeros((len(groups), len(made), n))
     rows = slice(2 * n, None) if control else slice(n)
-    for k, call in enumerate(calls):
+    for k, call in enumerate(made):
         given: dict[str, Tensor] = {}
         with attached(pipe, readers={path: _keep(given, path, rows) for path in paths}):
-            shown, instead, _ = _run(net, call).chunk(3)
+            shown, instead, _ = predicted(net, call).chunk(3)
         whole = (shown - instead).flatten(1).double()
         size = whole.square().sum(1)
         if not bool((size > 0).all()):
@@ -119,13 +119,13 @@ def measure(
                 f"{pairs[int(size.argmin())].instead!r} at timestep {call.timestep}; take prompts that differ."
             )
         # p- alone from here on. Its own prediction is made anew, because a smaller batch may round differently.
-        alone = _Call(call.timestep, _second(call.args, n), _second(call.kwargs, n))
-        plain = _run(net, alone)
+        alone = call.third(1, n)
+        plain = predicted(net, alone)
         for g, group in enumerate(groups):
             with attached(pipe, editors=_patches(group, given)):
-                moved = (_run(net, alone) - plain).flatten(1).double()
+                moved = (predicted(net, alone) - plain).flatten(1).double()
             found[g, k] = ((moved * whole).sum(1) / size).cpu().numpy()
-    return Measured(tuple(call.timestep for call in calls), found)
+    return Measured(tuple(call.timestep for call in made), found)
 
 
 def shares(
@@ -189,17 +189,21 @@ def _patches(group: Sequence[Site], given: Mapping[str, Tensor]) -> dict[str, li
     return editors
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """A call of the denoiser with 3 n conditional rows: n of p+, n of p-, n of the control, all at p+'s z_t."""
 
     timestep: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def third(self, which: int, n: int) -> "Call":
+        """The rows of p+ (0), p- (1) or the control (2) alone."""
+        return Call(self.timestep, _third(self.args, which, n), _third(self.kwargs, which, n))
 
-def _calls(pipe: Any, net: nn.Module, pairs: Sequence[Pair], model: ModelConfig, seed: int) -> list[_Call]:
+
+def calls(pipe: Any, net: nn.Module, pairs: Sequence[Pair], model: ModelConfig, seed: int) -> list[Call]:
     """The calls that the pipeline makes, with the latents of p+ in every row, and without the unconditional half."""
-    n, calls = len(pairs), list[_Call]()
+    n, found = len(pairs), list[Call]()
     texts = [text for column in zip(*pairs, strict=True) for text in column]
     noise = initial_noise(seed, [(str(i % n), 0) for i in range(3 * n)], latent_shape(pipe, model))
 
@@ -233,21 +237,21 @@ def _calls(pipe: Any, net: nn.Module, pairs: Sequence[Pair], model: ModelConfig,
         handle.remove()
     for timestep, both, (args, kwargs) in zip(at, guided, given, strict=True):
         taken = (lambda v: _conditional(v, 3 * n)) if both else (lambda v: v)
-        calls.append(_Call(timestep, taken(args), taken(kwargs)))
-    return calls
+        found.append(Call(timestep, taken(args), taken(kwargs)))
+    return found
 
 
 _NO_BATCH = ("img_ids", "txt_ids")
 """Arguments of Flux that are the same for every row, and have no dimension for rows."""
 
 
-def _second(value: Any, n: int) -> Any:
-    """The rows of p- of every tensor that holds those of p+, p- and the control."""
+def _third(value: Any, which: int, n: int) -> Any:
+    """The rows of p+, p- or the control of every tensor that holds those of all three."""
     if isinstance(value, Tensor):
-        return value[n : 2 * n] if value.ndim and len(value) == 3 * n else value
+        return value[which * n : (which + 1) * n] if value.ndim and len(value) == 3 * n else value
     if isinstance(value, dict):
-        return {name: each if name in _NO_BATCH else _second(each, n) for name, each in value.items()}
-    return tuple(_second(each, n) for each in value) if isinstance(value, tuple) else value
+        return {name: each if name in _NO_BATCH else _third(each, which, n) for name, each in value.items()}
+    return tuple(_third(each, which, n) for each in value) if isinstance(value, tuple) else value
 
 
 def _sample(kwargs: Mapping[str, Any]) -> str:
@@ -270,7 +274,7 @@ def _conditional(value: Any, rows: int) -> Any:
 
 
 @torch.no_grad()
-def _run(net: nn.Module, call: _Call) -> Tensor:
+def predicted(net: nn.Module, call: Call) -> Tensor:
     """The prediction of a call, in float32. Half of PixArt's output are variances, which no image is made of."""
     output = net(*call.args, **call.kwargs)
     tensor: Tensor = output if isinstance(output, Tensor) else output[0]

@@ -16,4 +16,5 @@ pursuit.py         gradient pursuit: codes by search instead of an encoder
 variants/          one file per SAE variant
 interchange/       folders of SAeUron, sparsify and SAELens
 diagnosis/         what an SAE keeps and loses on held-out images
+proofs/            tests beside dictionaries made from labels
 """

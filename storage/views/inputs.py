@@ -102,6 +102,27 @@ DICTIONARY = View(
         Column("images", "BIGINT", "images", "test images"),
     ),
 )
+PROOFS = View(
+    name="proofs",
+    key="proof_test_id",
+    key_meaning="the artifact of `saeuron sae prove --test`",
+    file="proofs.parquet",
+    columns=(
+        HOOKPOINT,
+        Column("sae_id", "VARCHAR", "", "the SAE that is tested, see saes"),
+        Column("test", "VARCHAR", "", "approximation, control, occlusion or width"),
+        Column("kind", "VARCHAR", "", "dictionary: trained, a control of it, from labels; or planted"),
+        Column("attribute", "VARCHAR", "", "domain whose concepts are looked at, or what is planted"),
+        Column("measure", "VARCHAR", "", "what the value is, such as sufficiency, success, n90"),
+        Column("setting", "DOUBLE", "", "latents k, part alpha, ratio rho or width N / D; null: none"),
+        Column("value", "DOUBLE", "1 or count", "the figure; null: it cannot be said"),
+        Column("ceiling", "DOUBLE", "1", "of labels by position, or of the whole output copied"),
+        Column("control", "DOUBLE", "1 or count", "the same of an untrained SAE, or without a cause; null: none"),
+        Column("low", "DOUBLE", "1", "lower end of the 95 % interval"),
+        Column("high", "DOUBLE", "1", "upper end of the 95 % interval"),
+        Column("n", "BIGINT", "", "pairs, images or concepts that it is of"),
+    ),
+)
 EXPLANATIONS = View(
     name="explanations",
     key="explanation_id",

@@ -64,7 +64,7 @@ class DiagnosisJob(Job):
     """The measurement of one SAE on held-out images."""
 
     stage: ClassVar[str] = "diagnosis"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     title: ClassVar[str] = "{sae_id}"
     summary_type: ClassVar[type[Summary]] = DiagnosisSummary
     command: ClassVar[str] = "saeuron sae report {sae_id}"
@@ -282,6 +282,7 @@ def _figures(
         "timesteps": gathered.firing.timesteps,
         "halves": halves,
         **{name: int(np.sum(latents[name].to_numpy())) for name in ("dead", "always_on")},
+        "norms": [norm._asdict() for norm in gathered.norms],
         "max_cosine": float(np.mean(latents["max_cosine"].to_numpy())),
         "dark_matter": {
             "fit_rows": dark.fit_rows,

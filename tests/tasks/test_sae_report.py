@@ -87,7 +87,7 @@ class TestImages:
 class TestId:
     def test_is_of_what_the_result_depends_on(self, looked: Workspace) -> None:
         job = job_of(looked)
-        assert job.id.startswith("diagnosis_v2_")
+        assert job.id.startswith("diagnosis_v3_")
         assert job.model_copy(update={"workspace": Path("/elsewhere")}).id == job.id
         assert job_of(looked, model=job.model.model_copy(update={"spec": "/a/copy"})).id == job.id
         others = [
@@ -127,6 +127,15 @@ class TestDiagnosis:
             for batch in (images(job)[:4], images(job)[4:]):
                 list(generate(pipe, batch, job.model, LOOK.seed))
         figures = read_json(job.folder / "diagnosis.json")
+        mine = torch.cat([part for _, part in rows["conditional"]]).float()
+        active = (sae.encode(mine) != 0).sum(1)
+        norms = {n["latents"]: n for n in figures["norms"]}
+        assert {m: n["rows"] for m, n in norms.items()} == {
+            m: int((active == m).sum()) for m in active.unique().tolist()
+        }
+        for m, norm in norms.items():
+            own = (mine - sae.b_dec)[active == m].norm(dim=1).mean()
+            assert norm["expected"] == pytest.approx(float(own), rel=1e-4)
         steps = {(r["timestep"], r["half"]): r for r in read_table(job.folder / "steps.parquet").to_pylist()}
         assert set(steps) == {(t, half) for t in (999, 499) for half in rows}
         for half, found in rows.items():
@@ -284,6 +293,9 @@ class TestPage:
 
     def test_it_shows_every_latent_that_it_names(self, diagnosis: Diagnosis, tmp_path: Path) -> None:
         text = write_page(diagnosis, tmp_path / "page.html").read_text()
+        lengths = text.split('<h2 id="norms">')[1].split("</table>")[0]
+        counts = {n["latents"]: n["rows"] for n in diagnosis.figures["norms"]}
+        assert sum(counts.values()) > 0 and all(f"<td>{rows}</td>" in lengths for rows in counts.values())
         for latent in diagnosis.shown():
             assert f'href="#latent-{latent}"' in text and f'id="latent-{latent}"' in text
         assert diagnosis.sae_id in text and HOOKPOINTS[0] in text

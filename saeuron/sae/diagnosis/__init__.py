@@ -5,6 +5,7 @@ dictionary.py    cosines between decoder rows, and with those of another SAE
 detection.py     how well one latent names a concept, beside controls
 explanations.py  what each latent fires on, as a rule in words
 dark_matter.py   how much of the error is linear or sparse (2410.14670)
+norms.py         |f| against |x|, by the number of active latents (2503.24277)
 denoising.py     denoising loss with the reconstruction in place
 """
 

@@ -18,6 +18,7 @@ from saeuron.noise import generator
 from saeuron.prompts import Prompt, cells, choose
 from saeuron.sae.autoencoder import SAE, check_width
 from saeuron.sae.diagnosis import DiagnosisConfig
+from saeuron.sae.diagnosis.norms import Norm, Norms
 from saeuron.sae.moments import Moments
 
 HALVES: tuple[Half, ...] = ("conditional", "unconditional")
@@ -82,6 +83,8 @@ class Gathered(NamedTuple):
     """int64 [R], the image of each row."""
     grid: tuple[int, int]
     """(height, width) of a map of P positions; (1, P) if the positions form no map."""
+    norms: list[Norm]
+    """Lengths of rows and activations, of the half that is read."""
 
 
 class _Sums(NamedTuple):
@@ -150,6 +153,7 @@ class Reader:
         self._rows: list[Tensor] = []
         self._row_image: list[int] = []
         self.grid = (0, 0)
+        self._norms = Norms(sae)
 
     def over(self, pipe: Any, model: ModelConfig) -> Iterator[tuple[list[Request], NDArray[np.uint8]]]:
         """Generate the images and read the hookpoint meanwhile; yields what `generate` does."""
@@ -157,7 +161,7 @@ class Reader:
 
         def begin(batch: Sequence[Request]) -> Callable[[], None]:
             self._start(done, batch)
-            return undoing(self)
+            return undoing(self, self._norms)
 
         with attached(pipe, readers={self.sae.info.hookpoint: self}):
             for batch, pictures in generate(pipe, self.images, model, self.config.seed, begin=begin):
@@ -186,10 +190,12 @@ class Reader:
                 continue
             check_width(self.sae.info.width, x.shape[2], f"the SAE for {self.sae.info.hookpoint}")
             f = self.sae.encode(x)
-            found = Moments.of(x, f, self.sae.decode(f))
+            x_hat = self.sae.decode(f)
+            found = Moments.of(x, f, x_hat)
             key = step.timestep, half
             self._moments[key] = self._moments[key] + found if key in self._moments else found
             if half == self.config.half:
+                self._norms.add(x, f, x_hat)
                 self._count(step.timestep, f)
                 self._compare(step.timestep, f)
                 self._sample(max(step.index, 0), x)
@@ -282,6 +288,7 @@ class Reader:
             torch.cat(self._rows),
             torch.tensor(self._row_image),
             self.grid,
+            self._norms.by_latents(),
         )
 
 
