@@ -5,14 +5,14 @@ from typing import Any
 from prefect import flow
 
 from flows.run import Run
-from flows.sae.controls import CONTROLS, control
+from flows.sae.controls import controls_of
 from flows.sae.report import captured, sampling
 from flows.stages.prompts import prompts
 from flows.summary import text_table
 from saeuron.config import RunConfig
 from storage import Workspace, connect
 from storage.manifests import Manifest
-from tasks.engine import model, progress
+from tasks.engine import model
 from tasks.engine.judge import DomainJudge
 from tasks.sae.explain import ExplainConfig, ExplainJob, explain
 
@@ -77,12 +77,7 @@ def explain_job(run: Run, sae: Manifest, images: int) -> ExplainJob:
         ConfigError: the workspace's configuration names another model than the SAE was trained on.
     """
     capture = captured(run.opened, sae)
-    look = sampling(run, sae, capture)
-    controls = {}
-    if capture is not None:
-        for i, dictionary in enumerate(CONTROLS):
-            progress.stage("controls", i, len(CONTROLS))
-            controls[dictionary] = control(run, sae, capture, dictionary)
+    look, controls = sampling(run, sae, capture), controls_of(run, sae, capture)
     return ExplainJob(
         workspace=run.workspace,
         device=run.device,

@@ -13,6 +13,7 @@ from saeuron.hooks import attached, to_rows
 from saeuron.pipelines.loading import identity
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.sae.diagnosis import DiagnosisConfig
+from saeuron.sae.diagnosis.norms import Norm, grouped
 from saeuron.scoring import scores
 from storage import Workspace
 from storage.dense import shards
@@ -294,8 +295,8 @@ class TestPage:
     def test_it_shows_every_latent_that_it_names(self, diagnosis: Diagnosis, tmp_path: Path) -> None:
         text = write_page(diagnosis, tmp_path / "page.html").read_text()
         lengths = text.split('<h2 id="norms">')[1].split("</table>")[0]
-        counts = {n["latents"]: n["rows"] for n in diagnosis.figures["norms"]}
-        assert sum(counts.values()) > 0 and all(f"<td>{rows}</td>" in lengths for rows in counts.values())
+        groups = grouped([Norm(**n) for n in diagnosis.figures["norms"]])
+        assert len(groups) > 1 and all(f">{label}</td><td>{n.rows}</td>" in lengths for label, n in groups)
         for latent in diagnosis.shown():
             assert f'href="#latent-{latent}"' in text and f'id="latent-{latent}"' in text
         assert diagnosis.sae_id in text and HOOKPOINTS[0] in text
