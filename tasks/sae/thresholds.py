@@ -1,7 +1,7 @@
 """An SAE of this workspace again, with thresholds in place of per-row TopK."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -108,17 +108,39 @@ def images(prompts: Sequence[Prompt], config: ThresholdsConfig) -> tuple[list[Re
     return found[0], found[1]
 
 
-def _rows(job: ThresholdsJob, wanted: Sequence[Request]) -> Tensor:
-    """Rows of images, as many of each as bring `images` of them to about `rows`; float32 [R, D]."""
-    steps = 1 if job.hookpoint.startswith("text_encoder") else math.ceil(job.model.steps / job.reading.every)
-    positions = math.ceil(job.thresholds.rows / (job.thresholds.images * steps))
-    reading = job.reading.model_copy(update={"positions": positions, "seed": job.thresholds.seed})
+def rows_of(
+    pipe: Any,
+    wanted: Sequence[Request],
+    hookpoint: str,
+    drawing: ModelConfig,
+    reading: CaptureConfig,
+    config: ThresholdsConfig,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Rows of images, as many of each as bring `config.images` of them to about `config.rows`; float32 [R, D].
+
+    Args:
+        drawing: how images are drawn. reading: which rows are read of them, positions and seed aside.
+        tell: called with the number of images that are done.
+    """
+    steps = 1 if hookpoint.startswith("text_encoder") else math.ceil(drawing.steps / reading.every)
+    positions = math.ceil(config.rows / (config.images * steps))
+    reading = reading.model_copy(update={"positions": positions, "seed": config.seed})
     found = []
-    pipe = model.pipeline(job.model, job.device)
-    for done, (_, _, arrays, _) in enumerate(capture(pipe, wanted, [job.hookpoint], job.model, reading), 1):
-        rows = arrays[job.hookpoint]
+    for done, (_, _, arrays, _) in enumerate(capture(pipe, wanted, [hookpoint], drawing, reading), 1):
+        rows = arrays[hookpoint]
         # A copy: the array holds the other images of the batch as well.
         found.append(np.array(rows).reshape(-1, rows.shape[-1]))
-        progress.tell(f"rows for {job.label}", done, len(wanted), "images")
-    model.note(job.folder, pipe, job.model.micro_batch)
+        tell(done)
     return torch.cat([tensor_of(array).float() for array in found])
+
+
+def _rows(job: ThresholdsJob, wanted: Sequence[Request]) -> Tensor:
+    pipe = model.pipeline(job.model, job.device)
+
+    def tell(done: int) -> None:
+        progress.tell(f"rows for {job.label}", done, len(wanted), "images")
+
+    found = rows_of(pipe, wanted, job.hookpoint, job.model, job.reading, job.thresholds, tell)
+    model.note(job.folder, pipe, job.model.micro_batch)
+    return found
