@@ -136,7 +136,7 @@ def told(successes: int, n: int) -> str:
     return f"{successes} of {n} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
-def suppressed(bench: Bench, plain: Prevalence, each: int, rows: list[dict[str, Any]]) -> None:
+def suppressed(bench: Bench, plain: Prevalence, each: int, only: Sequence[str], rows: list[dict[str, Any]]) -> None:
     """Concepts removed one at a time, and the same with components of pixels in place of latents."""
     flat = [torch.from_numpy(p.reshape(len(p), -1)).float() / 127.5 - 1 for p in (
         pixels(bench.sample.real), pixels(bench.sample.chosen), pixels(bench.sample.judged))]  # fmt: skip
@@ -147,7 +147,9 @@ def suppressed(bench: Bench, plain: Prevalence, each: int, rows: list[dict[str, 
     for domain in bench.config.domains:
         hits, control, by_chance, right, wrong = 0, 0, 0.0, 0, 0
         concepts = bench.config.domains[domain].concepts
-        concepts = [concepts[int(i)] for i in np.linspace(0, len(concepts) - 1, min(each, len(concepts)))]
+        concepts = [c for c in concepts if c in only] or [
+            concepts[int(i)] for i in np.linspace(0, len(concepts) - 1, min(each, len(concepts)))
+        ]
         for concept in concepts:
             pictures, drawn = bench.without(domain, concept)
             found = prevalence(bench.real.mean, bench.look(pictures).mean, SEED, concept)
@@ -192,14 +194,14 @@ def exaggerated(bench: Bench, rows: list[dict[str, Any]]) -> None:
 
 
 def null(bench: Bench, runs: int, rows: list[dict[str, Any]]) -> None:
-    """Renders on either side; each set is compared with the next."""
+    """New renders of the same prompts on either side."""
     prompts = [r.prompt for r in bench.requests]
-    before, any_, every = bench.real, 0, 0
+    any_, every = 0, 0
     for run in range(runs):
-        after = bench.look(pixels(bench.source.rendered.draw(prompts, SEED, "null", run)))
-        found = prevalence(before.mean, after.mean, SEED, "null", run)
+        sides = (bench.source.rendered.draw(prompts, SEED, "null", run, side) for side in (0, 1))
+        found = prevalence(*(bench.look(pixels(side)).mean for side in sides), SEED, "null", run)
         count = sum(v in ("suppressed", "exaggerated") for v in found.verdict)
-        any_, every, before = any_ + bool(count), every + count, after
+        any_, every = any_ + bool(count), every + count
     rows.append({"null": runs, "flagged": any_})
     say(f"real against real: something is flagged in {told(any_, runs)} runs, {every} latents in all")
 
@@ -274,7 +276,8 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--pairs", type=int, default=480)
     arguments.add_argument("--plants", type=int, default=5, help="removed concepts of each domain")
-    arguments.add_argument("--runs", type=int, default=20, help="of the null")
+    arguments.add_argument("--concepts", nargs="*", default=[], help="which ones, of both domains")
+    arguments.add_argument("--runs", type=int, default=60, help="of the null")
     arguments.add_argument("--guidance", type=int, default=48, help="pictures at each guidance; 0: none")
     arguments.add_argument("--steps", type=int, default=DictionaryConfig().steps, help="of the SAE's training")
     arguments.add_argument("--keep", type=Path, help="folder of drawn pictures")
@@ -296,7 +299,7 @@ def main() -> None:
     exaggerated(bench, rows)
     copies(bench, rows)
     unusual(bench, 0, rows)
-    suppressed(bench, plain, options.plants, rows)
+    suppressed(bench, plain, options.plants, options.concepts, rows)
     null(bench, options.runs, rows)
     if options.guidance:
         unusual(bench, options.guidance, rows)

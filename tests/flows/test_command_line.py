@@ -153,7 +153,8 @@ class TestHelp:
         assert set(COMMANDS) == {
             "run", "evaluate", "bench", "audit", "report", "remove", "runs", "removal list", "sae list",
             "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show", "latent steer",
-            "explore", "hookpoints", "locate", "blindspots", "doctor", "compare", "sequence", "removal bake",
+            "explore", "hookpoints", "locate", "inception", "blindspots", "doctor", "compare", "sequence",
+            "removal bake",
             "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new",
             "concept relatives",
             "unlearncanvas convert", "unlearncanvas export",
