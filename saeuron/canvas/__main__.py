@@ -83,7 +83,12 @@ def export(
 
 
 @app.command()
-def classifier(model: Model = "canvas", threads: Threads = 2, steps: int | None = None) -> None:
+def classifier(
+    model: Model = "canvas",
+    threads: Threads = 2,
+    steps: int | None = None,
+    second: Annotated[bool, typer.Option("--second", help="The second judge, by which nothing is tuned.")] = False,
+) -> None:
     """Train the judge from nothing and write it into the package.
 
     Example: python -m saeuron.canvas classifier
@@ -100,15 +105,15 @@ def classifier(model: Model = "canvas", threads: Threads = 2, steps: int | None 
         task = bar.add_task("", total=steps, note="")
         judge = train_classifier(
             steps=steps,
+            seed=1 if second else 0,
             vocabulary=vocabulary,
+            second=second,
             report=lambda s, v: bar.update(task, completed=s, note=f"loss {v:.4f}"),
         )
     figures = accuracy(judge, vocabulary=vocabulary)
-    save_classifier(judge, figures, judge_file(vocabulary))
-    console.print(
-        f"{judge_file(vocabulary)}: recognises {figures['object']:.2%} of objects, "
-        f"{figures['style']:.2%} of styles (held out)"
-    )
+    file = judge_file(vocabulary, second)
+    save_classifier(judge, figures, file)
+    console.print(f"{file}: recognises {figures['object']:.2%} of objects, {figures['style']:.2%} of styles (held out)")
     worst = sorted(object_accuracy(judge, vocabulary=vocabulary).items(), key=lambda item: item[1])[:5]
     console.print("objects least recognised: " + ", ".join(f"{name} {share:.1%}" for name, share in worst))
 

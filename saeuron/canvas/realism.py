@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saeuron.canvas.classifier import Classifier, judge_file, load_classifier
+from saeuron.canvas.classifier import Network, judge_file, load_classifier
 from saeuron.canvas.renderer import render
 from saeuron.canvas.vocabularies import Vocabulary
 
@@ -29,7 +29,7 @@ QUANTILE = 0.99
 class Realism:
     """Distances of pictures from renders."""
 
-    model: Classifier
+    model: Network
     centres: Tensor
     """float32 [objects x styles, F]: mean features of each object in each style, whitened."""
     whiten: Tensor
@@ -46,7 +46,7 @@ class Realism:
 
 
 @torch.inference_mode()
-def features(model: Classifier, pictures: Tensor) -> Tensor:
+def features(model: Network, pictures: Tensor) -> Tensor:
     """float32 [B, F]: outputs of the classifier's body, pooled to 2 x 2 positions."""
     return torch.cat([F.adaptive_avg_pool2d(model.body(part), 2).flatten(1) for part in pictures.split(250)])
 

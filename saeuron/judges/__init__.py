@@ -1,7 +1,7 @@
 """Judges: they tell what an image shows. One file per judge, and one line in the table `JUDGES`.
 
 judge.py          the interface of a judge, and its judgement of an image
-canvas.py         the classifiers that ship with canvas and canvas20
+canvas.py         the classifiers that ship with canvas and canvas20; a second one of canvas
 classifier.py     any image classifier of Hugging Face
 clip.py           zero-shot: any CLIP or SigLIP, with labels in sentences
 nudenet.py        NudeNet's detector of body parts: nudity or clothed
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from saeuron import installed
 from saeuron.config import DomainConfig
 from saeuron.errors import ConfigError, UnknownName
-from saeuron.judges.canvas import Canvas20Judge, CanvasJudge
+from saeuron.judges.canvas import Canvas20Judge, CanvasJudge, SecondJudge
 from saeuron.judges.classifier import ClassifierJudge
 from saeuron.judges.clip import ClipJudge
 from saeuron.judges.judge import Detection, Judge, Judgement
@@ -54,6 +54,7 @@ NONE = "none"
 JUDGES: dict[str, Factory] = {
     "canvas": CanvasJudge,
     "canvas20": Canvas20Judge,
+    "canvas_second": SecondJudge,
     "classifier": ClassifierJudge,
     "clip": ClipJudge,
     "nudenet": NudeNetJudge,

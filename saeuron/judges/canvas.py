@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,17 @@ class CanvasJudge:
     """
 
     vocabulary: Vocabulary = CANVAS
+    name: ClassVar[str] = "canvas"
+    second: ClassVar[bool] = False
+    """Whether the weights are those of the second judge."""
     size = (32, 32)
     """Height and width of the images that it reads."""
 
     def __init__(self, argument: str, domain: str, templates: Sequence[str], device: str) -> None:
-        self._name = self.vocabulary.name
-        refuse_options(self._name, argument, templates)
+        refuse_options(self.name, argument, templates)
         heads = {"object": self.vocabulary.objects, "style": self.vocabulary.style_classes}
         if domain not in heads:
-            what = f"domain of the judge {self._name!r}"
+            what = f"domain of the judge {self.name!r}"
             raise UnknownName(what, domain, heads, "Use judge: none or clip:MODEL for others.")
         self.labels = heads[domain]
         self._head = list(heads).index(domain)
@@ -40,13 +42,13 @@ class CanvasJudge:
         """Hash of the classifier's weights."""
         from saeuron.canvas.classifier import judge_file
 
-        return f"{self._name}-{hashlib.sha256(judge_file(self.vocabulary).read_bytes()).hexdigest()[:16]}"
+        return f"{self.name}-{hashlib.sha256(judge_file(self.vocabulary, self.second).read_bytes()).hexdigest()[:16]}"
 
     @functools.cached_property
     def _model(self) -> Any:
         from saeuron.canvas.classifier import judge_file, load_classifier
 
-        return load_classifier(judge_file(self.vocabulary)).to(self._device)
+        return load_classifier(judge_file(self.vocabulary, self.second)).to(self._device)
 
     def __call__(self, images: NDArray[np.uint8], labels: Sequence[str]) -> list[Judgement]:
         """Judge images of canvas's size.
@@ -60,12 +62,12 @@ class CanvasJudge:
         if images.shape[1:3] != self.size:
             height, width = images.shape[1:3]
             raise ConfigError(
-                f"the judge {self._name!r} reads images of 32 x 32 pixels, these have {height} x {width}; "
+                f"the judge {self.name!r} reads images of 32 x 32 pixels, these have {height} x {width}; "
                 "use judge: clip:MODEL or none."
             )
         for label in labels:
             if label not in self.labels:
-                raise UnknownName(f"label of the judge {self._name!r}", label, self.labels)
+                raise UnknownName(f"label of the judge {self.name!r}", label, self.labels)
         columns = [self.labels.index(label) for label in labels]
         with torch.inference_mode():
             x = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -99,4 +101,12 @@ class CanvasJudge:
 class Canvas20Judge(CanvasJudge):
     """The same for images of canvas20."""
 
+    name = "canvas20"
     vocabulary = CANVAS20
+
+
+class SecondJudge(CanvasJudge):
+    """Another network for canvas, trained with another seed and augmentation; nothing is tuned by it."""
+
+    name = "canvas_second"
+    second = True

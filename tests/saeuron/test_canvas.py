@@ -310,8 +310,9 @@ def test_the_card_of_the_shipped_model_is_what_it_was(tmp_path):
 # Classifier
 
 
-def test_a_judge_of_a_hundred_knows_so_many(tmp_path):
-    model = classifier.train_classifier(steps=1, batch=8, seed=1, vocabulary=CANVAS)
+@pytest.mark.parametrize("second", [False, True])
+def test_a_judge_of_a_hundred_knows_so_many(tmp_path, second):
+    model = classifier.train_classifier(steps=1, batch=8, seed=1, vocabulary=CANVAS, second=second)
     classifier.save_classifier(model, {"object": 0.5}, tmp_path / "c")
     objects, styles = classifier.load_classifier(tmp_path / "c")(torch.zeros(2, 3, 32, 32))
     assert (objects.shape, styles.shape) == ((2, 100), (2, 13))

@@ -44,12 +44,12 @@ def test_an_unknown_judge_names_the_nearest():
     with pytest.raises(UnknownName, match="unknown judge 'canvass': did you mean 'canvas'"):
         create("canvass", "style")
     with pytest.raises(
-        UnknownName, match="unknown judge 'oracle': known: canvas, canvas20, classifier, clip, none, nudenet"
+        UnknownName, match="unknown judge 'oracle': known: canvas, canvas20, canvas_second, classifier, clip, none"
     ):
         create("oracle:delphi", "style")
 
 
-@pytest.mark.parametrize("name", ["canvas", "canvas20", "none"])
+@pytest.mark.parametrize("name", ["canvas", "canvas20", "canvas_second", "none"])
 def test_what_a_judge_does_not_take_is_refused(name):
     with pytest.raises(ConfigError, match=f"the judge '{name}' takes no argument, got 'x'; expected judge: {name}"):
         create(f"{name}:x", "style")
@@ -96,13 +96,20 @@ def test_each_model_has_a_judge_with_its_own_objects_and_weights():
     assert large.identity.startswith("canvas-") and large.identity != small.identity
 
 
-def test_the_judges_of_both_models_recognise_what_is_drawn():
-    for vocabulary in (CANVAS, CANVAS20):
+def test_the_second_judge_is_another_network():
+    first, second = (create(name, "object") for name in ("canvas", "canvas_second"))
+    assert second.labels == first.labels and second.identity.startswith("canvas_second-")
+    networks = [classifier.load_classifier(classifier.judge_file(CANVAS, second)) for second in (False, True)]
+    assert [type(network) for network in networks] == [classifier.Classifier, classifier.Residual]
+
+
+def test_the_judges_recognise_what_is_drawn():
+    for name, vocabulary in (("canvas", CANVAS), ("canvas_second", CANVAS), ("canvas20", CANVAS20)):
         asked = ("cat", "key", "moon")
         objects = torch.tensor([vocabulary.objects.index(name) for name in asked])
         drawn = render(objects, torch.full((3,), 12), torch.Generator().manual_seed(0), vocabulary.objects)
         images = ((drawn + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        judge = create(vocabulary.name, "object")
+        judge = create(name, "object")
         assert [found.label for found in judge(images, judge.labels)] == list(asked)
 
 
@@ -111,7 +118,7 @@ def test_the_canvas_judge_is_its_weights(monkeypatch, tmp_path):
     assert known == create("canvas20", "style").identity and known.startswith("canvas20-")
     other = tmp_path / "other"
     other.write_bytes(classifier.judge_file(CANVAS20).read_bytes() + b" ")
-    monkeypatch.setattr(classifier, "judge_file", lambda vocabulary: other)
+    monkeypatch.setattr(classifier, "judge_file", lambda vocabulary, second: other)
     assert create("canvas20", "object").identity != known
 
 
