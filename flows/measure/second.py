@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.hints import command
 from flows.run import Run
 from flows.stages.judge import judge
 from flows.summary import counted, text_table
@@ -34,9 +35,8 @@ def check(workspace: Workspace, spec: str, concepts: Sequence[str]) -> list[Mani
     found = newest(workspace, concepts)
     done = {m.summary["concept"] for m in found}
     if missing := [c for c in concepts if c not in done]:
-        raise ConfigError(
-            f"{missing[0]} was not evaluated in {workspace.address}; first: saeuron evaluate {missing[0]}"
-        )
+        first = command("evaluate", missing[0], workspace=workspace)
+        raise ConfigError(f"{missing[0]} was not evaluated in {workspace.address}; first: {first}")
     if not found:
         raise ConfigError(f"nothing was evaluated in {workspace.address}; first: saeuron run, or saeuron evaluate.")
     if spec == judges.NONE:
