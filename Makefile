@@ -37,4 +37,4 @@ test: check
 # queries without end may take, given time. And the kernels for GPUs, compiled.
 faults: .venv/installed-test
 	$(BIN)/pytest -n 2 --dist loadfile tests/faults tests/storage/catalog/test_attacks.py \
-		tests/benchmarks/test_kernels.py -m "full or not full"
+		tests/benchmarks/test_kernels.py tests/end_to_end/test_runners.py -m "full or not full"

@@ -30,6 +30,7 @@ from storage.tables import (
     PICTURES,
     PREVALENCE,
     PROMPTS,
+    PROOFS,
     QUALITY,
     RELATIVES,
     REMOVAL_LATENTS,
@@ -184,7 +185,7 @@ COLUMNS: dict[str, list[Column]] = {
     **{view.name: view.described for view in (REMOVAL_LATENTS, GRID)},
     "images": IMAGES.described,
     **{view.name: view.described for view in (JUDGEMENTS, DETECTIONS, METRICS, EVALUATIONS, DAMAGE, CONFUSION)},
-    **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, EXPLANATIONS, ATTACKS, HEADS)},
+    **{view.name: view.described for view in (QUALITY, PICTURES, DICTIONARY, PROOFS, EXPLANATIONS, ATTACKS, HEADS)},
     **{view.name: view.described for view in (ATTRIBUTIONS, HEAD_LATENTS, RELATIVES, SEQUENCES, LEFT_OUT, STEERING)},
     **{view.name: view.described for view in (DESCRIPTIONS, SECOND_OPINIONS, PREVALENCE, PAIRS, OOD)},
     "runs": [

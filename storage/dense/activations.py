@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.dense.direct import ALIGNMENT, aligned, huge_memory, larger_than_cache, read_at
-from storage.dense.shards import Member, check, read_manifest, read_member
+from storage.dense.shards import Member, check, npy_header, read_manifest, read_member
 from storage.errors import ArtifactDamaged
 
 Rows = NDArray[Any]
@@ -54,8 +54,8 @@ def encode(array: Rows) -> bytes:
 
 def decode(data: bytes) -> Rows:
     """The array that `encode` wrote. Raises ValueError for a pickle."""
-    array: Rows = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    return array
+    shape, dtype, start = npy_header(data)
+    return np.frombuffer(data, dtype, offset=start).reshape(shape).copy()
 
 
 @dataclass(frozen=True)
@@ -276,14 +276,12 @@ class ActivationRows:
         header = out[:_HEADER].tobytes()
         if (known := (header, member.shape, member.bytes)) in self._headers:
             return
-        stream = io.BytesIO(header)
         try:
-            np.lib.format.read_magic(stream)
-            shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+            shape, dtype, start = npy_header(header)
         except ValueError as error:
             raise ArtifactDamaged(path, f"the array {member.key}", f"no array ({error})") from None
-        expected = (member.shape, False, self._stored, _HEADER, _HEADER + block.rows * self._row_bytes)
-        if (shape, by_column, dtype.name, stream.tell(), member.bytes) != expected:
+        expected = (member.shape, self._stored, _HEADER, _HEADER + block.rows * self._row_bytes)
+        if (shape, dtype.name, start, member.bytes) != expected:
             raise ArtifactDamaged(path, f"{member.key} {self._stored} {member.shape}", f"{dtype} {shape}")
         self._headers.add(known)
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import tarfile
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -163,13 +164,24 @@ def _member(key: str, extension: str, offset: int, data: bytes) -> Member:
     member = Member(key=key, extension=extension, offset=offset, bytes=len(data))
     if extension != "npy":
         return member
-    shape, _, dtype = _npy_header(data)
+    shape, dtype, _ = npy_header(data)
     return member.model_copy(update={"shape": shape, "dtype": dtype.name})
 
 
-def _npy_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+_ONE_AT_A_TIME = threading.Lock()
+"""CPython 3.11 may raise SystemError where several threads parse Python text at once, as numpy does with a header."""
+
+
+def npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape, dtype, and the offset of the values in the bytes of an `.npy` file that is not stored by column.
+
+    Raises ValueError for another file.
+    """
     start = io.BytesIO(data)
     if np.lib.format.read_magic(start) != (1, 0):
         raise ValueError("an .npy member must be of version 1.0")
-    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = np.lib.format.read_array_header_1_0(start)
-    return header
+    with _ONE_AT_A_TIME:
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(start)
+    if by_column or dtype.hasobject:
+        raise ValueError(f"an .npy member must hold numbers by row, not {dtype}{' by column' if by_column else ''}")
+    return shape, dtype, start.tell()

@@ -21,13 +21,13 @@ DEVICES = ("cpu:0", "cpu:1")
 """Two devices for workers to claim, which every machine has."""
 
 
-EXTENT = {"dask": ("--set", "tune.concepts=[stripes]"), "ray": ("--set", "tune.concepts=[]")}
-"""One kind makes one removal and its figures; the other what comes before, in steps like the others."""
+WHOLE = "dask-whole"
+"""To a removal and its figures (`make faults`); the others make what comes before, in steps like the others."""
 
 
-def runner(kind: str) -> tuple[str, ...]:
-    told = f"runner={{kind: {kind}, workers: 2, threads: 1, devices: [{', '.join(DEVICES)}]}}"
-    return "--set", told, *LARGE, *EXTENT[kind]
+def runner(name: str) -> tuple[str, ...]:
+    told = f"runner={{kind: {name.split('-')[0]}, workers: 2, threads: 1, devices: [{', '.join(DEVICES)}]}}"
+    return "--set", told, *LARGE, "--set", f"tune.concepts=[{'stripes' if name == WHOLE else ''}]"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ class Killer(threading.Thread):
         return {holder(folder / f"{name.replace(':', '-')}.lock") for name in DEVICES}
 
 
-@pytest.fixture(scope="module", params=["dask", "ray"])
+@pytest.fixture(scope="module", params=["dask", "ray", pytest.param(WHOLE, marks=pytest.mark.full)])
 def disturbed(
     request: pytest.FixtureRequest, server: None, workspaces: Path, temporary: Path
 ) -> Iterator[tuple[Done, Killer]]:
@@ -100,7 +100,7 @@ def test_a_killed_worker_loses_nothing(disturbed: tuple[Done, Killer], workspace
     assert killer.killed is not None
     made, every = ids(killer.workspace), ids(workspace)
     stages = {name.split("_")[0] for name in made}
-    if killer.workspace.name == "dask":
+    if killer.workspace.name == WHOLE:
         assert made < every and stages == {name.split("_")[0] for name in every}
         published = "removals/stripes.saeuron.safetensors", "pictures/stripes.saeuron_sheet.png"
         assert all((killer.workspace / name).read_bytes() == (workspace / name).read_bytes() for name in published)

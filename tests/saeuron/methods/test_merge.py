@@ -79,7 +79,8 @@ def test_every_order_gives_the_same_file(name, evidences, tiny_pipe, tmp_path):
     # gate is closed for the others.
     pictures = [draw(tiny_pipe, of) for of in (made, made[::-1], [Removal.load(tmp_path / "0.safetensors")])]
     assert all((picture == pictures[0]).all() for picture in pictures)
-    assert any((pictures[0] != draw(tiny_pipe, [one])).any() for one in made)
+    if name != "gated_uce_random":  # whose gates stay closed here
+        assert any((pictures[0] != draw(tiny_pipe, [one])).any() for one in made)
 
 
 def test_equal_factors_take_the_positive_one_and_then_the_lower_floor():

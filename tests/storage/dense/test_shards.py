@@ -1,7 +1,11 @@
 import gc
+import io
 import tarfile
+import threading
+import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 import webdataset
 
 from storage.dense.activations import encode
-from storage.dense.shards import read_manifest, read_member, sidecar, verify, write_shard
+from storage.dense.shards import npy_header, read_manifest, read_member, sidecar, verify, write_shard
 from storage.errors import ArtifactDamaged, ArtifactMissing
 
 SAMPLES = [(f"k{i}", {"npy": encode(np.full((2, 3, 4), i, np.float16)), "txt": f"text {i}".encode()}) for i in range(5)]
@@ -126,3 +130,36 @@ def test_an_odd_sidecar_is_damage(tmp_path: Path) -> None:
         sidecar(path).write_text(bad)
         with pytest.raises(ArtifactDamaged):
             read_manifest(path)
+
+
+def test_headers_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython 3.11 fails now and then where threads parse at once."""
+    parse, alone = np.lib.format.read_array_header_1_0, threading.Lock()
+
+    def watched(stream: io.BytesIO) -> object:
+        assert alone.acquire(blocking=False), "two at once"
+        time.sleep(0.005)
+        try:
+            return parse(stream)
+        finally:
+            alone.release()
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", watched)
+    data = [encode(np.full((2, 3, i + 1), i, np.float16)) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(npy_header, data))
+    assert [shape for shape, _, _ in found] == [(2, 3, i + 1) for i in range(8)]
+    assert all(
+        data[i][start:] == np.full((2, 3, i + 1), i, np.float16).tobytes() for i, (_, _, start) in enumerate(found)
+    )
+
+
+def test_an_array_by_column_or_of_objects_is_refused() -> None:
+    for array, message in (
+        (np.asfortranarray(np.ones((2, 3), np.float32)), "float32 by column"),
+        (np.array(["a"], object), "not object"),
+    ):
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, array, version=(1, 0))
+        with pytest.raises(ValueError, match=message):
+            npy_header(buffer.getvalue())
