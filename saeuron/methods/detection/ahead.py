@@ -2,9 +2,11 @@
 
 Styles and objects are settled in the first steps, and there latents tell little: a gate that opens at the second step
 comes too late (docs/log.md). So the first steps are done on a copy of the scheduler, from the noise of the images, as
-the pipeline would do them (without its `guidance_rescale`); then the generation begins, with what was seen. Steps 0 to
-`ahead` cost ahead + 1 runs of the denoiser more. Noise that a scheduler draws is that of the generation itself, from
-copies of its generators, so it belongs to the image whatever the batch.
+the pipeline would do them (without its `guidance_rescale`); then the generation begins, with what was seen. `ahead`
+counts the steps at which latents were scored: at another number of steps as much of the noise is looked at, to the
+first timestep that is no higher. At the scored number that is ahead + 1 runs of the denoiser more. Noise that a
+scheduler draws is that of the generation itself, from copies of its generators, so it belongs to the image whatever
+the batch.
 """
 
 import copy
@@ -25,29 +27,32 @@ class LookAhead:
     """Attached to the denoiser's input, which it leaves as it is."""
 
     def __init__(self, seen: Sequence[tuple[int, Memory]], pipe: Any) -> None:
-        """`seen`: (the last step that is looked at, -1 for none; who remembers)."""
+        """`seen`: (the last scored step that is looked at, -1 for none; who remembers)."""
         self.seen, self.pipe, self._generation = seen, pipe, None
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
         """None, always. At a generation's first run of the denoiser the memories are filled."""
-        last = max((ahead for ahead, _ in self.seen), default=-1)
         new = step.generation is not None and step.generation is not self._generation
         self._generation = step.generation
         owner, call = caller(self.pipe)
-        if last < 0 or not new or owner is None or step.call is None:
+        if not new or owner is None or step.call is None:
+            return None
+        timesteps = owner.scheduler.timesteps[step.index :].tolist()
+        lasts = [_last(ahead, memory, timesteps) for ahead, memory in self.seen]
+        if max(lasts, default=-1) < 0:
             return None
         now, asleep = (step.timestep, step.index), [memory.asleep for _, memory in self.seen]
         for _, memory in self.seen:
             memory.silent = True
         try:
-            self._run(step, output, owner, call, last)
+            self._run(step, output, owner, call, lasts)
         finally:
             step.timestep, step.index = now
             for (_, memory), before in zip(self.seen, asleep, strict=True):
                 memory.asleep, memory.silent = before, False
         return None
 
-    def _run(self, step: Step, first: Tensor, owner: Any, variables: Mapping[str, Any], last: int) -> None:
+    def _run(self, step: Step, first: Tensor, owner: Any, variables: Mapping[str, Any], lasts: Sequence[int]) -> None:
         """Run the steps; `variables` are those of the pipeline's call."""
         assert step.call is not None
         latents: Tensor = variables["latents"]
@@ -56,14 +61,15 @@ class LookAhead:
         how = dict(variables.get("extra_step_kwargs") or {})
         if _draws(scheduler):
             how["generator"] = _copied(variables.get("generator"))
+        last = max(lasts)
         for place, t in enumerate(scheduler.timesteps[step.index :][: last + 1]):
             if place:
                 sample = scheduler.scale_model_input(latents, t) if hasattr(scheduler, "scale_model_input") else latents
                 sample = (torch.cat([sample, sample]) if step.guided else sample).to(first.dtype)
                 args, kwargs = _told(step.call, family.place, sample, t)
                 step.timestep, step.index = int(t), step.index + 1
-            for ahead, memory in self.seen:
-                memory.asleep = place > ahead
+            for mine, (_, memory) in zip(lasts, self.seen, strict=True):
+                memory.asleep = place > mine
             # Not a call of the module: its own hooks have run.
             predicted = family.stream(module, module.forward(*args, **kwargs))
             if place == last:
@@ -72,6 +78,15 @@ class LookAhead:
                 none, asked = predicted.chunk(2)
                 predicted = none + float(owner.guidance_scale) * (asked - none)
             latents = scheduler.step(predicted, t, latents, **how, return_dict=False)[0]
+
+
+def _last(ahead: int, memory: Memory, timesteps: Sequence[float]) -> int:
+    """The place, in a generation's timesteps, of the last step that is looked at; -1: none."""
+    if ahead < 0:
+        return -1
+    scored = sorted({t for sensor in memory.sensors for t in sensor.timesteps.tolist()}, reverse=True)
+    until = scored[min(ahead, len(scored) - 1)]
+    return next((place for place, t in enumerate(timesteps) if t <= until), len(timesteps) - 1)
 
 
 def _copied(generators: Any) -> Any:

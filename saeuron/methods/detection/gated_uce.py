@@ -138,8 +138,8 @@ class _Blended:
 
 
 class GatedUCE(UCE):
-    """`n`: latents that tell the concept at each step; `gate`: `image` or `position`; `ahead`: the last step that is
-    looked at first; the rest is UCE's.
+    """`n`: latents that tell the concept at each step; `gate`: `image` or `position`; `ahead`: the last scored step
+    that is looked at first; the rest is UCE's.
     """
 
     name = "gated_uce"

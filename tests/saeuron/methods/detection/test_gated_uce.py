@@ -14,6 +14,7 @@ from saeuron.methods.removal import Removal, removed
 from tests.saeuron.methods.detection.sensing import (
     ASKED,
     FIRST,
+    MODEL,
     between,
     by_hand,
     evidence_at,
@@ -82,6 +83,18 @@ def test_looking_ahead_decides_before_the_first_step(plain, tiny_pipe):
     late_only = images(tiny_pipe, uce(plain, late, "image", 0))
     assert np.abs(late_only[opened].astype(int) - whole[opened]).max() > 1
     np.testing.assert_array_equal(late_only, images(tiny_pipe, uce(plain, late, "image")))
+
+
+@pytest.mark.parametrize("steps", [2, 4, 10])
+def test_at_another_number_of_steps_as_much_of_the_noise_is_looked_at(plain, tiny_pipe, steps):
+    [late] = sensors(evidence_at(tiny_pipe, PATH), 3)
+    shut = replace(late, gate="activation", tau=torch.full((T,), torch.inf))
+    seen = []
+    with attached(tiny_pipe, readers={PATH: lambda step, output, source: seen.append(step.timestep)}):
+        images(tiny_pipe, uce(plain, shut, "image", 1), model=MODEL.model_copy(update={"steps": steps}))
+    generation = seen[-steps:]
+    above = [t for t in generation if t > TIMESTEPS[1]]
+    assert len(seen) == len(above) + 1 + steps and len(above) == {2: 1, 4: 1, 10: 3}[steps]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
