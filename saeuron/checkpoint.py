@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from saeuron.errors import BadWeights
+from saeuron.errors import BadModel, BadWeights
 from saeuron.files import atomic_path
 
 
@@ -104,3 +104,22 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor] | Iterable[tuple[str, Te
 def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose name starts with `prefix.`, with the prefix stripped."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+
+
+def read_foreign(path: Path, expected: str) -> tuple[Any, str]:
+    """What another program's `.pth` holds, and the file's SHA-256. Tensors and plain values alone are read of it.
+
+    The only place where such a file is opened: commands that convert one are asked for by name.
+
+    Raises:
+        BadModel: there is no such file (`expected` says which), or it holds more than weights.
+    """
+    if not path.is_file():
+        raise BadModel(f"no such file: {path}; expected {expected}.")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadModel(f"{path} cannot be read as weights alone ({said:.160}).") from None
+    with path.open("rb") as file:
+        return found, hashlib.file_digest(file, "sha256").hexdigest()

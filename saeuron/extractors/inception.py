@@ -91,23 +91,15 @@ def convert(checkpoint: Path, out: Path) -> Path:
     """
     import torch
 
-    from saeuron.checkpoint import save_tensors
+    from saeuron.checkpoint import read_foreign, save_tensors
     from saeuron.extractors.network import of_weights
 
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: expected a file name that ends in .safetensors")
-    if not checkpoint.is_file():
-        raise BadModel(f"no such file: {checkpoint}; expected {CHECKPOINT}.")
-    try:
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadModel(f"{checkpoint} cannot be read as weights alone ({said:.160}).") from None
+    found, origin = read_foreign(checkpoint, CHECKPOINT)
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise BadModel(f"{checkpoint} holds no weights by name; expected {CHECKPOINT}.")
     of_weights(found, checkpoint)
-    with checkpoint.open("rb") as file:
-        origin = hashlib.file_digest(file, "sha256").hexdigest()
     out.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(out, {name: value.contiguous() for name, value in found.items()}, {"checkpoint_sha256": origin})
     return out

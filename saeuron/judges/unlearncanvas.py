@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeuron.errors import BadModel, ConfigError, UnknownName
-from saeuron.judges.folder import first_line
 from saeuron.judges.judge import Judgement, named_score, refuse_templates
 
 if TYPE_CHECKING:
@@ -154,15 +153,10 @@ def convert(checkpoint: Path, folder: Path) -> Path:
     """
     import torch
 
-    from saeuron.checkpoint import save_tensors
+    from saeuron.checkpoint import read_foreign, save_tensors
     from saeuron.judges.vit import of_weights
 
-    if not checkpoint.is_file():
-        raise BadModel(f"no such file: {checkpoint}; expected a checkpoint of the benchmark, such as style50_cls.pth.")
-    try:
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BadModel(f"{checkpoint} cannot be read as weights alone ({first_line(error):.160}).") from None
+    found, origin = read_foreign(checkpoint, "a checkpoint of the benchmark, such as style50_cls.pth")
     weights = found.get("model_state_dict", found) if isinstance(found, dict) else {}
     if not all(isinstance(value, torch.Tensor) for value in weights.values()) or "head.weight" not in weights:
         raise BadModel(f"{checkpoint} holds no classifier; expected `model_state_dict` with `head.weight`.")
@@ -175,7 +169,5 @@ def convert(checkpoint: Path, folder: Path) -> Path:
     of_weights(weights)
     path = folder / f"{domain}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.open("rb") as file:
-        origin = hashlib.file_digest(file, "sha256").hexdigest()
     save_tensors(path, weights, {"classes": list(HEADS[domain]), "checkpoint_sha256": origin})
     return path
