@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from benchmarks.results import Figure, parser, show
-from saeuron.canvas.vocabularies import VOCABULARIES
+from saeuron.canvas.vocabularies import VOCABULARIES, Vocabulary
+from saeuron.canvas.vocabulary import Split
 from saeuron.config import ModelConfig
 from saeuron.inspection.codes import contributions, learn, scores, shuffled
 from saeuron.inspection.heads import groups, heads, minimal_pairs
@@ -25,6 +26,18 @@ from saeuron.prompts import Prompt
 from tasks.inspection.locate import examples
 
 SIZES = (10, 50, 100)
+
+
+def styled_prompts(vocabulary: Vocabulary, *splits: Split) -> list[Prompt]:
+    """Every plain sentence of these splits that asks for an object in a style."""
+    return [
+        Prompt(text, split, {"object": o, "style": s})
+        for split in splits
+        for o in vocabulary.objects
+        for s in vocabulary.style_classes
+        if s != "unstyled"
+        for text in vocabulary.sentences(split, o, s)
+    ]
 
 
 def main() -> None:
@@ -39,13 +52,7 @@ def main() -> None:
     vocabulary, pipe, model = VOCABULARIES[options.model], load_pipeline(options.model), ModelConfig()
     pipe.set_progress_bar_config(disable=True)
     styles = [s for s in vocabulary.style_classes if s != "unstyled"]
-    prompts = [
-        Prompt(text, split, {"object": o, "style": s})
-        for split in ("train", "test")
-        for o in vocabulary.objects
-        for s in styles
-        for text in vocabulary.sentences(split, o, s)
-    ]
+    prompts = styled_prompts(vocabulary, "train", "test")
     test, train = ([p for p in prompts if p.split == split] for split in ("test", "train"))
     found, each = heads(pipe), defaultdict[str, list[float]](list)
     sites, seed = groups(found), options.seed

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.locating import styled_prompts
 from benchmarks.results import Figure, parser, show
 from saeuron.canvas.vocabularies import VOCABULARIES
 from saeuron.config import ModelConfig
@@ -28,7 +29,6 @@ from saeuron.judges import create
 from saeuron.noise import derive_seed, initial_noise
 from saeuron.pipelines.loading import load_pipeline
 from saeuron.pipelines.patching import Pair, measure
-from saeuron.prompts import Prompt
 
 Numbers = NDArray[np.float64]
 
@@ -46,12 +46,7 @@ def main() -> None:
     vocabulary, pipe, model = VOCABULARIES[options.model], load_pipeline(options.model), ModelConfig()
     pipe.set_progress_bar_config(disable=True)
     styles = [s for s in vocabulary.style_classes if s != "unstyled"]
-    prompts = [
-        Prompt(text, "test", {"object": o, "style": s})
-        for o in vocabulary.objects
-        for s in styles
-        for text in vocabulary.sentences("test", o, s)
-    ]
+    prompts = styled_prompts(vocabulary, "test")
     found, modules = heads(pipe), list(cross_attentions(pipe))
     groups = sets(modules, options.sets, options.seed)
     bases: list[float] = []
