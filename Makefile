@@ -7,7 +7,10 @@ BIN := .venv/bin
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# Modules are compiled when they are first imported: most of what comes with torch and ray never is.
+# Modules are compiled when they are first imported: most of what comes with torch and ray never is. Containers often
+# forbid Python to keep what it compiled; then each process compiles all that it imports again (torch and diffusers: 8 s
+# in place of 3).
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/pip install -q --no-compile -c constraints.txt
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
