@@ -35,7 +35,8 @@ def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int
     """
     if not isinstance(workspace, Workspace):
         workspace = Workspace.open(workspace, create=False)
-    connection = duckdb.connect(":memory:")
+    # Many small statements follow, for which more threads only wait for each other; `_lock_down` sets the caller's.
+    connection = duckdb.connect(":memory:", config={"threads": 1})
     # Committed files do not change, and a query about one latent would read the footers of hundreds again and again.
     connection.execute("SET parquet_metadata_cache = true")
     connection.execute("CREATE SCHEMA source")
@@ -57,9 +58,7 @@ def _create(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
         rows = f"SELECT {names}, file_index FROM read_parquet([{paths}])"
         if len({*map(_version, source.files)}) > 1 or not _binds(connection, rows):
             # Files of an earlier version of the stage may lack columns: null there.
-            connection.register("arriving", _empty(source))
-            connection.execute(f'CREATE TABLE source."{source.name}_none" AS SELECT * FROM arriving')
-            connection.unregister("arriving")
+            connection.from_arrow(_empty(source)).create(f'source."{source.name}_none"')
             rows = (
                 f'SELECT {names}, file_index FROM (SELECT * FROM source."{source.name}_none" UNION ALL BY NAME '
                 f"SELECT *, file_index FROM read_parquet([{paths}], union_by_name = true))"
@@ -67,9 +66,7 @@ def _create(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
         connection.execute(f'CREATE VIEW source."{source.name}" AS {rows}')
         return
     table = _empty(source) if source.table is None else source.table
-    connection.register("arriving", table)
-    connection.execute(f'CREATE TABLE source."{source.name}" AS SELECT * FROM arriving')
-    connection.unregister("arriving")
+    connection.from_arrow(table).create(f'source."{source.name}"')
 
 
 def _empty(source: Source) -> pa.Table:
