@@ -13,6 +13,8 @@ import yaml
 from storage import Workspace, connect
 from storage.catalog.columns import COLUMNS
 from storage.catalog.query import run_query
+from tasks.inspection.steer import SteerConfig
+from tasks.sae.proof_tests import ProofTestConfig
 from tests.end_to_end.process import LARGE, TINY, run_here
 
 ROOT = Path(__file__).parents[2]
@@ -65,10 +67,24 @@ def parses(words: list[str]) -> bool:
     return not command.make_context(command.name, list(words)).args
 
 
+class FewPairs(ProofTestConfig):
+    """No option of `sae prove` says how many pairs a test has; 24 take half a minute."""
+
+    pairs: int = 3
+
+
+class OneAlpha(SteerConfig):
+    """Nor one of `latent steer`, how often a latent is turned."""
+
+    alphas: tuple[float, ...] = (8.0,)
+
+
 @pytest.mark.timeout(900)
 def test_the_commands_of_readme_do_what_they_say(
-    server: None, workspace: Path, workspaces: Path, tiny_model_folder: Path
+    server: None, workspace: Path, workspaces: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flows.sae.proof_tests.ProofTestConfig", FewPairs)
+    monkeypatch.setattr("flows.inspection.steer.SteerConfig", OneAlpha)
     # The same lines, with a configuration that is tiny and a workspace that has been run, so that each takes seconds.
     mine = shutil.copytree(workspace, workspaces / "readme")
     done_before: list[list[str]] = []
