@@ -1,6 +1,7 @@
 """One update of a variant's parameters from their gradients: projection, clipping, Adam, constraints."""
 
 from collections.abc import Iterable, Mapping
+from inspect import unwrap
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,18 @@ from saeuron.sae.variants import SparseVariant, Variant
 
 if TYPE_CHECKING:
     from saeuron.sae.triton_kernels import Adam
+
+
+class _Adam(torch.optim.Adam):
+    """torch's Adam with the same numbers, but nothing around it for `torch.compile`, which nothing here uses.
+
+    torch's own imports `torch._dynamo`, over a second of processor time in each process that trains.
+    """
+
+    step = unwrap(torch.optim.Adam.step)
+    add_param_group = unwrap(torch.optim.Adam.add_param_group)
+    state_dict = unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
 
 
 class Update:
@@ -30,7 +43,7 @@ class Update:
 
     def _adam(self) -> torch.optim.Adam:
         # Fused where torch supports it: four passes over memory instead of about fourteen.
-        return torch.optim.Adam(self.variant.parameters(), lr=self.config.lr, eps=6.25e-10, fused=True)
+        return _Adam(self.variant.parameters(), lr=self.config.lr, eps=6.25e-10, fused=True)
 
     @torch.no_grad()
     def step(self, rate: float) -> None:

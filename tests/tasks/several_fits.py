@@ -31,6 +31,8 @@ def main() -> None:
             Path(f"{checkpoint}{ON_THE_WAY}").rename(checkpoint)
         ranks.wait()
         fit.main()
+    # Its import takes longer than all these fits.
+    assert "torch._dynamo" not in sys.modules
 
 
 if __name__ == "__main__":
