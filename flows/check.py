@@ -82,7 +82,7 @@ def _check_evidence(config: RunConfig, prompts: Sequence[Prompt]) -> None:
             for split, of in (("validation", validation_images), ("train", learns)):
                 mine = (split, domain, concept) in asked
                 others = any((split, domain, other) in asked for other in names if other != concept)
-                if not (mine and others) and (split == "validation" or needs & {"activations", "others", "prompts"}):
+                if not (mine and others) and (split == "validation" or needs & {"activations", "prompts"}):
                     of(prompts, config.tune, domain, concept, names)  # raises, and says of what there are none
 
 

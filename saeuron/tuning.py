@@ -56,25 +56,23 @@ def learning_images(
 ) -> tuple[list[Request], list[Request]]:
     """Training images that a method with these needs learns from: of the concept, and of others, stratified over them.
 
-    `learning_images` of each with `activations`; of the others alone with `others`; none without either.
+    `learning_images` of each with `activations`, none without.
 
     Raises:
         BadPrompts: the prompt set has no training prompts for the concept, or for others beside it.
     """
-    if "activations" not in needs and "others" not in needs:
+    if "activations" not in needs:
         return [], []
     mine, others = _one_of_each_cell(prompts, "train", config, domain, concept, reference)
     if not mine or not others:
         raise BadPrompts(_NO_TRAINING.format(domain=domain, concept=concept))
     count = config.learning_images
-    target = spread(choose(mine, len(mine), config.seed), count) if "activations" in needs else []
-    return target, _stratified(others, count, config.seed)
+    return spread(choose(mine, len(mine), config.seed), count), _stratified(others, count, config.seed)
 
 
 def learning_count(needs: Container[Need], config: TuneConfig) -> int:
     """How many training images a method with these needs learns from."""
-    kinds = 2 if "activations" in needs else 1 if "others" in needs else 0
-    return kinds * config.learning_images
+    return 2 * config.learning_images if "activations" in needs else 0
 
 
 MOST_PROMPTS = 2000

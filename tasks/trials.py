@@ -49,7 +49,7 @@ class TrialsJob(Job):
     """The candidates for the removal of one concept by one method, against a fixed reference set."""
 
     stage: ClassVar[str] = "trials"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = TrialsSummary
     command: ClassVar[str] = "saeuron evaluate {concept}"

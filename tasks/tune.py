@@ -54,7 +54,7 @@ class TuneJob(Job):
     """The removal of one concept by one method: one of its trials."""
 
     stage: ClassVar[str] = "removal"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     views: ClassVar[tuple[View, ...]] = SHIPPED["removal"]
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = RemovalSummary

@@ -118,7 +118,7 @@ def tune_job(
     if "prompts" in method.needs:
         told = learning_prompts(prompts, config, domain, concept, reference)
         learning += [images_id(requests(part, 1)) for part in told]
-    hookpoints = run.config.domains[domain].hookpoints if method.needs & {"latents", "activations", "others"} else ()
+    hookpoints = run.config.domains[domain].hookpoints if method.needs & {"latents", "activations"} else ()
     candidates = method.candidates(method.told(run.config, domain))
     # One candidate is taken as it is: images of it would cost much and decide nothing.
     chosen_by = run.judges(concept) if judged and len(candidates) > 1 else {}

@@ -1,10 +1,11 @@
 """Token embeddings that a gradient can reach, in a pipeline with one text encoder, and the loss that they lower.
 
-A removal may decide in the first steps whether it acts at all (`saeuron.methods.detection.ahead`). That decision is
+A removal may decide at the first step whether it acts at all (`saeuron.methods.detection.decision`). That decision is
 taken here as in a generation from the prompt's own noise: where it says no, the loss is the unedited model's. A yes or
 no has no gradient, so how far a gate is open is added to the loss: the text is also led to where the gate stays shut.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -134,43 +135,28 @@ class Noised:
             noised = self.family.add_noise(pipe, self.clean[list(indices)], noise, timestep)
             words = self.family.encode_prompt(pipe, texts)
             margins = [held.enter_context(gate.held()) for gate in target.gates]
-            self._ahead(indices, words)
+            self._decide(indices, words)
             opened = [torch.stack(each).amax(0) for each in margins if each]
             found = self.family.predict_noise(pipe, noised, timestep, words)
         loss = (found.float() - noise.float()).square().flatten(1).mean(1)
         return loss + sum(((margin + SHUT).clamp(min=0) for margin in opened), torch.zeros_like(loss))
 
-    def _ahead(self, indices: Sequence[int], words: Mapping[str, Any]) -> None:
-        """Run the first steps unedited, as far as a gate looks, from the prompts' own noise as the scheduler does."""
-        gates, pipe, guidance = self.target.gates, self.target.pipe, float(self.target.model.guidance)
-        last = max((gate.ahead for gate in gates), default=-1)
-        if last < 0:
+    def _decide(self, indices: Sequence[int], words: Mapping[str, Any]) -> None:
+        """Run the first step unedited, from the prompts' own noise; gates look at it, and at nothing later."""
+        gates, pipe = self.target.gates, self.target.pipe
+        if not gates:
             return
-        # What `predict_noise` gives is noise, whatever the denoiser predicts.
-        scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="epsilon")
+        scheduler = copy.deepcopy(pipe.scheduler)
         scheduler.set_timesteps(self.target.model.steps)
         z = self.target.noise(indices).to(self.clean) * scheduler.init_noise_sigma
-        empty = self.family.encode_prompt(pipe, [""] * len(indices))
-        for place, t in enumerate(scheduler.timesteps[: last + 1]):
-            seen = scheduler.scale_model_input(z, t)
-            found = self._unedited(seen, int(t), words, place)
-            if place == last:
-                return
-            if guidance > 1:
-                none = self._unedited(seen, int(t), empty, None)
-                found = none + guidance * (found - none)
-            z = scheduler.step(found, t, z, return_dict=False)[0]
-
-    def _unedited(self, z: Tensor, timestep: int, words: Mapping[str, Any], place: int | None) -> Tensor:
-        """Predicted noise without what is gated. Gates look on up to their last step; never where `place` is None."""
-        gates = self.target.gates
+        first = scheduler.timesteps[0]
         for gate in gates:
-            gate.silent, gate.asleep = True, place is None or place > gate.ahead
+            gate.silent, gate.asleep = True, False
         try:
-            return self.family.predict_noise(self.target.pipe, z, timestep, words)
+            self.family.predict_noise(pipe, scheduler.scale_model_input(z, first), int(first), words)
         finally:
             for gate in gates:
-                gate.silent = gate.asleep = False
+                gate.silent, gate.asleep = False, True
 
 
 def table_of(pipe: Any, tokens: Tensor) -> Tensor:

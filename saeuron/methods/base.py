@@ -16,7 +16,7 @@ from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import Dictionary
 
-Need = Literal["latents", "activations", "others", "prompts"]
+Need = Literal["latents", "activations", "prompts"]
 Settings = Mapping[str, Any]
 
 
@@ -37,13 +37,13 @@ class Evidence:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     """{hookpoint: statistics of the concept against its domain}. With `latents`."""
     pipe: Any = None
-    """The pipeline. With `activations`, `others` or `prompts`."""
+    """The pipeline. With `activations` or `prompts`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """How it is sampled."""
     target: Sequence[Request] = ()
     """Training images asked to show the concept. With `activations`."""
     others: Sequence[Request] = ()
-    """Training images asked to show other concepts of the domain. With `activations` or `others`."""
+    """Training images asked to show other concepts of the domain. With `activations`."""
     asked: Sequence[Prompt] = ()
     """Training prompts that ask for the concept. With `prompts`."""
     retained: Sequence[Prompt] = ()
@@ -58,8 +58,7 @@ class Method(ABC):
     name: ClassVar[str]
     """How a configuration calls it."""
     needs: ClassVar[frozenset[Need]] = frozenset()
-    """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images; `others`: the
-    pipeline and training images of other concepts alone; `prompts`: the pipeline and training prompts."""
+    """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images; `prompts`: the pipeline and training prompts."""
     dictionary: ClassVar[Dictionary] = "trained"
     """With `latents`: which SAEs it is given. The run makes them."""
     like: ClassVar[str] = ""

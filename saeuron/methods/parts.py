@@ -211,19 +211,17 @@ class Editor(Protocol):
 
 
 class Gate(Protocol):
-    """What is decided in the first steps, before a generation begins, and holds to its end. Within a pipeline's call
-    that is done by itself; who runs the denoiser in a loop of one's own has to do it (`saeuron.attacks.soft`).
+    """What is decided at a generation's first step, and holds to its end. Within a pipeline's call that is done by
+    itself; who runs the denoiser in a loop of one's own has to do it (`saeuron.attacks.soft`).
     """
 
-    ahead: int
-    """The last of the steps that are looked at."""
     silent: bool
     """Whether the denoiser runs unedited."""
     asleep: bool
     """Whether nothing is looked at."""
 
     def held(self) -> AbstractContextManager[list[Tensor]]:
-        """See `saeuron.methods.detection.sensor.Memory.held`."""
+        """See `saeuron.methods.detection.decision.Decision.held`."""
 
 
 class Hooked(NamedTuple):

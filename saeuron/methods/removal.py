@@ -22,7 +22,7 @@ from saeuron.hooks import Reader, Step, attached, device_of
 from saeuron.methods.parts import Call, Change, Edit, Editor, Gate, Part, Watch, add_changes
 from saeuron.pipelines.loading import origin
 
-FORMAT = 3
+FORMAT = 4
 """Version of the file format. Files of other versions are refused."""
 
 
@@ -175,7 +175,7 @@ class Attached(NamedTuple):
     overlap: dict[str, int]
     """{SAE or hookpoint: number of pairs (step, latent) that several removals edit}."""
     gates: tuple[Gate, ...] = ()
-    """What is decided before a generation begins."""
+    """What is decided at a generation's first step."""
 
 
 def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:

@@ -53,7 +53,7 @@ class GuidanceMask(Watch):
                 f"{type(pipe).__name__} has no prediction without a prompt beside that with one, so sae_guidance "
                 "cannot take guidance back; take another method."
             )
-        seen = [(part, Memory(part.sensors, "position", keeps=False)) for part in parts]
+        seen = [(part, Memory(part.sensors)) for part in parts]
         readers = [reader for _, memory in seen for reader in memory.readers(pipe)]
         return Hooked(readers, [(family.root, _Masked(seen))])
 

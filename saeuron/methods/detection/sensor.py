@@ -1,20 +1,18 @@
-"""Which latents tell a concept, and what they saw within a generation.
+"""Which latents tell a concept, and where they fire within a run of the denoiser.
 
-A sensor is a `GatedEdit` that is only asked, never applied: by position it fires where a latent is above its floor, by
-image where its gate is open, decided on the conditional half. Sensors see a module's output before edits of that
-module, but after those of earlier ones. So what acts on what they see may hide the concept from them: `keeps`, a place
-that has fired stays on to the end of the generation.
+A sensor is a `GatedEdit` that is only asked, never applied: it fires at the positions where a latent is above its
+floor, in the conditional half. Sensors see a module's output before edits of that module, but after those of earlier
+ones.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saeuron.errors import ConfigError, UnknownName
+from saeuron.errors import ConfigError
 from saeuron.hooks import INPUT, Reader, Step, to_rows
 from saeuron.methods.base import Evidence
 from saeuron.methods.gates import GatedEdit, gated
@@ -22,28 +20,16 @@ from saeuron.methods.latents import edit_latents
 from saeuron.methods.saeuron import best
 from saeuron.pipelines import family_of
 
-Where = Literal["image", "position"]
-WHERE: tuple[Where, ...] = get_args(Where)
 
-
-Select = Callable[[Evidence, str, int], Tensor]
-"""Which n latents of a hookpoint tell a concept, bool [T, N]."""
-
-
-def highest(evidence: Evidence, hookpoint: str, n: int) -> Tensor:
-    """The n latents with the highest score at each step, bool [T, N]."""
-    return best(evidence.profiles[hookpoint], n)
-
-
-def sensors(evidence: Evidence, n: int, select: Select = highest) -> tuple[GatedEdit, ...]:
-    """A sensor for each hookpoint: n latents at each step, and their floors m(i,t)."""
+def sensors(evidence: Evidence, n: int) -> tuple[GatedEdit, ...]:
+    """A sensor for each hookpoint: the n latents with the highest score at each step, and their floors m(i,t)."""
     found = []
     for hookpoint, sae in evidence.saes.items():
         about = evidence.profiles[hookpoint]
         edit = edit_latents(
             sae,
             about.timesteps,
-            select(evidence, hookpoint, n),
+            best(about, n),
             torch.zeros_like(about.mean),
             about.threshold,
             sae_id=evidence.sae_ids.get(hookpoint, ""),
@@ -51,18 +37,6 @@ def sensors(evidence: Evidence, n: int, select: Select = highest) -> tuple[Gated
         )
         found.append(gated(edit, "scaled"))
     return tuple(found)
-
-
-def check_where(values: Sequence[Any]) -> list[Any]:
-    """The values of a setting, each `image` or `position`.
-
-    Raises:
-        UnknownName: one is neither.
-    """
-    for value in values:
-        if value not in WHERE:
-            raise UnknownName("gate", str(value), WHERE)
-    return list(values)
 
 
 def whole(name: str, values: Sequence[Any]) -> list[int]:
@@ -77,32 +51,12 @@ def whole(name: str, values: Sequence[Any]) -> list[int]:
 
 
 class Memory:
-    """What the sensors of one concept saw in the generation that runs."""
+    """Where the sensors of one concept fire in the run of the denoiser that goes on."""
 
-    def __init__(self, sensors: Sequence[GatedEdit], where: Where, keeps: bool, ahead: int = -1) -> None:
-        self.sensors, self.where, self.keeps, self.ahead = sensors, where, keeps, ahead
-        self.asleep = False
-        """Whether nothing is looked at."""
-        self.silent = False
-        """Whether nothing is told: the denoiser runs unedited."""
+    def __init__(self, sensors: Sequence[GatedEdit]) -> None:
+        self.sensors = sensors
         self._fired: Tensor | None = None
-        self._generation: Any = None
         self._aspect = 1.0
-        self._margins: list[Tensor] | None = None
-
-    @contextmanager
-    def held(self) -> Iterator[list[Tensor]]:
-        """For a loop of one's own: what fires stays on from one run of the denoiser to the next.
-
-        Yields:
-            The margins of gates that are looked at, float32 [images] each, in [-1, 1]: at 0 and above it is open. A
-            gradient reaches what the denoiser was given. By position there are none.
-        """
-        self._fired, self._margins = None, []
-        try:
-            yield self._margins
-        finally:
-            self._fired, self._margins = None, None
 
     def readers(self, pipe: Any) -> list[tuple[str, Reader]]:
         """What looks on: at each sensor's hookpoint, and at the denoiser's input for the shape of the picture."""
@@ -110,41 +64,27 @@ class Memory:
         return [(root, self._start), *((s.hookpoint, _Look(self, s)) for s in self.sensors)]
 
     def _start(self, step: Step, sample: Tensor, source: Tensor | None) -> None:
-        """At the start of a run of the denoiser: forget what was of another generation, or is not kept."""
-        del source
+        """At the start of a run of the denoiser: forget the one before."""
+        del step, source
         self._aspect = sample.shape[-2] / sample.shape[-1] if sample.ndim == 4 else 1.0
-        lasting = step.generation is not None and step.generation is self._generation
-        if self._margins is None and not (self.keeps and lasting):
-            self._fired = None
-        self._generation = step.generation
+        self._fired = None
 
     def look(self, sensor: GatedEdit, step: Step, output: Tensor) -> None:
         """Note where a sensor fires in a module's output."""
-        if self.asleep:
+        fires = sensor.fires(step, output)
+        if not len(fires):
             return
-        found = self._seen(sensor, step, output)
-        if not len(found):
-            return
-        if self._margins is not None and self.where == "image":
-            self._margins.append(sensor.margin(step, output))
-        before = self._fired
+        shape = output.shape[2:] if output.ndim == 4 else grid(fires.shape[1], self._aspect)
+        found, before = fires.reshape(len(fires), *shape), self._fired
         if before is not None and len(before) == len(found):
             # Sensors at maps of several sizes: on the larger of them.
             size = max(tuple(before.shape[1:]), tuple(found.shape[1:]))
             found = resized(found, *size) | resized(before, *size)
         self._fired = found
 
-    def _seen(self, sensor: GatedEdit, step: Step, output: Tensor) -> Tensor:
-        """bool [images, h, w] of the conditional half; [images, 1, 1] by image."""
-        if self.where == "image":
-            return sensor.opened(step, output)[:, None, None]
-        fires = sensor.fires(step, output)
-        shape = output.shape[2:] if output.ndim == 4 else grid(fires.shape[1], self._aspect)
-        return fires.reshape(len(fires), *shape)
-
     def fired(self, height: int, width: int) -> Tensor | None:
         """Where it fired, bool [images, height, width]; None where nothing has."""
-        if self.silent or self._fired is None or not bool(self._fired.any()):
+        if self._fired is None or not bool(self._fired.any()):
             return None
         return resized(self._fired, height, width)
 
@@ -176,11 +116,6 @@ def resized(fired: Tensor, height: int, width: int) -> Tensor:
     if tuple(fired.shape[1:]) == (height, width):
         return fired
     return F.adaptive_max_pool2d(fired[:, None].float(), (height, width))[:, 0] > 0
-
-
-def both(fired: Tensor, step: Step) -> Tensor:
-    """The places of each row of a batch: those of the images, twice where the batch is guided."""
-    return torch.cat([fired, fired]) if step.guided else fired
 
 
 def rows_of(fired: Tensor, output: Tensor) -> Tensor:

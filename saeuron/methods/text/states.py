@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from saeuron.errors import ConfigError
 from saeuron.hooks import Step, attached, hookpoints
@@ -21,6 +22,10 @@ SENTENCES = 200
 """Of a concept, that counterparts are made of, at most."""
 OTHERS = "others"
 """As `toward`: the other concepts of the domain, in place of one text."""
+FARTHEST = "farthest"
+"""As `toward`: the one other concept whose sentences the text encoder reads least like the concept's."""
+COMPARED = 8
+"""Sentences by which the farthest is found, at most."""
 
 
 def embeddings(pipe: Any, texts: Sequence[str]) -> Tensor:
@@ -73,13 +78,15 @@ def renamed(text: str, concept: str, other: str) -> str | None:
 
 
 def counterparts(evidence: Evidence, toward: str, most: int = 4) -> list[tuple[str, list[str]]]:
-    """(sentence that names the concept, the same with other words in its place): with `toward`, or the names of `most`
-    other concepts.
+    """(sentence that names the concept, the same with other words in its place): with `toward`, with the farthest
+    concept, or with the names of `most` others.
 
     Raises:
         ConfigError: no training prompt has the concept's name in it.
     """
-    names = sorted({p.concepts[evidence.domain] for p in evidence.retained})
+    names = _others(evidence)
+    if toward == FARTHEST:
+        toward = farthest(evidence)
     found = []
     for prompt in evidence.asked[:SENTENCES]:
         words = [toward]
@@ -90,11 +97,41 @@ def counterparts(evidence: Evidence, toward: str, most: int = 4) -> list[tuple[s
         if changed:
             found.append((prompt.text, changed))
     if not found:
-        raise ConfigError(
-            f"no training prompt has the name {evidence.concept!r} in it, so this method cannot tell which words to "
-            "change; add such prompts, or take a method that learns from images."
-        )
+        raise _unnamed(evidence.concept)
     return found
+
+
+def _others(evidence: Evidence) -> list[str]:
+    return sorted({p.concepts[evidence.domain] for p in evidence.retained})
+
+
+def _unnamed(concept: str) -> ConfigError:
+    return ConfigError(
+        f"no training prompt has the name {concept!r} in it, so this method cannot tell which words to "
+        "change; add such prompts, or take a method that learns from images."
+    )
+
+
+def farthest(evidence: Evidence) -> str:
+    """The other concept c' with the lowest cosine of e(c') - e and e(c) - e.
+
+    e(c) are all states of a sentence with c in it; e is the mean over the domain's concepts. Cosines are means over
+    the first sentences that name the concept.
+
+    Raises:
+        ConfigError: no training prompt has the concept's name in it.
+    """
+    names = [evidence.concept, *_others(evidence)]
+    texts = [p.text for p in evidence.asked if renamed(p.text, evidence.concept, "") is not None][:COMPARED]
+    if not texts:
+        raise _unnamed(evidence.concept)
+    total = torch.zeros(len(names))
+    for text in texts:
+        e = embeddings(evidence.pipe, [renamed(text, evidence.concept, name) or "" for name in names]).flatten(1)
+        e = functional.normalize(e - e.mean(0), dim=1)
+        total += e @ e[0]
+    # Of equal ones the first by name.
+    return names[1 + int(total[1:].argmin())]
 
 
 def tokens(pipe: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.text.states import BATCH, OTHERS, counterparts, embeddings, pairs
+from saeuron.methods.text.states import BATCH, FARTHEST, OTHERS, counterparts, embeddings, pairs
 from saeuron.methods.weights.part import WeightMap, factors
 
 RANK = 64
@@ -37,8 +37,8 @@ class Moments:
 
 
 class LinearMap(Method):
-    """`erase`: weight of the concept's states against those that stay; `toward`: which word the concept's is read as,
-    or `others`, the mean of the other concepts.
+    """`erase`: weight of the concept's states against those that stay; `toward`: which word the concept's is read as;
+    `others`: the mean of the other concepts; `farthest`: the one least like it.
     """
 
     needs = frozenset({"prompts"})
@@ -48,7 +48,7 @@ class LinearMap(Method):
         """Weak before strong."""
         if name == "toward":
             if bad := [v for v in values if not isinstance(v, str)]:
-                raise ConfigError(f"toward holds {bad[0]!r}; expected a word, or {OTHERS!r}.")
+                raise ConfigError(f"toward holds {bad[0]!r}; expected a word, {OTHERS!r} or {FARTHEST!r}.")
             return list(values)
         if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0]:
             raise ConfigError(f"{name} holds {bad[0]!r}; expected numbers above 0.")

@@ -6,7 +6,8 @@ import torch
 from saeuron.methods.detection.sensor import sensors
 from saeuron.methods.weights.linear_map import cross_attention
 from saeuron.methods.weights.part import WeightMap
-from tests.saeuron.methods.detection.sensing import FIRST, evidence_at, reached
+from tests.saeuron.methods.detection.sensing import FIRST, evidence_at, probe_at, reached
+from tests.saeuron.methods.removals import PATH
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,12 @@ def evidence(tiny_pipe):
 def sensor(evidence, tiny_pipe):
     [found] = sensors(evidence, 3)
     return reached(found, tiny_pipe)
+
+
+@pytest.fixture(scope="module")
+def probed(tiny_pipe):
+    """(probe at a late module, bool [images]: whether it opens)."""
+    return probe_at(tiny_pipe, PATH)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""What tests of sensors share: pictures, what modules see, and where a sensor fires by hand."""
+"""What tests of sensors and probes share: pictures, what modules see, and where one fires by hand."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ from saeuron.generation import generate, requests
 from saeuron.hooks import attached
 from saeuron.methods.base import Evidence
 from saeuron.methods.detection.gated_uce import GatedMap
+from saeuron.methods.detection.probe import Probe
+from saeuron.methods.detection.sensor import sensors
+from saeuron.methods.latents import LatentEdit
 from saeuron.methods.removal import Removal, removed
 from saeuron.prompts import Prompt
 from tests.saeuron.methods.removals import TIMESTEPS, T, random_profile, random_sae
@@ -72,8 +75,44 @@ def reached(sensor, pipe):
     return replace(sensor, floor=floor, gate="activation", tau=tau)
 
 
-def uce(plain, sensor, gate, ahead=-1):
-    part = GatedMap((sensor,), gate, plain.layers, plain.up, plain.down, ahead)
+def probe_at(pipe, hookpoint, share=0.5):
+    """A probe of four latents with weights of both signs, open for about 1 - share of the images asked for.
+
+    Returns:
+        (probe, bool [images]: whether it opens by hand).
+    """
+    evidence = evidence_at(pipe, hookpoint)
+    [sensor] = sensors(evidence, 4)
+    own = {f.name: getattr(sensor, f.name) for f in fields(LatentEdit)}
+    weights = torch.linspace(1.0, -0.5, len(sensor.latents))
+    probe = Probe(**own, weights=weights)
+    rows = rows_at(pipe, hookpoint)[0][1][: len(ASKED)]
+    heights = torch.tensor(
+        [
+            sum(
+                float(w) * max(float(probe.encode(image[:, y, x][None])[0, u]) for y, x in places(image))
+                for u, w in enumerate(weights)
+            )
+            for image in rows
+        ]
+    )
+    bias = -float(between(heights, share))
+    opened = heights + bias >= 0
+    assert 0 < opened.sum() < len(ASKED)
+    return replace(probe, bias=bias), opened
+
+
+def places(image):
+    return [(y, x) for y in range(image.shape[1]) for x in range(image.shape[2])]
+
+
+def shut(probe):
+    """The same probe, which opens for nothing."""
+    return replace(probe, bias=-1e9)
+
+
+def uce(plain, *probes):
+    part = GatedMap(probes, plain.layers, plain.up, plain.down)
     return Removal("neon", "style", "gated_uce", {}, (part,))
 
 

@@ -14,30 +14,30 @@ from saeuron.methods.removal import Removal, removed
 from tests.saeuron.methods.detection.sensing import (
     ASKED,
     images,
+    shut,
     uce,
 )
-from tests.saeuron.methods.removals import T
 
 
-def made(sensor, plain):
-    return {
-        "image": uce(plain, sensor, "image"),
-        "position": uce(plain, sensor, "position"),
-        "guidance": Removal("c", "d", "sae_guidance", {}, (GuidanceMask((sensor,), 1.0),)),
-    }
+def made(kind, sensor, probe, plain):
+    if kind == "image":
+        return uce(plain, probe)
+    return Removal("c", "d", "sae_guidance", {}, (GuidanceMask((sensor,), 1.0),))
 
 
-@pytest.mark.parametrize("kind", ["image", "position", "guidance"])
-def test_where_nothing_fires_pictures_are_the_same_bit_for_bit(sensor, plain, tiny_pipe, kind):
-    silent = replace(sensor, floor=torch.full_like(sensor.floor, torch.inf), tau=torch.full((T,), torch.inf))
-    np.testing.assert_array_equal(images(tiny_pipe, made(silent, plain)[kind]), images(tiny_pipe))
-    assert (images(tiny_pipe, made(sensor, plain)[kind]) != images(tiny_pipe)).any()
-    assert made(sensor, plain)[kind].at(0).parts == ()
+@pytest.mark.parametrize("kind", ["image", "guidance"])
+def test_where_nothing_fires_pictures_are_the_same_bit_for_bit(sensor, probed, plain, tiny_pipe, kind):
+    silent = replace(sensor, floor=torch.full_like(sensor.floor, torch.inf))
+    nothing = made(kind, silent, shut(probed[0]), plain)
+    np.testing.assert_array_equal(images(tiny_pipe, nothing), images(tiny_pipe))
+    removal = made(kind, sensor, probed[0], plain)
+    assert (images(tiny_pipe, removal) != images(tiny_pipe)).any()
+    assert removal.at(0).parts == ()
 
 
-@pytest.mark.parametrize("kind", ["image", "position", "guidance"])
-def test_pictures_depend_on_no_neighbour_and_files_come_back(sensor, plain, tiny_pipe, kind, tmp_path):
-    removal = made(sensor, plain)[kind]
+@pytest.mark.parametrize("kind", ["image", "guidance"])
+def test_pictures_depend_on_no_neighbour_and_files_come_back(sensor, probed, plain, tiny_pipe, kind, tmp_path):
+    removal = made(kind, sensor, probed[0], plain)
     together = images(tiny_pipe, removal)
     alone = np.concatenate([images(tiny_pipe, removal, wanted=[each]) for each in ASKED[::-1]])[::-1]
     np.testing.assert_array_equal(together, alone)
@@ -55,8 +55,6 @@ def test_pictures_depend_on_no_neighbour_and_files_come_back(sensor, plain, tiny
 @pytest.mark.parametrize(
     ("method", "setting", "value", "error", "says"),
     [
-        ("gated_uce", "gate", "pixel", UnknownName, "unknown gate 'pixel'"),
-        ("gated_uce", "ahead", -2, ConfigError, "ahead holds -2"),
         ("gated_uce", "n", 0, ConfigError, "n holds 0"),
         ("gated_uce", "erase", -1, ConfigError, "erase holds -1"),
         ("sae_guidance", "n", 1.5, ConfigError, r"n holds 1.5"),

@@ -1,6 +1,5 @@
 """Where sensors fire, against loops; what they remember; their thresholds."""
 
-import pytest
 import torch
 
 from saeuron.generation import generate
@@ -37,34 +36,20 @@ def test_sensors_fire_where_a_loop_says(sensor, tiny_pipe):
         assert torch.equal(sensor.fires(each, both), positions.flatten(1))
 
 
-@pytest.mark.parametrize("keeps", [True, False])
-def test_what_has_fired_stays_until_another_generation(sensor, tiny_pipe, keeps):
-    seen, expected, so_far = [], [], None
-    memory = Memory([sensor], "position", keeps)
+def test_what_fires_is_forgotten_at_the_next_run(sensor, tiny_pipe):
+    seen, memory = [], Memory([sensor])
 
     def read(step, output, source):
         seen.append(memory.fired(8, 8).clone())
 
     hooks = dict(memory.readers(tiny_pipe)) | {"unet.mid_block.attentions.0": read}
-    for t, rows in rows_at(tiny_pipe, FIRST):
-        now = by_hand(sensor, rows, t)[0]
-        so_far = now if so_far is None or not keeps else so_far | now
-        expected.append(so_far)
+    expected = [by_hand(sensor, rows, t)[0] for t, rows in rows_at(tiny_pipe, FIRST)]
     with attached(tiny_pipe, readers=hooks):
         for _ in range(2):
             list(generate(tiny_pipe, ASKED, MODEL, 5))
-        # A loop of one's own has no generation to remember.
-        n = len(ASKED)
-        sample, text = torch.randn(n, 48, 8, 8), torch.randn(n, 16, 32)
-        alone = []
-        for t in (249, 999, 249):
-            with torch.no_grad():
-                tiny_pipe.unet(sample, t, text)
-            alone.append(seen.pop())
     assert len(seen) == 2 * T
     for i, found in enumerate(seen):
         assert torch.equal(found, expected[i % T]), i
-    assert torch.equal(alone[0], alone[2])
 
 
 def test_a_threshold_is_what_one_in_a_hundred_retained_images_reaches(evidence, tiny_pipe):
