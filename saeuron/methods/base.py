@@ -58,7 +58,8 @@ class Method(ABC):
     name: ClassVar[str]
     """How a configuration calls it."""
     needs: ClassVar[frozenset[Need]] = frozenset()
-    """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images; `prompts`: the pipeline and training prompts."""
+    """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images; `prompts`: the
+    pipeline and training prompts."""
     dictionary: ClassVar[Dictionary] = "trained"
     """With `latents`: which SAEs it is given. The run makes them."""
     like: ClassVar[str] = ""

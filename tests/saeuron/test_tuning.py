@@ -52,13 +52,11 @@ def test_learning_images_are_training_images_as_many_of_both():
 
 
 def test_a_method_learns_from_what_it_needs_alone():
-    _, both = learning_images({"activations"}, PROMPTS, CONFIG, "style", "neon", STYLES)
-    assert learning_images({"latents", "others"}, PROMPTS, CONFIG, "style", "neon", STYLES) == ([], both)
     assert learning_images({"latents", "prompts"}, PROMPTS, CONFIG, "style", "neon", STYLES) == ([], [])
-    assert [learning_count(needs, CONFIG) for needs in ({"activations"}, {"others"}, {"prompts"})] == [10, 5, 0]
+    assert [learning_count(needs, CONFIG) for needs in ({"activations"}, {"prompts"})] == [10, 0]
 
 
-@pytest.mark.parametrize("choose", [validation_images, partial(learning_images, {"others"})])
+@pytest.mark.parametrize("choose", [validation_images, partial(learning_images, {"activations"})])
 def test_a_concept_without_prompts_is_refused(choose):
     with pytest.raises(BadPrompts, match="prompts ask for style 'wax' and for others beside it; add"):
         choose(PROMPTS, CONFIG, "style", "wax", ("wax", "dots"))

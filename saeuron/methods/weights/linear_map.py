@@ -5,7 +5,7 @@ the states, the same for every layer, and is found from moments of states alone;
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.text.states import BATCH, FARTHEST, OTHERS, counterparts, embeddings, pairs
+from saeuron.methods.removal import Removal
+from saeuron.methods.text.states import BATCH, FARTHEST, OTHERS, counterparts, embeddings, farthest, pairs
 from saeuron.methods.weights.part import WeightMap, factors
 
 RANK = 64
@@ -66,6 +67,13 @@ class LinearMap(Method):
             learned[toward] = moments(evidence, toward)
         change = self.change(learned[toward], settings["erase"])
         return (WeightMap(cross_attention(evidence.pipe), *factors(change, RANK)),)
+
+    def removal(
+        self, evidence: Evidence, learned: Any, settings: Settings, provenance: Mapping[str, Any] | None = None
+    ) -> Removal:
+        """See `Method.removal`; its settings say which concept `farthest` is."""
+        toward = farthest(evidence) if settings["toward"] == FARTHEST else settings["toward"]
+        return super().removal(evidence, learned, {**settings, "toward": toward}, provenance)
 
     @abstractmethod
     def change(self, found: Moments, erase: float) -> Tensor:

@@ -7,9 +7,13 @@
 c are the states of training prompts from the concept's last token on; c* those of the same sentences with other words.
 """
 
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
+from saeuron.methods.text.states import FARTHEST
 from saeuron.methods.weights.linear_map import LinearMap, Moments, ridge
 
 
@@ -17,6 +21,8 @@ class UCE(LinearMap):
     """UCE with training prompts in place of the bare words."""
 
     name = "uce"
+    # Of a hundred objects 0.1 already takes others along (docs/log.md, 2026-11-29).
+    grid: ClassVar[dict[str, Sequence[Any]]] = {"erase": (0.03, 0.1), "toward": (FARTHEST,)}
 
     def change(self, found: Moments, erase: float) -> Tensor:
         """erase (C* - C) (erase C + P + l)^-1."""

@@ -8,7 +8,7 @@ from saeuron import methods
 from saeuron.errors import ConfigError, UnknownName, WidthMismatch
 from saeuron.methods.base import Evidence
 from saeuron.methods.removal import Removal, removed
-from saeuron.methods.text.states import counterparts, embeddings, last_difference, pairs, renamed
+from saeuron.methods.text.states import counterparts, embeddings, farthest, last_difference, pairs, renamed
 from saeuron.methods.weights.linear_map import RIDGE, cross_attention, moments
 from saeuron.methods.weights.part import WeightDelta, WeightMap, factors
 from saeuron.prompts import Prompt
@@ -119,6 +119,26 @@ def test_several_add_up_in_any_order_and_strength_scales(evidence, tmp_path):
     torch.testing.assert_close(maps[0].at(0.25).parts[0].new(W), W + 0.25 * deltas[0], rtol=1e-4, atol=1e-5)
     both.save(tmp_path / "r")
     assert torch.equal(Removal.load(tmp_path / "r").parts[0].new(W), part.new(W))
+
+
+def test_the_farthest_concept_has_the_lowest_cosine(evidence):
+    """By hand, over the concept's sentences; and it is what its sentences are read as."""
+    names, cosines = ["neon", "dots", "sepia"], []
+    for prompt in evidence.asked:
+        e = torch.stack([embeddings(evidence.pipe, [prompt.text.replace("neon", s)])[0].flatten() for s in names])
+        e = e - e.mean(0)
+        cosines.append([float(e[0] @ e[i] / e[0].norm() / e[i].norm()) for i in (1, 2)])
+    away = names[1:][int(np.mean(cosines, axis=0).argmin())]
+    assert farthest(evidence) == away
+    other = next(s for s in names[1:] if s != away)
+    found = [
+        methods.get("uce").parts(evidence, {}, {"erase": 1.0, "toward": word})[0].up
+        for word in ("farthest", away, other)
+    ]
+    assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[2])
+    nameless = Evidence("neon", "style", pipe=evidence.pipe, asked=prompts("glow"), retained=evidence.retained)
+    with pytest.raises(ConfigError, match="no training prompt has the name 'neon'"):
+        farthest(nameless)
 
 
 def test_other_words_and_where_sentences_differ(evidence):
