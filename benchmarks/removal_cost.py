@@ -57,7 +57,9 @@ def main() -> None:
             told = f"{removal.concept} by {removal.method}, {len(images)} images, {name}"
             figures.append(Figure(told, statistics.median(ratios), "x plain", None, None))
             figures.append(Figure("  least and greatest of rounds", min(ratios), f"to {max(ratios):.3f}", None, None))
-        figures.append(Figure(f"{removal.concept} by {removal.method}: file", path.stat().st_size / 1000, "kB", None, None))
+        figures.append(
+            Figure(f"{removal.concept} by {removal.method}: file", path.stat().st_size / 1000, "kB", None, None)
+        )
     show(figures, options.json)
 
 

@@ -16,7 +16,7 @@ from saeuron.hooks import INPUT, Reader, Step
 from saeuron.methods.base import Evidence, Settings
 from saeuron.methods.controls import random_latents
 from saeuron.methods.detection.decision import Decision, First, rows_of
-from saeuron.methods.detection.probe import Probe, probes, strongest
+from saeuron.methods.detection.probe import Probe, first, probes, strongest
 from saeuron.methods.detection.sensor import whole
 from saeuron.methods.parts import Editor, Hooked, Watch
 from saeuron.methods.text.states import FARTHEST
@@ -122,4 +122,4 @@ class GatedUCERandom(GatedUCE):
 
     def selected(self, evidence: Evidence, hookpoint: str, n: int) -> Tensor:
         """n latents in an order that the concept and the hookpoint seed, bool [N]."""
-        return random_latents(evidence, hookpoint, n)[0]
+        return random_latents(evidence, hookpoint, n)[first(evidence.profiles[hookpoint])]

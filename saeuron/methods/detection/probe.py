@@ -22,6 +22,7 @@ from saeuron.hooks import INPUT, Step, attached, to_rows
 from saeuron.methods.base import Evidence
 from saeuron.methods.latents import LatentEdit, edit_latents
 from saeuron.pipelines import family_of
+from saeuron.profiles import Profile
 from saeuron.sae.autoencoder import check_width
 from saeuron.scoring import select
 
@@ -62,17 +63,24 @@ Select = Callable[[Evidence, str, int], Tensor]
 """Which n latents of a hookpoint tell a concept, bool [N]."""
 
 
+def first(profile: Profile) -> int:
+    """The row of the first scored step, that of the highest timestep."""
+    return int(profile.timesteps.argmax())
+
+
 def strongest(evidence: Evidence, hookpoint: str, n: int) -> Tensor:
     """The n latents with the greatest |s| at the first scored step, bool [N]."""
-    score = evidence.profiles[hookpoint].score[:1].abs()
-    return torch.zeros(score.shape[1], dtype=torch.bool).scatter(0, select(score, n)[0], True)
+    about = evidence.profiles[hookpoint]
+    score = about.score[first(about)].abs()
+    return torch.zeros(len(score), dtype=torch.bool).scatter(0, select(score, n), True)
 
 
 def probes(evidence: Evidence, n: int, chosen: Select = strongest) -> tuple[Probe, ...]:
     """A probe for each hookpoint, fitted to the evidence's images of the concept and of others."""
     found = []
     for hookpoint, sae in evidence.saes.items():
-        at = evidence.profiles[hookpoint].timesteps[:1]
+        about = evidence.profiles[hookpoint]
+        at = about.timesteps[[first(about)]]
         selected = chosen(evidence, hookpoint, n)[None]
         nothing = torch.zeros(selected.shape)
         sae_id = evidence.sae_ids.get(hookpoint, "")

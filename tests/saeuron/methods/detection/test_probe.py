@@ -1,9 +1,12 @@
 """The probe against loops and another solver."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from saeuron import methods
 from saeuron.generation import generate
 from saeuron.hooks import attached
 from saeuron.methods.detection.probe import RIDGE, fit, heights, probes, strongest
@@ -82,3 +85,13 @@ def test_probes_open_for_the_images_they_were_fitted_to(evidence, tiny_pipe):
                 list(generate(tiny_pipe, [request], evidence.model, evidence.seed))
         first = torch.cat([out[:1] for _, out in seen[:: evidence.model.steps]])
         assert ((probe.height(first) >= 0) == opens).all()
+
+
+def test_the_first_step_is_the_highest_timestep_in_whatever_order_they_are(evidence, tiny_pipe):
+    """A workspace stores statistics from image to noise, `saeuron.score` gives them from noise to image."""
+    about = evidence.profiles[FIRST]
+    turned = replace(evidence, profiles={FIRST: type(about)(*(values.flip(0) for values in about))})
+    one, two = probes(evidence, 2), probes(turned, 2)
+    assert one[0].content() == two[0].content() and one[0].timesteps.tolist() == [int(about.timesteps.max())]
+    for method in (methods.get("gated_uce"), methods.get("gated_uce_random")):
+        assert torch.equal(method.selected(evidence, FIRST, 2), method.selected(turned, FIRST, 2))
