@@ -1,9 +1,11 @@
 """A probe: does an image show a concept? A few latents of one module's output, weighed, at the first denoising step.
 
-    g(b) = sum_{i in F} w_i max_p f_i(b,p) + w_0,    open where g >= 0;  p runs over positions, of the conditional half
+    g(b) = sum_{i in F} w_i max_q p_i(b,q) + w_0,    open where g >= 0;  q runs over positions, of the conditional half
 
+    p_i    the latent's pre-activation, w_enc,i (x - b_dec) + b_enc,i: which latents are the k largest does not matter,
+           so that a probe holds its own rows of the encoder alone
     F      the n latents with the greatest |s(i,t,c)| at the first scored step t: also those that tell another concept
-    w      logistic regression on z_i, max_p f_i standardised:
+    w      logistic regression on z_i, max_q p_i standardised:
            min  mean over images of c of log(1 + e^-g) + mean over images of others of log(1 + e^g) + R |w|^2 / 2
 
 Both kinds of images weigh the same, however many there are. What is asked for is in the activations at the first step
@@ -11,7 +13,7 @@ already, where the picture is still noise: cross-attention has read the prompt (
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -20,10 +22,10 @@ from torch import Tensor
 from saeuron.generation import Request, generate
 from saeuron.hooks import INPUT, Step, attached, to_rows
 from saeuron.methods.base import Evidence
-from saeuron.methods.latents import LatentEdit, edit_latents
+from saeuron.methods.parts import Part
 from saeuron.pipelines import family_of
 from saeuron.profiles import Profile
-from saeuron.sae.autoencoder import check_width
+from saeuron.sae.autoencoder import SAE, check_width
 from saeuron.scoring import select
 
 RIDGE = 0.01
@@ -33,29 +35,45 @@ ROUNDS = 50
 
 
 @dataclass(frozen=True, eq=False)
-class Probe(LatentEdit):
-    """Latents that are read and never edited; see the head of this file."""
+class Probe(Part):
+    """Latents of one SAE that are read and never edited; u latents, D the width. See the head of this file."""
 
     kind: ClassVar[str] = "probe"
 
-    weights: Tensor = field(default_factory=lambda: torch.zeros(0))
+    hookpoint: str
+    sae_id: str
+    latents: Tensor
+    """int64 [u], ascending: indices into the SAE."""
+    W: Tensor
+    """float32 [u, D], rows of its encoder."""
+    b: Tensor
+    """float32 [u]: p = W x + b."""
+    weights: Tensor
     """float32 [u]."""
-    bias: float = 0.0
+    bias: float
     """w_0."""
 
-    def height(self, output: Tensor) -> Tensor:
-        """g of each row [images] of a module's output, its conditional half alone."""
+    def scaled(self, strength: float) -> "Probe":
+        """Itself: what it sees does not depend on how much is changed."""
+        del strength
+        return self
+
+    def reached(self, output: Tensor) -> Tensor:
+        """max_q p, float32 [images, u], of a module's output for a batch of images."""
         rows = to_rows(output).float()
-        check_width(self.W_dec.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
-        return self.encode(rows).amax(-2) @ self.weights + self.bias
+        check_width(self.W.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
+        return (rows @ self.W.T + self.b).amax(-2)
+
+    def height(self, output: Tensor) -> Tensor:
+        """g, float32 [images]."""
+        return self.reached(output) @ self.weights + self.bias
 
     def margin(self, output: Tensor) -> Tensor:
-        """g over sum_i |w_i| max_p f_i + |w_0|, in [-1, 1], float32 [images]; open at 0 and above. The divisor is no
+        """g over sum_i |w_i max_q p_i| + |w_0|, in [-1, 1], float32 [images]; open at 0 and above. The divisor is no
         part of the gradient.
         """
-        rows = to_rows(output).float()
-        reached = self.encode(rows).amax(-2)
-        scale = reached.detach() @ self.weights.abs() + abs(self.bias)
+        reached = self.reached(output)
+        scale = reached.detach().abs() @ self.weights.abs() + abs(self.bias)
         return (reached @ self.weights + self.bias) / scale.clamp(min=torch.finfo(torch.float32).tiny)
 
 
@@ -77,21 +95,22 @@ def strongest(evidence: Evidence, hookpoint: str, n: int) -> Tensor:
 
 def probes(evidence: Evidence, n: int, chosen: Select = strongest) -> tuple[Probe, ...]:
     """A probe for each hookpoint, fitted to the evidence's images of the concept and of others."""
-    found = []
-    for hookpoint, sae in evidence.saes.items():
-        about = evidence.profiles[hookpoint]
-        at = about.timesteps[[first(about)]]
-        selected = chosen(evidence, hookpoint, n)[None]
-        nothing = torch.zeros(selected.shape)
-        sae_id = evidence.sae_ids.get(hookpoint, "")
-        found.append(edit_latents(sae, at, selected, nothing, nothing, sae_id=sae_id, half="conditional"))
-    mine, others = (heights(evidence, images, found) for images in (evidence.target, evidence.others))
-    made = []
-    for edit, yes, no in zip(found, mine, others, strict=True):
-        weights, bias = fit(yes, no)
-        own = {f.name: getattr(edit, f.name) for f in fields(LatentEdit)}
-        made.append(Probe(**own, weights=weights, bias=bias))
-    return tuple(made)
+    plain = [
+        reading(sae, chosen(evidence, hookpoint, n), evidence.sae_ids.get(hookpoint, ""))
+        for hookpoint, sae in evidence.saes.items()
+    ]
+    mine, others = (heights(evidence, images, plain) for images in (evidence.target, evidence.others))
+    fitted = [fit(yes, no) for yes, no in zip(mine, others, strict=True)]
+    return tuple(replace(p, weights=w, bias=bias) for p, (w, bias) in zip(plain, fitted, strict=True))
+
+
+def reading(sae: SAE, selected: Tensor, sae_id: str = "") -> Probe:
+    """A probe of some latents of an SAE, bool [N], that weighs nothing yet."""
+    latents = selected.nonzero().flatten()
+    about = {name: value.detach().cpu().double() for name, value in sae.state_dict().items()}
+    W = about["W_enc"][latents]
+    b = about["b_enc"][latents] - W @ about["b_dec"]
+    return Probe(sae.info.hookpoint, sae_id, latents, W.float(), b.float(), torch.zeros(len(latents)), 0.0)
 
 
 def fit(yes: Tensor, no: Tensor) -> tuple[Tensor, float]:
@@ -123,24 +142,23 @@ class _Enough(Exception):
 
 
 class _Heights:
-    """Reads one hookpoint at the first step: max_p f_i of every image."""
+    """Reads one hookpoint at the first step: max_q p of every image."""
 
-    def __init__(self, edit: LatentEdit) -> None:
-        self.edit, self.images = edit, 0
+    def __init__(self, probe: Probe) -> None:
+        self.probe, self.images = probe, 0
         self.found: list[Tensor] = []
 
     def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
         del source
-        rows = to_rows(step.half(output, "conditional", self.images)).float()
-        self.found.append(self.edit.encode(rows).amax(1).cpu())
+        self.found.append(self.probe.reached(step.half(output, "conditional", self.images)).cpu())
 
 
-def heights(evidence: Evidence, images: Sequence[Request], edits: Sequence[LatentEdit]) -> list[Tensor]:
-    """max_p f_i at the first step of each image's generation, float32 [images, u], for each edit.
+def heights(evidence: Evidence, images: Sequence[Request], plain: Sequence[Probe]) -> list[Tensor]:
+    """max_q p at the first step of each image's generation, float32 [images, u], for each probe.
 
     Generations end there: an image costs one run of the denoiser.
     """
-    readers = {edit.hookpoint: _Heights(edit) for edit in edits}
+    readers = {probe.hookpoint: _Heights(probe) for probe in plain}
     left, size, runs = list(images), 0, 0
 
     def begin(batch: Sequence[Request]) -> Callable[[], None]:
@@ -171,4 +189,4 @@ def heights(evidence: Evidence, images: Sequence[Request], edits: Sequence[Laten
                     left = left[len(batch) :]
             except _Enough:
                 left = left[size:]
-    return [torch.cat(readers[edit.hookpoint].found) for edit in edits]
+    return [torch.cat(readers[probe.hookpoint].found) for probe in plain]

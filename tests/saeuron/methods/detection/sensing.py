@@ -1,6 +1,6 @@
 """What tests of sensors and probes share: pictures, what modules see, and where one fires by hand."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,9 +10,7 @@ from saeuron.generation import generate, requests
 from saeuron.hooks import attached
 from saeuron.methods.base import Evidence
 from saeuron.methods.detection.gated_uce import GatedMap
-from saeuron.methods.detection.probe import Probe
-from saeuron.methods.detection.sensor import sensors
-from saeuron.methods.latents import LatentEdit
+from saeuron.methods.detection.probe import reading
 from saeuron.methods.removal import Removal, removed
 from saeuron.prompts import Prompt
 from tests.saeuron.methods.removals import TIMESTEPS, T, random_profile, random_sae
@@ -81,25 +79,25 @@ def probe_at(pipe, hookpoint, share=0.5):
     Returns:
         (probe, bool [images]: whether it opens by hand).
     """
-    evidence = evidence_at(pipe, hookpoint)
-    [sensor] = sensors(evidence, 4)
-    own = {f.name: getattr(sensor, f.name) for f in fields(LatentEdit)}
-    weights = torch.linspace(1.0, -0.5, len(sensor.latents))
-    probe = Probe(**own, weights=weights)
-    rows = rows_at(pipe, hookpoint)[0][1][: len(ASKED)]
+    sae = random_sae(width=16, n=64, hookpoint=hookpoint)
+    probe = replace(reading(sae, torch.arange(64) % 16 == 3, "s"), weights=torch.linspace(1.0, -0.5, 4))
     heights = torch.tensor(
         [
             sum(
-                float(w) * max(float(probe.encode(image[:, y, x][None])[0, u]) for y, x in places(image))
-                for u, w in enumerate(weights)
+                float(w) * max(pre_activation(sae, i, image[:, y, x]) for y, x in places(image))
+                for i, w in zip(probe.latents.tolist(), probe.weights, strict=True)
             )
-            for image in rows
+            for image in rows_at(pipe, hookpoint)[0][1][: len(ASKED)]
         ]
     )
     bias = -float(between(heights, share))
     opened = heights + bias >= 0
     assert 0 < opened.sum() < len(ASKED)
     return replace(probe, bias=bias), opened
+
+
+def pre_activation(sae, latent, row):
+    return float(((row - sae.b_dec) * sae.W_enc[latent]).sum() + sae.b_enc[latent])
 
 
 def places(image):

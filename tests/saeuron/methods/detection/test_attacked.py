@@ -25,8 +25,8 @@ def gated(plain, tiny_pipe):
     probe = replace(probe, bias=probe.bias - float(between(heights, 0.5)))
     opened = probe.height(rows) >= 0
     assert opened.sum() == 1
-    f = probe.encode(rows.flatten(2).transpose(1, 2)).amax(1)
-    margin = (f @ probe.weights + probe.bias) / (f @ probe.weights.abs() + abs(probe.bias))
+    p = (rows.flatten(2).transpose(1, 2) @ probe.W.T + probe.b).amax(1)
+    margin = (p @ probe.weights + probe.bias) / ((p * probe.weights).abs().sum(1) + abs(probe.bias))
     return uce(plain, probe), opened, margin
 
 

@@ -9,9 +9,8 @@ import torch
 from saeuron import methods
 from saeuron.generation import generate
 from saeuron.hooks import attached
-from saeuron.methods.detection.probe import RIDGE, fit, heights, probes, strongest
-from saeuron.methods.latents import edit_latents
-from tests.saeuron.methods.detection.sensing import FIRST, places
+from saeuron.methods.detection.probe import RIDGE, fit, heights, probes, reading, strongest
+from tests.saeuron.methods.detection.sensing import FIRST, places, pre_activation
 from tests.saeuron.methods.removals import PATH
 
 
@@ -58,26 +57,26 @@ def test_a_latent_that_never_changes_weighs_nothing():
 @pytest.mark.parametrize("hookpoint", [FIRST, PATH])
 def test_heights_are_those_of_the_first_step_of_each_image(evidence, tiny_pipe, hookpoint):
     """Images are drawn one by one here, to their end; there several together, one step each."""
-    sae, about = evidence.saes[FIRST], evidence.profiles[FIRST]
-    selected = strongest(evidence, FIRST, 3)[None]
-    edit = edit_latents(sae, about.timesteps[:1], selected, torch.zeros(selected.shape), torch.zeros(selected.shape))
+    sae = evidence.saes[FIRST]
+    plain = reading(sae, strongest(evidence, FIRST, 3))
     runs = []
     with attached(tiny_pipe, readers={"unet.mid_block": lambda step, out, source: runs.append(step.index)}):
-        [found] = heights(evidence, evidence.others, [edit])
+        [found] = heights(evidence, evidence.others, [replace(plain, hookpoint=hookpoint)])
     assert runs == [0] and found.shape == (len(evidence.others), 3)
     for image, request in zip(found, evidence.others, strict=True):
         seen = []
-        with attached(tiny_pipe, readers={FIRST: lambda step, out, source, seen=seen: seen.append(out)}):
+        with attached(tiny_pipe, readers={hookpoint: lambda step, out, source, seen=seen: seen.append(out)}):
             list(generate(tiny_pipe, [request], evidence.model, evidence.seed))
         own = seen[0][8]  # One image was filled up to eight: the conditional half begins at 8.
-        expected = torch.stack([edit.encode(own[:, y, x][None])[0] for y, x in places(own)]).amax(0)
-        torch.testing.assert_close(image, expected, rtol=1e-4, atol=1e-5)
+        for value, latent in zip(image, plain.latents, strict=True):
+            expected = max(pre_activation(sae, latent, own[:, y, x]) for y, x in places(own))
+            assert float(value) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_probes_open_for_the_images_they_were_fitted_to(evidence, tiny_pipe):
     """Two images asked for the concept, five for another: eight latents tell them apart."""
     [probe] = probes(evidence, 8)
-    assert len(probe.latents) == 8 and len(probe.timesteps) == 1
+    assert len(probe.latents) == 8 and probe.W.shape == (8, 16)
     for images, opens in ((evidence.target, True), (evidence.others, False)):
         seen = []
         with attached(tiny_pipe, readers={FIRST: lambda step, out, source, seen=seen: seen.append((step, out[8:]))}):
@@ -92,6 +91,6 @@ def test_the_first_step_is_the_highest_timestep_in_whatever_order_they_are(evide
     about = evidence.profiles[FIRST]
     turned = replace(evidence, profiles={FIRST: type(about)(*(values.flip(0) for values in about))})
     one, two = probes(evidence, 2), probes(turned, 2)
-    assert one[0].content() == two[0].content() and one[0].timesteps.tolist() == [int(about.timesteps.max())]
+    assert one[0].content() == two[0].content()
     for method in (methods.get("gated_uce"), methods.get("gated_uce_random")):
         assert torch.equal(method.selected(evidence, FIRST, 2), method.selected(turned, FIRST, 2))
