@@ -19,6 +19,7 @@ import pytest
 
 from flows.environment import QUIET
 from tests.end_to_end.process import TINY, Cli, Done, run_here, start_server
+from tests.end_to_end.sharing import once
 from tests.faults.packed import packed
 
 SEED = int(os.environ.get("SAEURON_FAULTS_SEED", "1"))
@@ -139,14 +140,15 @@ def nursery(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture(scope="session")
-def undisturbed(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The workspace of a run that nothing befell: leave it as it is."""
-    root = tmp_path_factory.mktemp("undisturbed") / "w"
-    with packed():
-        done = again(root)
-    assert done.code == 0, done.err
-    yield root
-    shutil.rmtree(root.parent, ignore_errors=True)
+def undisturbed(request: pytest.FixtureRequest, server: str) -> Path:
+    """The workspace of a run that nothing befell, one for all processes: leave it as it is."""
+
+    def make(folder: Path) -> None:
+        with packed():
+            done = again(folder / "w")
+        assert done.code == 0, done.err
+
+    return once(request.config, "undisturbed", make) / "w"
 
 
 @pytest.fixture
