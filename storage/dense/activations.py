@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import threading
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -81,6 +81,11 @@ class _Pool:
     """The row at which each block begins, and the row after the last block."""
     order: NDArray[np.int64]
     """Indices of the rows to give, in order."""
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """Index of each block, as they lie in memory."""
+        return np.concatenate([np.arange(run.start, run.stop) for run in self.runs])
 
 
 class ActivationRows:
@@ -158,9 +163,28 @@ class ActivationRows:
         A batch may straddle pools and epochs. The next pool is read while this one is used, so memory holds two pools.
         Raises ValueError for a number out of range; while reading, ArtifactDamaged.
         """
-        if batch < 1 or seed < 0 or start < 0 or pool_rows < 1:
-            raise ValueError(f"batch {batch}, seed {seed}, start {start}, pool_rows {pool_rows}: out of range")
-        return self._batches(batch, self._filled(start * batch, seed, pool_rows))
+        return self._batches(batch, seed, start, pool_rows)
+
+    def labelled(
+        self,
+        labels: Mapping[str, Sequence[int]],
+        batch: int,
+        seed: int,
+        start: int = 0,
+        pool_rows: int = POOL_ROWS,
+    ) -> Generator[tuple[Rows, NDArray[np.int64]], None, None]:
+        """The same batches as `batches` gives, each with the labels of its rows, int64 [batch, G].
+
+        `labels` has G numbers for the key of each member, which all of its rows get. Raises as `batches`, and
+        ValueError for a member without labels or with another number of them.
+        """
+        absent = next((b.member.key for b in self._blocks if b.member.key not in labels), None)
+        if absent is not None:
+            raise ValueError(f"no labels of {absent!r}; expected some for each of {len(self._blocks)} members")
+        table = [tuple(labels[b.member.key]) for b in self._blocks]
+        if len({len(each) for each in table}) != 1:
+            raise ValueError(f"members have {sorted({len(each) for each in table})} labels; expected as many for each")
+        return self._batches(batch, seed, start, pool_rows, np.array(table, dtype=np.int64))
 
     def sample(self, n: int, seed: int) -> Rows:
         """The first n rows [n, D] in a shuffled order, without repeats; all rows if there are fewer than n."""
@@ -176,25 +200,39 @@ class ActivationRows:
             yield block.member.key, self._read(block)
 
     def _batches(
-        self, batch: int, pools: Generator[tuple[Rows, NDArray[np.int64]], None, None]
-    ) -> Generator[Rows, None, None]:
+        self, batch: int, seed: int, start: int, pool_rows: int, labels: NDArray[np.int64] | None = None
+    ) -> Generator[Any, None, None]:
+        """Batches; with `labels`, [blocks, G], pairs of a batch and the labels of its rows."""
+        if batch < 1 or seed < 0 or start < 0 or pool_rows < 1:
+            raise ValueError(f"batch {batch}, seed {seed}, start {start}, pool_rows {pool_rows}: out of range")
+        return self._cut(batch, self._filled(start * batch, seed, pool_rows), labels)
+
+    def _cut(
+        self, batch: int, pools: Generator[tuple[Rows, _Pool], None, None], labels: NDArray[np.int64] | None
+    ) -> Generator[Any, None, None]:
         try:
             out, have = np.empty((batch, self.width), dtype=self._stored), 0
-            for rows, order in pools:
-                at = 0
+            told: list[NDArray[np.int64]] = []
+            for rows, pool in pools:
+                at, order = 0, pool.order
+                # A block begins at its place in memory and ends before the next one begins.
+                blocks = None if labels is None else pool.blocks
                 while at < len(order):
                     some = order[at : at + batch - have]
                     # Shuffles and copies for the caller at once. In mode "raise" numpy would copy once more.
                     np.take(rows, some, axis=0, out=out[have : have + len(some)], mode="clip")
+                    if labels is not None and blocks is not None:
+                        told.append(labels[blocks[np.searchsorted(pool.starts, some, side="right") - 1]])
                     at, have = at + len(some), have + len(some)
                     if have == batch:
-                        yield out
+                        yield out if labels is None else (out, np.concatenate(told))
+                        told.clear()
                         out, have = np.empty((batch, self.width), dtype=self._stored), 0
         finally:
             pools.close()
 
-    def _filled(self, row: int, seed: int, pool_rows: int) -> Generator[tuple[Rows, NDArray[np.int64]], None, None]:
-        """Each pool's rows in memory, and the order to take them in. The pool after the next overwrites the memory."""
+    def _filled(self, row: int, seed: int, pool_rows: int) -> Generator[tuple[Rows, _Pool], None, None]:
+        """Each pool's rows in memory, and the pool. The pool after the next overwrites the memory."""
         pools = self._pools(row, seed, pool_rows)
         # Two buffers, filled in turn: allocating one for each pool costs as much as reading it.
         spare = np.empty(0, np.uint8)
@@ -208,7 +246,7 @@ class ActivationRows:
                 into, begun = self._start(executor, following, spare)
                 for part in parts:
                     part.result()
-                yield self._rows_in(memory, pool), pool.order
+                yield self._rows_in(memory, pool), pool
                 spare, memory, pool, parts = memory, into, following, begun
         finally:
             executor.shutdown(cancel_futures=True)

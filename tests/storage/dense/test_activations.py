@@ -200,3 +200,32 @@ def test_small_shards_are_drawn_block_by_block(some: ActivationRows, monkeypatch
     assert len(some._runs) == 7
     monkeypatch.setattr(activations, "RUNS_FROM", 1)
     assert len(ActivationRows(some.shards)._runs) == 3
+
+
+@pytest.mark.parametrize("pool_rows", [131072, 20, 3])
+@pytest.mark.parametrize("direct", [True, False])
+def test_labels_come_with_their_rows_and_change_none(tmp_path: Path, direct: bool, pool_rows: int) -> None:
+    """Every member's label is that of all of its rows, over pools, epochs and a start on the way."""
+    paths, count = _shards(tmp_path, [[(2, 5), (1, 7), (3, 4)], [(1, 1), (2, 8)], [(5, 5), (2, 3)]])
+    rows = ActivationRows(paths, direct=direct)
+    of_row: dict[float, str] = {}
+    for key, array in rows.everything():
+        of_row |= {row[0]: key for row in array.reshape(-1, WIDTH)}
+    assert len(of_row) == count
+    labels = {key: (i, -1 if i % 2 else 7 * i) for i, key in enumerate(sorted({*of_row.values()}))}
+    for start in (0, 11):
+        plain = _take(rows, 20, 13, 5, start, pool_rows)
+        told = list(islice(rows.labelled(labels, 13, 5, start, pool_rows), 20))
+        assert np.array_equal(np.stack([batch for batch, _ in told]), plain)
+        for batch, found in told:
+            assert found.dtype == np.int64 and found.tolist() == [[*labels[of_row[row[0]]]] for row in batch]
+
+
+def test_labels_are_of_every_member(some: ActivationRows) -> None:
+    labels = {key: (0,) for key, _ in some.everything()}
+    with pytest.raises(ValueError, match="no labels of 's1b0'; expected some for each of 7 members"):
+        some.labelled({key: told for key, told in labels.items() if key != "s1b0"}, 5, 0)
+    with pytest.raises(ValueError, match=r"members have \[1, 2\] labels; expected as many for each"):
+        some.labelled(labels | {"s1b0": (0, 1)}, 5, 0)
+    with pytest.raises(ValueError, match=r"batch 0, seed 0, .*: out of range"):
+        some.labelled(labels, 0, 0)
