@@ -39,7 +39,8 @@ from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import SAEConfig
 from saeuron.sae.diagnosis.detection import detections
 from saeuron.sae.diagnosis.dictionary import chance, nearest
-from saeuron.sae.streams import tensor_of
+from saeuron.sae.labels import concepts_of, ids
+from saeuron.sae.streams import Labelled, tensor_of
 from saeuron.sae.training import Trainer, quality, together
 from saeuron.sae.variants import VARIANTS
 
@@ -157,7 +158,7 @@ def made(options: Namespace, variant: str, k: int, seed: int, seen: dict[Split, 
     config = SAEConfig.model_validate(about)
     if variant == UNTRAINED:
         config = config.learning("untrained")
-    sae = fitted(config, seen["train"].rows)
+    sae = fitted(config, seen["train"])
     chosen, judged_on = seen["validation"], seen["test"]
     judged = detections(strengths(sae, chosen.rows), chosen.objects, strengths(sae, judged_on.rows), judged_on.objects)
     rows = judged_on.rows
@@ -175,18 +176,24 @@ def made(options: Namespace, variant: str, k: int, seed: int, seen: dict[Split, 
     return found
 
 
-def fitted(config: SAEConfig, images: NDArray[Any]) -> SAE:
-    """An SAE trained on the rows of images, in an order that its seed draws; they start again at their end."""
-    rows = images.reshape(-1, images.shape[-1])
-    rows = rows[np.random.default_rng(config.seed).permutation(len(rows))]
-    per_epoch = len(rows) // config.batch
+def fitted(config: SAEConfig, images: Images) -> SAE:
+    """An SAE trained on the rows of images, in an order that its seed draws; they start again at their end.
 
-    def stream(start: int) -> Iterator[NDArray[Any]]:
+    Variants that learn from labels get the object of each image.
+    """
+    rows = images.rows.reshape(-1, images.rows.shape[-1])
+    order = np.random.default_rng(config.seed).permutation(len(rows))
+    rows, per_epoch = rows[order], len(rows) // config.batch
+    asked = [{"object": name} for name in images.objects]
+    concepts = concepts_of(asked)
+    labels = ids(asked, concepts).repeat(len(rows) // len(asked), axis=0)[order]
+
+    def stream(start: int) -> Iterator[Labelled]:
         for i in itertools.count(start):
             at = i % per_epoch * config.batch
-            yield rows[at : at + config.batch]
+            yield Labelled(rows[at : at + config.batch], labels[at : at + config.batch])
 
-    trainer = Trainer(config, rows.shape[1], "")
+    trainer = Trainer(config, rows.shape[1], "", concepts=concepts)
     trainer.initialise(tensor_of(rows[: config.batch]))
     together([trainer], stream, {})
     return trainer.sae

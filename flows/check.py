@@ -8,6 +8,7 @@ from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.pipelines import loading as models
 from saeuron.prompts import Prompt, build, placeholders, sizes
+from saeuron.sae.labels import concepts_of, labels_for
 from saeuron.scoring import images as scoring_images
 from saeuron.tuning import learning_images, validation_images
 from storage import Workspace
@@ -55,9 +56,12 @@ def check(config: RunConfig, workspace: Workspace | None = None) -> None:
     _check_evidence(config, found)
     widths = _captured(config, workspace) if workspace else {}
     widths = widths or models.check_hookpoints(config.model.spec, config.hookpoints)
+    # Given SAEs are not trained.
+    trained = [hookpoint for hookpoint in config.hookpoints if hookpoint not in config.saes]
+    concepts = labels_for(config.train, concepts_of(p.concepts for p in found if p.split == "train")) if trained else {}
     for hookpoint, width in widths.items():
         if width and hookpoint not in config.saes:
-            config.train.check(width, hookpoint)
+            config.train.check(width, hookpoint, sum(len(names) for names in concepts.values()))
 
 
 def _check_evidence(config: RunConfig, prompts: Sequence[Prompt]) -> None:

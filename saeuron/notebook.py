@@ -30,7 +30,7 @@ from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import SAEConfig
 from saeuron.sae.diagnosis import DiagnosisConfig
 from saeuron.sae.diagnosis.gathering import Reader, held_out
-from saeuron.sae.streams import in_memory, tensor_of
+from saeuron.sae.streams import in_memory, rows_in
 from saeuron.sae.training import Trainer, together
 
 
@@ -72,7 +72,7 @@ def train(rows: Mapping[str, NDArray[Any]], *, device: str | torch.device = "cpu
         settings: fields of `SAEConfig`, such as variant, k, expansion, steps, batch.
 
     Raises:
-        ConfigError: the settings fit no SAE of this width, or ask for what needs rows on disk.
+        ConfigError: the settings fit no SAE of this width, or ask for what needs rows on disk or labels of rows.
     """
     config, saes = SAEConfig(**settings), {}
     if config.processes > 1 or config.order != "mixed":
@@ -82,7 +82,7 @@ def train(rows: Mapping[str, NDArray[Any]], *, device: str | torch.device = "cpu
     for hookpoint, found in rows.items():
         stream = in_memory(found, config.batch, config.seed)
         trainer = Trainer(config, found.shape[1], hookpoint, device)
-        trainer.initialise(tensor_of(next(stream(0))))
+        trainer.initialise(rows_in(next(stream(0))))
         together([trainer], stream, {})
         saes[hookpoint] = trainer.sae
     return saes

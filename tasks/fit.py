@@ -3,6 +3,7 @@
 To start it yourself:  torchrun --nproc-per-node 2 -m tasks.fit FIT.json
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -10,15 +11,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from saeuron.errors import SaeuronError
 from saeuron.sae.config import TRAJECTORIES, SAEConfig
 from saeuron.sae.ranks import ALONE, Ranks
+from saeuron.sae.streams import Batch, Labelled
 from saeuron.sae.training import Point, Trainer, train
 from storage.dense.activations import POOL_ROWS, ActivationRows
 from storage.files import write_atomic
@@ -26,6 +26,17 @@ from storage.files import write_atomic
 CHECKPOINT = ".checkpoint.safetensors"
 Report = Callable[[int, float], None]
 """report(steps done, FVU since the last report)."""
+
+
+class Labels(BaseModel):
+    """Which concepts the images of the rows ask for; see `saeuron.sae.labels`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concepts: dict[str, tuple[str, ...]]
+    """{domain: concepts}."""
+    images: dict[str, tuple[int, ...]]
+    """{key of an image: its labels, one for each domain}."""
 
 
 class Fit(BaseModel):
@@ -40,6 +51,13 @@ class Fit(BaseModel):
     device: str = "cpu"
     without: tuple[str, ...] = ()
     """Keys of images whose rows are left out."""
+    labels: Labels | None = None
+    """For variants that learn from labels; None: the rows have none."""
+
+    @property
+    def concepts(self) -> dict[str, tuple[str, ...]] | None:
+        """The concepts that the labels are of."""
+        return None if self.labels is None else self.labels.concepts
 
     def rows(self, runs: bool | None = None) -> ActivationRows:
         """The rows that are learned from; `runs` as in `ActivationRows`."""
@@ -54,8 +72,11 @@ def fit(work: Fit, report: Report, ranks: Ranks = ALONE) -> Trainer:
     rows = work.rows(runs=False if whole else None)
     pool = max(TRAJECTORIES["images"] * rows.largest, TRAJECTORIES["batches"] * config.batch) if whole else POOL_ROWS
 
-    def stream(start: int) -> Iterator[NDArray[Any]]:
-        return rows.batches(config.batch, seed=config.seed, start=start, pool_rows=pool)
+    def stream(start: int) -> Iterator[Batch]:
+        if work.labels is None:
+            return rows.batches(config.batch, seed=config.seed, start=start, pool_rows=pool)
+        told = rows.labelled(work.labels.images, config.batch, seed=config.seed, start=start, pool_rows=pool)
+        return itertools.starmap(Labelled, told)
 
     def tell(point: Point) -> None:
         report(point.step, point.fvu)
@@ -69,6 +90,7 @@ def fit(work: Fit, report: Report, ranks: Ranks = ALONE) -> Trainer:
         device=work.device,
         ranks=ranks,
         report=tell,
+        concepts=work.concepts,
     )
 
 
@@ -110,7 +132,7 @@ def fit_in_processes(work: Fit, report: Report) -> Trainer:
             )
     # Loaded into main memory, without GPU kernels: an SAE that the processes shared may fit no device.
     config = work.config.model_copy(update={"kernels": "torch"})
-    trainer = Trainer(config, work.rows().width, work.hookpoint, "cpu")
+    trainer = Trainer(config, work.rows().width, work.hookpoint, "cpu", concepts=work.concepts)
     trainer.load(work.checkpoint)
     return trainer
 

@@ -1,6 +1,6 @@
 """Train the SAE of one hookpoint from shards."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +8,7 @@ from pydantic import Field
 
 from saeuron.errors import ConfigError
 from saeuron.sae.config import SAEConfig
+from saeuron.sae.labels import concepts_of, ids, labels_for
 from saeuron.sae.streams import tensor_of
 from saeuron.sae.training import quality
 from storage.declared import View
@@ -18,7 +19,7 @@ from tasks.capture import shard_paths
 from tasks.engine import progress
 from tasks.engine.job import RUN, Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
-from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
+from tasks.fit import CHECKPOINT, Fit, Labels, fit, fit_in_processes
 
 
 class SAESummary(Summary):
@@ -31,6 +32,8 @@ class SAESummary(Summary):
     k: int | None
     without: tuple[str, ...] = ()
     """Concepts whose images it was not trained on."""
+    assigned: tuple[str, ...] = ()
+    """Concepts that the first latents are assigned to, in their order (variant `assigned`)."""
     dictionary: str | None = None
     """`SAEConfig.dictionary`; None for an imported SAE."""
     fvu: float | None = None
@@ -98,6 +101,7 @@ def train(job: TrainJob) -> Made:
         checkpoint=checkpoint,
         device=job.device,
         without=left_out(job),
+        labels=labels(job),
     )
 
     def report(done: int, fvu: float) -> None:
@@ -118,6 +122,7 @@ def train(job: TrainJob) -> Made:
         n_latents=info.n_latents,
         k=info.k,
         dictionary=job.config.dictionary,
+        assigned=assigned(work),
         without=tuple(sorted(c for names in job.without.values() for c in names)),
         fvu=figures.fvu,
         l0=figures.l0,
@@ -139,13 +144,8 @@ def left_out(job: TrainJob) -> tuple[str, ...]:
     """
     if not job.without:
         return ()
-    manifest = job.open.manifest(job.capture_id)
-    prompts = {p.id: p for p in prompt_sets.read(job.open, manifest.inputs["prompts"])}
-    shards = shard_paths(job.open, job.capture_id, job.hookpoint)
-    keys = sorted({member.key for path in shards for member in read_manifest(path).members})
     found: dict[str, str] = {}
-    for key in keys:
-        asked = prompts[key.rpartition("_")[0]].concepts
+    for key, asked in captured(job).items():
         for domain, names in job.without.items():
             if asked.get(domain) in names:
                 found[key] = asked[domain]
@@ -153,6 +153,37 @@ def left_out(job: TrainJob) -> tuple[str, ...]:
         if never := [c for c in names if c not in found.values()]:
             raise ConfigError(f"no captured image asks for {never[0]!r}: there is nothing of it to leave out.")
     return tuple(sorted(found))
+
+
+def captured(job: TrainJob) -> dict[str, Mapping[str, str]]:
+    """{key of each image of the capture: {domain: concept} that its prompt asks for}, sorted by key."""
+    manifest = job.open.manifest(job.capture_id)
+    prompts = {p.id: p.concepts for p in prompt_sets.read(job.open, manifest.inputs["prompts"])}
+    shards = shard_paths(job.open, job.capture_id, job.hookpoint)
+    keys = sorted({member.key for path in shards for member in read_manifest(path).members})
+    return {key: prompts[key.rpartition("_")[0]] for key in keys}
+
+
+def labels(job: TrainJob) -> Labels | None:
+    """Labels of the images that are learned from, for a variant that needs them: of the concepts these ask for.
+
+    Raises:
+        ConfigError: it needs them, and no image asks for a concept.
+    """
+    if not job.config.needs_labels:
+        return None
+    out = {*left_out(job)}
+    asked = {key: each for key, each in captured(job).items() if key not in out}
+    concepts = labels_for(job.config, concepts_of(asked.values()), job.hookpoint)
+    table = ids([*asked.values()], concepts).tolist()
+    return Labels(concepts=concepts, images={key: tuple(row) for key, row in zip(asked, table, strict=True)})
+
+
+def assigned(work: Fit) -> tuple[str, ...]:
+    """The concepts that have a latent of their own, in the order of their latents."""
+    if work.config.variant != "assigned" or work.labels is None:
+        return ()
+    return tuple(name for names in work.labels.concepts.values() for name in names)
 
 
 def _grouped(members: Iterator[torch.Tensor], rows: int = 8192) -> Iterator[torch.Tensor]:

@@ -66,6 +66,12 @@ def check(workspace: Workspace, config: RunConfig, sae: Manifest, tests: Sequenc
             f"{sae.id} was not trained in this workspace, so nothing says how; leave out --test occlusion and width, "
             "which train others like it."
         )
+    trains = [test for test in wanted if test in ("occlusion", "width")]
+    if capture is not None and trains and SAEConfig.model_validate(sae.config["config"]).needs_labels:
+        raise ConfigError(
+            f"{sae.id} is of the variant {sae.summary['variant']!r}, which learns from concept labels, but the tests "
+            f"occlusion and width train SAEs on rows without; leave out --test {' and '.join(trains)}."
+        )
     if "control" in wanted and not judges(run):
         raise ConfigError("nobody judges pictures (judge: none); the test control needs a judge: name one.")
     if "occlusion" in wanted and len(config.domains) < 2:

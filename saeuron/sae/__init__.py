@@ -5,6 +5,7 @@ selection.py       activation functions, and the exact selections behind them
 thresholds.py      thresholds in place of per-row TopK
 config.py          the configuration of an SAE and its training
 training.py        train one SAE on a stream of rows, with exact resume
+labels.py          which concepts the images of rows ask for
 streams.py         rows on their way from storage to training
 losses.py          loss terms and formulas that variants share
 sparse.py          products with sparse codes

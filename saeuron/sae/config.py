@@ -98,6 +98,24 @@ class MatryoshkaOptions(Config):
         return self
 
 
+class AssignedOptions(Config):
+    """Options of the variant `assigned` (in the manner of SAEmnesia, 2509.21379)."""
+
+    weight: float = Field(0.1, ge=0)
+    """Weight of the cross-entropy of the assigned latents, added to the FVU."""
+
+
+class ContrastiveOptions(Config):
+    """Options of the variant `contrastive` (in the manner of SAEParate, 2605.12122)."""
+
+    weight: float = Field(0.1, ge=0)
+    """Weight of the contrastive term, added to the FVU."""
+    temperature: float = Field(0.07, gt=0)
+    """What cosines are divided by before the softmax."""
+    rows: int = Field(512, ge=2)
+    """Rows of each batch whose codes are compared, at most."""
+
+
 class GatedOptions(Config):
     """Options of the variant `gated`."""
 
@@ -121,6 +139,8 @@ class GBAOptions(Config):
 
 
 _DIVISIBLE = ("topk", "batch_topk")
+LABELLED = ("assigned", "contrastive")
+"""Variants that learn from the concepts that images ask for."""
 
 Dictionary = Literal["trained", "untrained", "frozen"]
 """What of an SAE is learned, see `SAEConfig.dictionary`."""
@@ -151,6 +171,8 @@ class SAEConfig(Config):
         "abs_topk",
         "gated",
         "gba",
+        "assigned",
+        "contrastive",
     ] = "batch_topk"
     """Variant of the SAE: a name of `saeuron.sae.variants`."""
     inference: Literal["native", "threshold"] = "native"
@@ -223,6 +245,15 @@ class SAEConfig(Config):
     """Options of `vsae`; other variants ignore them."""
     ra_sae: RASAEOptions = RASAEOptions()
     """Options of `ra_sae`; other variants ignore them."""
+    assigned: AssignedOptions = AssignedOptions()
+    """Options of `assigned`; other variants ignore them."""
+    contrastive: ContrastiveOptions = ContrastiveOptions()
+    """Options of `contrastive`; other variants ignore them."""
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the variant learns from the concepts that the images of its rows ask for."""
+        return self.variant in LABELLED
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -256,8 +287,8 @@ class SAEConfig(Config):
         steps = CALIBRATION if dictionary == "untrained" else self.steps
         return self.model_copy(update={"dictionary": dictionary, "steps": steps})
 
-    def check(self, width: int, hookpoint: str = "") -> int:
-        """N, the number of latents of an SAE at a hookpoint of D = `width`.
+    def check(self, width: int, hookpoint: str = "", concepts: int = 0) -> int:
+        """N, the number of latents of an SAE at a hookpoint of D = `width`, whose rows have labels of some `concepts`.
 
         Raises:
             ConfigError: these settings do not fit such an SAE.
@@ -267,6 +298,11 @@ class SAEConfig(Config):
             raise ConfigError(
                 f"train.k is {self.k}, but an SAE{at} has {latents} latents ({self.expansion} x {width}); "
                 "lower train.k or raise train.expansion."
+            )
+        if self.variant == "assigned" and concepts > latents:
+            raise ConfigError(
+                f"train.variant is 'assigned' and {concepts} concepts are asked for, but an SAE{at} has {latents} "
+                f"latents ({self.expansion} x {width}): expected one for each concept; raise train.expansion."
             )
         if self.share == "latents" and latents % self.processes:
             raise ConfigError(

@@ -66,6 +66,28 @@ def aux_k(
     return min(1.0, count / wanted) * squared(error - latents_of.total(latents @ W_dec)) / variance(x, rows_of)
 
 
+def info_nce(codes: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss (2004.11362, L_out) of codes of unit length; a scalar.
+
+    For each row i with others of its label: minus the mean over these of log(exp(s_ij) / sum over all j != i of
+    exp(s_ij)), s = cosine / temperature; the mean over such rows, 0 if there are none.
+
+    Args:
+        codes: [B, N], of unit length. labels: int64 [B]; rows with a negative label have no part in it.
+    """
+    told = labels >= 0
+    codes, labels = codes[told], labels[told]
+    itself = torch.eye(len(codes), dtype=torch.bool, device=codes.device)
+    alike = (labels[:, None] == labels[None]) & ~itself
+    logits = (codes @ codes.T / temperature).masked_fill(itself, -torch.inf)
+    counts = alike.sum(1)
+    if not bool((counts > 0).any()):
+        return codes.sum() * 0
+    chances = logits - logits.logsumexp(1, keepdim=True)
+    each = torch.where(alike, chances, 0).sum(1)[counts > 0] / counts[counts > 0]
+    return -each.mean()
+
+
 def zipf(count: int, total: float, exponent: float, most: float = 1.0) -> Tensor:
     """Shares of `total` by rank r, proportional to r^-exponent but at most `most` each; float64 [count], descending.
 

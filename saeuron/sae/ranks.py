@@ -2,8 +2,9 @@
 
 Rows: every rank holds the whole SAE, works on its slice of every batch, and averages gradients with the others, so all
 ranks stay equal. Errors are divided by the whole batch's variance. With another number of ranks the result is the same
-up to rounding for variants that choose row by row (topk, abs_topk, top_afa, jumprelu, gated, vsae); the others
-(BatchTopK's k B largest) choose within a rank's slice. Every rank reads whole batches, so reading is not sped up.
+up to rounding for variants that choose row by row (topk, abs_topk, top_afa, jumprelu, gated, vsae, assigned,
+contrastive); the others (BatchTopK's k B largest) choose within a rank's slice. Every rank reads whole batches, so
+reading is not sped up.
 
 Latents: every rank holds its part of the latents, with their moments and gradients, and works on whole batches. The SAE
 can then be wider than one device holds. Little is exchanged: the values that are compared, and x_hat, the sum of what
@@ -97,6 +98,15 @@ class Ranks:
         dist.all_gather(found, tensor.contiguous())
         return torch.cat(found, dim)
 
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Rows [B, ...] of all ranks, as many of each; every rank must use them alike.
+
+        Its gradient is passed on to a rank's own rows times the number of ranks, because gradients of parameters are
+        averaged over ranks afterwards.
+        """
+        found: Tensor = rows if self.size == 1 else _Gathered.apply(rows, self)
+        return found
+
     def collect(self, tensor: Tensor) -> Tensor:
         """All latents [N, ...] in main memory on rank 0, from parts [N / ranks, ...]; other ranks get their part."""
         if self.size == 1:
@@ -139,6 +149,17 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.gather(rows, 0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.ranks.part(gradient) * ctx.ranks.size, None
 
 
 class _Shared(torch.autograd.Function):

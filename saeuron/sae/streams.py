@@ -1,7 +1,7 @@
 """Rows on their way from storage to the SAEs that train on them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,14 +11,27 @@ from torch import Tensor
 from saeuron.errors import SaeuronError
 from saeuron.noise import generator
 
-Rows = NDArray[Any] | Mapping[str, NDArray[Any]]
+
+class Labelled(NamedTuple):
+    """A batch whose rows have labels, for variants that learn from them; the others ignore the labels."""
+
+    rows: NDArray[Any]
+    """[B, D]."""
+    labels: NDArray[np.int64]
+    """[B, G]: for each domain the id of the concept that the row's image asks for, -1 for none
+    (`saeuron.sae.labels`)."""
+
+
+Batch = NDArray[Any] | Labelled
+
+Rows = Batch | Mapping[str, Batch]
 """A batch [B, D] for all trainers, or one for each hookpoint."""
 
-Stream = Callable[[int], Iterator[NDArray[Any]]]
+Stream = Callable[[int], Iterator[Batch]]
 """stream(b): batches of rows [B, D] from batch b on; batch b is always the same. float16, float32, or uint16 for the
-bits of bfloat16."""
+bits of bfloat16. With labels or without."""
 
-Streams = Callable[[int], Iterator[Mapping[str, NDArray[Any]]]]
+Streams = Callable[[int], Iterator[Mapping[str, Batch]]]
 """Like `Stream`, for several hookpoints: {hookpoint: rows}."""
 
 
@@ -28,13 +41,21 @@ def tensor_of(rows: NDArray[Any]) -> Tensor:
     return tensor.view(torch.bfloat16) if rows.dtype == np.uint16 else tensor
 
 
-def in_memory(rows: NDArray[Any], batch: int, seed: int = 0) -> Stream:
+def rows_in(batch: Batch) -> Tensor:
+    """The rows of a batch, without its labels."""
+    return tensor_of(batch.rows if isinstance(batch, Labelled) else batch)
+
+
+def in_memory(rows: NDArray[Any], batch: int, seed: int = 0, labels: NDArray[np.int64] | None = None) -> Stream:
     """A stream of rows [M, D] in memory, reshuffled for each epoch; a batch may straddle two epochs.
 
-    Raises ValueError if there are no rows or the batch is empty.
+    With `labels`, [M, G], batches are `Labelled`; their rows are the same as without.
+    Raises ValueError if there are no rows, the batch is empty, or there are not as many labels as rows.
     """
     if batch < 1 or len(rows) < 1:
         raise ValueError(f"batches of {batch} of {len(rows)} rows; expected at least one of each")
+    if labels is not None and (labels.ndim != 2 or len(labels) != len(rows)):
+        raise ValueError(f"labels {labels.shape} of {len(rows)} rows; expected [{len(rows)}, domains]")
 
     def order(epoch: int) -> NDArray[np.int64]:
         found: NDArray[np.int64] = torch.randperm(
@@ -42,33 +63,44 @@ def in_memory(rows: NDArray[Any], batch: int, seed: int = 0) -> Stream:
         ).numpy()
         return found
 
-    def stream(start: int) -> Iterator[NDArray[Any]]:
+    def stream(start: int) -> Iterator[Batch]:
         epoch, at = divmod(start * batch, len(rows))
         waiting = order(epoch)[at:]
         while True:
             while len(waiting) < batch:
                 epoch += 1
                 waiting = np.concatenate([waiting, order(epoch)])
-            yield rows[waiting[:batch]]
+            some = waiting[:batch]
+            yield rows[some] if labels is None else Labelled(rows[some], labels[some])
             waiting = waiting[batch:]
 
     return stream
 
 
 _ALL = ""
+_LABELS = "\0labels"
+"""What the keys of labels end with; no hookpoint's path does."""
 
 
 def by_hookpoint(batch: Rows) -> dict[str, Tensor]:
-    """Rows by hookpoint; one batch for all trainers gets the key that `rows_at` falls back to."""
+    """Rows by hookpoint, and labels; one batch for all trainers gets the key that `rows_at` falls back to."""
     named = batch if isinstance(batch, Mapping) else {_ALL: batch}
-    return {hookpoint: tensor_of(rows) for hookpoint, rows in named.items()}
+    found = {hookpoint: rows_in(rows) for hookpoint, rows in named.items()}
+    labels = {h + _LABELS: torch.from_numpy(each.labels) for h, each in named.items() if isinstance(each, Labelled)}
+    return found | labels
 
 
 def rows_at(hookpoint: str, batch: Mapping[str, Tensor]) -> Tensor:
     """The rows of a hookpoint, else those for all. Raises SaeuronError if there are neither."""
     if hookpoint not in batch and _ALL not in batch:
-        raise SaeuronError(f"the stream holds no rows of {hookpoint!r}; expected one of {', '.join(sorted(batch))}.")
+        known = ", ".join(sorted(each for each in batch if not each.endswith(_LABELS)))
+        raise SaeuronError(f"the stream holds no rows of {hookpoint!r}; expected one of {known}.")
     return batch[hookpoint if hookpoint in batch else _ALL]
+
+
+def labels_at(hookpoint: str, batch: Mapping[str, Tensor]) -> Tensor | None:
+    """The labels of the rows that `rows_at` gives, int64 [B, G]; None if they have none."""
+    return batch.get((hookpoint if hookpoint in batch else _ALL) + _LABELS)
 
 
 def ahead(batches: Iterator[dict[str, Tensor]], device: torch.device) -> Iterator[dict[str, Tensor]]:

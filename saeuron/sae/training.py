@@ -27,13 +27,14 @@ from saeuron.checkpoint import (
 from saeuron.errors import BadWeights, ConfigError, SaeuronError
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import SAEConfig
+from saeuron.sae.labels import Concepts, labels_for
 from saeuron.sae.losses import fvu, geometric_median
 from saeuron.sae.moments import Moments
 from saeuron.sae.ranks import ALONE, Ranks
 from saeuron.sae.sparse import Pattern, Room, decode
-from saeuron.sae.streams import Rows, Stream, Streams, ahead, by_hookpoint, rows_at, tensor_of
+from saeuron.sae.streams import Rows, Stream, Streams, ahead, by_hookpoint, labels_at, rows_at, rows_in
 from saeuron.sae.update import TritonUpdate, Update
-from saeuron.sae.variants import SparseVariant, make
+from saeuron.sae.variants import LabelledTopK, SparseVariant, make
 
 _log = logging.getLogger(__name__)
 
@@ -94,14 +95,21 @@ class Trainer:
         device: str | torch.device = "cpu",
         path: Literal["auto", "fast", "plain"] = "auto",
         ranks: Ranks = ALONE,
+        concepts: Concepts | None = None,
     ) -> None:
         """`path` forces one of the two paths of `SparseVariant`, to compare them; `ranks` are the processes that train.
 
+        `concepts` are those that the labels of the rows are of, for variants that learn from them.
+
         Raises:
-            ConfigError: the configuration does not fit this width, these ranks or this device.
+            ConfigError: the configuration does not fit this width, these ranks or this device, or it needs labels.
         """
+        self.concepts = labels_for(config, concepts, hookpoint)
         self.config, self.hookpoint, self.device, self.step_index = config, hookpoint, torch.device(device), 0
-        self.n_latents = n_latents = config.check(width, hookpoint)
+        # With other concepts the numbers of a checkpoint would mean something else.
+        self._told = {"concepts": {d: [*names] for d, names in self.concepts.items()}} if self.concepts else {}
+        sizes = tuple(len(names) for names in self.concepts.values())
+        self.n_latents = n_latents = config.check(width, hookpoint, sum(sizes))
         shared, size = ("batch", config.batch) if config.share == "rows" else ("expansion * D", n_latents)
         if size % ranks.size:
             raise ConfigError(f"train.{shared} is {size}: expected a multiple of the {ranks.size} processes.")
@@ -110,6 +118,8 @@ class Trainer:
         self.rows_of, self.latents_of = (ranks, ALONE) if config.share == "rows" else (ALONE, ranks)
         self.variant = make(config, width)
         self.variant.rows_of = self.rows_of
+        if isinstance(self.variant, LabelledTopK):
+            self.variant.sizes = sizes
         if config.dictionary == "frozen":
             self.variant.freeze_decoder()
         if isinstance(self.variant, SparseVariant):
@@ -150,10 +160,17 @@ class Trainer:
             self.factor = math.sqrt(x.shape[1]) / distance if distance > 0 else 1.0
         self.variant.initialise(x * self.factor if self.config.normalize else x)
 
-    def step(self, rows: Tensor) -> None:
+    def step(self, rows: Tensor, labels: Tensor | None = None) -> None:
         """Take one optimizer step on rows [B, D]; with several ranks, pass all rows to each.
 
         An untrained SAE only looks at the rows, so that its thresholds and figures are known.
+
+        Args:
+            labels: int64 [B, G], for variants that learn from them; the others ignore them.
+
+        Raises:
+            ConfigError: training diverged.
+            SaeuronError: the variant learns from labels, and got none, or others than of its concepts.
         """
         variant, config, rows_of = self.variant, self.config, self.rows_of
         x = rows_of.part(rows).to(self.device).float()
@@ -161,7 +178,8 @@ class Trainer:
             x = x * self.factor
         learns = config.dictionary != "untrained"
         with torch.set_grad_enabled(learns):
-            out = variant(x, self.step_index)
+            told = [rows_of.part(labels).to(self.device)] if config.needs_labels and labels is not None else []
+            out = variant(x, self.step_index, *told)
         dead = self.silent >= self.dead_rows
         loss = out.loss
         if learns and config.auxk_alpha and bool(self.latents_of.any(dead.any())):
@@ -218,7 +236,7 @@ class Trainer:
                 tensors[name] = self.latents_of.collect(tensors[name])
         if not self.ranks.first:
             return
-        metadata = {"step": self.step_index, "config": self.config.identity, "history": self.history}
+        metadata = {"step": self.step_index, "config": self.config.identity, "history": self.history, **self._told}
         save_tensors(path, tensors, {**metadata, "sha256": tensors_digest(tensors, metadata)})
 
     def load(self, path: Path) -> None:
@@ -231,7 +249,7 @@ class Trainer:
         tensors, metadata = load_tensors(path)
         if metadata.pop("sha256", "") != tensors_digest(tensors, metadata):
             raise BadWeights(f"{path} is damaged: its checksum differs; delete it to train from the start.")
-        if metadata["config"] != self.config.identity:
+        if metadata["config"] != self.config.identity or any(metadata.get(k) != v for k, v in self._told.items()):
             raise SaeuronError(f"{path} is a checkpoint of another configuration; delete it to train from the start.")
         if self.latents_of.size > 1:
             tensors |= {name: self.latents_of.part_of(tensors[name]) for name in self._divided() & tensors.keys()}
@@ -254,12 +272,14 @@ def train(
     device: str | torch.device = "cpu",
     ranks: Ranks = ALONE,
     report: Callable[[Point], None] = lambda point: None,
+    concepts: Concepts | None = None,
 ) -> Trainer:
     """Train to the end, resuming from `checkpoint` if it exists; an interrupted run ends with the same bytes.
 
-    A damaged checkpoint counts as none: training starts from the beginning, with a warning.
+    A damaged checkpoint counts as none: training starts from the beginning, with a warning. `concepts` are those that
+    the labels of the stream are of, for variants that learn from them.
     """
-    trainer = Trainer(config, width, hookpoint, device, ranks=ranks)
+    trainer = Trainer(config, width, hookpoint, device, ranks=ranks, concepts=concepts)
     resumed = False
     if checkpoint.exists():
         try:
@@ -270,7 +290,7 @@ def train(
     # No rank may write a checkpoint before all have looked for one.
     ranks.wait()
     if not resumed:
-        trainer.initialise(tensor_of(next(stream(0))))
+        trainer.initialise(rows_in(next(stream(0))))
     together([trainer], stream, {0: checkpoint}, report=lambda _, point: report(point))
     return trainer
 
@@ -313,7 +333,8 @@ def together(
             if trainer.step_index >= trainer.config.steps:
                 continue
             before = len(trainer.history)
-            trainer.step(rows_at(trainer.hookpoint, rows))
+            labels = [labels_at(trainer.hookpoint, rows)] if trainer.config.needs_labels else []
+            trainer.step(rows_at(trainer.hookpoint, rows), *labels)
             if len(trainer.history) > before:
                 report(i, trainer.history[-1])
             if i in saving and trainer.step_index % trainer.config.checkpoint_every == 0:

@@ -51,6 +51,7 @@ SAES = View(
         Column("n_latents", "BIGINT", "latents", "size of the dictionary, N"),
         Column("k", "BIGINT", "latents", "latents kept of each row, exactly or about; null where nobody knows"),
         Column("dictionary", "VARCHAR", "", "trained, or a control: untrained, frozen; null for an imported one"),
+        Column("assigned", "VARCHAR[]", "", "concepts of latents 0, 1, 2.. (variant assigned); else empty or null"),
         Column("fvu", "DOUBLE", "1", "fraction of variance unexplained, 0 is perfect"),
         Column("l0", "DOUBLE", "latents", "mean number of latents that fire on a row"),
         Column("dead", "DOUBLE", "1", "fraction of latents that do not fire"),

@@ -12,6 +12,7 @@ from saeuron.canvas.vocabularies import vocabulary_named
 from saeuron.canvas.vocabulary import STYLED_TEMPLATES, STYLES, UNSTYLED_TEMPLATES
 from saeuron.config import ConceptConfig, RunConfig
 from saeuron.errors import ConfigError, UnknownName, UserError
+from saeuron.sae.config import LABELLED
 
 LONE = {"style": {"concepts": ["neon"], "hookpoints": ["unet.up_blocks.0.attentions.1"]}}
 CROSSED = ["A {object} in {style} style.", "A {object}."]
@@ -253,6 +254,17 @@ class TestCheck:
         assert said in str(error.value) and "\n" not in str(error.value)
         told = {"path": str(path), "ignore": ["guidance", "size"]}
         check(self.edited(config, prompts={"files": [told]}))
+
+    @pytest.mark.parametrize("variant", LABELLED)
+    def test_variants_that_learn_from_labels(self, config: RunConfig, variant: str) -> None:
+        bare = {"templates": {**OTHERS, "train": ["A picture."]}}
+        sections = {"train": {"variant": variant}, "tune": {"concepts": []}}
+        check(self.edited(config, **sections))
+        check(self.edited(config, tune={"concepts": []}, prompts=bare))
+        with pytest.raises(
+            ConfigError, match=f"^train.variant '{variant}' learns from concept labels, but the rows have"
+        ):
+            check(self.edited(config, **sections, prompts=bare))
 
     def test_hookpoint(self, config: RunConfig) -> None:
         style = config.domains["style"].model_copy(update={"hookpoints": ("unet.up_blocks.0.atentions.1",)})

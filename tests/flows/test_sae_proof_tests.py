@@ -137,6 +137,11 @@ def test_what_cannot_be_tested_is_said_before_anything_runs(workspace: Workspace
     foreign = sae.model_copy(update={"inputs": {}})
     with pytest.raises(ConfigError, match="was not trained in this workspace"):
         check(workspace, config, foreign, ("width",), "cpu")
+    how = {**sae.config, "config": {**sae.config["config"], "variant": "assigned"}}
+    told = sae.model_copy(update={"config": how, "summary": {**sae.summary, "variant": "assigned"}})
+    with pytest.raises(ConfigError, match=r"'assigned', which learns from concept labels, .*leave out --test width"):
+        check(workspace, config, told, ("control", "width"), "cpu")
+    check(workspace, config, told, ("approximation", "control"), "cpu")
     unjudged = {name: domain.model_copy(update={"judge": "none"}) for name, domain in config.domains.items()}
     with pytest.raises(ConfigError, match="nobody judges pictures"):
         check(workspace, config.model_copy(update={"domains": unjudged}), sae, ("control",), "cpu")

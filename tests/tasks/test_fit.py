@@ -10,16 +10,21 @@ import pytest
 import torch
 
 from saeuron.checkpoint import load_tensors
-from saeuron.errors import SaeuronError
+from saeuron.errors import ConfigError, SaeuronError
 from saeuron.sae.config import SAEConfig, TopKOptions
 from saeuron.sae.ranks import Ranks
 from saeuron.sae.training import Trainer
 from storage.dense import activations, shards
-from tasks.fit import CHECKPOINT, Fit, fit, fit_in_processes
+from tasks.fit import CHECKPOINT, Fit, Labels, fit, fit_in_processes
 from tests.tasks.several_fits import FIRST
 
 WIDTH = 8
 SMALL = SAEConfig(expansion=6, k=2, batch=32, steps=30, lr=1e-2, dead_rows=64, checkpoint_every=13, warmup=3)
+
+LABELS = Labels(
+    concepts={"object": ("cat", "moon"), "style": ("dots", "neon", "flat")},
+    images={f"image{s}{i:02}": (i % 3 - 1, (i + s) % 4 - 1) for s in range(2) for i in range(12)},
+)
 
 
 @pytest.fixture
@@ -38,7 +43,8 @@ def work(tmp_path: Path):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         config = SMALL.model_copy(update=changes)
-        return Fit(config=config, hookpoint="h", shards=tuple(paths), checkpoint=folder / CHECKPOINT)
+        labels = LABELS if config.needs_labels else None
+        return Fit(config=config, hookpoint="h", shards=tuple(paths), checkpoint=folder / CHECKPOINT, labels=labels)
 
     return build
 
@@ -94,7 +100,7 @@ def test_what_fails_in_a_process_is_told_in_a_line(work) -> None:
         fit_in_processes(work("odd", processes=2, k=49), quiet)
 
 
-BY_ROW = ("topk", "abs_topk", "top_afa", "jumprelu", "gated", "vsae")
+BY_ROW = ("topk", "abs_topk", "top_afa", "jumprelu", "gated", "vsae", "assigned", "contrastive")
 """Variants that choose row by row."""
 SHARED_OUT = {
     **{f"rows {name}": {"variant": name, "share": "rows"} for name in BY_ROW},
@@ -122,7 +128,7 @@ def test_two_processes_train_what_one_does_and_resume_exactly(work) -> None:
         one = fit(work(f"one {name}", **options), quiet)
         resumed, first = told[name].checkpoint, Path(f"{told[name].checkpoint}{FIRST}")
         assert resumed.read_bytes() == first.read_bytes()
-        two = Trainer(told[name].config, WIDTH, "h")
+        two = Trainer(told[name].config, WIDTH, "h", concepts=told[name].concepts)
         two.load(resumed)
         assert two.variant.W_dec.shape == (48, WIDTH)
         if name == "rows, compared":
@@ -214,3 +220,39 @@ class ended:
 
     def wait(self) -> int:
         return 0
+
+
+@pytest.mark.parametrize("order", ["mixed", "trajectories"])
+@pytest.mark.parametrize("variant", ["assigned", "contrastive"])
+def test_labels_reach_the_variant_and_a_stopped_fit_ends_with_the_same_bytes(work, monkeypatch, variant, order) -> None:
+    image_of: dict[bytes, str] = {}
+    for key, rows in activations.ActivationRows(work("any").shards).everything():
+        image_of |= {row.tobytes(): key for row in rows.reshape(-1, WIDTH)}
+    seen: list[int] = []
+    step = Trainer.step
+
+    def noted(trainer: Trainer, rows: torch.Tensor, labels: torch.Tensor) -> None:
+        assert labels.tolist() == [[*LABELS.images[image_of[row.tobytes()]]] for row in rows.numpy()]
+        seen.append(trainer.step_index)
+        step(trainer, rows, labels)
+
+    monkeypatch.setattr(Trainer, "step", noted)
+    whole = fit(work("whole", variant=variant, order=order), quiet)
+    assert seen == list(range(30))
+
+    def stop(done: int, fvu: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(work("stopped", variant=variant, order=order), stop)
+    resumed = fit(work("stopped", variant=variant, order=order), quiet)
+    assert seen[30:] == [*range(20), *range(13, 30)]
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(resumed).items())
+    assert resumed.history == whole.history
+
+
+def test_a_fit_without_labels_is_refused_before_a_row_is_read(work, monkeypatch) -> None:
+    told = work("bare", variant="assigned").model_copy(update={"labels": None})
+    monkeypatch.setattr(activations.ActivationRows, "batches", lambda *args, **options: pytest.fail("read"))
+    with pytest.raises(ConfigError, match="'assigned' learns from concept labels, but the rows at h have none"):
+        fit(told, quiet)

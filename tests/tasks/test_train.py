@@ -113,3 +113,36 @@ def test_an_sae_of_all_images_keeps_its_id(two: TrainJob) -> None:
     without = two.model_copy(update={"without": {"style": ("neon",)}})
     assert "without" not in two.identity and without.id != two.id
     assert step.left_out(two) == ()
+
+
+def test_labels_are_of_what_the_images_that_are_learned_from_ask_for(two: TrainJob) -> None:
+    job = two.model_copy(update={"config": two.config.model_copy(update={"variant": "assigned"})})
+    found = step.labels(job)
+    assert found is not None and found.concepts == {"object": ("cat", "moon"), "style": ("dots", "neon")}
+    for p in ASKING:
+        place = ("cat", "moon").index(p.concepts["object"]), ("dots", "neon").index(p.concepts["style"])
+        assert all(found.images[f"{p.id}_{i:04d}"] == place for i in range(2))
+    assert step.labels(two) is None, "topk reads none"
+    less = step.labels(job.model_copy(update={"without": {"style": ("neon",)}}))
+    assert less is not None and less.concepts == {"object": ("cat", "moon"), "style": ("dots",)}
+    assert {*less.images} == {f"{p.id}_{i:04d}" for p in ASKING[2:] for i in range(2)}
+
+
+@pytest.mark.parametrize("variant", ["assigned", "contrastive"])
+def test_a_step_trains_it_and_says_which_latent_is_whose(two: TrainJob, variant: str) -> None:
+    job = two.model_copy(update={"config": two.config.model_copy(update={"variant": variant})})
+    made = train.fn(job)
+    names = ["cat", "moon", "dots", "neon"] if variant == "assigned" else []
+    assert made.summary["assigned"] == names and SAE.load(job.folder).info.variant == variant
+    assert job.id != two.id
+
+
+def test_a_capture_that_asks_for_nothing_is_refused_before_it_is_read(two: TrainJob, monkeypatch) -> None:
+    job = two.model_copy(update={"config": two.config.model_copy(update={"variant": "contrastive"})})
+    nothing = [Prompt(p.text, p.split, {}) for p in ASKING]
+    monkeypatch.setattr(step.prompt_sets, "read", lambda workspace, prompts_id: nothing)
+    monkeypatch.setattr(Trainer, "__init__", lambda *args, **options: pytest.fail("too late"))
+    with pytest.raises(
+        ConfigError, match=f"'contrastive' learns from concept labels, but the rows at {HOOK} have none"
+    ):
+        train.fn(job)

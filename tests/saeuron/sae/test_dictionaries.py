@@ -6,6 +6,7 @@ import torch
 
 from saeuron.sae.config import CALIBRATION, SAEConfig
 from saeuron.sae.losses import geometric_median
+from saeuron.sae.streams import Labelled
 from saeuron.sae.training import Trainer, quality, train
 from saeuron.sae.variants import VARIANTS
 
@@ -18,11 +19,21 @@ def stream(start):
     yield from DATA[start:]
 
 
+CONCEPTS = {"style": ("dots", "neon")}
+
+
+def told(start):
+    """The same with labels, for variants that learn from them."""
+    for rows in DATA[start:]:
+        yield Labelled(rows, (rows[:, :1] > 0).astype(np.int64))
+
+
 def fitted(tmp_path, dictionary, variant="batch_topk", **settings):
     config = CONFIG.model_copy(update={"variant": variant, **settings}).learning(dictionary)
-    start = Trainer(config, WIDTH, "h")
+    start = Trainer(config, WIDTH, "h", concepts=CONCEPTS)
     start.initialise(torch.tensor(DATA[0]))
-    return start.sae, train(config, stream, WIDTH, "h", checkpoint=tmp_path / dictionary)
+    given = told if config.needs_labels else stream
+    return start.sae, train(config, given, WIDTH, "h", checkpoint=tmp_path / dictionary, concepts=CONCEPTS)
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))

@@ -167,6 +167,25 @@ def trained(config, kernels, load=None, save=None):
     return trainer
 
 
+@pytest.mark.parametrize("variant", ["assigned", "contrastive"])
+def test_variants_that_learn_from_labels_end_as_with_the_reference(variant):
+    config = SAEConfig(variant=variant, expansion=2, k=3, batch=6, steps=4)
+    generator = torch.Generator("cpu").manual_seed(1)
+    rows = [torch.randn(6, 8, generator=generator, device="cpu") for _ in range(4)]
+    labels = torch.tensor([[0], [1], [0], [-1], [1], [0]], device="cpu")
+    ends = []
+    for kernels in ("triton", "torch"):
+        of = config.model_copy(update={"kernels": kernels})
+        trainer = Trainer(of, 8, "", DEVICE, path="fast", concepts={"style": ("dots", "neon")})
+        assert isinstance(trainer.update, TritonUpdate) == (kernels == "triton")
+        trainer.initialise(rows[0])
+        for x in rows:
+            trainer.step(x, labels)
+        ends.append(trainer.variant.state_dict())
+    for name, reference in ends[1].items():
+        torch.testing.assert_close(ends[0][name], reference, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_loss_and_all_gradients_are_the_reference(options):
     config = SAEConfig.model_validate({"expansion": 2, "k": 3, "batch": 6, "steps": 4, **options})

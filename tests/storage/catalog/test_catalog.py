@@ -218,13 +218,19 @@ def test_manifest_views(workspace: Workspace, add: Add) -> None:
         "fvu": 0.5,
         "l0": 2.0,
     }
-    sae = add("sae", about | {"dictionary": "frozen", "dead": 0.0, "rows": 10, "seconds": 1.5}, {"capture": capture})
+    about |= {"dictionary": "frozen", "dead": 0.0, "rows": 10, "seconds": 1.5}
+    # As written before SAEs said which latents are assigned; and since.
+    sae = add("sae", about, {"capture": capture})
     with connect(workspace) as connection:
         assert connection.execute("SELECT * FROM captures").fetchall() == [
             (capture, "m", "a", 2, 10, 99, 4, 5, 3, "conditional")
         ]
         row = connection.execute("SELECT * FROM saes").fetchall()
-        assert row == [(sae, capture, "a", "topk", 4, 8, None, "frozen", 0.5, 2.0, 0.0, 10, 1.5)]
+        assert row == [(sae, capture, "a", "topk", 4, 8, None, "frozen", None, 0.5, 2.0, 0.0, 10, 1.5)]
+    add("sae", about | {"variant": "assigned", "assigned": ["cat", "moon"]}, {"capture": capture})
+    with connect(workspace) as connection:
+        found = connection.execute("SELECT assigned, assigned[2] FROM saes ORDER BY assigned NULLS FIRST").fetchall()
+        assert found == [(None, None), (["cat", "moon"], "moon")]
 
 
 def test_tables(workspace: Workspace) -> None:
