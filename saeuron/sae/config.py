@@ -108,8 +108,8 @@ class AssignedOptions(Config):
 class ContrastiveOptions(Config):
     """Options of the variant `contrastive` (in the manner of SAEParate, 2605.12122)."""
 
-    weight: float = Field(0.1, ge=0)
-    """Weight of the contrastive term, added to the FVU."""
+    weight: float = Field(0.01, ge=0)
+    """Weight of the contrastive term, added to the FVU (the paper's code has 0.01 to 1; 0.1 costs much FVU here)."""
     temperature: float = Field(0.07, gt=0)
     """What cosines are divided by before the softmax."""
     rows: int = Field(512, ge=2)
