@@ -53,10 +53,10 @@ def test_files_that_are_no_removal_are_refused(tmp_path):
         Removal.load(tmp_path / "missing")
 
 
-@pytest.mark.parametrize(("format", "todo"), [(4, "update saeuron"), (2, "make it again with `saeuron run`")])
+@pytest.mark.parametrize(("format", "todo"), [(5, "update saeuron"), (3, "make it again with `saeuron run`")])
 def test_another_format_is_refused(tmp_path, format, todo):
     example().save(tmp_path / "r")
     tensors, metadata = load_tensors(tmp_path / "r")
     save_tensors(tmp_path / "r", tensors, {**metadata, "format": format})
-    with pytest.raises(BadWeights, match=f"has removal format {format}, this version reads 3; {todo}"):
+    with pytest.raises(BadWeights, match=f"has removal format {format}, this version reads 4; {todo}"):
         Removal.load(tmp_path / "r")
