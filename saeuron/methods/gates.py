@@ -121,17 +121,6 @@ class GatedEdit(LatentEdit):
         assert self.tau is not None
         return self.gated(rows, timestep)[1] >= at_step(self.tau, self.timesteps, timestep)
 
-    def margin(self, step: Step, output: Tensor) -> Tensor:
-        """(G - tau) / (G + tau), float32 [images] of the conditional half; open at 0 and above. Its scale is no part of
-        the gradient.
-        """
-        assert self.tau is not None
-        rows = to_rows(step.half(output, "conditional")).float()
-        reached, tau = self.gated(rows, step.timestep)[1], at_step(self.tau, self.timesteps, step.timestep)
-        if not bool(torch.isfinite(tau)):
-            return torch.full_like(reached, -1.0)  # A step at which it never opens.
-        return (reached - tau) / (reached.detach() + tau)
-
     def fires(self, step: Step, output: Tensor) -> Tensor:
         """Where any latent is above its floor, bool [images, P]; of the conditional half alone."""
         rows = to_rows(step.half(output, "conditional")).float()

@@ -18,7 +18,7 @@ from saeuron.attacks.soft import unguided
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
 from saeuron.methods.base import Evidence, Method, Settings
-from saeuron.methods.text.states import OTHERS, aligned, counterparts, embeddings, layer
+from saeuron.methods.text.states import FARTHEST, OTHERS, aligned, counterparts, embeddings, layer
 from saeuron.methods.weights.part import WeightDelta
 from saeuron.methods.weights.training import LowRank
 from saeuron.noise import generator
@@ -40,7 +40,9 @@ class Targets(NamedTuple):
 
 
 class TextRedirect(Method):
-    """`toward`: which word the concept's is read as, or `others`, the mean of others; `keep`: weight of what stays."""
+    """`toward`: which word the concept's is read as; `others`: the mean of others; `farthest`: the one least like it;
+    `keep`: weight of what stays.
+    """
 
     name = "text_redirect"
     needs = frozenset({"prompts"})
@@ -50,7 +52,7 @@ class TextRedirect(Method):
         """Much that is kept before little."""
         if name == "toward":
             if bad := [v for v in values if not isinstance(v, str)]:
-                raise ConfigError(f"toward holds {bad[0]!r}; expected a word, or {OTHERS!r}.")
+                raise ConfigError(f"toward holds {bad[0]!r}; expected a word, {OTHERS!r} or {FARTHEST!r}.")
             return list(values)
         if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or v < 0]:
             raise ConfigError(f"{name} holds {bad[0]!r}; expected numbers of at least 0.")

@@ -4,6 +4,7 @@ Notation: x in R^D, x_bar = x - b_dec, p = W_enc x_bar + b_enc, f = activation(p
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -188,23 +189,19 @@ class SparseVariant(Variant):
         del pattern, values, pre
         return fvu(x, x_hat, self.rows_of)
 
-    def supervised(self, labels: Tensor, pattern: Pattern, values: Tensor, pre: "Pre") -> Tensor:
-        """What the labels of the rows, int64 [B, G], add to the loss; for variants that learn from them."""
-        raise NotImplementedError(f"{type(self).__name__} learns from no labels")
-
     def forward(self, x: Tensor, step: int) -> Forward:
         del step
         return self.result(x)
 
-    def result(self, x: Tensor, labels: Tensor | None = None) -> Forward:
-        """What `forward` gives, for rows that may have labels."""
+    def result(self, x: Tensor, more: "Callable[[Pattern, Tensor, Pre], Tensor] | None" = None) -> Forward:
+        """What `forward` gives; `more` is added to the loss, of (pattern, values, pre)."""
         pre = Pre(self, x)
         pattern = self.choose(pre.all.detach(), pre.x_bar.detach())
         values = self.value(pre.at(pattern))
         x_hat = self.reconstruct(pattern, values)
         loss = self.loss(x, x_hat, pattern, values, pre)
-        if labels is not None:
-            loss = loss + self.supervised(labels, pattern, values, pre)
+        if more is not None:
+            loss = loss + more(pattern, values, pre)
         least = self.least(pattern, values.detach())
         return Forward(loss, x_hat, pattern.any(), len(values), least)
 

@@ -1,8 +1,12 @@
 """What variants that learn from concept labels have in common."""
 
+from abc import abstractmethod
+from functools import partial
+
 from torch import Tensor
 
 from saeuron.errors import SaeuronError
+from saeuron.sae.sparse import Pattern
 from saeuron.sae.variants.base import Forward, Pre
 from saeuron.sae.variants.topk import TopK
 
@@ -21,7 +25,11 @@ class LabelledTopK(TopK):
                 f"labels of {len(x)} rows for the variant {self.config.variant!r}: got {got}, expected int64 "
                 f"({len(x)}, {len(self.sizes)}), one for each domain."
             )
-        return self.result(x, labels)
+        return self.result(x, partial(self.supervised, labels))
+
+    @abstractmethod
+    def supervised(self, labels: Tensor, pattern: Pattern, values: Tensor, pre: Pre) -> Tensor:
+        """What the labels of the rows, int64 [B, G], add to the loss."""
 
     def first(self, pre: Pre, rows: int, latents: int) -> Tensor:
         """p of the first latents at the first rows, [rows, latents], differentiable; always float32 or wider."""
