@@ -6,6 +6,7 @@ the generation. Where none does, nothing runs twice, and the image is the unedit
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,8 +51,9 @@ class Decision:
         """Look no more; what was decided counts."""
         self.asleep, self.silent = True, False
 
-    def look(self, probe: Probe, step: Step, output: Tensor) -> None:
+    def look(self, probe: Probe, step: Step, output: Tensor, source: Tensor | None) -> None:
         """Note for which images a probe opens."""
+        del source
         seen = step.half(output, "conditional")
         if self.asleep or not len(seen):
             return
@@ -69,18 +71,7 @@ class Decision:
 
     def readers(self) -> list[tuple[str, Reader]]:
         """What looks: at each probe's hookpoint."""
-        return [(probe.hookpoint, _Look(self, probe)) for probe in self.probes]
-
-
-class _Look:
-    """Reads one hookpoint for one probe."""
-
-    def __init__(self, decision: Decision, probe: Probe) -> None:
-        self.decision, self.probe = decision, probe
-
-    def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
-        del source
-        self.decision.look(self.probe, step, output)
+        return [(probe.hookpoint, partial(self.look, probe)) for probe in self.probes]
 
 
 class First:

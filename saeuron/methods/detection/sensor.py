@@ -6,6 +6,7 @@ ones.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class Memory:
     def readers(self, pipe: Any) -> list[tuple[str, Reader]]:
         """What looks on: at each sensor's hookpoint, and at the denoiser's input for the shape of the picture."""
         root = family_of(pipe).root + INPUT
-        return [(root, self._start), *((s.hookpoint, _Look(self, s)) for s in self.sensors)]
+        return [(root, self._start), *((s.hookpoint, partial(self.look, s)) for s in self.sensors)]
 
     def _start(self, step: Step, sample: Tensor, source: Tensor | None) -> None:
         """At the start of a run of the denoiser: forget the one before."""
@@ -69,8 +70,9 @@ class Memory:
         self._aspect = sample.shape[-2] / sample.shape[-1] if sample.ndim == 4 else 1.0
         self._fired = None
 
-    def look(self, sensor: GatedEdit, step: Step, output: Tensor) -> None:
+    def look(self, sensor: GatedEdit, step: Step, output: Tensor, source: Tensor | None) -> None:
         """Note where a sensor fires in a module's output."""
+        del source
         fires = sensor.fires(step, output)
         if not len(fires):
             return
@@ -91,17 +93,6 @@ class Memory:
     def grid(self, positions: int) -> tuple[int, int]:
         """(height, width) of a sequence of positions of the picture."""
         return grid(positions, self._aspect)
-
-
-class _Look:
-    """Reads one hookpoint for one sensor."""
-
-    def __init__(self, memory: Memory, sensor: GatedEdit) -> None:
-        self.memory, self.sensor = memory, sensor
-
-    def __call__(self, step: Step, output: Tensor, source: Tensor | None) -> None:
-        del source
-        self.memory.look(self.sensor, step, output)
 
 
 def grid(positions: int, aspect: float) -> tuple[int, int]:
