@@ -12,16 +12,15 @@ from flows.summary import counted, text_table
 from saeuron import methods
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, UnknownName
-from saeuron.figures.row import METRICS, Figures, Measured, Removed, Row, row
+from saeuron.figures.row import METRICS, Figures, Measured, Row, row
 from saeuron.figures.words import harm, percent
+from saeuron.methods import UNTRAINED
 from storage import Workspace, text
 
 SUFFIX = "_bench"
 """A protocol that ships is a configuration with this end: `canvas` is canvas_bench.yaml."""
-CONTROL = "untrained"
-"""The control that a row gives the difference to."""
 COLUMNS = (
-    *("method", "removed", *METRICS, "mean (95 %)", "worst victim", f"minus {CONTROL} (95 %)"),
+    *("method", "removed", *METRICS, "mean (95 %)", "worst victim", f"minus {UNTRAINED} (95 %)"),
     *("images", "seconds", "command"),
 )
 """Of the table in docs/leaderboard.md."""
@@ -43,6 +42,20 @@ def protocol(name: str) -> RunConfig:
     if not config.tune.concepts:
         raise ConfigError(f"{name}: a protocol names the concepts to remove; expected tune.concepts, found none.")
     return config
+
+
+def of_method(config: RunConfig, method: str) -> RunConfig:
+    """The protocol for one method, beside the controls that are like it.
+
+    An untrained SAE in another edit than the method's would show the edit, not the training.
+    """
+    controls = config.controls.model_copy(update={"methods": _controls(config.controls.methods, method)})
+    return config.model_copy(update={"method": (method,), "controls": controls})
+
+
+def _controls(kinds: Sequence[str], method: str) -> tuple[str, ...]:
+    found = [methods.control(method, kind) for kind in kinds]
+    return tuple(name for name in found if name != method and methods.get(name).like in ("", method))
 
 
 def is_method(name: str, removed: str | None, concepts: Sequence[str]) -> bool:
@@ -91,9 +104,8 @@ def of_run(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) -
 
     [method] = config.method
     ids = {(e["concept"], e["method"]): e["id"] for e in result["evaluations"]}
-    removed = [judged(workspace, ids[c, m], ids.get((c, CONTROL))) for c, m in ids if m == method]
-    if method == CONTROL:
-        removed = [Removed(r.domain, r.concept, r.edited, r.unedited) for r in removed]
+    [control] = _controls([UNTRAINED], method) or [None]
+    removed = [judged(workspace, ids[c, m], ids.get((c, control))) for c, m in ids if m == method]
     used = runs.record(workspace.runs / f"{result['run_id']}.json").artifacts or {}
     return row(tuple(config.domains), removed), sum(workspace.manifest(name).seconds for name in used)
 
@@ -115,10 +127,10 @@ def page(benched: Benched) -> str:
     ]
     if found.difference:
         d = found.difference
-        beats = f"beats {CONTROL}" if d.beats else f"does not beat {CONTROL}"
+        beats = f"beats {UNTRAINED}" if d.beats else f"does not beat {UNTRAINED}"
         lines.append(f"{beats}: {_interval(d.value, d.low, d.high, '+')} points")
-    elif benched.method != CONTROL:
-        lines.append(f"no difference to {CONTROL}: it was not run beside this")
+    else:
+        lines.append(f"no difference to {UNTRAINED}: no such control was run beside this")
     lines += [f"{benched.seconds:.0f} s", benched.command]
     return "\n".join(lines)
 

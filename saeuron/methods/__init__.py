@@ -50,9 +50,7 @@ BUILT_IN = {
     "tiered_random": "saeuron.methods.tiers:TieredRandom",
     "sauce": "saeuron.methods.detection.sauce:Sauce",
     "sae_guidance": "saeuron.methods.detection.sae_guidance:SAEGuidance",
-    "sae_guidance_untrained": "saeuron.methods.detection.sae_guidance:SAEGuidanceUntrained",
     "gated_uce": "saeuron.methods.detection.gated_uce:GatedUCE",
-    "gated_uce_untrained": "saeuron.methods.detection.gated_uce:GatedUCEUntrained",
     "gated_uce_random": "saeuron.methods.detection.gated_uce:GatedUCERandom",
     "itd": "saeuron.methods.text.itd:ItD",
     "text_latents": "saeuron.methods.text.text_latents:TextLatents",
@@ -64,6 +62,9 @@ BUILT_IN = {
     "esd": "saeuron.methods.weights.esd:ESD",
 }
 """{name: module:class}, imported on first use."""
+UNTRAINED = "untrained"
+_WITH_LATENTS = ("replace", "tiered", "sauce", "sae_guidance", "gated_uce")
+"""Those with a control `NAME_untrained`; of `saeuron` it is `untrained`."""
 _made: dict[str, "Method"] = {}
 
 
@@ -87,13 +88,25 @@ def unregister(name: str) -> None:
 
 def names() -> list[str]:
     """Every method that is known here."""
-    return sorted({*BUILT_IN, *_made, *installed.entries(GROUP)})
+    controls = (f"{name}_{UNTRAINED}" for name in _WITH_LATENTS)
+    return sorted({*BUILT_IN, *controls, *_made, *installed.entries(GROUP)})
 
 
 def control(name: str, kind: str) -> str:
     """The control of a kind, `untrained` or `random`, beside a method: its own where it has one, else SAeUron's."""
     own = f"{name}_{kind}"
     return own if own in names() else kind
+
+
+def _with_untrained(name: str) -> "Method | None":
+    """The control `NAME_untrained` of a method that reads latents: the same, of an SAE that was never trained."""
+    of = name.removesuffix(f"_{UNTRAINED}")
+    if of == name or of not in names() or (of in BUILT_IN and of not in _WITH_LATENTS):
+        return None
+    method = get(of)
+    if "latents" not in method.needs or method.dictionary == UNTRAINED:
+        return None
+    return type(name, (type(method),), {"name": name, "dictionary": UNTRAINED, "like": of})()
 
 
 def get(name: str) -> "Method":
@@ -112,6 +125,8 @@ def get(name: str) -> "Method":
     elif name in found:
         # Not kept: `register` may still take the name back, and a class is quickly made.
         return installed.load("method", found[name])()
+    elif (control := _with_untrained(name)) is not None:
+        return control
     else:
         raise UnknownName("method", name, names())
     return _made[name]

@@ -155,6 +155,22 @@ def test_a_protocol_that_is_none(protocol: str, said: str) -> None:
     _is_a_mistake(run_here("bench", protocol, "saeuron"), said)
 
 
+@pytest.mark.parametrize(
+    ("method", "controls"),
+    [
+        ("saeuron", ("untrained", "random")),
+        ("gated_uce", ("gated_uce_untrained", "gated_uce_random")),
+        ("replace", ("replace_untrained",)),
+        ("uce", ()),
+        ("untrained", ()),
+        ("gated_uce_untrained", ()),
+    ],
+)
+def test_a_method_runs_beside_the_controls_that_are_like_it(method: str, controls: tuple[str, ...]) -> None:
+    config = bench.of_method(bench.protocol("canvas"), method)
+    assert (config.method, config.controls.methods) == ((method,), controls)
+
+
 def test_the_protocol_that_ships_fixes_what_it_measures() -> None:
     found = bench.protocol("canvas")
     assert found.tune.concepts == ("stripes", "neon", "king", "cat") and found.model.spec == "canvas"

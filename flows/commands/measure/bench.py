@@ -42,7 +42,7 @@ def bench(
 
     Example: saeuron bench canvas saeuron
     """
-    from flows.bench import Benched, is_method, markdown, of_run, page
+    from flows.bench import Benched, is_method, markdown, of_method, of_run, page
     from flows.bench import protocol as named
     from flows.hints import command
 
@@ -53,7 +53,7 @@ def bench(
         from flows.commands.run import carry_out
         from storage.layout import MARK
 
-        config = config.model_copy(update={"method": (method,)})
+        config = of_method(config, method)
         _check_roster(config, workspace)
         new = not (workspace / MARK).exists()
         concepts = list(config.tune.concepts or ())

@@ -106,14 +106,6 @@ class GatedUCE(UCE):
         return (GatedMap(fitted[n], plain.layers, plain.up, plain.down),)
 
 
-class GatedUCEUntrained(GatedUCE):
-    """A control: the probe reads latents of an SAE that was never trained."""
-
-    name = "gated_uce_untrained"
-    dictionary = "untrained"
-    like = "gated_uce"
-
-
 class GatedUCERandom(GatedUCE):
     """A control: the probe reads trained latents, drawn at random among those that fire on the concept."""
 

@@ -113,11 +113,3 @@ class SAEGuidance(Method):
         """One mask, from all hookpoints."""
         del learned
         return (GuidanceMask(sensors(evidence, settings["n"]), 1 + settings["push"]),)
-
-
-class SAEGuidanceUntrained(SAEGuidance):
-    """A control: the sensors are latents of an SAE that was never trained."""
-
-    name = "sae_guidance_untrained"
-    dictionary = "untrained"
-    like = "sae_guidance"

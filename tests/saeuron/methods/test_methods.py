@@ -131,12 +131,26 @@ def test_a_method_has_a_control_of_its_own_or_that_of_saeuron():
     found = [
         methods.control(name, kind) for name in ("saeuron", "gated_uce", "replace") for kind in ("untrained", "random")
     ]
-    assert found == ["untrained", "random", "gated_uce_untrained", "gated_uce_random", "untrained", "random"]
+    own = ["gated_uce_untrained", "gated_uce_random"]
+    assert found == ["untrained", "random", *own, "replace_untrained", "random"]
+
+
+def test_a_method_that_reads_latents_has_an_untrained_control():
+    method, control = methods.get("sauce"), methods.get("sauce_untrained")
+    assert isinstance(control, type(method)) and (method.dictionary, method.like) == ("trained", "")
+    assert (control.name, control.dictionary, control.like) == ("sauce_untrained", "untrained", "sauce")
+
+
+@pytest.mark.parametrize("name", ["uce_untrained", "saeuron_untrained", "untrained_untrained", "frozen_untrained"])
+def test_no_other_method_has_one(name):
+    with pytest.raises(UnknownName, match=f"unknown method '{name}'"):
+        methods.get(name)
 
 
 def test_a_method_from_outside_is_found_by_its_name():
     class Mine(Method):
         name = "mine"
+        needs = frozenset({"latents"})
 
         def parts(self, evidence, learned, settings):
             return (Call({"negative_prompt": "mine"}),)
@@ -146,6 +160,7 @@ def test_a_method_from_outside_is_found_by_its_name():
     try:
         assert methods.get("mine") is mine
         assert "mine" in methods.names()
+        assert methods.get("mine_untrained").like == "mine"
         with pytest.raises(ConfigError, match="there is a method 'mine' already"):
             methods.register(Mine())
     finally:
