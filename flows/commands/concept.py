@@ -79,7 +79,7 @@ def concept_add(
 ) -> None:
     """Add a concept, or restore a dropped one.
 
-    Only what this concept needs is computed.
+    Only the work for this concept is done. With more templates than before, only the difference.
 
     Example: saeuron concept add examples/grain.yaml
     """
@@ -136,9 +136,9 @@ def concept_refresh(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Recompute outdated removals, against the concepts of today.
+    """Compute outdated removals again, against today's concepts.
 
-    They are tuned and evaluated, and the changes are printed.
+    They are tuned and evaluated, and the changes in their figures are printed.
 
     Example: saeuron concept refresh neon
     """
@@ -177,19 +177,24 @@ def concept_refresh(
 
 @app.command("relatives")
 def concept_relatives(
-    concept: Annotated[str | None, typer.Argument(help="One concept; all by default.")] = None,
-    domain: Annotated[str | None, typer.Option(help="One domain; all by default.")] = None,
-    method: Annotated[str | None, typer.Option(help="Whose removals did the damage; the run's by default.")] = None,
-    templates: Annotated[bool, typer.Option("--templates", help="Pairs that canvas draws most alike.")] = False,
+    concept: Annotated[str | None, typer.Argument(help="One concept; by default all.")] = None,
+    domain: Annotated[str | None, typer.Option(help="One domain; by default all.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Method whose damage is compared; by default the run's first.")
+    ] = None,
+    templates: Annotated[
+        bool, typer.Option("--templates", help="List the pairs of objects that canvas draws most alike.")
+    ] = False,
     workspace: WorkspaceOption = WORKSPACE,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Show which concepts are alike, as a table and a tree.
 
-    By what latents do on them, from statistics that are in the workspace: the cosine of a concept's mean activations
-    less those of all. Beside it how far that agrees with the renderer's templates (canvas) and with what other
-    concepts lost when one was removed; controls are permuted names and an untrained SAE. `relatives` has every pair.
+    Similarity is the cosine between the mean activations of two concepts, each less the mean of all concepts, from
+    statistics in the workspace. It is compared with the overlap of the renderer's templates (canvas), and with what
+    other concepts lost when one was removed. Controls: permuted names and an untrained SAE. The view `relatives` has
+    every pair.
 
     Example: saeuron concept relatives king
     """

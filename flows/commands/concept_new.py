@@ -1,4 +1,4 @@
-"""`saeuron concept new`: a file to start from, for a concept of one's own."""
+"""`saeuron concept new`: write a file for a new concept."""
 
 import re
 from collections.abc import Sequence
@@ -16,14 +16,16 @@ CLIP = "clip:openai/clip-vit-base-patch32"
 
 
 def concept_new(
-    name: Annotated[str, typer.Argument(help="The concept, as it stands in prompts; several words in quotes.")],
+    name: Annotated[str, typer.Argument(help="The concept, as prompts name it; quote several words.")],
     domain: Annotated[str, typer.Option(help="The family it joins; needed if the run has several.")] = "",
-    also: Annotated[list[str] | None, typer.Option(help="Another word for it; may be given several times.")] = None,
-    judge: Annotated[str, typer.Option(help="Who judges it; by default CLIP, if the domain's judge cannot.")] = "",
+    also: Annotated[list[str] | None, typer.Option(help="A synonym; repeatable.")] = None,
+    judge: Annotated[
+        str, typer.Option(help="Its judge; by default the domain's, or CLIP if that does not know the name.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="The file; by default NAME.yaml.")] = None,
     workspace: WorkspaceOption = WORKSPACE,
 ) -> None:
-    """Write a file for `concept add`, with sentences to start from.
+    """Write a file for `concept add`, with template sentences.
 
     Example: saeuron concept new zebra --domain object
     """

@@ -12,7 +12,7 @@ from flows.commands.options import say
 
 def deploy(
     apply: Annotated[
-        bool, typer.Option("--apply", help="Run the commands; what is on the server already is kept.")
+        bool, typer.Option("--apply", help="Run the commands; deployments that are on the server are kept.")
     ] = False,
     gpus: Annotated[int, typer.Option(min=1, help="How many runs may work on GPUs at once.")] = 1,
 ) -> None:

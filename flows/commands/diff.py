@@ -16,7 +16,7 @@ def diff(
 ) -> None:
     """Compare two runs: settings, artifacts, figures.
 
-    Figures are listed whose 95 % intervals do not overlap.
+    Only figures whose 95 % intervals do not overlap are listed.
 
     Example: saeuron diff last~1 last
     """

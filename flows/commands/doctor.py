@@ -1,4 +1,4 @@
-"""`saeuron doctor`: what is here, and what to do about what is missing."""
+"""`saeuron doctor`: what is installed and available, and what to do about what is missing."""
 
 import json
 from typing import Annotated
@@ -10,14 +10,14 @@ from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
 
 def doctor(
     model: Annotated[
-        str | None, typer.Argument(help="A folder or hub id to look at too; only then is the network used.")
+        str | None, typer.Argument(help="A model's folder or hub id to check as well; only then the network is used.")
     ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Check versions, devices, room and cached models.
+    """Check versions, devices, disk space and cached models.
 
-    One line each, with what to do. Exit code 1: something has to be done first.
+    Prints one line for each, with what to do. Exit code 1: something has to be done first.
 
     Example: saeuron doctor
     """

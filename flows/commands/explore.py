@@ -9,17 +9,15 @@ from flows.commands.options import WORKSPACE, Device, Threads, WorkspaceOption, 
 
 def explore(
     workspace: WorkspaceOption = WORKSPACE,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; other than loopback, a token is needed.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8130,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback requires a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8130,
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
     """Look at a workspace in a browser.
 
-    Concepts, latents, SAEs, runs, SQL; and pictures with latents or removals turned on and off. Nothing in the
-    workspace is changed. Ctrl-C ends it.
+    It shows concepts, latents, SAEs, runs and SQL, and draws images with latents or removals turned on and off. Nothing
+    in the workspace is changed. Ctrl-C ends it.
 
     Example: saeuron explore --port 8130
     """

@@ -18,7 +18,7 @@ def gc(
 ) -> None:
     """Delete what nothing refers to.
 
-    That is: unused artifacts, files that were set aside as damaged, and files of dropped concepts.
+    These are unused artifacts, damaged files that were moved away, and files of dropped concepts.
 
     Example: saeuron gc --dry-run
     """

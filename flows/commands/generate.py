@@ -27,7 +27,7 @@ def generate(
 ) -> None:
     """Draw a prompt without and with removals, side by side.
 
-    Both images start from the same noise. Without a removal there is one.
+    Both images start from the same noise. Without --remove, only the unedited image is drawn.
 
     Example: saeuron generate "An image of cat in neon style." --remove neon --out cat.png
     """

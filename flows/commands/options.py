@@ -40,13 +40,13 @@ WorkspaceOption = Annotated[
     typer.Option(
         "--workspace",
         "-w",
-        help="Folder of everything that is made, or s3://BUCKET/PREFIX; by default the nearest one, here or above.",
+        help="Folder for all results, or s3://BUCKET/PREFIX; by default the nearest workspace, here or above.",
         envvar="SAEURON_WORKSPACE",
         parser=_folder,
         metavar="PLACE",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")]
+Device = Annotated[str, typer.Option(help="Device for models: cpu, cuda, cuda:1.")]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads on the CPU.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]

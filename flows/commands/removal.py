@@ -25,7 +25,7 @@ def removal_export(
 ) -> None:
     """Copy a concept's removal, with a model card.
 
-    The card holds the measured figures.
+    The card holds the removal's figures on test prompts.
 
     Example: saeuron removal export neon --out published
     """
@@ -53,10 +53,10 @@ def removal_bake(
     out: Annotated[Path, typer.Option(help="A new or empty folder.")],
     workspace: WorkspaceOption = WORKSPACE,
 ) -> None:
-    """Fold a removal into a model's folder.
+    """Write a model with a removal folded into its weights.
 
-    The folder is a plain diffusers pipeline. Only changes of weights and constant directions can be folded, such as
-    those of uce, procrustes, text_redirect and esd; for others a line says what cannot.
+    The folder holds a plain diffusers pipeline. Only changes of weights and constant directions can be folded, such as
+    those of uce, procrustes, text_redirect and esd; for other removals one line says which part cannot be folded.
 
     Example: saeuron removal bake neon.uce --out canvas-without-neon
     """

@@ -13,11 +13,13 @@ from saeuron.errors import ConfigError
 def report(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|CONCEPT]", help="A run (3, last, last~1, its id), or a concept; the last run."),
+        typer.Argument(
+            metavar="[RUN|CONCEPT]", help="A run (3, last, last~1, its id) or a concept; by default the last run."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The HTML file; in the workspace's reports by default.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Judge the stored images again, and compare with the file's figures.")
+        bool, typer.Option("--check", help="Judge the stored images again and compare with the figures in the file.")
     ] = False,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
@@ -26,8 +28,8 @@ def report(
 ) -> None:
     """Write one HTML file that shows a run.
 
-    Pictures with and without each removal, figures with their controls, damage, latents, where it all comes from. The
-    file needs nothing beside it. With --check, a file that is there is checked as it is.
+    It holds images with and without each removal, figures with their controls, damage to other concepts, latents, and
+    the origin of everything, and needs no other file. With --check, an existing file is not written again.
 
     Example: saeuron report last --out report.html
     """

@@ -1,4 +1,4 @@
-"""`saeuron run` and `saeuron evaluate`: the whole method, or what is missing for the figures of some concepts."""
+"""`saeuron run`, `evaluate` and `remove`: the whole method, or what some concepts still need for their figures."""
 
 import json
 from pathlib import Path
@@ -11,28 +11,29 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 
 def run(
     config: Annotated[
-        str | None, typer.Argument(help="YAML file, or the name of an embedded one; `list` shows the runs so far.")
+        str | None,
+        typer.Argument(help="YAML file, or the name of an embedded one (canvas, sd15_style); `list`: list the runs."),
     ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the file; repeatable.")
+        list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE overrides the file; repeatable.")
     ] = None,
     device: Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Precision of the model: float32, float16, bfloat16.")] = None,
     threads: Threads = 2,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 also if the verdict on a removal is failed.")
+        bool, typer.Option("--strict", help="Exit code 1 also if the verdict on a removal is `failed`.")
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only print what would be made, why, and at what cost.")] = False,
     tflops: Annotated[
-        float | None, typer.Option(min=1e-6, help="With --plan: what the device does, TFLOP/s; an A100 about 50.")
+        float | None, typer.Option(min=1e-6, help="With --plan: speed of the device in TFLOP/s (an A100: about 50).")
     ] = None,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole method; run it again to go on.
+    """Run the whole method, or continue a run.
 
-    Stages: prompts, capture, train, score, tune, images, judge, evaluate. What is there already is not made again.
+    Stages: prompts, capture, train, score, tune, images, judge, evaluate. Artifacts that exist are not made again.
 
     Example: saeuron run canvas --workspace workspace --set train.k=16
     """
@@ -56,11 +57,11 @@ def run(
 
 def evaluate(
     concepts: Annotated[
-        list[str] | None, typer.Argument(help="Concepts to remove and measure; none: those of the run.")
+        list[str] | None, typer.Argument(help="Concepts to remove and measure; by default those of the run.")
     ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     seeds: Annotated[int | None, typer.Option(min=1, help="Images per test prompt.")] = None,
-    judge: Annotated[str, typer.Option(help="Have another judge look at the stored images of what was measured.")] = "",
+    judge: Annotated[str, typer.Option(help="Judge the stored images of finished evaluations with this judge.")] = "",
     device: Device = "cpu",
     threads: Threads = 2,
     verbose: Verbose = False,
@@ -68,8 +69,8 @@ def evaluate(
 ) -> None:
     """Measure removals on test prompts.
 
-    What is missing for that is made first. With --judge nothing is made: the images of finished evaluations, controls
-    among them, are judged again, by a judge that nothing was tuned by. View `second_opinions`.
+    Missing removals and images are made first. With --judge nothing is generated: another judge, with which nothing
+    was tuned, judges the stored images of finished evaluations, those of controls included (view `second_opinions`).
 
     Example: saeuron evaluate neon cat --seeds 5
     """
@@ -136,7 +137,7 @@ def remove(
 ) -> None:
     """Remove a concept: find its removal, or make and measure it.
 
-    A new workspace takes the configuration that ships with the project.
+    A new workspace uses the embedded configuration, canvas.
 
     Example: saeuron remove neon
     """

@@ -8,7 +8,7 @@ from flows.commands.sae import app as sae_app
 
 
 def runs(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
-    """List the runs, the last one first.
+    """List the runs, newest first.
 
     Example: saeuron runs
     """
@@ -30,7 +30,7 @@ def sae_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> N
 def removal_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
     """List the removals of a workspace.
 
-    Accuracies are those on the validation prompts.
+    UA, IRA and CRA are those on validation prompts.
 
     Example: saeuron removal list
     """

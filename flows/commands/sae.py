@@ -13,15 +13,20 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, impor
 Named = Annotated[
     str, typer.Argument(help="A folder; an SAE of the workspace, by its id or hookpoint; or owner/name[:folder].")
 ]
-Scale = Annotated[float | None, typer.Option(help="SAELens' factor of activations, if its folder lacks it.")]
+Scale = Annotated[
+    float | None,
+    typer.Option(help="SAELens: the factor by which activations are scaled, if the folder does not hold it."),
+]
 
 
 @app.command("import")
 def sae_import(
     source: Annotated[str, typer.Argument(help="A folder, or owner/name[:folder] on the hub.")],
-    hookpoint: Annotated[str, typer.Option(help="The module it belongs to; by default what the source says.")] = "",
+    hookpoint: Annotated[
+        str, typer.Option(help="The module that it reads; by default the one that the source names.")
+    ] = "",
     model: Annotated[
-        str | None, typer.Option(help="Diffusion model to check it against; by default that of the last run.")
+        str | None, typer.Option(help="Diffusion model to check it against; by default the last run's.")
     ] = None,
     scale: Scale = None,
     workspace: WorkspaceOption = WORKSPACE,
@@ -48,15 +53,15 @@ def sae_import(
 @app.command("export")
 def sae_export(
     sae: Named,
-    format: Annotated[Literal["saeuron", "sparsify", "saelens"], typer.Option(help="Library to write for.")],
+    format: Annotated[Literal["saeuron", "sparsify", "saelens"], typer.Option(help="Library to write the SAE for.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder.")],
-    hookpoint: Annotated[str, typer.Option(help="The module's name in the folder; its own by default.")] = "",
+    hookpoint: Annotated[str, typer.Option(help="Name of the module in the folder; by default the SAE's own.")] = "",
     workspace: WorkspaceOption = WORKSPACE,
     as_json: Json = False,
 ) -> None:
     """Write an SAE in the format of a library.
 
-    The folder can be loaded by that library, and holds a model card.
+    That library can load the folder, which also holds a model card.
 
     Example: saeuron sae export sae_v2_3f --format saelens --out published
     """

@@ -23,10 +23,10 @@ def report(
     sae: Named,
     against: Annotated[str | None, typer.Option(help="Another SAE to compare its decoder with.")] = None,
     stability: Annotated[
-        bool, typer.Option("--stability", help="Train one with the next seed and compare with that.")
+        bool, typer.Option("--stability", help="Train another SAE with the next seed and compare with it.")
     ] = False,
     images: Annotated[int, typer.Option(min=2, help="Held-out images to generate.")] = 256,
-    rows: Annotated[int, typer.Option(min=2, help="Activations kept for the analysis of the error.")] = 16384,
+    rows: Annotated[int, typer.Option(min=2, help="Rows of activations kept for the analysis of the error.")] = 16384,
     out: Annotated[Path | None, typer.Option(help="The HTML file; in the workspace's reports by default.")] = None,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
@@ -62,11 +62,11 @@ def report(
 def prove(
     sae: Named,
     images: Annotated[
-        int | None, typer.Option(min=2, help="Images of each set; 1000 to name concepts, 260 in tests by default.")
+        int | None, typer.Option(min=2, help="Images of each set; by default 1000 for naming, 260 for other tests.")
     ] = None,
     test: Annotated[
         list[str] | None,
-        typer.Option(help="naming (the default), approximation, control, occlusion, width, all; may be given again."),
+        typer.Option(help="naming (the default), approximation, control, occlusion, width or all; repeatable."),
     ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
@@ -77,12 +77,12 @@ def prove(
     """Compare an SAE's latents with untrained ones, and with labels.
 
     For each concept, the latent that names it best is chosen on validation images and judged on test images. The same
-    is done with an SAE that was never trained, one with a frozen decoder, the coordinates themselves, and differences
-    of means. `saeuron sql "select * from dictionary"` has every concept.
+    is done with an SAE that was never trained, one with a frozen decoder, single coordinates, and differences of means.
+    `saeuron sql "select * from dictionary"` has every concept.
 
-    Other tests stand in the view `proofs`, beside dictionaries made from labels: what the model loses with the
-    reconstruction in place (approximation), whether few latents change what is drawn (control), whether a loud
-    attribute hides a quiet one (occlusion), and what more latents do (width). The last two train SAEs.
+    Other tests compare with dictionaries made from labels (view `proofs`): what the model loses when the reconstruction
+    replaces the activations (approximation); whether a few latents change what is drawn (control); whether a loud
+    attribute hides a quiet one (occlusion); what more latents change (width). The last two train SAEs.
 
     Example: saeuron sae prove unet.up_blocks.0.attentions.1
     """
@@ -115,9 +115,10 @@ def prove(
 def explain(
     sae: Named,
     images: Annotated[int, typer.Option(min=2, help="Images of each of the two sets.")] = 600,
-    export: Annotated[Path | None, typer.Option(help="Write a line of JSON for each latent.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Write one line of JSON for each latent to this file.")] = None,
     descriptions: Annotated[
-        Path | None, typer.Option("--import", exists=True, dir_okay=False, help="Judge descriptions in such lines.")
+        Path | None,
+        typer.Option("--import", exists=True, dir_okay=False, help="Judge the descriptions in a file of such lines."),
     ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
@@ -127,12 +128,14 @@ def explain(
 ) -> None:
     """Say in words what each latent of an SAE fires on.
 
-    A rule about what images show, such as `style is neon` or `object is cat or dog`, is chosen for each latent on
-    validation images and judged on test images: precision, recall and a confidence. Beside it are SAEs that were never
-    trained or whose decoder was not, the coordinates themselves, and rules chosen from shuffled labels. `saeuron sql
-    "select * from explanations"` has every latent. Descriptions by people or language models are judged on the same
-    test images: a line of JSON with `latent`, `description` and what it claims, such as {"latent": 3, "description":
-    "glowing lines", "concepts": {"style": ["neon"]}}.
+    For each latent a rule about what images show, such as `style is neon` or `object is cat or dog`, is chosen on
+    validation images and judged on test images by precision, recall and a confidence. Controls: an SAE that was never
+    trained, one with a frozen decoder, single coordinates, and rules chosen from shuffled labels. `saeuron sql "select
+    * from explanations"` has every latent.
+
+    With --import, descriptions by people or language models are judged on the same test images. Each is one line of
+    JSON with the latent, the description and its claim: {"latent": 3, "description": "glowing lines", "concepts":
+    {"style": ["neon"]}}.
 
     Example: saeuron sae explain unet.up_blocks.0.attentions.1
     """
@@ -175,7 +178,7 @@ def latent_show(
     latent: Annotated[int, typer.Argument(metavar="LATENT", help="Number of the latent, from 0.")],
     out: Annotated[Path | None, typer.Option(help="The PNG; in the workspace's pictures by default.")] = None,
     attribution: Annotated[
-        bool, typer.Option("--attribution", help="Say which words and heads it fires by; at a cross-attention.")
+        bool, typer.Option("--attribution", help="Show which words and heads make it fire; only at a cross-attention.")
     ] = False,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
@@ -185,7 +188,7 @@ def latent_show(
 ) -> None:
     """Show one latent: density, concepts, neighbours, images.
 
-    Also writes a PNG of the images with its largest values. The figures are those of the last `saeuron sae report`; if
+    Also writes a PNG of the images on which it fires most. The figures are those of the last `saeuron sae report`; if
     there is none, the SAE is measured first.
 
     Example: saeuron latent show unet.up_blocks.0.attentions.1 12 --out latent.png

@@ -12,14 +12,14 @@ def sql(
     query: Annotated[str, typer.Argument(help="One SELECT statement.")],
     workspace: WorkspaceOption = WORKSPACE,
     format: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option(help="Format of the answer.")] = "table",
-    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the screen.")] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="Stop a query after this time.")] = 60.0,
+    out: Annotated[Path | None, typer.Option(help="Write the answer to this file.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Stop the query after this many seconds.")] = 60.0,
 ) -> None:
     """Query the tables in SQL.
 
-    The query is one SELECT, which can neither read nor write files.
+    The query must be one SELECT. It cannot read or write files.
 
-    The view `columns` lists every view, its columns, their units and meanings: select * from columns
+    The view `columns` lists all views with their columns, units and meanings: select * from columns
 
     Example: saeuron sql "select concept, metric, value from metrics order by all"
     """

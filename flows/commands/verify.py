@@ -13,13 +13,13 @@ def verify(
     workspace: WorkspaceOption = WORKSPACE,
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its hash.")] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Move damaged files away, so that they are made again.")
+        bool, typer.Option("--repair", help="Move damaged files to `damaged/`, so that they can be made again.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Check every file of a workspace for damage.
 
-    Artifacts, their copies, records and configurations are checked. Exit code 1: there was damage, repaired or not.
+    It checks artifacts, their copies, records and configurations. Exit code 1: there was damage, repaired or not.
 
     Example: saeuron verify --deep --repair
     """

@@ -10,7 +10,9 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 
 def audit(
     concept: Annotated[str, typer.Argument(help="The concept that was removed.")],
-    method: Annotated[list[str] | None, typer.Option(help="Its removal by this method; all by default.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Attack only the removal by this method; repeatable; all by default.")
+    ] = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(help="none, paraphrase, random, gradient, embedding, inversion; repeatable; all by default."),
@@ -18,13 +20,13 @@ def audit(
     file: Annotated[
         list[str] | None,
         typer.Option(
-            help="File of attack prompts (Ring-A-Bell, P4D, MMA, a list); repeatable. Alone: no other attack."
+            help="File of attack prompts (Ring-A-Bell, P4D, MMA, or lines); replaces the default attacks; repeatable."
         ),
     ] = None,
-    hide: Annotated[bool, typer.Option("--hide", help="Leave the concept's name out of every text.")] = False,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts to attack, of a file as well.")] = 24,
-    words: Annotated[int, typer.Option(min=1, help="Words that are put before a sentence.")] = 5,
-    iterations: Annotated[int, typer.Option(min=1, help="Updates of `gradient` at each timestep.")] = 40,
+    hide: Annotated[bool, typer.Option("--hide", help="Leave the concept's name out of all attack prompts.")] = False,
+    prompts: Annotated[int, typer.Option(min=1, help="Number of prompts to attack, also from a file.")] = 24,
+    words: Annotated[int, typer.Option(min=1, help="Words that an attack puts before the prompt.")] = 5,
+    iterations: Annotated[int, typer.Option(min=1, help="Updates at each timestep by the attack `gradient`.")] = 40,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -33,8 +35,8 @@ def audit(
 ) -> None:
     """Attack a removal: does the concept come back?
 
-    The attacks know the removal: gradients go through it. Beside each stand the same attack on the unedited model and
-    on the removal at an eighth of its strength. Every picture is in the view `attacks`.
+    The attacks know the removal: gradients pass through it. Each attack is also run on the unedited model, and on the
+    removal at an eighth of its strength. The view `attacks` has every image.
 
     Example: saeuron audit neon --attack gradient --attack inversion
     """

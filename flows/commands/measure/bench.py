@@ -20,7 +20,7 @@ def bench(
         str, typer.Argument(help="A method, a removal's file, a pipeline's folder, or module:attribute.")
     ],
     removed: Annotated[
-        str | None, typer.Option(help="The concept that is gone; for a folder and for module:attribute.")
+        str | None, typer.Option(help="The removed concept; needed for a folder and for module:attribute.")
     ] = None,
     workspace: WorkspaceOption = PLACE,
     device: Device = "cpu",
@@ -35,10 +35,10 @@ def bench(
 
     It prints one row of docs/leaderboard.md.
 
-    A method is learned by a run in the workspace, beside its controls. Anything else needs no workspace: the file of a
-    removal, a folder with a diffusers pipeline that has lost a concept, or an object with a method attached(pipe), a
-    context manager that may give arguments for the pipeline's call. For module:attribute that module is imported, from
-    the current folder too, and so its code is run: name only modules that you trust.
+    For a method, a run in the workspace makes its removals, beside controls. Three other things can be scored without a
+    workspace: a removal's file; the folder of a diffusers pipeline without the concept; or module:attribute, an object
+    whose attached(pipe) is a context manager that may yield arguments for the pipeline's call. The module is imported,
+    from the current folder too, which runs its code: name only modules that you trust.
 
     Example: saeuron bench canvas saeuron
     """

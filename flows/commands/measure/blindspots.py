@@ -11,16 +11,14 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 
 def blindspots(
     real: Annotated[str, typer.Option(help="Real pictures: canvas or canvas20 (its renderer), or a folder.")],
-    features: Annotated[
-        str, typer.Option(help="What sees them: canvas, canvas20, or a vision model's folder or hub id.")
-    ] = "canvas",
+    features: Annotated[str, typer.Option(help="Vision model: canvas, canvas20, a folder or a hub id.")] = "canvas",
     captions: Annotated[
-        Path | None, typer.Option(help="Table beside a folder: file, text, domains; its captions.csv by default.")
+        Path | None, typer.Option(help="Table for a folder (columns file, text, domains); by default its captions.csv.")
     ] = None,
     remove: Annotated[
-        list[str] | None, typer.Option(help="A removal to attach: a concept, or its file; repeatable.")
+        list[str] | None, typer.Option(help="Attach a removal: a concept, or a removal's file; repeatable.")
     ] = None,
-    pairs: Annotated[int, typer.Option(min=8, help="Real pictures, and as many generated ones.")] = 480,
+    pairs: Annotated[int, typer.Option(min=8, help="Number of real pictures, and of generated ones.")] = 480,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -29,11 +27,11 @@ def blindspots(
 ) -> None:
     """Compare a model with real pictures: what is missing?
 
-    Latents of a vision model's rows, learned from both sides, say what is drawn too rarely and too often; those that
-    have a rule in words are named. Generated pictures nearer to a real one than real ones are to each other count as
-    copies, and some are out of the ordinary. Controls: real pictures on either side, shuffled profiles. A folder's
-    captions are the prompts; otherwise they are the configuration's test prompts. A new workspace takes the
-    configuration that ships with the project. Views: `prevalence`, `pairs`, `ood`.
+    An SAE is trained on a vision model's activations for real and generated pictures. Its latents show what is drawn
+    too rarely or too often; those that have a rule are named in words. A generated picture that is nearer to a real one
+    than real ones are to each other counts as a copy. Pictures out of the ordinary are counted too. Controls: real
+    pictures on both sides, and shuffled profiles. The prompts are a folder's captions, or else the configuration's test
+    prompts. A new workspace uses the embedded configuration, canvas. Views: `prevalence`, `pairs`, `ood`.
 
     Example: saeuron blindspots --real canvas --features canvas --remove neon
     """

@@ -21,22 +21,22 @@ NAMED = 3
 
 def compare(
     concepts: Annotated[
-        list[str] | None, typer.Argument(help="Concepts to remove; none: those of the workspace's run.")
+        list[str] | None, typer.Argument(help="Concepts to remove; by default those of the workspace's run.")
     ] = None,
     methods: Annotated[
-        str, typer.Option(help="Methods with commas between them; empty: those of the workspace's run.")
+        str, typer.Option(help="Methods, separated by commas; by default those of the workspace's run.")
     ] = "",
-    against: Annotated[str, typer.Option(help="The method that others are compared with; empty: the best.")] = "",
+    against: Annotated[str, typer.Option(help="The method to compare the others with; by default the best.")] = "",
     workspace: WorkspaceOption = WORKSPACE,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the workspace's configuration; repeatable.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("compare.png"),
     leave_out: Annotated[
-        int, typer.Option(min=0, help="Train SAEs without this many of the concepts at a time, and compare; 0: no.")
+        int, typer.Option(min=0, help="Train SAEs without this many of the concepts at a time; 0: do not.")
     ] = 0,
     confusable: Annotated[
-        int, typer.Option(min=0, help="Remove the objects of so many pairs whose templates in canvas overlap most.")
+        int, typer.Option(min=0, help="Remove the objects of this many pairs, those that canvas draws most alike.")
     ] = 0,
     cost: Annotated[bool, typer.Option("--cost/--no-cost", help="Measure the time per image.")] = True,
     device: Device = "cpu",
@@ -44,13 +44,13 @@ def compare(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Put methods side by side on the same images.
+    """Compare methods on the same images.
 
-    It prints figures with intervals, controls, differences beyond chance, and costs. What is missing is made first. A
-    new workspace takes the configuration that ships with the project.
+    Prints figures with intervals, controls, differences beyond chance, and costs. Missing removals and images are made
+    first. A new workspace uses the embedded configuration, canvas.
 
-    With --leave-out K the concepts are removed by SAEs that never saw them, K left out at a time, beside SAEs that did,
-    an untrained one, and labels of others. View `left_out`.
+    With --leave-out K, SAEs are trained without the images of K concepts at a time, and remove these concepts. Beside
+    them: SAEs that saw the concepts, an untrained SAE, and labels of other concepts (view `left_out`).
 
     Example: saeuron compare neon cat --methods saeuron,uce,negative_prompt
     """

@@ -22,24 +22,28 @@ SENTENCES = ("An image of {concept}.", "The {concept}.")
 def hookpoints(
     model: Annotated[str, typer.Argument(help="canvas, canvas20, a folder, or a hub id.")],
     rank: Annotated[str | None, typer.Option(help="A concept: rank modules by how much of it they carry.")] = None,
-    instead: Annotated[list[str] | None, typer.Option(help="With --rank: another concept; repeat it.")] = None,
+    instead: Annotated[
+        list[str] | None, typer.Option(help="With --rank: another concept to compare with; repeatable.")
+    ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="With --rank: a sentence with {concept}; give two or more.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="With --rank: denoising steps.")] = 12,
-    guidance: Annotated[float, typer.Option(min=0, help="With --rank: guidance of the generation.")] = 2.5,
-    size: Annotated[str | None, typer.Option(help="Height and width in pixels, such as 768x512, or one.")] = None,
+    guidance: Annotated[float, typer.Option(min=0, help="With --rank: guidance scale.")] = 2.5,
+    size: Annotated[
+        str | None, typer.Option(help="Height and width in pixels, such as 768x512, or one number for both.")
+    ] = None,
     device: Device = "cpu",
     threads: Threads = 2,
     as_json: Json = False,
 ) -> None:
-    """List modules worth hooking, or rank them.
+    """List modules that can be hooked, or rank them.
 
-    With positions, width D, the bytes of one image at one step in float16, and what papers edit. No weights are loaded.
+    Columns: positions, width D, bytes of one image at one step in float16, and what papers edit. No weights are loaded.
 
-    With --rank, weights are: each module's output is taken from a prompt that shows the concept to the same prompt with
-    another concept in its place, on the same noise; the share is how much of the change in the prediction comes with
-    it. It says where a concept passes, not whether an edit there spares the rest.
+    With --rank, weights are loaded. Each module's output is copied from a run on a prompt with the concept into a run
+    on the same prompt with another concept, from the same noise. The share is how much of the change in the prediction
+    follows. It tells where a concept passes, not whether an edit there spares other concepts.
 
     Example: saeuron hookpoints canvas --rank cat --instead moon --instead star
     """

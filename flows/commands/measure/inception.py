@@ -1,4 +1,4 @@
-"""`saeuron inception`: weights of the network that published Frechet distances are of."""
+"""`saeuron inception`: convert the Inception network with which published Frechet distances are computed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,13 @@ from flows.commands.options import say
 
 
 def inception(
-    checkpoint: Annotated[Path, typer.Argument(help="pt_inception-2015-12-05-6726825d.pth, or one like it.")],
-    out: Annotated[Path, typer.Option(help="The .safetensors file of `features: inception:FILE`.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, pt_inception-2015-12-05-6726825d.pth.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write, for `features: inception:FILE`.")],
 ) -> None:
-    """Convert the network of published Frechet distances.
+    """Convert the Inception network for Frechet distances.
 
-    Weights alone are read, and written as safetensors. pytorch-fid and torch-fidelity publish the checkpoint; nothing
-    is fetched here.
+    Only the weights of the checkpoint are read; they are written as safetensors. pytorch-fid and torch-fidelity publish
+    the checkpoint; this command downloads nothing.
 
     Example: saeuron inception pt_inception-2015-12-05-6726825d.pth --out inception.safetensors
     """

@@ -9,12 +9,12 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 
 
 def locate(
-    concept: Annotated[str, typer.Argument(help="The concept.")],
+    concept: Annotated[str, typer.Argument(help="The concept to locate.")],
     instead: Annotated[
-        list[str] | None, typer.Option(help="Another concept that stands in its place; repeat it; all by default.")
+        list[str] | None, typer.Option(help="A concept to compare with; repeatable; all by default.")
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of test prompts to patch.")] = 8,
-    examples: Annotated[int, typer.Option(min=2, help="Images to score codes by, half with the concept.")] = 50,
+    examples: Annotated[int, typer.Option(min=2, help="Images for scoring codes, half with the concept.")] = 50,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -23,10 +23,11 @@ def locate(
 ) -> None:
     """Find the blocks and heads that carry a concept.
 
-    By patching: what an attention head gives is taken from a prompt with the concept to the same prompt with another,
-    on the same noise; the share is how much of the change in the prediction comes with it. Beside it, codes learned
-    from ten images, and how far they agree. Controls: a prompt without the concept, shuffled labels, and a difference
-    of means. `heads` has every step; the heat map is in the workspace's pictures.
+    This is done by activation patching: the output of an attention head is copied from a run on a prompt with the
+    concept into a run on the same prompt with another concept, from the same noise. The share is how much of the change
+    in the prediction follows. Codes learned from ten images are compared with it. Controls: a prompt without the
+    concept, shuffled labels, and a difference of means. The view `heads` has every step; the heat map is in the
+    workspace's pictures.
 
     Example: saeuron locate neon --instead sketch --instead dots
     """

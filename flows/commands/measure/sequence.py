@@ -9,12 +9,16 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 
 
 def sequence(
-    concepts: Annotated[list[str], typer.Argument(help="Concepts in the order of the requests, two or more.")],
-    method: Annotated[str, typer.Option(help="How they are removed; empty: the first method of the run.")] = "",
-    control: Annotated[str, typer.Option(help="What must do worse; empty: the method's random control.")] = "",
-    orders: Annotated[int, typer.Option(min=1, help="Orders to try: as named, and others that a seed draws.")] = 2,
-    own: Annotated[int, typer.Option(min=1, help="Test prompts of each concept, at most.")] = 6,
-    retained: Annotated[int, typer.Option(min=1, help="Test prompts of none of them, at most.")] = 60,
+    concepts: Annotated[
+        list[str], typer.Argument(help="Two or more concepts, in the order in which they are removed.")
+    ],
+    method: Annotated[str, typer.Option(help="Method of removal; by default the run's first.")] = "",
+    control: Annotated[
+        str, typer.Option(help="Control, which should do worse; by default the method with random latents.")
+    ] = "",
+    orders: Annotated[int, typer.Option(min=1, help="Number of orders: the one given, then random ones.")] = 2,
+    own: Annotated[int, typer.Option(min=1, help="Test prompts for each concept, at most.")] = 6,
+    retained: Annotated[int, typer.Option(min=1, help="Test prompts that ask for none of the concepts, at most.")] = 60,
     workspace: WorkspaceOption = WORKSPACE,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the workspace's configuration; repeatable.")
@@ -26,9 +30,10 @@ def sequence(
 ) -> None:
     """Remove concepts one after another, and measure.
 
-    UA is of all that is removed by then, RA of the rest: does the first stay removed, and does the rest stay? In
-    several orders, beside as many removals by a control and the unedited model, on the same images. All orders merge
-    into the same file, which is checked. Removals and images that are there are used. `sequences` has every figure.
+    After each removal, UA is measured over all concepts removed so far, and RA (retain accuracy) over the rest: does
+    the first stay removed, and does the rest stay? Several orders are tried, beside removals by a control and the
+    unedited model, on the same images. All orders must merge into the same file, which is checked. Existing removals
+    and images are used. The view `sequences` has every figure.
 
     Example: saeuron sequence neon stripes sketch --method saeuron --orders 2
     """

@@ -1,4 +1,4 @@
-"""`saeuron latent steer`: whether pictures follow when latents are turned up or down."""
+"""`saeuron latent steer`: turn latents up or down, and measure whether images change as their rules say."""
 
 import json
 from typing import Annotated
@@ -11,22 +11,23 @@ from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, Wo
 def steer(
     sae: Annotated[str, typer.Argument(metavar="SAE", help="The SAE: its id, a prefix of the id, or its hookpoint.")],
     latent: Annotated[
-        int | None, typer.Argument(metavar="[LATENT]", min=0, help="One latent; the most confident by default.")
+        int | None,
+        typer.Argument(metavar="[LATENT]", min=0, help="One latent; by default those with the most confident rules."),
     ] = None,
-    latents: Annotated[int, typer.Option(min=1, help="How many of the most confident latents.")] = 20,
-    images: Annotated[int, typer.Option(min=1, help="Images of each sign and setting.")] = 24,
+    latents: Annotated[int, typer.Option(min=1, help="Number of latents, those with the most confident rules.")] = 20,
+    images: Annotated[int, typer.Option(min=1, help="Images for each direction and strength.")] = 24,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Turn latents up and down; do pictures follow?
+    """Turn latents up and down; do images follow their rules?
 
-    After `saeuron sae explain`: a latent is turned up on prompts that do not ask for what its rule says, down on
-    prompts that do. How strongly is chosen on validation prompts, and judged on test prompts: pictures that follow,
-    other domains that change, pictures out of the ordinary. Controls, as long: a latent drawn at random, a difference
-    of means. `steering` has every setting; a sheet of each latent is in the workspace's pictures.
+    Needs `saeuron sae explain` first. A latent is turned up on prompts that do not ask for what its rule says, and down
+    on prompts that do. The strength is chosen on validation prompts and judged on test prompts: images that follow the
+    rule, other domains that change, images out of the ordinary. Controls of the same length: a random latent and a
+    difference of means. The view `steering` has every setting; the workspace's pictures have a sheet of each latent.
 
     Example: saeuron latent steer unet.up_blocks.0.attentions.1 12 --images 12
     """

@@ -13,7 +13,7 @@ from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
 app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode=None,
-    help="Compare with UnlearnCanvas's table.",
+    help="Compare with the published table of UnlearnCanvas.",
 )
 SIZES = {"style": 50, "object": 20}
 """Concepts that the benchmark removes, one at a time."""
@@ -98,11 +98,11 @@ def _told(value: float | None, half: float | None = None) -> str:
 @app.command("convert")
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="One of the benchmark's two classifiers, a .pth file.")],
-    out: Annotated[Path, typer.Option(help="The folder of the judge `unlearncanvas:FOLDER`.")],
+    out: Annotated[Path, typer.Option(help="The folder to write, for the judge `unlearncanvas:FOLDER`.")],
 ) -> None:
     """Convert a classifier of the benchmark.
 
-    Weights alone are read, and written as safetensors.
+    Only its weights are read; they are written as safetensors.
 
     Example: saeuron unlearncanvas convert style50_cls.pth --out heads
     """
@@ -127,14 +127,14 @@ def convert(
 @app.command("export")
 def export(
     concept: Annotated[str, typer.Argument(help="The concept that was removed.")],
-    out: Annotated[Path, typer.Option(help="The folder of the images.")],
-    method: Annotated[str, typer.Option(help="How it was removed.")] = "saeuron",
-    unedited: Annotated[bool, typer.Option("--unedited", help="Its images without the removal.")] = False,
+    out: Annotated[Path, typer.Option(help="The folder to write images to.")],
+    method: Annotated[str, typer.Option(help="Method of the removal.")] = "saeuron",
+    unedited: Annotated[bool, typer.Option("--unedited", help="Write the images without the removal.")] = False,
     workspace: WorkspaceOption = WORKSPACE,
 ) -> None:
     """Write test images under the benchmark's names.
 
-    Its own scripts can then score them.
+    The benchmark's own scripts can then score them.
 
     Example: saeuron unlearncanvas export Crayon --out answers/Crayon
     """
