@@ -1,4 +1,4 @@
-"""Say how good the judges are on unedited images, before any removal is judged by them."""
+"""Measure the judges on unedited images, before they judge a removal."""
 
 from collections.abc import Iterable
 
@@ -14,8 +14,8 @@ from tasks.judge import read
 def calibrate(run: Run, wanted: Iterable[Wanted], sets: dict[str, PromptSet]) -> None:
     """Make the unedited test images, judge them, and print each judge's accuracy and commonest mistakes.
 
-    Later stages find the images and judgements in place. Nothing is printed where the judgements were there before: a
-    run that makes nothing reads none.
+    Later stages reuse the images and judgements. Nothing is printed for judgements that existed before, so a run that
+    makes nothing reads none.
     """
     seen: set[tuple[str, str, tuple[str, ...]]] = set()
     for concept in dict.fromkeys(each.concept for each in wanted):

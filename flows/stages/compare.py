@@ -18,13 +18,13 @@ def wanted_of(config: RunConfig, concepts: list[str]) -> list[Wanted]:
 
 
 def controlled(config: RunConfig) -> tuple[str, ...]:
-    """The chosen methods that controls are for: those that edit latents."""
+    """The chosen methods that have controls: those that read latents and are no controls themselves."""
     latents = [name for name in config.method if "latents" in methods.get(name).needs]
     return tuple(name for name in latents if name not in config.controls.methods)
 
 
 def controls(config: RunConfig, concept: str) -> tuple[str, ...]:
-    """The controls that are run for a concept beside the chosen methods."""
+    """The controls to run for a concept in addition to the chosen methods."""
     chosen = config.controls.concepts
     if not controlled(config) or (chosen is not None and concept not in chosen):
         return ()
@@ -32,9 +32,9 @@ def controls(config: RunConfig, concept: str) -> tuple[str, ...]:
 
 
 def own_controls(config: RunConfig, method: str) -> tuple[str, ...]:
-    """The controls that a method is compared with: those that are like it, where there are any, and those like none.
+    """The controls that a method is compared with: its own, if there are any, and those that belong to no method.
 
-    An untrained SAE in another edit than the method's would show the edit, not the training.
+    A control with another kind of edit would measure the edit, not the training of the SAE.
     """
     of = {name: methods.get(name).like for name in config.controls.methods}
     if method not in of.values():

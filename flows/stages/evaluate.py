@@ -19,12 +19,12 @@ from tasks.tune import TuneJob
 
 
 def plain(run: Run, prompts_id: str) -> str:
-    """The unedited test images of a prompt set."""
+    """Make the unedited test images of a prompt set; returns the id of the image set."""
     return images(run, prompts_id, based_on_earlier(run))
 
 
 def based_on_earlier(run: Run) -> Callable[[ImagesJob], ImagesJob]:
-    """What adds the image sets to a job that it may copy images from."""
+    """A function that adds to a job the earlier image sets from which images may be copied."""
 
     def based(job: ImagesJob) -> ImagesJob:
         return job.model_copy(update={"bases": bases(job, run.earlier("images"), run.earlier("prompts"))})
@@ -112,10 +112,11 @@ def images(
     """Make one image set, a step per shard; return its id. `based` adds earlier sets to copy images from.
 
     Args:
-        removals: removed at once, in any order. named: what people call them.
-        which: more fields of `ImagesJob`, which say what images there are.
+        removals: removals to attach together, in any order.
+        named: their name for people.
+        which: more fields of `ImagesJob`, which choose the images.
     """
-    # For a planned removal it is not known yet which candidate will be chosen.
+    # A planned removal has no content yet: which candidate it will be is not known.
     pairs = sorted((removal.summary.get("content", removal.id), removal.id) for removal in removals)
     job = ImagesJob(
         workspace=run.workspace,

@@ -62,7 +62,7 @@ def _made(run: Run, job: PromptsJob) -> PromptSet:
 
 
 def too_long(spec: str, prompts: Sequence[Prompt]) -> str:
-    """What to say of prompts that are longer than the model reads; empty if there are none."""
+    """A note on prompts that are longer than the model's text encoder reads; empty if there are none."""
     if (tokenizer := loading.tokenizer(spec)) is None:
         return ""
     lost = loading.unread(tokenizer, (p.text for p in prompts))

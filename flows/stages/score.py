@@ -29,7 +29,7 @@ def score(run: Run, sets: dict[str, PromptSet], saes: SAEs) -> Scores:
 
 
 def _of_dictionary(run: Run, sets: dict[str, PromptSet], saes: SAEs, dictionary: Dictionary) -> dict[str, str]:
-    """{concept: score id} of one dictionary. Those after it that miss statistics are read in the same pass."""
+    """{concept: score id} of one dictionary. Later dictionaries without statistics are read in the same pass."""
     after = [*saes][[*saes].index(dictionary) + 1 :]
 
     def based(job: ScoreJob) -> ScoreJob:
@@ -50,7 +50,11 @@ def _of_dictionary(run: Run, sets: dict[str, PromptSet], saes: SAEs, dictionary:
 def score_job(
     run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str], earlier: PromptSet | None = None
 ) -> ScoreJob:
-    """The job for one concept at every hookpoint of its domain; with its `earlier` prompts, if given."""
+    """The job for one concept at every hookpoint of its domain. `earlier`: prompts to use instead of today's.
+
+    Raises:
+        KeyError: no domain has the concept.
+    """
     domain = run.domain_of(concept)
     if domain is None:
         raise KeyError(concept)

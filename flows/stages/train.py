@@ -1,4 +1,4 @@
-"""Train one SAE per hookpoint that was not given one, and those that controls need; thresholds for given ones."""
+"""Train one SAE for each hookpoint without a given SAE, and those that controls need; thresholds for given ones."""
 
 from collections.abc import Mapping
 
@@ -35,7 +35,7 @@ def train_without(run: Run, captured: Mapping[str, str], domain: str, concepts: 
 def train(
     run: Run, captured: Mapping[str, str], prompts: PromptSet, dictionary: Dictionary = "trained"
 ) -> dict[str, str]:
-    """{hookpoint: SAE id}; given SAEs stand among the trained ones."""
+    """{hookpoint: SAE id}, in the order of the configuration; given SAEs are included."""
 
     def do(hookpoint: str) -> str:
         job = TrainJob(
@@ -55,7 +55,7 @@ def train(
 
 
 def with_thresholds(run: Run, given: Mapping[str, str], prompts: PromptSet) -> dict[str, str]:
-    """Given SAEs, {hookpoint: id}; those that keep the k largest of each row have thresholds instead, if wanted."""
+    """{hookpoint: SAE id} of given SAEs; with `thresholds.images`, TopK SAEs are replaced by ones with thresholds."""
     wanted = run.config.thresholds
     asked = [h for h, i in given.items() if wanted.images and saes.activation(run.opened, i) == "topk"]
     if not asked:

@@ -71,7 +71,7 @@ def tune(
     def do(wanted: Wanted) -> Made:
         job = jobs[wanted]
         made = run.step(task, job, prepare=tried)
-        # Trials stay in use: another judge chooses from them. Deleted ones are not made again, damaged ones are.
+        # Another judge may choose from these trials, so damaged ones are made again. Deleted ones are not.
         if made.cached and run.opened.manifest_path(job.trials_id).exists():
             tried(job)
         if wanted.method in run.config.method:
@@ -84,7 +84,7 @@ def tune(
 
 
 def _earlier(run: Run, concept: str, sets: dict[str, PromptSet], saes: dict[str, str]) -> dict[str, ScoreJob]:
-    """The statistics of concepts whose prompts changed since the concept's removal was made, of the earlier prompts."""
+    """Score jobs with the earlier prompts, for reference concepts whose prompts changed since the removal was made."""
     pinned = run.roster.as_pinned(concept)
     return {name: score_job(run, name, sets, saes, of_added(run, then)) for name, then in pinned.items()}
 
@@ -120,7 +120,7 @@ def tune_job(
         learning += [images_id(requests(part, 1)) for part in told]
     hookpoints = run.config.domains[domain].hookpoints if method.needs & {"latents", "activations"} else ()
     candidates = method.candidates(method.told(run.config, domain))
-    # One candidate is taken as it is: images of it would cost much and decide nothing.
+    # A single candidate is taken without a judge: validation images would decide nothing.
     chosen_by = run.judges(concept) if judged and len(candidates) > 1 else {}
     trials = TrialsJob(
         workspace=run.workspace,

@@ -8,10 +8,10 @@ LIMIT = "gpu"
 
 @contextmanager
 def gpu(device: str) -> Iterator[None]:
-    """Hold one slot of the limit for the length of a `with` block if `device` is a GPU.
+    """Hold one slot of the limit during the `with` block if `device` is a GPU.
 
-    Does nothing if the server has no such limit, or if the run started the server for itself: then there is no other
-    run. A limit by task tag would cost six times as much per step, and tasks limited by tag are never cached.
+    Does nothing if the server has no such limit, or if the run started the server for itself, because then there is no
+    other run. Prefect's limits by task tag would cost six times as much per step, and prevent caching.
     """
     if not device.startswith("cuda"):
         yield

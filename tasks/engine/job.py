@@ -20,9 +20,9 @@ To declare a stage, write one file, in `tasks/` or in a package of your own:
         return commit(job, {}, ToySummary(toys=1), clock)
 
 A shipped stage is listed in `tasks/stages.py`, its views in `storage/views/`, and a function in `flows/stages/`
-orders its jobs. A stage from elsewhere is registered by `tasks.stages.register` or by an entry point of the group
-`saeuron.stages` that names the class; its method `jobs` returns what a run makes. SQL, status, gc, verify and the plan
-then include it.
+orders its jobs. A stage from another package is registered by `tasks.stages.register`, or by an entry point of the
+group `saeuron.stages` that names the class; its method `jobs` returns the jobs of a run. SQL, status, gc, verify and
+the plan then include it.
 """
 
 import functools
@@ -56,7 +56,7 @@ class Summary(BaseModel):
 
 
 class Ran(NamedTuple):
-    """What a stage from elsewhere is given after the shipped stages were run or planned."""
+    """A run whose shipped stages were made or planned: the argument of `Job.jobs`."""
 
     config: RunConfig
     workspace: Path
@@ -67,25 +67,25 @@ class Ran(NamedTuple):
 
 
 class Job(BaseModel):
-    """One artifact to make: configuration and inputs. A subclass declares a stage.
+    """One artifact to make: its configuration and inputs. A subclass declares a stage.
 
     Raises:
-        BadTable: when a subclass is defined: a view has the name of a shipped view.
+        BadTable: when a subclass is defined, if a view has the name of a shipped view.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: ClassVar[str]
     """Name of the stage, the first part of its ids."""
     version: ClassVar[int]
-    """To be raised when the stage computes something else: old artifacts are then made again."""
+    """Raise it when the stage computes something else; old artifacts are then made again."""
     title: ClassVar[str] = ""
     """Label of a job for people, with {fields} of the job; empty: the stage's name."""
     excluded_from_id: ClassVar[frozenset[str]] = frozenset()
-    """Fields that change no result, and so do not enter the id."""
+    """Fields that change no result and are left out of the id."""
     summary_type: ClassVar[type[Summary]] = Summary
     """The class of its summaries."""
     views: ClassVar[tuple[View, ...]] = ()
-    """Views of its artifacts in SQL, beside those of `storage/catalog/views.sql`."""
+    """SQL views of its artifacts, in addition to those in `storage/catalog/views.sql`."""
     publishes: ClassVar[Mapping[str, str]] = {}
     """{file of the artifact: path in the workspace of a copy for people}, with {fields} of the job in the paths."""
     command: ClassVar[str] = ""
@@ -105,9 +105,9 @@ class Job(BaseModel):
 
     @classmethod
     def jobs(cls, run: Ran) -> Iterable[tuple[Callable[[Any], "Made"], "Job"]]:
-        """For a stage from elsewhere: (step, job) of each artifact that `saeuron run` makes after the shipped stages.
+        """(step, job) of each artifact that `saeuron run` makes after the shipped stages.
 
-        A stage that overrides this sets `in_run`.
+        Only for a stage from another package, which then also sets `in_run`.
         """
         del run
         return ()
@@ -125,7 +125,7 @@ class Job(BaseModel):
         return self.title.format_map(dict(self)) or self.stage
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """The same job with some fields changed; its id is worked out anew."""
+        """The same job with some fields changed, and the id that follows from them."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("id", None)
         return copied
@@ -137,10 +137,10 @@ class Job(BaseModel):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The fields that the id is a hash of.
+        """The fields that are hashed into the id, as JSON values.
 
-        The kind of device is part of it, because rounding differs; its number is not. A model enters by its content
-        (`model_id`), not by its path.
+        They include the kind of device, because rounding differs, but not its number. A model is identified by its
+        content (`model_id`), not by its path.
         """
         fields = self.model_dump(mode="json", exclude={"workspace", "device", "worker", *self.excluded_from_id})
         if "model_id" in fields:
@@ -150,7 +150,7 @@ class Job(BaseModel):
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:
-        """{artifact: files or folders that the step reads; none: all}. By default every artifact that a field names."""
+        """{artifact: files or folders that the step reads; empty: all}. By default, every artifact named in a field."""
         return dict.fromkeys(sorted(ids_in(self.model_dump(mode="json"))), ())
 
     @property
@@ -186,7 +186,7 @@ class Made(BaseModel):
     cached: bool = False
     """Whether it existed before."""
     seconds: float = 0.0
-    """Duration of this step; of a cached artifact: of all its steps."""
+    """Duration of this step in seconds; for a cached artifact, of all its steps."""
 
 
 class Clock:
@@ -197,18 +197,19 @@ class Clock:
 
     @property
     def seconds(self) -> float:
+        """Seconds since creation, to the millisecond."""
         return round(time.monotonic() - self.start, 3)
 
 
 def note_seconds(job: Job, made: Made, *part: object) -> None:
-    """Note how long a part of an artifact took, for `commit`. The file is hidden, so it is no part of the artifact."""
+    """Record how long a part of an artifact took, for `commit`, in a hidden file that is no part of the artifact."""
     # A part that is repaired in a committed artifact is not followed by a commit, which would delete the note.
     if not job.open.manifest_path(job.id).exists():
         write_json(job.folder / f".{'_'.join(map(str, part))}.seconds", made.seconds)
 
 
 def _noted_seconds(folder: Path) -> float:
-    """Sum of the seconds that were noted for the parts; deletes the notes."""
+    """Sum of the seconds that `note_seconds` recorded; deletes the records."""
     total = 0.0
     for path in sorted(folder.glob(".*.seconds")):
         # The sum is only an estimate, so a note that cannot be read is skipped.
@@ -220,6 +221,10 @@ def _noted_seconds(folder: Path) -> float:
 
 def commit(job: Job, inputs: Mapping[str, Any], summary: Summary, clock: Clock, **how: Any) -> Made:
     """Commit a job's artifact by writing its manifest. Its seconds include those of its parts.
+
+    Args:
+        inputs: {role: ids of the artifacts that it was made from}.
+        how: further arguments of `Workspace.commit`.
 
     Raises:
         BadTable: a file does not have the columns that the stage's view declares.

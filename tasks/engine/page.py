@@ -1,6 +1,6 @@
-"""What Prefect's page shows of a run beside its states: progress bars, tables, pictures, events, log lines.
+"""What Prefect's page shows of a run in addition to states: progress bars, tables, pictures, events, log lines.
 
-Errors here fail no run. Nothing is sent to the server that a run starts for itself, because nobody can look at it.
+Errors here fail no run. Nothing is sent to the server that a run starts for itself: nobody can look at it.
 """
 
 import logging
@@ -59,6 +59,7 @@ def hear_libraries() -> None:
 
 @contextmanager
 def _decoration() -> Iterator[None]:
+    """Log errors of the block instead of raising them: a page must not fail a run."""
     try:
         yield
     except Exception as error:
@@ -69,7 +70,7 @@ class Bars:
     """A listener of `tasks.engine.progress` that shows a progress artifact for each stage that makes something."""
 
     def __init__(self) -> None:
-        self.now = ("", 0, 1)
+        self.now = ("", 0, 1)  # (stage, steps done, steps in all)
         self.bars: dict[str, UUID] = {}
         self.rests_until = 0.0
 
@@ -131,7 +132,7 @@ def show_figures(job: Any, made: "Made") -> None:
 
 
 def show_report(workspace: Path, path: Path, evaluations: Iterable[Mapping[str, Any]]) -> None:
-    """Show what a run measured as one table, with intervals and verdicts, and a link to its report."""
+    """Show a run's figures as one table, with intervals and verdicts, and a link to its report."""
     with _decoration():
         rows = []
         for e in evaluations:
@@ -146,7 +147,7 @@ def show_report(workspace: Path, path: Path, evaluations: Iterable[Mapping[str, 
 
 
 def show_failure(what: str, why: str) -> None:
-    """Show the one line that says what is wrong and what to do."""
+    """Show the one-line message of a failure: what is wrong and what to do."""
     if not watched():
         return
     with _decoration():
@@ -196,7 +197,7 @@ def _address(workspace: Path, path: Path) -> str:
 
 
 def _inline(path: Path) -> str:
-    """A picture as a data URL, because a page loaded over http shows no file:// picture."""
+    """A picture as a data URL: browsers show no file:// picture on a page loaded over http."""
     from PIL import Image
 
     from saeuron.pages.document import encoded

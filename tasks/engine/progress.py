@@ -10,10 +10,10 @@ class Listener(Protocol):
     """Shows progress to a person."""
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """Of a stage, `done` of `total` steps are finished."""
+        """`done` of `total` steps of a stage are finished."""
 
     def within(self, what: str, done: int, total: int, note: str) -> None:
-        """The current step is at `done` of `total`."""
+        """The current step has done `done` of `total`; `what` names the work, `note` the unit."""
 
     def line(self, text: str) -> None:
         """A line for the log."""

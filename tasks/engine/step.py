@@ -1,4 +1,4 @@
-"""Make a function a step: locked, skipped where its artifact is whole, retried.
+"""Make a function a step: it holds its artifact's lock, does nothing if the artifact is whole, and is retried.
 
 The artifacts' manifests are the only cache: Prefect keeps no results. A deleted or truncated output is made again.
 """
@@ -42,7 +42,7 @@ def _fetch(workspace: Workspace, job: Job) -> None:
 
 @contextmanager
 def setting_aside() -> Iterator[None]:
-    """Rename a damaged file to a hidden name, or the next run would trust its size and use it again."""
+    """Rename a file that turns out to be damaged to a hidden name; otherwise the next run would trust its size."""
     try:
         yield
     except ArtifactDamaged as error:
@@ -55,8 +55,8 @@ def setting_aside() -> Iterator[None]:
 class Step:
     """A function (job, ...) -> Made that makes an artifact: a Prefect task, retried twice for transient faults.
 
-    A step whose artifact is whole does nothing. Whoever comes second, in this process or another, waits for the first
-    and finds the work done. Prefect is imported at the first call.
+    A step whose artifact is whole does nothing. A second caller, in this process or another, waits for the first and
+    finds the work done. Prefect is imported at the first call.
     """
 
     def __init__(self, name: str, function: Callable[..., Made]) -> None:
@@ -72,7 +72,7 @@ class Step:
         return self._task(job, *args)
 
     def submit(self, job: Job, *args: Any) -> Callable[[], Made]:
-        """Give the task to the workers of the flow that runs; what comes back waits for it."""
+        """Submit the task to the workers of the running flow; returns a function that waits for its result."""
         result: Callable[[], Made] = self._task.submit(job, *args).result
         return result
 
@@ -138,7 +138,7 @@ def _imported(module: str, name: str) -> Any:
 
 
 def in_place(job: Job, workspace: Workspace | None = None) -> Made | None:
-    """The result of a step whose artifact is in place, or None; `workspace` is the job's, if it is already open."""
+    """The result of a step whose artifact exists, or None. `workspace`: the job's, if it is open already."""
     try:
         manifest = (workspace or job.open).manifest(job.id)
     except (ArtifactMissing, Damaged):
@@ -147,9 +147,13 @@ def in_place(job: Job, workspace: Workspace | None = None) -> Made | None:
 
 
 def publish(job: Job) -> dict[str, Path]:
-    """Copy the files that a job publishes to their places; equal copies are left alone.
+    """Copy the files that a job publishes to their places; equal copies are not written again.
 
-    Returns {file of the artifact: its copy}. Raises as `Workspace.whole`.
+    Returns:
+        {file of the artifact: its copy}.
+
+    Raises:
+        ArtifactMissing, ArtifactDamaged: as `Workspace.whole`.
     """
     workspace, found = job.open, {}
     for file, place in job.places.items():

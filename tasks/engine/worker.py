@@ -24,6 +24,7 @@ PATIENCE = 60.0
 """Seconds that a worker waits for a device of its own run: a cluster may start the next process before the last one has
 ended."""
 _claimed: dict[tuple[str, ...], tuple[str, int]] = {}
+"""{devices to choose from: (device claimed by this process, file descriptor that holds its lock)}."""
 _one_at_a_time = threading.Lock()
 """Clusters may run several steps in the threads of one process; they would share the loaded model and its hooks."""
 
@@ -47,7 +48,7 @@ def at_work(worker: Worker | None, workspace: Path, device: str) -> Iterator[str
 
     Raises:
         ConfigError: the workspace cannot be seen from here, or there is no device of the kind.
-        SaeuronError: every device stayed claimed; or whatever a step raised that cannot be sent as it is.
+        SaeuronError: every device stayed claimed; or a step raised an error that cannot be pickled.
     """
     if worker is None:
         yield device
@@ -70,7 +71,7 @@ def at_work(worker: Worker | None, workspace: Path, device: str) -> Iterator[str
 
 
 def _present(device: str) -> tuple[str, ...]:
-    """The devices of a kind that this machine has; none for the CPU, which needs no claim."""
+    """This machine's devices of a kind; empty for the CPU, which needs no claim."""
     kind, _, number = device.partition(":")
     if kind == "cpu":
         return ()
@@ -85,16 +86,16 @@ def _present(device: str) -> tuple[str, ...]:
 def claim(devices: tuple[str, ...], run: str) -> str:
     """One of `devices` for this process alone, the same at every call, until the process ends.
 
-    The claim is the kernel's lock on a file of this machine, so however the process ends, the device is free again.
-    While another run has one, this waits for its turn.
+    The claim is a kernel lock on a file of this machine, so the device is free again however the process ends. While
+    another run holds a device, this waits.
 
     Raises:
-        SaeuronError: each is claimed by a process of the same run, for longer than `PATIENCE`.
+        SaeuronError: processes of the same run held all devices for longer than `PATIENCE`.
     """
     if devices not in _claimed:
         _claimed[devices] = _claim(devices, run)
     device, descriptor = _claimed[devices]
-    # A cluster's process may live on from run to run.
+    # A cluster's process may serve several runs: others must see which one holds the device now.
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, run.encode(), 0)
     return device
@@ -115,7 +116,7 @@ def _claim(devices: tuple[str, ...], run: str) -> tuple[str, int]:
                 holders.add(os.pread(descriptor, 100, 0).decode("ascii", "replace"))
                 os.close(descriptor)
                 continue
-            # Never closed: it is the claim.
+            # Left open: closing the descriptor would release the lock, which is the claim.
             return device, descriptor
         if time.monotonic() > end:
             if holders == {run}:

@@ -12,13 +12,18 @@ from storage.files import write_atomic
 from tasks import images
 
 SEEDS = (188, 288, 588, 688, 888)
-"""The benchmark's seeds, in the names of its images. Ours are in their place: the noise is not the benchmark's."""
+"""The benchmark's seeds, which its image names hold. Our images only take the names: their noise is another."""
 
 
 def image_name(asked: dict[str, str], index: int) -> str | None:
-    """`Artist_Sketch_Cats_seed188.jpg`, or `Cats_seed188.jpg` of an unstyled one, as SAeUron's script reads it.
+    """`Artist_Sketch_Cats_seed188.jpg`, or `Cats_seed188.jpg` without a style, as SAeUron's script reads it.
 
-    None for an image that names no object, or beyond the five seeds.
+    Args:
+        asked: {domain: concept that the prompt asks for}.
+        index: number of the image among those of its prompt, from 0.
+
+    Returns:
+        None for an image that asks for no object, or with an index beyond the five seeds.
     """
     if "object" not in asked or index >= len(SEEDS):
         return None
@@ -27,10 +32,10 @@ def image_name(asked: dict[str, str], index: int) -> str | None:
 
 
 def export(workspace: Workspace, image_sets: Iterable[str], folder: Path) -> list[str]:
-    """Write the images of some sets as JPEGs, and return their names; what is there under a name is replaced.
+    """Write the images of some sets as JPEGs, and return their names, sorted. Existing files are replaced.
 
     Raises:
-        ConfigError: no image names an object: these are not the benchmark's domains.
+        ConfigError: no image asks for an object, so these are not the benchmark's domains.
     """
     written: list[str] = []
     folder.mkdir(parents=True, exist_ok=True)

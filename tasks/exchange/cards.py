@@ -24,7 +24,7 @@ RUN = "run.yaml"
 
 
 def sae_facts(workspace: Path, name: str, manifest: Manifest | None, format: str) -> SAEFacts:
-    """The origin of an SAE. Without a manifest, only the place it was read from is known."""
+    """The origin of an SAE. Without a manifest only `name`, the place it was read from, is known."""
     if manifest is None:
         shown = published(name)
         return SAEFacts(shown, format, f"saeuron sae export {shlex.quote(shown)} --format {format} --out DIR")

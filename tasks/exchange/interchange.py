@@ -79,11 +79,16 @@ def bring(
 ) -> tuple[Manifest, Imported, list[str]]:
     """Read an SAE, check it against the model, and commit it as an artifact of the stage `sae`.
 
-    The id is a hash of the weights and their description, so an SAE has the same id wherever it was found. Returns its
-    manifest, the SAE as read, and the ids of other SAEs at that hookpoint.
+    The id is a hash of the weights and their description, so an SAE has the same id wherever it was found.
 
     Args:
+        source: a folder, or a hub id.
+        hookpoint: the module that the SAE reads; empty: the one that the source names.
         model: the diffusion model; None: the model of the workspace's last run.
+        scale: factor by which activations are scaled, for a SAELens folder that does not hold it.
+
+    Returns:
+        (its manifest, the SAE as read, ids of other SAEs at that hookpoint).
 
     Raises:
         BadSAE: the SAE cannot be read.
@@ -126,7 +131,7 @@ def bring(
 
 
 def content(sae: SAE) -> str:
-    """SHA-256 of an SAE's tensors and description."""
+    """SHA-256, hexadecimal, of an SAE's tensors (as float32) and description."""
     found = hashlib.sha256(json.dumps(asdict(sae.info), sort_keys=True).encode())
     for key, tensor in sorted(sae.state_dict().items()):
         found.update(f"{key} {list(tensor.shape)}".encode() + tensor.float().cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""What a workspace remembers.
+"""What a workspace remembers between runs.
 
 records.py   small sealed JSON files, one pydantic model each
 runs.py      runs, and the configuration that later commands use

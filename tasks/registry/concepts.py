@@ -50,10 +50,10 @@ class _Kept(RootModel[Own | Added]):
 
 @dataclass(frozen=True)
 class Roster:
-    """The concepts in the runs of a workspace, beyond those of a configuration."""
+    """Changes to a configuration's concepts: those that were added, dropped or refreshed in the workspace."""
 
     added: tuple[Added, ...] = ()
-    """Added concepts, in the order of adding; dropped ones too while a removal is computed against them."""
+    """Added concepts, in the order of adding; dropped ones too, as long as a reference set holds them."""
     dropped: frozenset[str] = frozenset()
     """Names of dropped concepts, the configuration's own included."""
     references: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -129,15 +129,15 @@ def added(workspace: Workspace) -> list[Added]:
 
 
 def joined(workspace: Workspace, config: RunConfig) -> list[Added]:
-    """The added concepts that were not dropped, of the configuration's domains but not in the configuration."""
+    """Added concepts that are in one of the configuration's domains, were not dropped, and are not its own."""
     found = Roster.of(workspace, config)
     return [a for a in found.added if a.name not in found.dropped]
 
 
 def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
-    """Register a concept. Adding the same one again changes nothing, or restores it as it was if it was dropped.
+    """Register a concept. Adding the same one again changes nothing; a dropped one is restored as it was.
 
-    With more templates than before, it keeps its place and its reference set.
+    With more templates than before, the concept keeps its place and its reference set.
 
     Raises:
         ConfigError: the name is taken by another concept.
@@ -145,7 +145,7 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
 
     def change() -> Added:
         known = {p: c for p, c in entries(workspace).items() if c.name == new.name}
-        _return(workspace, known)
+        _undrop(workspace, known)
         for path, other in known.items():
             if not isinstance(other, Added):
                 continue
@@ -170,15 +170,15 @@ def add(workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
                 grown = other.model_copy(update={"templates": new.templates, **judged})
                 write(workspace, path, grown)
                 return grown
-            return _added(path, workspace, config, new)
-        return _added(_next(workspace), workspace, config, new)
+            return _write_added(path, workspace, config, new)
+        return _write_added(_next_path(workspace), workspace, config, new)
 
     with workspace.lock(_CHANGING):
         return workspace.agreed(change)
 
 
 def _keep_templates(workspace: Workspace, changing: Added) -> None:
-    """Record a concept's templates before they change, so that removals of others use them until refreshed."""
+    """Record a concept's old templates before they change: removals of others use them until they are refreshed."""
     name = changing.name
     for path, other in entries(workspace).items():
         if other.name != name and name in (other.reference or ()) and name not in other.reference_templates:
@@ -206,17 +206,19 @@ def restore(workspace: Workspace, config: RunConfig, back: ConceptConfig) -> Non
         )
     with workspace.lock(_CHANGING):
         workspace.agreed(
-            lambda: _return(workspace, {p: c for p, c in entries(workspace).items() if c.name == back.name})
+            lambda: _undrop(workspace, {p: c for p, c in entries(workspace).items() if c.name == back.name})
         )
 
 
-def _return(workspace: Workspace, known: Mapping[Path, Added | Own]) -> None:
+def _undrop(workspace: Workspace, known: Mapping[Path, Added | Own]) -> None:
+    """Put dropped concepts back on the list, of {record's path: record}."""
     for path, one in known.items():
         if one.dropped:
             write(workspace, path, one.model_copy(update={"dropped": False}))
 
 
-def _added(path: Path, workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
+def _write_added(path: Path, workspace: Workspace, config: RunConfig, new: ConceptConfig) -> Added:
+    """Write the record of an added concept; its reference set is the present domain and itself."""
     names = Roster.of(workspace, config).present(config)[new.domain]
     written = Added(**new.model_dump(), reference=(*(n for n in names if n != new.name), new.name))
     write(workspace, path, written)
@@ -225,28 +227,30 @@ def _added(path: Path, workspace: Workspace, config: RunConfig, new: ConceptConf
 
 def drop(workspace: Workspace, config: RunConfig, name: str) -> None:
     """Drop a concept from the list; its files stay."""
-    _change(workspace, config, name, dropped=True)
+    _update(workspace, config, name, dropped=True)
 
 
 def refresh(workspace: Workspace, config: RunConfig, name: str) -> None:
     """Set the reference set of a concept's removal to the concepts that its domain has now."""
     reference = next(names for names in Roster.of(workspace, config).present(config).values() if name in names)
-    _change(workspace, config, name, reference=reference, reference_templates={})
+    _update(workspace, config, name, reference=reference, reference_templates={})
 
 
-def _change(workspace: Workspace, config: RunConfig, name: str, **fields: Any) -> None:
+def _update(workspace: Workspace, config: RunConfig, name: str, **fields: Any) -> None:
+    """Change fields of a concept's record; a concept of the configuration gets one if it has none."""
     domain = config.domain_of(name)
 
     def change() -> None:
         known = entries(workspace).items()
         found = next(((p, c) for p, c in known if c.name == name and isinstance(c, Own) == bool(domain)), None)
-        path, before = found or (_next(workspace), Own(own=True, name=name, domain=domain or ""))
+        path, before = found or (_next_path(workspace), Own(own=True, name=name, domain=domain or ""))
         write(workspace, path, before.model_copy(update=fields))
 
     with workspace.lock(_CHANGING):
         workspace.agreed(change)
 
 
-def _next(workspace: Workspace) -> Path:
+def _next_path(workspace: Workspace) -> Path:
+    """The path of a new record: numbered in the order of adding."""
     folder = workspace.root / "concepts"
     return folder / f"{max((int(p.stem) for p in folder.glob('[0-9]*.json')), default=-1) + 1:04d}.json"

@@ -1,4 +1,4 @@
-"""Records: small sealed JSON files of one model each. No run makes a damaged one again."""
+"""Records: small sealed JSON files, one pydantic model each. No run can make a damaged one again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def write(workspace: Workspace, path: Path, model: BaseModel) -> None:
 
 
 def parsed(model: type[Model], path: Path, read: Callable[[Path], Any] = read_sealed) -> Model:
-    """The model of a file. Raises ArtifactMissing or RecordDamaged."""
+    """The record in a file; `read` returns its JSON. Raises ArtifactMissing or RecordDamaged."""
     try:
         return model.model_validate(read(path))
     except ValidationError as error:

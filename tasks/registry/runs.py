@@ -19,13 +19,13 @@ from tasks.registry.records import RecordDamaged, parsed, write
 
 CONFIG = "run.json"
 CONFIG_SEAL = "remembered.sha256"
-"""File in the folder of runs with the SHA-256 of run.json: that one is a plain configuration and holds no seal."""
+"""File in the folder of runs with the SHA-256 of run.json, which is a plain configuration and holds no seal."""
 GATE = "gate"
 """The lock under which runs begin, artifacts are deleted and damage is set aside."""
 
 
 LEAVE_OUT = "leave-out"
-"""The flow whose removals are to be measured alone; nobody publishes them."""
+"""Name of the flow that leaves concepts out. Its removals are only measured, never published."""
 
 
 class Record(BaseModel):
@@ -45,9 +45,9 @@ class Record(BaseModel):
     failed: int = 0
     message: str = ""
     command: str = ""
-    """The command line that began it; empty where it was not begun by one."""
+    """The command line that started it; empty if a deployment or a script did."""
     artifacts: dict[str, bool] | None = None
-    """{artifact: whether it was there before}; None if the run has not ended."""
+    """{artifact: whether it existed before}; None until the run has ended."""
     config: str
     """SHA-256 of its configuration, which is `configs/RUN_ID.json`."""
 
@@ -67,9 +67,9 @@ def records(workspace: Workspace) -> list[Record]:
 
 
 def start(workspace: Workspace, flow: str, config: RunConfig, command: str = "") -> str:
-    """Record the start of a run and its configuration; returns its id. Files half written by killed runs are deleted.
+    """Record the start of a run and its configuration; returns its id. Half-written files of killed runs are deleted.
 
-    The caller holds the lock GATE, or two runs could have one number.
+    The caller must hold the lock GATE; otherwise two runs could get one number.
     """
     workspace.sweep()
     now, number = datetime.now(UTC), 1 + max((r.number for r in records(workspace)), default=0)
@@ -89,7 +89,7 @@ def finish(
     message: str = "",
     artifacts: Mapping[str, bool] | None = None,
 ) -> None:
-    """Record how a run ended (completed, failed, interrupted) and its artifacts, {artifact: whether it was there}."""
+    """Record how a run ended (completed, failed, interrupted) and its artifacts, {artifact: whether it existed}."""
     path = workspace.runs / f"{run_id}.json"
     end = {"state": state, "finished": datetime.now(UTC), "message": message}
     known = None if artifacts is None else dict(artifacts)
@@ -98,7 +98,7 @@ def finish(
 
 @contextmanager
 def living(workspace: Workspace, flow: str, config: RunConfig, command: str = "") -> Iterator[str]:
-    """Begin a run and mark it alive during the block, by a lock that ends with the process."""
+    """Start a run, and hold a lock during the block that shows it is alive; the lock ends with the process."""
     with ExitStack() as held:
         with workspace.lock(GATE):
             run_id = start(workspace, flow, config, command)
@@ -124,7 +124,7 @@ def remembered(workspace: Workspace) -> RunConfig:
 
     Raises:
         ConfigError: there was none.
-        RecordDamaged: it is not as it was written.
+        RecordDamaged: the file was changed or damaged.
     """
     path, seal = workspace.root / CONFIG, workspace.runs / CONFIG_SEAL
     if not path.exists():

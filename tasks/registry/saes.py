@@ -14,12 +14,12 @@ CFG = "cfg.json"
 def find(workspace: Workspace, name: str, hint: str = "Give an id, its beginning, or a hookpoint.") -> Manifest:
     """The SAE with the id `name`, with an id or hash that begins with it, or at that hookpoint.
 
-    The end of a hookpoint will do where no other ends so, such as `up_blocks.0.attentions.1`. Of several SAEs at one
-    hookpoint: the one scored last, or else the newest; controls only where there is no other.
+    The end of a hookpoint is enough if no other hookpoint ends in it, such as `up_blocks.0.attentions.1`. Of several
+    SAEs at one hookpoint, the one scored last is taken, or else the newest; a control only if there is no other.
 
     Raises:
-        UnknownName: there is none; the nearest names are given.
-        ConfigError: it is the beginning of several ids, or the end of several hookpoints.
+        UnknownName: no SAE fits; the message names the nearest.
+        ConfigError: several ids begin with it, or several hookpoints end with it.
     """
     known = workspace.artifacts("sae")
     begin = [m for m in known if m.id.startswith(name) or m.id.rpartition("_")[2].startswith(name)] if name else []
@@ -67,7 +67,7 @@ def given(workspace: Workspace, saes: Mapping[str, str]) -> dict[str, str]:
 
 
 def activation(workspace: Workspace, sae_id: str) -> str:
-    """What an SAE of the workspace does at inference: topk, threshold or top_afa. No weights are read."""
+    """The activation function of an SAE at inference: topk, threshold or top_afa. No weights are read."""
     about = read_json(workspace.fetch(sae_id, CFG) / CFG)
     # Files of version 0.1 have no activation: the variant implies it.
     return str(about.get("activation") or ("topk" if about.get("variant") == "topk" else "threshold"))

@@ -27,18 +27,18 @@ from tasks.sae.prove import batches, images
 
 
 class Described(Config):
-    """What somebody says of a latent."""
+    """One description of a latent, with its claim."""
 
     latent: int
     description: str = ""
-    """In words of their own; nothing reads it."""
+    """Free text; only the claim is judged."""
     form: Form
     values: tuple[tuple[str, str], ...]
-    """(domain, concept) of what it claims of images, see `Rule`."""
+    """(domain, concept) pairs of its claim about images, see `Rule`."""
 
     @property
     def rule(self) -> Rule:
-        """What it claims, to be judged."""
+        """The claim, as a rule that can be judged."""
         return Rule(self.form, self.values)
 
 
@@ -50,7 +50,7 @@ class DescribeSummary(Summary):
     explanation_id: str
     images: int
     described: int
-    """Latents."""
+    """Number of descriptions."""
 
 
 class DescribeJob(Job):
@@ -66,10 +66,10 @@ class DescribeJob(Job):
     model: ModelConfig
     model_id: str
     config: ExplainConfig
-    """That of the explanation, so that the images are the same."""
+    """Settings of the explanation, so that the images are the same."""
     sae_id: str
     explanation_id: str
-    """Which says above which strength each latent fires."""
+    """The explanation that holds the strength above which each latent fires."""
     described: tuple[Described, ...]
     prompts_id: str
     judges: dict[str, DomainJudge]
@@ -99,6 +99,7 @@ def describe(job: DescribeJob) -> Made:
                 reader.take()
     thresholds = torch.tensor([own[i]["threshold"] for i in range(sae.info.n_latents)])
     fires = reader.strengths("sae") > thresholds
+    # Control: the same claim, judged on where another latent fires.
     other = strangers([each.latent for each in job.described], sae.info.n_latents, config.seed)
     rows = []
     for each in job.described:
@@ -131,7 +132,7 @@ def describe(job: DescribeJob) -> Made:
 
 
 def strangers(described: list[int], n_latents: int, seed: int) -> dict[int, int]:
-    """{latent: another, drawn at random}: of those described, or of all where only one is."""
+    """{latent: another latent, drawn at random from those described, or from all if only one is described}."""
     drawn = random.Random(seed)
     pool = described if len(described) > 1 else range(n_latents)
     return {i: drawn.choice([k for k in pool if k != i] or [i]) for i in described}

@@ -1,4 +1,4 @@
-"""Say in words what each latent of an SAE fires on, and how far to trust that, beside controls.
+"""Say in words what each latent of an SAE fires on, with a confidence, beside controls.
 
 explanations.parquet    the rule of each latent: chosen on validation images, judged on test images
 """
@@ -78,7 +78,7 @@ class ExplainJob(Job):
     """{`untrained`, `frozen`: id of that SAE}; those that cannot be made are missing."""
     prompts_id: str
     judges: dict[str, DomainJudge]
-    """{domain: who says what images show}; in other domains an image counts as what its prompt asks for."""
+    """{domain: its judge}; in other domains an image counts as showing what its prompt asks for."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def explain(job: ExplainJob) -> Made:
     prompts = prompt_sets.read(job.open, job.prompts_id)
     sets = {split: images(prompts, split, config) for split in SETS}
     encoders: dict[str, Encoder] = {kind: sae.encode for kind, sae in saes.items()}
-    # About the SAE's own centre, so that neurons and latents are told of the same differences.
+    # Centred at the SAE's bias, so that coordinates and latents see the same differences.
     encoders[NEURONS] = neurons(saes["trained"].b_dec.detach())
 
     readers: dict[str, Strengths] = {}
@@ -141,7 +141,7 @@ def explain(job: ExplainJob) -> Made:
 
 
 def shown(job: Judging, requests: Sequence[Request], pictures: NDArray[np.uint8]) -> list[Labels]:
-    """What each image shows: as its judge says, in a domain without a judge as its prompt asks."""
+    """{domain: concept} that each image shows: by the domain's judge, or else as its prompt asks."""
     seen = {domain: judge.look(domain, pictures, job.device) for domain, judge in job.judges.items()}
     return [
         {**request.prompt.concepts, **{domain: found[i].label for domain, found in seen.items()}}
@@ -150,7 +150,7 @@ def shown(job: Judging, requests: Sequence[Request], pictures: NDArray[np.uint8]
 
 
 def _row(found: Explanation) -> Mapping[str, Any]:
-    """One explanation as columns."""
+    """One explanation as columns of the table."""
     rule = found.rule
     values = rule.values if rule else ()
     domains = {domain for domain, _ in values}

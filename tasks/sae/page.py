@@ -25,6 +25,7 @@ from tasks.sae.report import EXAMPLES, FIGURES, IMAGES, LATENTS, PROFILES, STABI
 SHOWN = 50
 """Latents on the page."""
 NEIGHBOURS = 5
+"""Nearest decoder rows shown for a latent."""
 
 _SPECIFIC = """
 WITH means AS (
@@ -52,7 +53,7 @@ def protocol(workspace: Workspace, sae_id: str) -> str | None:
 
 
 def specific(workspace: Workspace, sae_id: str, protocol: str, count: int = SHOWN) -> list[int]:
-    """The latents with the highest score for any one concept, as the mean over all steps."""
+    """The latents with the highest score for any one concept, averaged over all steps."""
     with connect(workspace) as connection:
         return [row[0] for row in connection.execute(_SPECIFIC, [sae_id, protocol, count]).fetchall()]
 
@@ -91,7 +92,7 @@ class Diagnosis:
 
     @functools.cached_property
     def protocol(self) -> str | None:
-        """The protocol of the SAE's newest scores. Looked up when needed: that reads every score's manifest."""
+        """The protocol of the SAE's newest scores. Looked up only when needed: it reads every score's manifest."""
         return protocol(self.workspace, self.sae_id)
 
     @property
@@ -139,7 +140,7 @@ class Diagnosis:
         ]
 
     def pictured(self, latents: Sequence[int]) -> list[Latent]:
-        """Records of some latents without their scores, for which the tables of a workspace are needed."""
+        """Records of some latents without scores, so that no query of the workspace is needed."""
         return self._records(latents, {}, None)
 
     def _examples(self, latents: Sequence[int]) -> dict[int, list[Example]]:

@@ -1,4 +1,4 @@
-"""Tests of an SAE that train others: with an attribute taken away, on planted rows, and of several widths."""
+"""Tests that train more SAEs: with an attribute taken away, on planted rows, and with several widths."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from tasks.sae.proof_tests import Bench
 
 Asked = dict[str, list[str | None]]
-"""{split: what each image asks for}."""
+"""{split: the concept that each image asks for, or None}."""
 
 
 def occluded(bench: "Bench") -> list[dict[str, Any]]:
-    """Test 4: latents for the quiet attribute, with parts of the loud one taken away, and on planted rows."""
+    """Test 4: count latents for the quiet attribute while the loud one is taken away, and on planted rows."""
     rows, config = list[dict[str, Any]](), bench.job.config
     if len(bench.rows["train"].domains) < 2:
         raise ConfigError("the test occlusion needs prompts that ask for two domains, such as object and style.")
@@ -68,7 +68,7 @@ def occluded(bench: "Bench") -> list[dict[str, Any]]:
 
 
 def widened(bench: "Bench") -> list[dict[str, Any]]:
-    """Test 5: parts of concepts, and removals of few latents, by width; and planted parts at the largest width."""
+    """Test 5: how concepts split, and removals with few latents, at each width; planted parts at the largest."""
     job, rows, config = bench.job, list[dict[str, Any]](), bench.job.config
     base = recipe(bench)
     for i, width in enumerate(config.widths):
@@ -100,7 +100,7 @@ def widened(bench: "Bench") -> list[dict[str, Any]]:
 
 
 def recipe(bench: "Bench") -> SAEConfig:
-    """How the SAEs of a test are trained."""
+    """Training settings of a test's SAEs. Raises ConfigError if the tested SAE was not trained in this workspace."""
     if bench.job.train is None:
         raise ConfigError(
             f"{bench.job.sae_id} was not trained in this workspace, so nothing says how; the tests occlusion and width "
@@ -112,7 +112,7 @@ def recipe(bench: "Bench") -> SAEConfig:
 def _fires(
     bench: "Bench", config: SAEConfig, parts: Mapping[str, Rows], asked: Mapping[str, Sequence[str | None]]
 ) -> splitting.Fires:
-    """Where the latents of an SAE that is fitted to the training rows fire on the others."""
+    """Train an SAE on the training rows; where its latents fire on validation and test rows."""
     sae = fitted(config, parts["train"].values, bench.hookpoint, bench.job.device)
     chosen, judged = (strengths(sae, parts[split]) for split in ("validation", "test"))
     return splitting.of(chosen, asked["validation"], judged, asked["test"])
@@ -143,7 +143,7 @@ def _removals(bench: "Bench", sae: SAE, width: int) -> list[dict[str, Any]]:
 
 
 def profile(bench: "Bench", means: Mapping[str, torch.Tensor], concept: str) -> Profile:
-    """What a removal needs, from the mean activations of a domain's concepts, {concept: [S, N]}."""
+    """The statistics that a removal needs, from mean activations of a domain's concepts, {concept: [S, N]}."""
     every = torch.stack(list(means.values()))
     own, other = means[concept], torch.stack([m for name, m in means.items() if name != concept]).mean(0)
     timesteps = torch.tensor(bench.rows["train"].timesteps)

@@ -1,4 +1,4 @@
-"""Test an SAE beside dictionaries made from labels, and beside untrained ones: one artifact for each test.
+"""Test an SAE beside dictionaries made from labels and untrained SAEs: one artifact for each test.
 
 proofs.parquet    every figure of the test, with its ceiling and its control
 """
@@ -37,7 +37,7 @@ from tasks.sae.prove import images
 Test = Literal["approximation", "control", "occlusion", "width"]
 TESTS: tuple[Test, ...] = ("approximation", "control", "occlusion", "width")
 LABELS: dict[str, Labels] = {"supervised": "pooled", "supervised_full": "full", "shuffled": "shuffled"}
-"""Kinds of dictionaries that are made from labels."""
+"""{kind of dictionary in the table: the kind of labels that it is made from}."""
 
 
 class ProofTestConfig(Config):
@@ -48,33 +48,33 @@ class ProofTestConfig(Config):
     images: int = Field(260, ge=2)
     """Images of each set: training prompts to fit to; validation and test prompts where latents are counted."""
     pairs: int = Field(24, ge=1)
-    """Pairs of test prompts of each domain, that differ in one concept."""
+    """Pairs of test prompts for each domain; the two prompts of a pair differ in one concept."""
     every: int = Field(1, ge=1)
     """Every n-th denoising step is read."""
     read: Literal["output", "update"] = "output"
     """Activations that the SAE was trained on."""
     dtype: Literal["float16", "bfloat16"] = "float16"
-    """Of activations in memory."""
+    """Data type of activations in memory."""
     ks: tuple[int, ...] = (2, 4, 6)
-    """Latents that are taken away and added, at most."""
+    """Largest numbers of latents to take away and to add, in the test `control`."""
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Parts of the louder attribute that are taken away."""
+    """Fractions of the louder attribute to take away, in the test `occlusion`."""
     rhos: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Lengths of the planted louder attribute, in lengths of the quiet one."""
+    """Norms of the planted loud attribute, relative to the quiet one, in the test `occlusion`."""
     widths: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """N over D."""
+    """N / D of the SAEs in the test `width`."""
     latents: tuple[int, ...] = (1, 2, 3, 8)
-    """Latents that are edited in removals."""
+    """Numbers of latents to edit in removals, in the test `width`."""
     gamma: float = -2.0
-    """Of these removals, in shares (docs/adr/0014)."""
+    """Multiplier in these removals, with `scale: share` (docs/adr/0014)."""
     removed: int = Field(2, ge=0)
-    """Concepts of each judged domain that are removed."""
+    """Number of concepts to remove in each judged domain."""
     removal_images: int = Field(12, ge=1)
     """Test images of each removal."""
     fit_steps: int = Field(500, ge=1)
-    """Steps of the SAEs that a test trains; rows, k and the rest are those of the SAE that is tested."""
+    """Training steps of the SAEs that a test trains; batch, k and the rest are those of the tested SAE."""
     seed: int = 9
-    """Seed of noise and of the choice of prompts; no run uses it otherwise."""
+    """Seed of noise and of the choice of prompts. Nothing else uses it."""
 
 
 class ProofTestSummary(Summary):
@@ -104,10 +104,10 @@ class ProofTestJob(Job):
     controls: dict[str, str]
     """{`untrained`, `frozen`: id of that SAE}; those that cannot be made are missing."""
     train: SAEConfig | None = None
-    """How the SAEs that a test trains are trained."""
+    """Training settings of the SAEs that a test trains; None: the tested SAE was not trained here."""
     prompts_id: str
     judges: dict[str, DomainJudge] = Field(default_factory=dict)
-    """Of the tests that draw pictures."""
+    """{domain: its judge}, for tests that draw images."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class ProofTestJob(Job):
 
 
 class Bench(NamedTuple):
-    """What every test starts from."""
+    """Inputs of every test."""
 
     job: ProofTestJob
     pipe: Any
@@ -124,7 +124,7 @@ class Bench(NamedTuple):
     """{`trained`, `untrained`, `frozen`: the SAE}."""
     prompts: Sequence[Prompt]
     rows: Mapping[str, Rows]
-    """{split: rows}; `train` alone where latents are not counted."""
+    """{split: rows}; only `train` for tests that do not count latents."""
     attributes: Attributes
 
     def row(
@@ -148,7 +148,7 @@ class Bench(NamedTuple):
 
 @step("proof_test")
 def proof_test(job: ProofTestJob) -> Made:
-    """Draw the images, test, and write the table."""
+    """Generate images, run the test, and write its table."""
     clock, config = Clock(), job.config
     named = {"trained": job.sae_id, **job.controls}
     saes = {kind: SAE.load(job.open.whole(i), job.device) for kind, i in named.items()}
@@ -169,7 +169,7 @@ def proof_test(job: ProofTestJob) -> Made:
 
 
 def pairs_of(prompts: Sequence[Prompt], domain: str, count: int, seed: int) -> list[tuple[Prompt, Pair, str]]:
-    """Test prompts of a domain's concepts in turn, each with its pair, and what the other sentence asks for.
+    """(test prompt, its pair, the concept that the pair's other sentence asks for), the domain's concepts in turn.
 
     Raises:
         BadPrompts: no test prompt has a partner.
@@ -180,7 +180,7 @@ def pairs_of(prompts: Sequence[Prompt], domain: str, count: int, seed: int) -> l
     each = -(-count // max(len(concepts), 1))
     turns = []
     for i, concept in enumerate(concepts):
-        # Each starts with another partner, so that no concept is everybody's.
+        # Each concept starts with a different partner, so that none is the partner of all.
         others = concepts[i + 1 :] + concepts[:i]
         if others:
             turns.append(minimal_pairs(mine, domain, concept, each, seed, others))
@@ -191,7 +191,7 @@ def pairs_of(prompts: Sequence[Prompt], domain: str, count: int, seed: int) -> l
 
 
 def _approximation(bench: Bench) -> list[dict[str, Any]]:
-    """Test 1: every dictionary, along every domain's concepts and in all."""
+    """Test 1: how well each dictionary approximates the activations, in all and along each domain's concepts."""
     job, rows, attributes = bench.job, list[dict[str, Any]](), bench.attributes
     size = max(1, job.model.micro_batch // 3)
     for domain in bench.rows["train"].domains:
@@ -240,7 +240,7 @@ def _decoded(sae: SAE, x: Tensor, t: int) -> Tensor:
 
 
 def _control(bench: Bench) -> list[dict[str, Any]]:
-    """Test 2: every dictionary, at every k, for every judged domain."""
+    """Test 2: whether an edit with each dictionary changes the concept, for every k and judged domain."""
     job, rows = bench.job, list[dict[str, Any]]()
     for domain in [d for d in bench.rows["train"].domains if d in job.judges]:
         pairs = pairs_of(bench.prompts, domain, job.config.pairs, job.config.seed)
@@ -281,7 +281,7 @@ def _by_labels(attributes: Attributes, domain: str, of: Labels, wanted: Sequence
 def _outcome(
     bench: Bench, domain: str, wanted: Sequence[control.Wanted], asked: Sequence[Mapping[str, str]], change: Any
 ) -> tuple[int, int, int]:
-    """(pictures that show the other concept, that keep every other domain, that do both)."""
+    """Numbers of images: (that show the other concept, that keep every other domain, that do both)."""
     job, size = bench.job, max(1, bench.job.model.micro_batch // 2)
     moved, kept = [], []
     for start in range(0, len(wanted), size):

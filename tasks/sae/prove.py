@@ -1,6 +1,6 @@
-"""Measure how well single latents name concepts, with an SAE and its controls, at one hookpoint.
+"""Measure how well single latents name concepts, for an SAE and its controls at one hookpoint.
 
-dictionary.parquet    the best latent of each concept: its F1 on images that it was not chosen on
+dictionary.parquet    the best latent of each concept, with its F1 on other images than those it was chosen on
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from tasks.engine.step import step
 
 FILE = "dictionary.parquet"
 NEURONS, SUPERVISED = "neurons", "supervised"
-"""Controls without an SAE: the coordinates of the activations, and a difference of means for each concept."""
+"""Controls without an SAE: single coordinates of the activations, and a difference of means for each concept."""
 
 
 class ProofConfig(Config):
@@ -38,9 +38,9 @@ class ProofConfig(Config):
     half: Literal["conditional", "unconditional"] = "conditional"
     """Half of the guided batch that is read."""
     read: Literal["output", "update"] = "output"
-    """Activations that the SAE was trained on."""
+    """Activations that the SAE was trained on: the module's output, or output minus input."""
     seed: int = 5
-    """Seed of noise and of the choice of prompts; no run uses it otherwise, so that the images are new."""
+    """Seed of noise and of the choice of prompts. Nothing else uses it, so the images are new."""
 
 
 class ProofSummary(Summary):
@@ -73,7 +73,7 @@ class ProofJob(Job):
 
 
 class Sets(Protocol):
-    """How many images a set has, and the seed that they are drawn with."""
+    """Number of images in a set, and the seed of their noise."""
 
     @property
     def images(self) -> int: ...
@@ -83,7 +83,7 @@ class Sets(Protocol):
 
 
 def images(prompts: Iterable[Prompt], split: str, config: Sets) -> list[Request]:
-    """`config.images` images of one split, one prompt of each combination of concepts in turn.
+    """`config.images` images of one split: one prompt for each combination of concepts, then again from the first.
 
     Raises:
         BadPrompts: there are no prompts of this split.

@@ -43,7 +43,7 @@ STABILITY = "stability.parquet"
 
 
 class DiagnosisSummary(Summary):
-    """Figures of an SAE on held-out images, in the half of the batch that it reads."""
+    """Figures of an SAE on held-out images, for the half of the batch that was read."""
 
     sae_id: str
     hookpoint: str
@@ -54,7 +54,7 @@ class DiagnosisSummary(Summary):
     linear: float | None
     """Share of the squared error that is linear in the activations; None: unknown."""
     fvu_pursuit: float
-    """FVU if gradient pursuit chooses the same number of latents."""
+    """FVU when gradient pursuit chooses as many latents as the encoder."""
     recovered: float | None
     """Share of the denoising loss that the reconstruction recovers; None: unknown."""
     images: int
@@ -91,7 +91,7 @@ class StabilitySummary(Summary):
     encoder: float
     """Mean cosine of the encoder rows of these pairs."""
     chance: float
-    """What `stability` would be for random directions."""
+    """Expected `stability` for random directions."""
 
 
 class StabilityJob(Job):
@@ -222,7 +222,7 @@ def profile_table(firing: Firing) -> pa.Table:
 
 
 def example_table(gathered: Gathered, requests: list[Request]) -> pa.Table:
-    """One row per (latent, chosen image), by rank; the further ones have no map."""
+    """One row per (latent, chosen image), by rank; only the first ranks have a map."""
     top = gathered.examples
     places, latents = (top.mean.T > 0).nonzero(as_tuple=True)[::-1]
     chosen = [requests[i] for i in top.image[places, latents].tolist()]

@@ -1,4 +1,4 @@
-"""An SAE of this workspace again, with thresholds in place of per-row TopK."""
+"""Make a copy of an SAE of the workspace that has thresholds instead of per-row TopK."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ from tasks.engine.step import step
 from tasks.train import SAESummary, TrainJob
 
 CHECKED = 4
-"""One image of validation prompts is drawn for so many of training prompts, to see how well thresholds do."""
+"""Training images for each validation image; thresholds are taken from the former and tested on the latter."""
 
 
 class ThresholdsJob(Job):
-    """One SAE with thresholds. It is an artifact of the stage `sae`, beside the one that it is made from."""
+    """One SAE with thresholds: an artifact of the stage `sae`, like the SAE that it is made from."""
 
     stage: ClassVar[str] = TrainJob.stage
     version: ClassVar[int] = TrainJob.version
@@ -41,7 +41,7 @@ class ThresholdsJob(Job):
     model: ModelConfig
     model_id: str
     reading: CaptureConfig
-    """Half, data type and steps of the rows; the number of positions follows from `thresholds`."""
+    """Half, dtype and steps of the rows; the number of positions follows from `thresholds`."""
     thresholds: ThresholdsConfig
     hookpoint: str
     sae_id: str
@@ -57,7 +57,7 @@ class ThresholdsJob(Job):
 
 @step("thresholds")
 def thresholds(job: ThresholdsJob) -> Made:
-    """Draw the images, take the thresholds, and see on other images how well they agree with TopK."""
+    """Generate images, take thresholds from them, and measure on other images how well they agree with TopK."""
     clock = Clock()
     sae = SAE.load(job.open.whole(job.sae_id), job.device)
     own, other = images(prompt_sets.read(job.open, job.prompts_id), job.thresholds)
@@ -94,7 +94,7 @@ def _notes(job: ThresholdsJob, told: Agreement, rows: int, held_out: int) -> tup
 
 
 def images(prompts: Sequence[Prompt], config: ThresholdsConfig) -> tuple[list[Request], list[Request]]:
-    """The images that thresholds are taken from, and fewer of other prompts on which they are tried.
+    """(images of training prompts to take thresholds from, fewer of validation prompts to test them on).
 
     Raises:
         BadPrompts: there are no training or no validation prompts.
@@ -117,11 +117,12 @@ def rows_of(
     config: ThresholdsConfig,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """Rows of images, as many of each as bring `config.images` of them to about `config.rows`; float32 [R, D].
+    """Activations of images, float32 [R, D]: as many of each image as give about `config.rows` for `config.images`.
 
     Args:
-        drawing: how images are drawn. reading: which rows are read of them, positions and seed aside.
-        tell: called with the number of images that are done.
+        drawing: how images are drawn.
+        reading: which rows are read; its number of positions and seed are replaced.
+        tell: called with the number of images done.
     """
     steps = 1 if hookpoint.startswith("text_encoder") else math.ceil(drawing.steps / reading.every)
     positions = math.ceil(config.rows / (config.images * steps))
