@@ -1,4 +1,4 @@
-"""How good a judge is: what it says of unedited images, before any removal is judged by it."""
+"""Accuracy of a judge on unedited images, measured before it judges a removal."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from saeuron.figures.metrics import Judged, wilson
 from saeuron.figures.words import percent
 
-LEAST = 0.7
-"""A judge that is right less often on unedited images is warned of."""
+MIN_ACCURACY = 0.7
+"""Below this accuracy on unedited images a run prints a warning."""
 _WORST = 3
+"""Mistakes that are named."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,16 @@ class Calibration:
     domain: str
     judge: str
     right: int
+    """Images on which it sees the concept that was asked for."""
     n: int
+    """Images."""
     confused: tuple[tuple[str, str, int], ...]
     """(asked, seen, images) of its mistakes, the most frequent first."""
 
     @property
     def weak(self) -> bool:
-        """Whether it is right less often than `LEAST`."""
-        return self.right < LEAST * self.n
+        """Whether it is right less often than `MIN_ACCURACY`."""
+        return self.right < MIN_ACCURACY * self.n
 
     @property
     def line(self) -> str:
@@ -41,13 +44,13 @@ class Calibration:
 
     @property
     def warning(self) -> str:
-        """What to say of a weak judge, in one line; empty for another."""
+        """A warning of one line about a weak judge; empty if it is not weak."""
         if not self.weak:
             return ""
         return (
             f"warning: the judge of {self.domain} is right on {percent(self.right / self.n)} % of unedited images, "
-            f"below {percent(LEAST)} %: it, or what the model draws, is too poor for figures of a removal to mean "
-            "much; look at the pictures, give judge_templates, or another judge"
+            f"below {percent(MIN_ACCURACY)} %: it, or what the model draws, is too poor for figures of a removal to "
+            "mean much; look at the pictures, give judge_templates, or another judge"
         )
 
 
@@ -57,6 +60,6 @@ def calibration(domain: str, judge: str, unedited: Sequence[Judged]) -> Calibrat
     if not asked:
         return None
     wrong = Counter((concept, str(seen)) for concept, seen in asked if concept != seen)
-    # By name among equally frequent ones, so that the line does not depend on the order of images.
+    # Ties are sorted by name, so that the line does not depend on the order of images.
     confused = sorted(((a, s, count) for (a, s), count in wrong.items()), key=lambda c: (-c[2], c[0], c[1]))
     return Calibration(domain, judge, len(asked) - wrong.total(), len(asked), tuple(confused))

@@ -14,57 +14,57 @@ from saeuron.figures.metrics import Judged, questions, wilson
 
 METRICS = ("UA", "IRA", "CRA")
 
-LEAST = 6
-"""Prompts that have to differ before one removal can beat another: tosses of a coin, they all fall on one side in 1 of
-32 cases. Resampling would be sure of four."""
+MIN_DIFFERING = 6
+"""Fewest prompts with a difference for one removal to beat another. Six tosses of a fair coin all agree in 1 of 32
+cases; with four differing prompts the bootstrap alone would already be certain."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What judges saw on the images of one concept, with either of two removals of it."""
+    """Judged images of one concept, with each of two removals of it."""
 
     concept: str
     first: Sequence[Judged]
     second: Sequence[Judged] | None
-    """None: a removal that is wrong on every image; the difference is then the figure of the first."""
+    """None stands for a removal that is wrong on every image: the difference is then the figure of the first."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much the first removals are better, as a fraction. None: something could not be judged."""
+    """How much better the first removals are, as a fraction. None: something could not be judged."""
 
     value: float | None
     low: float | None
-    """95 % percentile interval."""
+    """Ends of the 95 % percentile interval."""
     high: float | None
     n_images: int
     n_prompts: int
     n_differ: int
-    """Prompts on which they differ."""
+    """Prompts with an image on which the two differ."""
 
     @property
     def beats(self) -> bool:
         """Whether the first are better: the interval is above 0, and enough prompts differ."""
-        return self.low is not None and self.low > 0 and self.n_differ >= LEAST
+        return self.low is not None and self.low > 0 and self.n_differ >= MIN_DIFFERING
 
     @property
     def loses(self) -> bool:
         """Whether the first are worse, by the same rule."""
-        return self.high is not None and self.high < 0 and self.n_differ >= LEAST
+        return self.high is not None and self.high < 0 and self.n_differ >= MIN_DIFFERING
 
 
 @dataclass(frozen=True)
 class Part:
-    """One figure as sums by prompt and group; its value is the mean over groups of gain / count."""
+    """One figure as sums over P prompts and G groups; its value is the mean over groups of gain / count."""
 
     weight: float
     gain: NDArray[np.float64]
-    """[P, G], images that the first has right and the second has not, minus the reverse."""
+    """[P, G], images that only the first has right, minus images that only the second has right."""
     count: NDArray[np.float64]
     """[P, G], images."""
 
     def value(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[draws], of how often each prompt was drawn [draws, P]; NaN where none of its images was."""
+        """Value of each draw, [draws]; `times`, [draws, P], says how often each prompt was drawn. NaN: no image."""
         gain, count = times @ self.gain, times @ self.count
         there = count > 0
         shares = np.divide(gain, count, out=np.zeros_like(gain), where=there)
@@ -77,7 +77,7 @@ def compare(
 ) -> Difference:
     """The mean over concepts of the difference of (UA + IRA + CRA) / 3, paired by image.
 
-    The interval is of a bootstrap over prompts. A draw that leaves a metric without images is not counted.
+    The interval is from a bootstrap over prompts. Draws that leave a metric without images are not counted.
 
     Args:
         domain: that of the concepts.
@@ -97,7 +97,7 @@ def compare_all(
     seed: int = 0,
     draws: int = 2000,
 ) -> Difference:
-    """The same over concepts of several domains, each with its own: (domain, pair); the mean of some metrics alone."""
+    """As `compare`, over concepts of several domains, (domain, pair), and for the mean of chosen `metrics`."""
     if not pairs:
         raise ValueError("nothing to compare: expected the images of at least one concept")
     prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for _, pair in pairs for j in pair.first}))}
@@ -122,10 +122,10 @@ def compare_all(
 
 
 def share(domains: Sequence[str], pairs: Sequence[tuple[str, Pair]], metric: str) -> Difference:
-    """One metric of removals by themselves, as a mean over concepts; their pairs have no second.
+    """One metric, as a mean over concepts; the pairs have no second removal.
 
-    The interval is the wider, at each end, of the bootstrap by prompt and of Wilson's over all images, which does not
-    shrink to nothing where every image is right.
+    At each end the interval is the wider of a bootstrap over prompts and of Wilson's over all images, which keeps a
+    width where every image is right.
     """
     found = compare_all(domains, pairs, metrics=(metric,))
     if found.value is None or found.low is None or found.high is None:
@@ -140,7 +140,7 @@ def share(domains: Sequence[str], pairs: Sequence[tuple[str, Pair]], metric: str
 def _parts(
     domain: str, others: Sequence[str], pair: Pair, prompts: dict[str, int], metrics: Sequence[str] = METRICS
 ) -> list[Part] | None:
-    """The metrics that `saeuron.metrics.summary` averages; None if an image of theirs could not be judged."""
+    """The metrics that `saeuron.figures.metrics.summary` averages; None if one of their images was not judged."""
     against = pair.first if pair.second is None else pair.second
     second = {(j.prompt_id, j.index): j for j in against}
     if {(j.prompt_id, j.index) for j in pair.first} != second.keys() or len(pair.first) != len(against):

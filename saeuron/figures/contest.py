@@ -1,8 +1,7 @@
 """Several methods on the same concepts and images: figures with intervals, and differences to one of them.
 
-A difference is paired by image, and "better" is said only where its interval is above 0 (`Difference.beats`). The one
-that all are compared with is the best unless another is named: then the others' differences are a little too low,
-because the best was chosen on these images.
+Differences are paired by image; a method counts as better only by `Difference.beats`. By default all are compared with
+the best. Their differences are then a little too low, because the best was chosen on the same images.
 """
 
 from collections import Counter
@@ -21,9 +20,9 @@ class Entry:
     figures: Mapping[str, Difference]
     """UA, IRA, CRA and `mean`, each with its interval."""
     difference: Difference | None
-    """Of the mean, to the method that all are compared with; None for itself."""
+    """Of the mean, to the method that all are compared with; None for that method itself."""
     becomes: Mapping[str, list[tuple[str, float]]]
-    """{concept: [(what the judge sees in the images asked for it, share of them)]}, the most frequent first."""
+    """{concept: [(label, share of the images asked for the concept that the judge gives it)]}, most frequent first."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ def contest(
 
     Args:
         domains: all domains of the run.
-        removed: {method: its removals}; all of the same concepts and images.
-        against: the method that the others are compared with; empty: the one with the best mean that is no control.
-        controls: methods that cannot be it.
+        removed: {method: its removals}, for all methods with the same concepts and images.
+        against: the method to compare the others with; empty: the one with the best mean, controls excluded.
+        controls: the methods that are controls.
     """
     alone = {name: [(r.domain, Pair(r.concept, r.edited, None)) for r in of] for name, of in removed.items()}
     figures = {name: _figures(domains, pairs) for name, pairs in alone.items()}
@@ -69,7 +68,7 @@ def _figures(domains: Sequence[str], pairs: Sequence[tuple[str, Pair]]) -> dict[
 
 
 def becomes(removal: Removed) -> list[tuple[str, float]]:
-    """What the judge sees in the images that were asked to show the concept, and in which share of them."""
+    """(label, share of the images asked for the concept that the judge gives it), most frequent first."""
     seen = [j.seen.get(removal.domain) for j in removal.edited if j.asked.get(removal.domain) == removal.concept]
     counts = Counter(name for name in seen if name is not None)
     return [(name, count / len(seen)) for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]

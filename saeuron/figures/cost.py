@@ -1,4 +1,4 @@
-"""What removals cost per image: the time of generation with each, as a ratio to generation without."""
+"""Cost of removals: the time of generation with each, relative to generation without."""
 
 import statistics
 import time
@@ -18,9 +18,10 @@ def overhead(
     seed: int = 0,
     repeats: int = 3,
 ) -> dict[str, float]:
-    """{name: ratio}, the median over rounds; in each, plain generation and every removal take turns in this process.
+    """{name: time with the removal / time without}, the median over `repeats` rounds.
 
-    So a busy machine slows them alike. The first round warms up and does not count.
+    In each round plain generation and every removal take turns, so that a busy machine slows all alike. One more round
+    comes first, to warm up, and does not count.
     """
     ratios: dict[str, list[float]] = {name: [] for name in removals}
     for round_ in range(repeats + 1):

@@ -1,4 +1,4 @@
-"""What else a removal changes: how often each other concept is still drawn, and what judges see in its place."""
+"""Damage of a removal: how often each other concept is still drawn, and what judges see instead."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from saeuron.figures.metrics import Judged, paired_loss
 
 @dataclass(frozen=True)
 class Damage:
-    """One other concept, on all images that ask for it: fractions that its judge recognises, paired by image."""
+    """One other concept: the fractions of the images that ask for it in which its judge sees it, paired by image."""
 
     harmed: str
     domain: str
@@ -24,7 +24,7 @@ class Damage:
     """Ends of the 95 % interval of the loss, see `saeuron.figures.metrics.paired_loss`."""
     high: float
     certain: bool
-    """Whether that interval is above 0. Of 40 concepts that lose nothing, about one looks like this by chance."""
+    """Whether the interval is above 0. By chance this holds for about one of 40 concepts that lose nothing."""
     n: int
     """Images."""
     n_prompts: int
@@ -58,7 +58,7 @@ def damage(domain: str, concept: str, edited: Sequence[Judged], unedited: Sequen
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many of the images that ask for one concept were taken for which."""
+    """Number of images that ask for one concept and in which the judge sees a given label."""
 
     domain: str
     asked: str
@@ -70,7 +70,7 @@ class Confusion:
 
 
 def confusion(edited: Sequence[Judged], unedited: Sequence[Judged]) -> list[Confusion]:
-    """What judges saw, by what was asked, in every domain; by name."""
+    """Counts of (domain, asked, seen), sorted by name."""
     counts = [
         Counter((d, asked, seen) for j in images for d, asked in j.asked.items() if (seen := j.seen.get(d)))
         for images in (edited, unedited)

@@ -6,7 +6,7 @@ A removal is measured for one concept. A classifier of each domain judges the im
     IRA         that accuracy on images asked to show the other concepts of the domain, mean over concepts
     CRA         accuracy of the other domain on all images that cross both domains, the concept's own included
     CRA-retained, CRA-target   CRA on the images that do not, and that do, ask for the concept
-    IRA-drop, CRA-drop   share of the images of IRA, and of CRA, that are right without the removal, less that with it
+    IRA-drop, CRA-drop   share of the images of IRA, or of CRA, that are right without the removal, minus that with it
 
 A blank image has lost the concept and everything else: UA counts it as a success, CRA-target does not.
 """
@@ -29,6 +29,7 @@ class Judged:
 
     prompt_id: str
     index: int
+    """Number of the image among those of its prompt, from 0."""
     asked: Mapping[str, str]
     seen: Mapping[str, str | None]
 
@@ -87,8 +88,9 @@ def bootstrap_by_prompt(
     """95 % percentile interval of a mean over images clustered by prompt: whole prompts are resampled.
 
     Args:
-        values: [n], one per image, such as paired differences. prompts: [n], ids.
-        concepts: [n], equal for all images of a prompt. If given, the mean is over the concepts that were drawn.
+        values: float64 [n], one per image, such as paired differences.
+        prompts: [n], prompt ids.
+        concepts: [n], equal for all images of a prompt. If given, the mean is over concepts, those in the draw.
     """
     _, first, group = np.unique(np.asarray(prompts), return_index=True, return_inverse=True)
     sums, counts = np.bincount(group, weights=values), np.bincount(group)
@@ -213,11 +215,11 @@ def _drop(q: Question, edited: Sequence[Judged], unedited: Sequence[Judged]) -> 
 
 
 def paired_loss(right: Sequence[tuple[bool, bool]], prompts: Sequence[str]) -> tuple[float, float, float]:
-    """(loss, low, high): the share that is right before, less the share that is right after, with its 95 % interval.
+    """(loss, low, high): the share that is right before minus the share that is right after, with its 95 % interval.
 
-    The wider of two intervals at each end. That of Bonett and Price (2012) for paired proportions stays honest with few
-    images, but takes them as independent; the bootstrap by prompt knows that images of a prompt are alike, but is too
-    narrow with few prompts.
+    At each end it is the wider of two intervals. That of Bonett and Price (2012) for paired proportions is valid with
+    few images, but takes them as independent. The bootstrap by prompt allows for images of a prompt being alike, but is
+    too narrow with few prompts.
 
     Args:
         right: (before, after) of each image, at least one.

@@ -1,4 +1,4 @@
-"""Published figures of UnlearnCanvas (2402.11846), as their papers print them; none was run again here."""
+"""Published figures on UnlearnCanvas (2402.11846), as papers print them; none was reproduced here."""
 
 from typing import NamedTuple
 
@@ -33,4 +33,4 @@ PUBLISHED = (
     Published("Diff-QuickFix", "style", None, None, None, 95.81, "text encoder, as HiRM ran it"),
     Published("Diff-QuickFix", "object", None, None, None, 96.19, "text encoder, as HiRM ran it"),
 )
-"""The best that are known of each kind. The same name carries different figures in different papers."""
+"""The best published figures of each kind of method. Papers print different figures for the same method."""

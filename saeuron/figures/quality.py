@@ -1,4 +1,4 @@
-"""What a removal does to pictures that do not ask for the concept, beside UA, IRA and CRA.
+"""Quality of images with a removal, in addition to UA, IRA and CRA.
 
     Frechet distance   |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of the means and covariances of features, edited
                        against unedited images of the same prompts and seeds (1706.08500); of which features is the
@@ -7,9 +7,9 @@
     out of the ordinary   share of images that do not look like the model's own, whatever they show, as the judge tells
     PART at THRESHOLD  how many parts of a kind a detecting judge finds, with at least that confidence
 
-A distance depends on the number of images, so value and control have the same: images of a prompt are halved by their
-index, value is the mean of the halves' distances, and control the distance between the unedited halves, which is what
-two other seeds alone make.
+A distance depends on the number of images, so value and control use equally many: the images of each prompt are split
+into two halves by index. The value is the mean distance, edited to unedited, over the halves. The control is the
+distance between the two unedited halves, which differ only in seeds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 ODD = "out of the ordinary"
 """Name of that figure."""
 FILE = "prompts of "
-"""Begins the name of an image set that holds the images of one file of prompts."""
+"""Prefix of the name of an image set that holds the images of one prompt file."""
 Key = tuple[str, int]
 """(prompt id, index) of an image."""
 
@@ -54,7 +54,7 @@ def frechet(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def halves(keys: Iterable[Key]) -> tuple[list[Key], list[Key]]:
-    """Images of even and of odd index, as many of one prompt in either; those without a partner are left out."""
+    """(images of even index, images of odd index), equally many for each prompt; unpaired ones are left out."""
     known = sorted(keys)
     there = {*known}
     even = [(prompt, i) for prompt, i in known if i % 2 == 0 and (prompt, i + 1) in there]

@@ -12,14 +12,14 @@ METRICS = ("UA", "IRA", "CRA")
 
 @dataclass(frozen=True)
 class Removed:
-    """What judges saw on the images of one removal; all on the same prompts and seeds."""
+    """Judged images of one removal; all of the same prompts and seeds."""
 
     domain: str
     concept: str
     edited: Sequence[Judged]
     unedited: Sequence[Judged]
     control: Sequence[Judged] | None = None
-    """With the control's removal of the concept; None: there is none."""
+    """With the control's removal of the same concept; None: no control."""
 
 
 @dataclass(frozen=True)

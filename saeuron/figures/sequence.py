@@ -1,4 +1,4 @@
-"""What is left when several concepts are removed at once, and what of the rest.
+"""Figures of several removals at once: what is gone, and what stays.
 
     removed    accuracy of a removed concept's domain on the images asked to show it; UA is 1 - their mean
     retained   the same of a concept that stays, on images that ask for no removed concept
@@ -6,8 +6,8 @@
     CRA        accuracy of another domain on images that ask for both and for no removed concept
     RA         (IRA + CRA) / 2; without another domain IRA
 
-Intervals are 95 %, the wider at each end of a bootstrap over prompts and of Wilson's for that share of the different
-images: the bootstrap alone shrinks to nothing where every image is right.
+Intervals are 95 %: at each end the wider of a bootstrap over prompts and of Wilson's over the images. The bootstrap
+alone has no width where every image is right.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -45,7 +45,7 @@ def shares(
     Args:
         domains: all domains of the run.
         removed: {concept: its domain} of what is removed now.
-        over: the domains that IRA is of: those of everything that is removed in the end.
+        over: domains to compute IRA over: those of all concepts that are removed in the end.
         images: what judges saw.
     """
     prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for j in images}))}
@@ -113,7 +113,7 @@ def _share(role: str, measured: str | None, parts: Sequence[_Asked], prompts: in
     value = float(mean(np.ones((1, prompts)))[0])
     times = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=DRAWS)
     drawn = mean(times.astype(np.float64))
-    # A draw without an image of the figure says nothing of it.
+    # A draw without an image of this figure has no value.
     low, high = np.percentile(drawn[~np.isnan(drawn)], [2.5, 97.5])
     least, most = wilson(round(value * n), n)
     return Share(role, measured, value, min(float(low), least, value), max(float(high), most, value), n)

@@ -1,4 +1,4 @@
-"""The mean of a figure over concepts, with an interval that knows that concepts differ."""
+"""The mean of a figure over concepts, with an interval that allows for differences between concepts."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from saeuron.figures.metrics import wilson
 def over_concepts(
     values: Sequence[tuple[float, int]], *, seed: int = 0, draws: int = 2000
 ) -> tuple[float, float, float]:
-    """(mean, low, high) of fractions, one a concept, which count alike; 95 %.
+    """(mean, low, high) of fractions, one for each concept with equal weight; 95 % interval.
 
-    At each end the wider of two intervals: a bootstrap over concepts, because some are harder than others, and Wilson's
-    over all images, which does not shrink to nothing where every concept has the same value.
+    At each end it is the wider of two intervals: a bootstrap over concepts, because some are harder than others, and
+    Wilson's over all images, which keeps a width where every concept has the same value.
 
     Args:
-        values: (fraction, images it is over) of each concept, at least one.
+        values: (fraction, number of images) of each concept, at least one.
 
     Raises:
         ValueError: there is no concept.

@@ -1,17 +1,16 @@
-"""The verdict on a removal, from its figures beside those of the unedited model. Every threshold is a `VerdictConfig`.
+"""The verdict on a removal, from its figures and those of the unedited model. Thresholds are fields of `VerdictConfig`.
 
-Every end below is one of a 95 % interval; what is gone counts as a share of what the unedited model draws,
+"Low" and "high" are the ends of a 95 % interval. "Gone" is the share of what the unedited model draws that is gone:
 1 - (1 - UA) / (1 - UA of the unedited model).
 
     cannot be judged   no judge says whether the concept is gone; or the unedited model hardly draws it, so that its
-                       absence shows nothing: the low end of what it draws is below `drawn`
-    failed             the high end of what is gone is below `removed`; or the low end of IRA-drop or CRA-drop is above
-                       `destroyed`
-    holds              the low end of what is gone is at least `removed`; the high ends of IRA-drop and CRA-drop are at
-                       most `lost`; for no other concept is the low end of its loss above `harmed`
+                       absence shows nothing: low of what it draws is below `drawn`
+    failed             high of gone is below `removed`; or low of IRA-drop or CRA-drop is above `destroyed`
+    holds              low of gone is at least `removed`; high of IRA-drop and CRA-drop is at most `lost`; and for every
+                       other concept, low of its loss is at most `harmed`
     weak               neither: it does harm, removes in part, or there are too few images to tell
 
-Where another domain has no judge, a removal that has not failed cannot be judged.
+If another domain has no judge, a removal that has not failed cannot be judged.
 """
 
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ Verdict = Literal["holds", "weak", "failed", "cannot be judged"]
 def verdict(
     metrics: Sequence[Metric], damage: Sequence[Damage], config: VerdictConfig | None = None
 ) -> tuple[Verdict, str]:
-    """The verdict, and why in a few words; a removal that holds needs none.
+    """(verdict, reason in a few words); the reason is empty for a removal that holds.
 
     Args:
         metrics: all of one removal, as `saeuron.figures.metrics.evaluate` gives them.

@@ -1,16 +1,16 @@
-"""Figures as people read them."""
+"""Figures as text for people."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def percent(fraction: float) -> str:
-    """`69.6`, and `100` without a point."""
+    """A fraction in percent: `69.6`, and `100` without a decimal point."""
     return f"{100 * fraction:.1f}".removesuffix(".0")
 
 
 def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """`98.9 97-100`, percent; `-` for what could not be judged."""
+    """Fractions in percent: `98.9 97-100`; `-` if one is None."""
     if value is None or low is None or high is None:
         return "-"
     return f"{percent(value) if value == 1 else format(100 * value, '.1f')} {100 * low:.0f}-{100 * high:.0f}"

@@ -1,23 +1,23 @@
-"""Ways to remove a concept: one file a method, found by its name.
+"""Ways to remove a concept: one file for each method, which is found by its name.
 
     removal.py          `Removal`: how its parts attach, combine, and live in a file
     parts.py            what a removal is made of: edits, calls, changes, watches
-    base.py             what a method is, and the evidence that it may use
+    base.py             the base class of methods, and the evidence that they use
     latents.py          edits of an SAE's latents, which several methods share
-    local.py            latents turned by hand, at some steps and in some part of the picture
+    local.py            latents turned by hand, at some steps and in a region of the picture
     saeuron.py          SAeUron: multiply the latents of a concept by gamma mu (2501.18052)
-    parity.py           SAeUron's edit with the sign of its public implementation, to compare
+    parity.py           SAeUron's edit with the sign of its public implementation, for comparison
     negative_prompt.py  name the concept in the negative prompt
     controls.py         SAeUron's edit with an untrained SAE, a frozen decoder, or random latents
-    supervised.py       take a concept's direction away where labels tell it is there, without an SAE
-    steering.py         subtract the difference of mean activations, without an SAE
-    clipped_steering.py  of cross-attention's outputs, subtract what is positive along it
-    gates.py            an edit of latents in tiers, with a gate that decides by image or prompt
-    tiers.py            a constant change for a concept, everywhere, by image or by position
-    replace.py          bring the latents of a concept to their mean over the domain
+    supervised.py       subtract a direction found from labels where a discriminant sees the concept; no SAE
+    steering.py         subtract the difference of mean activations; no SAE
+    clipped_steering.py  subtract the positive part of cross-attention outputs along that difference; no SAE
+    gates.py            an edit of latents in tiers, with a gate by image or prompt
+    tiers.py            add a constant change: everywhere, by image or by position
+    replace.py          set the latents of a concept to their mean over the domain
     bake.py             fold a removal into weights
     text/               edits of a text encoder's states
-    detection/          methods that look with an SAE and act where it fires
+    detection/          methods that detect with an SAE and act where it fires
     weights/            changes of weights: closed-form and trained edits
 
 A method of your own is a subclass of `Method`, made known by `saeuron.methods.register(MyMethod())` or by an entry
@@ -64,15 +64,15 @@ BUILT_IN = {
 """{name: module:class}, imported on first use."""
 UNTRAINED = "untrained"
 _WITH_LATENTS = ("replace", "tiered", "sauce", "sae_guidance", "gated_uce")
-"""Those with a control `NAME_untrained`; of `saeuron` it is `untrained`."""
+"""Methods that have a control `NAME_untrained`. The one of `saeuron` is called `untrained`."""
 _made: dict[str, "Method"] = {}
 
 
 def register(method: "Method") -> None:
-    """Make a method known by its name, in this process.
+    """Register a method under its name, in this process.
 
     Raises:
-        ConfigError: another method has this name, or it is not made of lower-case letters, digits and underscores.
+        ConfigError: another method has this name, or the name is not lower-case letters, digits and underscores.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", method.name):
         raise ConfigError(f"a method cannot be named {method.name!r}; expected lower-case letters, digits and _.")
@@ -82,24 +82,24 @@ def register(method: "Method") -> None:
 
 
 def unregister(name: str) -> None:
-    """Forget a method that `register` made known."""
+    """Undo `register`; an unknown name is ignored."""
     _made.pop(name, None)
 
 
 def names() -> list[str]:
-    """Every method that is known here."""
+    """Names of all methods: shipped, controls, registered, and from installed packages; sorted."""
     controls = (f"{name}_{UNTRAINED}" for name in _WITH_LATENTS)
     return sorted({*BUILT_IN, *controls, *_made, *installed.entries(GROUP)})
 
 
 def control(name: str, kind: str) -> str:
-    """The control of a kind, `untrained` or `random`, beside a method: its own where it has one, else SAeUron's."""
+    """Name of a method's control of a kind, `untrained` or `random`: its own if it has one, else SAeUron's."""
     own = f"{name}_{kind}"
     return own if own in names() else kind
 
 
 def _with_untrained(name: str) -> "Method | None":
-    """The control `NAME_untrained` of a method that reads latents: the same, of an SAE that was never trained."""
+    """The control `NAME_untrained` of a method that reads latents: the same method with an untrained SAE."""
     of = name.removesuffix(f"_{UNTRAINED}")
     if of == name or of not in names() or (of in BUILT_IN and of not in _WITH_LATENTS):
         return None
@@ -114,7 +114,7 @@ def get(name: str) -> "Method":
 
     Raises:
         UnknownName: there is none.
-        ConfigError: it is of an installed package and cannot be loaded.
+        ConfigError: it comes from an installed package and cannot be loaded.
     """
     if name in _made:
         return _made[name]

@@ -18,7 +18,7 @@ from saeuron.methods.weights.part import WeightChange
 
 
 def unfoldable(removal: Removal, pipe: Any) -> list[str]:
-    """What of a removal cannot be folded, and why; in words."""
+    """The parts of a removal that cannot be folded, each with its reason, in words."""
     found = []
     for part in removal.parts:
         where = f"{part.kind} at {part.hookpoint}" if isinstance(part, Edit) else part.kind
@@ -41,8 +41,8 @@ def _why_not(part: Part, pipe: Any) -> str:
 
 
 def _bias(pipe: Any, hookpoint: str) -> Tensor | None:
-    """The bias that is added to every position of a module's output: its own, or that of the `proj_out` of a block of
-    attention, to which only the block's input is added.
+    """The bias that is added to every position of a module's output, or None. It is the module's own, or that of an
+    attention block's `proj_out`, after which only the block's input is added.
     """
     module: Any = resolve(pipe, hookpoint)
     last = getattr(module, "proj_out", module)

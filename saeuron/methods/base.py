@@ -1,4 +1,4 @@
-"""What a method is: how it makes a removal from evidence and settings."""
+"""The base class of methods: a method makes a removal from evidence and settings."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -22,12 +22,12 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a method may make a removal from. `Method.needs` says which of the optional fields are filled."""
+    """What a method makes a removal from. `Method.needs` says which of the optional fields are filled."""
 
     concept: str
     domain: str
     hookpoints: tuple[str, ...] = ()
-    """Where the domain is edited."""
+    """The domain's hookpoints."""
     half: Half = "both"
     """Which half of the guidance batch is edited."""
     saes: Mapping[str, SAE] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Evidence:
     pipe: Any = None
     """The pipeline. With `activations` or `prompts`."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """How it is sampled."""
+    """How the pipeline is sampled."""
     target: Sequence[Request] = ()
     """Training images asked to show the concept. With `activations`."""
     others: Sequence[Request] = ()
@@ -56,17 +56,16 @@ class Method(ABC):
     """A way to make removals."""
 
     name: ClassVar[str]
-    """How a configuration calls it."""
+    """Its name in configurations."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images; `prompts`: the
     pipeline and training prompts."""
     dictionary: ClassVar[Dictionary] = "trained"
-    """With `latents`: which SAEs it is given. The run makes them."""
+    """With `latents`: the kind of SAEs it is given. The run makes them."""
     like: ClassVar[str] = ""
-    """Another method: its values in a configuration are tried for this one too, where it is told none of its own."""
+    """For a control: the method that it belongs to. It tries that method's values, unless it has values of its own."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
-    """{setting: values that tuning tries where the configuration names none}. Where no judge can choose, the mildest
-    combination is taken."""
+    """{setting: values to try if the configuration names none}. Without a judge, the mildest combination is taken."""
 
     def check(self, config: RunConfig) -> None:  # noqa: B027 - most methods have nothing to check
         """Raise ConfigError if a run of this configuration cannot use the method."""
@@ -76,7 +75,7 @@ class Method(ABC):
         return (config.grid(domain, self.like) if self.like else {}) | config.grid(domain, self.name)
 
     def candidates(self, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-        """Every combination of settings in a grid, mild before strong; what the grid lacks has the method's own values.
+        """Every combination of settings in a grid, mild before strong; missing settings take the method's own values.
 
         Raises:
             UnknownName: the method has no such setting.
@@ -91,18 +90,18 @@ class Method(ABC):
         return [dict(zip(values_of, chosen, strict=True)) for chosen in itertools.product(*values_of.values())]
 
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
-        """The values of a setting, checked, mild before strong; as they are given where that is not known."""
+        """The values of a setting, checked, mild before strong; by default in the given order."""
         del name
         return list(values)
 
     def learn(self, evidence: Evidence) -> Any:
-        """What all candidates share, computed once."""
+        """Whatever all candidates share, computed once; passed to `parts`."""
         del evidence
         return None
 
     @abstractmethod
     def parts(self, evidence: Evidence, learned: Any, settings: Settings) -> tuple[Part, ...]:
-        """What the removal with these settings consists of; `learned` is what `learn` returned."""
+        """The parts of the removal with these settings; `learned` is what `learn` returned."""
 
     def removal(
         self, evidence: Evidence, learned: Any, settings: Settings, provenance: Mapping[str, Any] | None = None

@@ -1,10 +1,11 @@
-"""Take away what cross-attention writes along a concept's direction, where it is positive; without an SAE.
+"""Subtract the positive part of cross-attention outputs along a concept's direction; without an SAE.
 
     v(t) = d(t) / |d(t)|     d(t) as for steering: a difference of means, at step t
     x'   = x - beta max(0, x . v(t)) v(t)     at every position of every cross-attention's output
 
-After CASteer, which averages over fewer pictures and restores the length of x' (only a description was read; not done
-here). At beta 1 a row keeps nothing along v, at 2 it is mirrored. A row that has nothing along v is left as it is.
+At beta 1 a row has no positive component along v left, at 2 it is mirrored. A row without one is not changed. After
+CASteer, of which only a description was read: it averages over fewer pictures, and restores the length of x', which is
+not done here.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from saeuron.sae.autoencoder import check_width
 
 @dataclass(frozen=True, eq=False)
 class ClippedEdit(Edit):
-    """Take away the positive part of a projection; T steps, D the width."""
+    """Subtract the positive part of a projection; T steps, D the width."""
 
     kind: ClassVar[str] = "clipped"
 
@@ -40,7 +41,7 @@ class ClippedEdit(Edit):
         return replace(self, beta=strength * self.beta)
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
-        """-beta max(0, x . v) v, float32 [..., D]; v between the steps that were read, of length 1."""
+        """-beta max(0, x . v) v, float32 [..., D]; v is interpolated between scored steps, to unit length."""
         check_width(self.direction.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
         v = functional.normalize(at_step(self.direction, self.timesteps, timestep), dim=0)
         return -self.beta * (rows @ v).clamp(min=0)[..., None] * v
@@ -59,7 +60,7 @@ class ClippedSteering(Steering):
         return sorted(map(float, values))
 
     def learn(self, evidence: Evidence) -> dict[str, tuple[Tensor, Tensor]]:
-        """{cross-attention: (timesteps int64 [T], v float32 [T, D])}; the domain's hookpoints do not count.
+        """{cross-attention: (timesteps int64 [T], v float32 [T, D])}; the domain's hookpoints are not used.
 
         Raises:
             ConfigError: the denoiser has no cross-attention of its own.

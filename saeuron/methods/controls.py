@@ -1,10 +1,10 @@
-"""Controls: SAeUron's edit without what it claims to need. A claim about trained latents holds where these do worse.
+"""Controls: SAeUron's edit without a trained SAE, or without chosen latents. If one does as well, that was not needed.
 
     untrained   the dictionary was never trained
     frozen      the encoder was trained, the decoder was not
     random      trained latents, drawn among those that fire on the concept
 
-What labels reach without an SAE is the method `supervised` (supervised.py).
+The method `supervised` (supervised.py) shows what labels achieve without an SAE.
 """
 
 import torch
@@ -43,19 +43,20 @@ class Random(SAeUron):
 
 
 def random_latents(evidence: Evidence, hookpoint: str, n: int) -> Tensor:
-    """n latents among those that fire on the concept, in an order that it and the hookpoint seed, bool [T, N]."""
+    """n latents drawn from those that fire on the concept, bool [T, N]. Concept and hookpoint seed the draw."""
     mean = evidence.profiles[hookpoint].mean
     chance = generator(0, "random latents", evidence.concept, hookpoint)
     return drawn(mean > 0, torch.randperm(mean.shape[1], generator=chance, device="cpu"), n)
 
 
 def drawn(fires: Tensor, order: Tensor, n: int) -> Tensor:
-    """The first n latents of an order that fire at each step, bool [T, N]; all that fire, where they are fewer.
+    """The first n latents in `order` that fire at each step, bool [T, N]; all that fire if they are fewer.
 
-    One order for all steps: latents that are selected stay selected where they can, as those of a concept do.
+    The order is the same for all steps, so that a selected latent stays selected, as a concept's latents mostly do.
 
     Args:
-        fires: bool [T, N]. order: int64 [N], a permutation.
+        fires: bool [T, N].
+        order: int64 [N], a permutation.
     """
     ordered = fires[:, order]
     first = ordered & (ordered.cumsum(1) <= n)

@@ -41,12 +41,15 @@ class GatedEdit(LatentEdit):
     values: Tensor | None = None
     """v_i(t), float32 [T, u]; None for the tier `scaled`."""
     first: int = 0
+    """Positions before this one are left alone."""
     gate: Gate = "none"
     tau: Tensor | None = None
-    """float32 [T]; None without a gate."""
+    """Threshold of G, float32 [T]; None without a gate."""
 
     def scaled(self, strength: float) -> "GatedEdit":
-        """delta times `strength`; what G >= tau decides stays the same, because `change` is of the whole delta."""
+        """delta times `strength`. Which images the gate lets through stays the same: tau is scaled where G depends on
+        delta.
+        """
         changed = replace(self, W_dec=strength * self.W_dec)
         if self.gate == "change" and self.tau is not None:
             changed = replace(changed, tau=strength**2 * self.tau)
@@ -75,7 +78,7 @@ class GatedEdit(LatentEdit):
         return delta, torch.where(selected, f, 0.0).sum(-1).amax(-1)
 
     def valued(self, timestep: int) -> Tensor | None:
-        """v_i at a timestep, float32 [u], between scored ones as factors are (`LatentEdit.at`); None without values."""
+        """v_i at a timestep, float32 [u], interpolated as factors are (`LatentEdit.at`); None without values."""
         return None if self.values is None else self.mixed(self.values, timestep)
 
     def _change(self, f: Tensor, over: Tensor, selected: Tensor, factor: Tensor, v: Tensor | None) -> Tensor:
@@ -93,7 +96,7 @@ class GatedEdit(LatentEdit):
         return everywhere
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """See `Edit.change`; None, so that nothing is added, where the gate is closed for every image."""
+        """See `Edit.change`; None if the gate is closed for every image."""
         if self.gate == "none":
             return super().change(step, output)
         opened = self.opened(step, output)
@@ -107,7 +110,7 @@ class GatedEdit(LatentEdit):
         return torch.where(opened.reshape(-1, *[1] * (change.ndim - 1)), change, 0.0)
 
     def opened(self, step: Step, output: Tensor) -> Tensor:
-        """Whether the gate is open, bool [images]; decided on the conditional half alone."""
+        """For which images the gate is open, bool [images]; decided on the conditional half alone."""
         rows = to_rows(step.half(output, "conditional")).float()
         if not len(rows) or self.tau is None:
             return torch.zeros(0, dtype=torch.bool, device=output.device)
@@ -122,7 +125,7 @@ class GatedEdit(LatentEdit):
         return self.gated(rows, timestep)[1] >= at_step(self.tau, self.timesteps, timestep)
 
     def fires(self, step: Step, output: Tensor) -> Tensor:
-        """Where any latent is above its floor, bool [images, P]; of the conditional half alone."""
+        """Where any latent is above its floor, bool [images, P], in the conditional half."""
         rows = to_rows(step.half(output, "conditional")).float()
         f, timesteps = self.encode(rows), step.timesteps
         if timesteps is None:
@@ -132,7 +135,7 @@ class GatedEdit(LatentEdit):
 
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:  # type: ignore[override]
-        """Each keeps its own gate; what they change adds up."""
+        """Not combined: each keeps its own gate, and their changes add up."""
         return list(parts), {}
 
 

@@ -3,8 +3,8 @@
     f'_i = factor(i,t) f_i   if f_i > floor(i,t), else f_i
     x'   = x + sum_i (f'_i - f_i) W_dec[i]
 
-Only the rows of the edited latents are needed where the activation has a fixed threshold: a removal is then a file of
-kilobytes. Where no latent is above its floor, x' equals x bit for bit.
+If the SAE's activation has fixed thresholds, only the rows of the edited latents are needed, and a removal is a file
+of kilobytes. Where no latent is above its floor, x' equals x bit for bit.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ from saeuron.sae.selection import Activation, activate
 class LatentEdit(Edit):
     """Latents of one SAE, multiplied where they fire. T steps, u latents (all that any step selects), D the width.
 
-    For an SAE with thresholds `W_enc` holds the u rows alone. Where latents are compared with one another, as by a
-    per-row TopK, it holds all N, and `latents` says where the u are.
+    For an SAE with thresholds, `W_enc` holds only the u rows. If latents are compared with one another, as by per-row
+    TopK, it holds all N rows, and `latents` says which are the u.
     """
 
     kind: ClassVar[str] = "latents"
@@ -40,17 +40,17 @@ class LatentEdit(Edit):
     floor: Tensor
     """A latent is edited above this, such as m(i,t), float32 [T, u]; infinite where step t does not select it."""
     W_enc: Tensor
-    """float32 (u, D), or (N, D) where not `alone`."""
+    """float32 [u, D], or [N, D] if not `alone`."""
     b_enc: Tensor
-    """float32 (u), or (N) where not `alone`."""
+    """float32 [u], or [N] if not `alone`."""
     W_dec: Tensor
-    """float32 (u, D)."""
+    """float32 [u, D]."""
     b_dec: Tensor
-    """float32 (D)."""
+    """float32 [D]."""
     threshold: Tensor
-    """float32 (u): theta of each latent."""
+    """Theta of each latent, float32 [u]."""
     activation: Activation = "threshold"
-    """What the SAE does at inference."""
+    """Activation function of the SAE at inference."""
     k: int = 0
     """k of a topk SAE."""
 
@@ -67,7 +67,7 @@ class LatentEdit(Edit):
 
     @property
     def alone(self) -> bool:
-        """Whether its latents are computed alone: `W_enc` holds the u rows, not all N."""
+        """Whether the u latents can be computed without the others, so that `W_enc` holds only their rows."""
         return self.activation == "threshold"
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
@@ -81,13 +81,13 @@ class LatentEdit(Edit):
     def at(self, timestep: int) -> tuple[Tensor, Tensor]:
         """(factor, floor) of the u latents at a timestep, float32 [u] each.
 
-        Between two scored timesteps they lie between theirs, linearly. A latent that one of the two alone selects has
-        that one's: it is edited as much, not half as much (measured: docs/log.md, 2026-11-29).
+        Between two scored timesteps they are interpolated linearly. A latent that only one of the two selects takes
+        that one's values, so that it is edited as much and not half as much (measured: docs/log.md, 2026-11-29).
         """
         return self.mixed(self.factor, timestep), self.mixed(self.floor, timestep)
 
     def mixed(self, values: Tensor, timestep: int) -> Tensor:
-        """What `values`, float32 [T, u], are at a timestep, [u]; see `at`."""
+        """`values`, float32 [T, u], at a timestep, float32 [u]; see `at`."""
         a, b, weight = neighbours(self.timesteps, timestep)
         if a == b:
             return values[a]
@@ -115,14 +115,14 @@ def edit_latents(
 
     Args:
         timesteps: int64 [T], descending.
-        selected: bool [T, N], which latents are edited.
-        factor: [T, N], what multiplies f_i where it is edited.
-        floor: [T, N], above which f_i it is.
+        selected: bool [T, N], the latents to edit.
+        factor: [T, N], the multiplier of f_i.
+        floor: [T, N]; f_i is edited where it is above this.
     """
     latents = selected.any(0).nonzero().flatten()
     chosen, info = selected[:, latents], sae.info
     rows = latents if info.activation == "threshold" else torch.arange(info.n_latents)
-    # Copies: an edit must not change when its SAE does.
+    # Copies, so that an edit does not change when its SAE is trained on.
     weights = {name: value.detach().cpu().float().clone() for name, value in sae.state_dict().items()}
     return LatentEdit(
         hookpoint=info.hookpoint,
@@ -143,12 +143,12 @@ def edit_latents(
 
 
 def combine(edits: Sequence[LatentEdit]) -> tuple[list[LatentEdit], dict[str, int]]:
-    """Edits of several concepts, those that share an SAE made one.
+    """Combine edits of several concepts: those at one hookpoint and half by the same SAE become one edit.
 
-    A latent that several edits select at a step takes the factor of larger magnitude, with the floor of that edit; of
-    equal ones the positive factor, then the lower floor, whatever the order of the edits.
-    Edits that were scored at different numbers of steps are combined at every timestep, each with what it would take
-    there alone. SAEs are told apart by their id, unnamed ones by their b_dec.
+    If several edits select a latent at a step, the factor of larger magnitude is used, with the floor of that edit; of
+    equal magnitudes the positive factor, then the lower floor. So the order of the edits does not matter. Edits that
+    were scored at different timesteps are combined at every timestep, each with its own interpolated values. SAEs are
+    identified by their id, or by their b_dec if they have none.
 
     Returns:
         (edits, {sae id or hookpoint: number of (step, latent) pairs that were in more than one set}).
@@ -199,14 +199,14 @@ def combine(edits: Sequence[LatentEdit]) -> tuple[list[LatentEdit], dict[str, in
 
 
 def _stronger(factor: Tensor, floor: Tensor, known: Tensor, known_floor: Tensor) -> Tensor:
-    """Whether an edit's (factor, floor) goes before the known one, bool in their shape; never both ways."""
+    """Whether an edit's (factor, floor) takes precedence over the known one, bool of their shape; a strict order."""
     same, equal = factor.abs() == known.abs(), factor == known
     by_sign = ~equal & (factor > known)
     return (factor.abs() > known.abs()) | (same & (by_sign | (equal & (floor < known_floor))))
 
 
 def _aligned(edits: list[LatentEdit]) -> list[LatentEdit]:
-    """The same edits on the same timesteps: their own if they share them, else every one in their range."""
+    """The same edits on common timesteps: their own if they share them, else every integer in their range."""
     if all(torch.equal(e.timesteps, edits[0].timesteps) for e in edits):
         return edits
     known = torch.cat([e.timesteps for e in edits])

@@ -1,9 +1,9 @@
-"""Edits by hand: chosen latents turned off, scaled or on, for some steps and in some part of the picture.
+"""Edits by hand: chosen latents turned off, scaled or on, at some steps and in a region of the picture.
 
     f'_i = factor_i f_i + offset_i
     x'   = x + sum_i (f'_i - f_i) W_dec[i]        where the region is painted and the step is one of those chosen
 
-No method makes them; the explorer does, and a notebook may.
+The explorer and notebooks make them; no method does.
 """
 
 import math
@@ -24,7 +24,7 @@ from saeuron.sae.autoencoder import SAE
 
 
 class Setting(NamedTuple):
-    """What becomes of a latent: f' = factor f + offset. (0, 0) is off, (1, 0) unchanged, (0, v) on at v everywhere."""
+    """Change of a latent: f' = factor f + offset. (0, 0): off; (1, 0): unchanged; (0, v): on, v at every position."""
 
     factor: float
     offset: float = 0.0
@@ -37,7 +37,7 @@ class Turned(LatentEdit):
     kind: ClassVar[str] = "turned"
 
     offset: Tensor = field(default_factory=lambda: torch.zeros(0))
-    """float32 (u): what is added to f."""
+    """Added to f, float32 [u]."""
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
         """x' - x, float32 [..., D]; exactly zero where a latent with offset 0 does not fire."""
@@ -50,7 +50,7 @@ class Turned(LatentEdit):
 
     @classmethod
     def combined(cls, parts: Sequence[Any]) -> tuple[list[Any], dict[str, int]]:
-        """As they are: their changes add up."""
+        """Not combined: their changes add up."""
         return list(parts), {}
 
 
@@ -58,10 +58,10 @@ def turned(sae: SAE, settings: Mapping[int, Setting], *, sae_id: str = "", half:
     """Some latents of an SAE turned off, scaled or on.
 
     Args:
-        settings: {latent: what becomes of it}.
+        settings: {latent: its change}.
 
     Raises:
-        ConfigError: the SAE does not have a latent, or none was named.
+        ConfigError: the SAE lacks one of the latents, or none was named.
     """
     n = sae.info.n_latents
     if not settings:
@@ -83,15 +83,15 @@ def turned(sae: SAE, settings: Mapping[int, Setting], *, sae_id: str = "", half:
 
 @dataclass(frozen=True, eq=False)
 class Local(Edit):
-    """Another edit, at some steps and in some part of the picture. It is for generating; no file holds it."""
+    """Another edit, limited to some steps and a region of the picture. It cannot be saved."""
 
     inner: Edit
     first: int = 0
-    """The first step of a generation at which it acts, from 0. A text encoder runs before them all: it always acts."""
+    """First step of a generation at which it acts, from 0. In a text encoder, which runs before, it always acts."""
     last: int | None = None
-    """The last one; None: to the end."""
+    """Last step at which it acts; None: to the end."""
     region: Tensor | None = None
-    """bool [h, w], the painted cells of the picture; None: everywhere. In a text encoder there are no places."""
+    """Painted cells of the picture, bool [h, w]; None: everywhere. Ignored in a text encoder."""
     aspect: float = 1.0
     """Height over width of the picture, for modules whose positions are a sequence."""
 
@@ -113,7 +113,7 @@ class Local(Edit):
         return replace(self, inner=self.inner.scaled(strength))
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
-        """That of the inner edit: without the module's output, nothing is known of places."""
+        """That of the inner edit, everywhere: positions are known only to `change`."""
         return self.inner.delta(rows, timestep)
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
@@ -125,7 +125,7 @@ class Local(Edit):
         return change * self._mask(output).to(change)
 
     def _mask(self, output: Tensor) -> Tensor:
-        """1 at positions whose centre lies in a painted cell, in a shape that multiplies the output."""
+        """True at positions whose centre lies in a painted cell, in a shape that broadcasts to the output."""
         assert self.region is not None
         if output.ndim == 4:
             return _resized(self.region, *output.shape[2:])
@@ -137,7 +137,7 @@ class Local(Edit):
 
 
 def _resized(region: Tensor, height: int, width: int) -> Tensor:
-    """bool [height, width]: the cell of `region` in which the centre of each position lies."""
+    """`region` at the centre of each of height x width positions, bool [height, width]."""
     rows, columns = (
         ((torch.arange(n, device=region.device) + 0.5) * of / n).long()
         for n, of in ((height, region.shape[0]), (width, region.shape[1]))
@@ -153,7 +153,7 @@ def local(
     region: Tensor | None = None,
     aspect: float = 1.0,
 ) -> Removal:
-    """One removal that does what all of these do together, at some steps and in some part of the picture.
+    """One removal with the effect of all of these, at some steps and in a region of the picture.
 
     Without either limit it is `Removal.merge`, bit for bit. Calls, such as a negative prompt, have no limits.
 

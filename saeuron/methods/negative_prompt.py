@@ -11,13 +11,13 @@ from saeuron.pipelines.loading import family_at
 
 
 class NegativePrompt(Method):
-    """`text`: the negative prompt; `{concept}` and `{domain}` stand for their names."""
+    """`text`: the negative prompt, with placeholders `{concept}` and `{domain}`."""
 
     name = "negative_prompt"
     grid: ClassVar = {"text": ("{concept}", "An image of {concept}.")}
 
     def check(self, config: RunConfig) -> None:
-        """Without classifier-free guidance a negative prompt has no effect."""
+        """Raise ConfigError for a run without classifier-free guidance, where a negative prompt has no effect."""
         if config.model.guidance <= 1:
             raise ConfigError(
                 f"method negative_prompt: model.guidance is {config.model.guidance:g}, where a negative prompt has no "
@@ -30,7 +30,7 @@ class NegativePrompt(Method):
             )
 
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
-        """As given; each has to be a text that names nothing but the two placeholders."""
+        """In the given order; each must be a text with no other placeholders than these two."""
         for value in values:
             try:
                 filled = str(value).format(concept="c", domain="d")

@@ -1,10 +1,10 @@
-"""SAeUron's edit with the sign of its public implementation, to compare published figures with; not for use.
+"""SAeUron's edit with the sign of its public implementation, only for comparison with published figures.
 
-There the error of reconstruction is added as x_hat - x in place of x - x_hat, so that
+That implementation adds the reconstruction error as x_hat - x instead of x - x_hat, so that
 
     x' = sum_i f'_i W_dec[i] + b_dec + (x_hat - x) = x + 2 (x_hat - x) + sum_{i in F} (f'_i - f_i) W_dec[i]
 
-and where no latent is edited the output is 2 x_hat - x, not x. It needs all N latents, and its file holds them.
+and where no latent is edited the output is 2 x_hat - x, not x. It needs all N latents, which its file holds.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -28,7 +28,7 @@ class ParityEdit(LatentEdit):
     kind: ClassVar[str] = "latents_parity"
 
     share: float = 1.0
-    """How much of the wrong sign is in force: the strength at which the edit is attached."""
+    """Fraction of the wrong-sign term that is applied: the strength of the edit."""
 
     def scaled(self, strength: float) -> "ParityEdit":
         """The whole change, the wrong sign included, times `strength`."""
@@ -40,7 +40,7 @@ class ParityEdit(LatentEdit):
 
 
 class Parity(SAeUron):
-    """SAeUron as its public code does it. The settings are those of `saeuron`."""
+    """SAeUron as in its public code. The settings are those of `saeuron`."""
 
     name = "saeuron_parity"
     like = "saeuron"

@@ -1,8 +1,9 @@
 """Parts of removals: what changes a pipeline while images are generated.
 
-An `Edit` changes the output of one module; a `Call` adds arguments to the pipeline's call; a `Change` changes the
-pipeline itself, such as its weights, and takes that back; a `Watch` looks at some modules, acts at others, and
-remembers. Methods differ in how they make parts; `saeuron.methods.removal` attaches, combines, scales and saves them.
+An `Edit` changes the output of one module. A `Call` adds arguments to the pipeline's call. A `Change` changes the
+pipeline itself, such as its weights, and restores it. A `Watch` reads some modules, edits others, and has a memory
+within a generation. Methods differ in how they make parts; `saeuron.methods.removal` attaches, combines, scales and
+saves them.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from saeuron.errors import ConfigError
 from saeuron.hooks import Reader, Step, from_rows, to_rows
 
 KINDS: dict[str, type["Part"]] = {}
-"""Every class of parts by its `kind`, as it stands in files."""
+"""{kind, as written in files: class of parts}."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Part(ABC):
     """One piece of a removal: a frozen dataclass of tensors, JSON values and tuples of parts, saved field by field."""
 
     kind: ClassVar[str]
+    """Name of the class in files; defining a class with one registers it in `KINDS`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -38,7 +40,7 @@ class Part(ABC):
 
     @abstractmethod
     def scaled(self, strength: float) -> Self:
-        """The same part at a strength from 0 (changes nothing) to 1 (itself).
+        """The same part at a strength from 0 (changes nothing) to 1 (unchanged).
 
         Raises:
             ConfigError: this kind of part cannot be scaled.
@@ -50,7 +52,7 @@ class Part(ABC):
         return replace(self, **own, **{name: tuple(p.to(device) for p in parts) for name, parts in self.held().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are tensors, and those of inner parts as `field.number.name`."""
+        """{name: tensor} of its fields; tensors of inner parts are named `field.number.name`."""
         inner = {
             f"{name}.{i}.{key}": value
             for name, parts in self.held().items()
@@ -64,19 +66,19 @@ class Part(ABC):
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
     def held(self) -> dict[str, tuple["Part", ...]]:
-        """The fields that are tuples of parts."""
+        """{name: parts} of its fields that are tuples of parts."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         return {n: v for n, v in found.items() if isinstance(v, tuple) and v and all(isinstance(p, Part) for p in v)}
 
     def record(self) -> dict[str, Any]:
-        """The other fields, as JSON, and the kind."""
+        """The kind and the fields that are no tensors, as JSON values."""
         inner = {name: [part.record() for part in parts] for name, parts in self.held().items()}
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._own()}
         return {"kind": self.kind, **plain, **inner}
 
     @staticmethod
     def restored(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Part":
-        """The part of a record, with tensors by the names that `tensors` gives them."""
+        """The part that `record` and `tensors` describe, the inverse of these two."""
         told = {name: value for name, value in record.items() if name != "kind"}
         for name, value in told.items():
             if isinstance(value, list) and value and all(isinstance(v, dict) and "kind" in v for v in value):
@@ -94,12 +96,13 @@ class Part(ABC):
 
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
-        """Parts of this class from several removals, those that can be made one made one.
+        """Combine parts of this class from several removals, as far as possible.
 
-        They come in an order that depends on what they are alone; see `combine`.
+        Args:
+            parts: in an order that depends only on their content; see `saeuron.methods.removal.combine`.
 
         Returns:
-            (parts, {where: number of pairs (step, latent) that several of them edit}).
+            (parts, {SAE or hookpoint: number of pairs (step, latent) that several of them edit}).
         """
         return list(parts), {}
 
@@ -110,13 +113,14 @@ class Edit(Part):
 
     hookpoint: str
     half: Half
+    """Half of the guided batch that is edited."""
 
     @abstractmethod
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
         """x' - x, float32 [B, positions, D] of rows [B, positions, D]; exactly zero where nothing is edited."""
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """What the edit adds to a module's output, float32 in its shape; None where its half is not in the batch."""
+        """What the edit adds to a module's output, float32 of the same shape; None if its half is not in the batch."""
         rows = to_rows(output)
         chosen = step.half(rows, self.half)
         if not len(chosen):
@@ -145,7 +149,7 @@ class Edit(Part):
 
 
 def add_changes(edits: Sequence["Editor"], step: Step, output: Tensor) -> Tensor | None:
-    """The output plus the changes of all edits. Each is computed on the output itself: their order does not matter."""
+    """The output plus the changes of all edits, each computed from the same output; None if none changes it."""
     changes = [c for edit in edits if (c := edit.change(step, output)) is not None]
     return output + sum(changes[1:], changes[0]).to(output.dtype) if changes else None
 
@@ -153,7 +157,10 @@ def add_changes(edits: Sequence["Editor"], step: Step, output: Tensor) -> Tensor
 def neighbours(timesteps: Tensor, timestep: int) -> tuple[int, int, float]:
     """The scored timesteps on both sides of `timestep`: (row of the noisier, row of the other, weight of the other).
 
-    Where it is scored itself, or beyond the last on one side, both are one row, and the weight is 0.
+    If `timestep` is scored itself, or outside the scored range, both are the same row and the weight is 0.
+
+    Args:
+        timesteps: int64 [T], in any order.
     """
     known = timesteps.tolist()
     above, below = ([t for t in known if t >= timestep], [t for t in known if t <= timestep])
@@ -165,7 +172,7 @@ def neighbours(timesteps: Tensor, timestep: int) -> tuple[int, int, float]:
 
 
 def at_step(values: Tensor, timesteps: Tensor, timestep: int) -> Tensor:
-    """The entry of `values` [T, ...] at a timestep: between two scored ones linearly, at a scored one its own bits."""
+    """The entry of `values` [T, ...] at a timestep: exact at scored ones, linearly interpolated between them."""
     a, b, weight = neighbours(timesteps, timestep)
     return values[a] if a == b else torch.lerp(values[a], values[b], weight)
 
@@ -177,6 +184,7 @@ class Call(Part):
     kind = "call"
 
     arguments: dict[str, str]
+    """{argument: text}."""
 
     def scaled(self, strength: float) -> Self:
         """Refused: a text has no strength between 0 and 1."""
@@ -196,36 +204,36 @@ class Call(Part):
 
 @dataclass(frozen=True, eq=False)
 class Change(Part):
-    """A change of the pipeline itself for as long as a context lasts."""
+    """A change of the pipeline itself, undone when its context ends."""
 
     @abstractmethod
     def changed(self, pipe: Any) -> AbstractContextManager[None]:
-        """Change the pipeline; at the end it is as it was, bit for bit."""
+        """Change the pipeline; when the context ends it is restored, bit for bit."""
 
 
 class Editor(Protocol):
-    """What changes a module's output: an `Edit`, or what a `Watch` attaches."""
+    """Changes a module's output: an `Edit`, or an object that a `Watch` attaches."""
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
         """See `Edit.change`."""
 
 
 class Gate(Protocol):
-    """What is decided at a generation's first step, and holds to its end. Within a pipeline's call that is done by
-    itself; who runs the denoiser in a loop of one's own has to do it (`saeuron.attacks.soft`).
+    """A decision at a generation's first step that holds to its end. In a pipeline's call it is taken automatically;
+    a denoising loop outside a call has to set the flags itself (`saeuron.attacks.soft`).
     """
 
     silent: bool
-    """Whether the denoiser runs unedited."""
+    """If set, the denoiser runs unedited."""
     asleep: bool
-    """Whether nothing is looked at."""
+    """If set, nothing is read."""
 
     def held(self) -> AbstractContextManager[list[Tensor]]:
         """See `saeuron.methods.detection.decision.Decision.held`."""
 
 
 class Hooked(NamedTuple):
-    """What a `Watch` attaches: pairs of a hookpoint, or the denoiser's own name, and what is called there."""
+    """What a `Watch` attaches: (hookpoint, or the denoiser's name; what is called there)."""
 
     readers: Sequence[tuple[str, Reader]]
     editors: Sequence[tuple[str, Editor]]
@@ -234,13 +242,13 @@ class Hooked(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Watch(Part):
-    """A part that looks at some modules and acts at others, and remembers within a generation what it saw."""
+    """A part that reads some modules and edits others, with a memory within one generation."""
 
     @classmethod
     @abstractmethod
     def hooked(cls, parts: Sequence[Self], pipe: Any) -> Hooked:
-        """What acts for all parts of this class together; it lasts as long as they are attached.
+        """Readers and editors for all attached parts of this class together.
 
         Raises:
-            ConfigError: the pipeline has not what they need.
+            ConfigError: the pipeline lacks something that the parts need.
         """

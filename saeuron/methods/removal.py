@@ -1,4 +1,4 @@
-"""A removal: what takes one concept out of a model while images are generated, and the file it lives in.
+"""A removal: it takes one concept out of a model while images are generated, and is stored in a file.
 
 A removal is made of parts (`saeuron/methods/parts.py`). Methods differ in how they make them; attaching, combining,
 scaling and saving are the same for all.
@@ -28,13 +28,13 @@ FORMAT = 4
 
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """What removes one concept from a model, and where it came from."""
+    """Removes one concept from a model; holds its parts and their origin."""
 
     concept: str
     domain: str
     method: str
     settings: Mapping[str, Any]
-    """What the method was told, such as {"n": 8, "gamma": -1.0}."""
+    """Settings of the method, such as {"n": 8, "gamma": -1.0}."""
     parts: tuple[Part, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What this removal depends on: the model's id, the SAEs, the reference set."""
@@ -51,20 +51,23 @@ class Removal:
 
     @contextmanager
     def attached(self, pipe: Any, strength: float = 1.0, any_model: bool = False) -> Iterator[dict[str, str]]:
-        """Generate without the concept for as long as the context lasts, best at the number of steps it was tuned at.
+        """Attach the removal to a pipeline until the context ends; it is best at the number of steps it was tuned at.
 
         Args:
             strength: from 0 (the unedited model) to 1.
             any_model: do not warn (`OtherModel`) if the removal was made for another model.
 
         Yields:
-            Arguments for the pipeline's call beside its own: `pipe(prompt, **arguments)`.
+            Further arguments for the pipeline's call: `pipe(prompt, **arguments)`.
+
+        Raises:
+            ConfigError: the strength is outside that range, or a part has none between 0 and 1.
         """
         with removed(pipe, [self.at(strength)], any_model) as attached_:
             yield attached_.call
 
     def at(self, strength: float) -> "Removal":
-        """This removal at a strength from 0 (changes nothing) to 1 (itself).
+        """This removal at a strength from 0 (changes nothing) to 1 (unchanged).
 
         Raises:
             ConfigError: the strength is outside that range, or a part has none between 0 and 1.
@@ -77,11 +80,11 @@ class Removal:
 
     @staticmethod
     def merge(removals: Sequence["Removal"]) -> "Removal":
-        """One removal that does what all of these do together; see `removed`.
+        """One removal with the effect of all of these together; see `removed`.
 
-        It depends on which removals these are, not on their order, nor on whether some were merged before the others;
-        one that is named twice counts once. That is so bit for bit, but where removals that were scored at different
-        steps are merged one after another: what lies between the steps is then interpolated in another order.
+        It depends only on which removals these are, not on their order, nor on whether some were merged before the
+        others; a duplicate counts once. This holds bit for bit, with one exception: if removals that were scored at
+        different steps are merged one after another, values between the steps are interpolated in another order.
 
         Raises:
             ConfigError: there are none.
@@ -115,20 +118,20 @@ class Removal:
 
     @property
     def told(self) -> dict[str, Any]:
-        """The settings by the concept that they are for, as they stand in a merged removal."""
+        """{concept.setting: value}, as in a merged removal."""
         if "merged" in self.provenance:
             return dict(self.settings)
         return {f"{self.concept}.{name}": value for name, value in self.settings.items()}
 
     def content(self) -> str:
-        """A hash of all that the removal is."""
+        """SHA-256, hexadecimal, of all fields of the removal."""
         about = [self.concept, self.domain, self.method, dict(self.settings), dict(self.provenance)]
         return hashlib.sha256(
             json.dumps([about, [p.content() for p in self.parts]], sort_keys=True, default=str).encode()
         ).hexdigest()
 
     def save(self, path: Path | str) -> None:
-        """Write one safetensors file."""
+        """Write the removal as one safetensors file."""
         tensors = {f"{i}.{name}": value for i, part in enumerate(self.parts) for name, value in part.tensors().items()}
         metadata = {
             "kind": "saeuron-removal",
@@ -149,7 +152,7 @@ class Removal:
         Raises:
             FileNotFoundError: there is no such file.
             BadWeights: it is damaged, not a removal, or of another format.
-            UnknownName: it is of a method that is not registered here.
+            UnknownName: its method is not registered here.
         """
         from saeuron import methods
 
@@ -168,20 +171,23 @@ class Removal:
 
 
 class Attached(NamedTuple):
-    """What `removed` tells while it lasts."""
+    """What `removed` yields."""
 
     call: dict[str, str]
-    """Arguments for the pipeline's call beside its own."""
+    """Further arguments for the pipeline's call."""
     overlap: dict[str, int]
     """{SAE or hookpoint: number of pairs (step, latent) that several removals edit}."""
     gates: tuple[Gate, ...] = ()
-    """What is decided at a generation's first step."""
+    """Decisions that are taken at a generation's first step."""
 
 
 def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
-    """Parts of several removals, those that can be made one made one; see `Part.combined`.
+    """Combine parts of several removals, as far as possible; see `Part.combined`.
 
-    What comes out depends on the parts, not on their order: sums are rounded, and so differ in their last bits.
+    Parts are sorted by content first, because rounded sums depend on the order: the result depends only on the parts.
+
+    Returns:
+        (parts, {SAE or hookpoint: number of pairs (step, latent) that several removals edit}).
     """
     if len(parts) == 1:
         return type(parts[0]).combined(parts)
@@ -198,7 +204,7 @@ def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
 
 
 def _warn_of_other_models(pipe: Any, removals: Sequence[Removal]) -> None:
-    """Warn of removals that were made for another model than this one, as far as both are known."""
+    """Warn of removals that were made for another model than this one, if both models are known."""
     made_for = {
         (about["model_id"], about.get("model", "a model"), removal.concept)
         for removal in removals
@@ -219,9 +225,10 @@ def _warn_of_other_models(pipe: Any, removals: Sequence[Removal]) -> None:
 
 @contextmanager
 def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> Iterator[Attached]:
-    """Generate without several concepts at once. Edits by different SAEs at one hookpoint add up.
+    """Attach several removals to a pipeline until the context ends. Edits by different SAEs at one hookpoint add up.
 
-    `any_model`: do not warn (`OtherModel`) of removals that were made for another model.
+    Args:
+        any_model: do not warn (`OtherModel`) of removals that were made for another model.
     """
     if not any_model:
         _warn_of_other_models(pipe, removals)

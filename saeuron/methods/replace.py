@@ -1,4 +1,4 @@
-"""Replace what a concept's latents say by the domain's mean, with no strength to choose.
+"""Replace the activations of a concept's latents by their mean over the domain; there is no strength to choose.
 
     f'_i = m(i,t)   if i in F(c,t) and f_i > m(i,t), else f_i
     x'   = x + sum_{i in F} (f'_i - f_i) W_dec[i]
@@ -26,7 +26,7 @@ class Replace(SAeUron):
         found = []
         for hookpoint, sae in evidence.saes.items():
             profile, sae_id = evidence.profiles[hookpoint], evidence.sae_ids.get(hookpoint, "")
-            # The multiplier is not used: the floor is, and which latents.
+            # Of this edit only the floor and the choice of latents are used, not the multiplier.
             edit = build_edit(sae, profile, settings["n"], -1.0, sae_id=sae_id, half=evidence.half)
             found.append(gated(edit, "replaced", profile.threshold[:, edit.latents]))
         return tuple(found)

@@ -27,8 +27,8 @@ from saeuron.sae.autoencoder import SAE
 from saeuron.scoring import select, share
 
 SCALES = ("mean", "share")
-LEAST = 1e-3
-"""A latent that holds less than this share of a concept's activation is left as it is by `scale: share`."""
+MIN_SHARE = 1e-3
+"""With `scale: share`, latents with less than this share of a concept's activation are not edited."""
 
 
 class SAeUron(Method):
@@ -91,9 +91,10 @@ def build_edit(
     selected: Tensor | None = None,
     scale: str = "mean",
 ) -> LatentEdit:
-    """The edit of one concept at one hookpoint: its n best latents of each step, multiplied by gamma in a unit.
+    """The edit of one concept at one hookpoint: its n best latents at each step are multiplied, by gamma in `scale`.
 
-    `selected`, bool [T, N], names other latents than the n best.
+    Args:
+        selected: bool [T, N], latents to edit instead of the n best.
     """
     if selected is None:
         selected = best(profile, n)
@@ -102,8 +103,8 @@ def build_edit(
 
 
 def multiplier(mean: Tensor, gamma: float, scale: str) -> Tensor:
-    """What multiplies f_i, float32 [T, N], of mu [T, N]; see the head of this file."""
+    """Multiplier of f_i, float32 [T, N], from mu [T, N]; see the head of this file."""
     if scale == "mean":
         return gamma * mean
     p = share(mean)
-    return torch.where(p >= LEAST, gamma / p.clamp(min=LEAST), 1.0)
+    return torch.where(p >= MIN_SHARE, gamma / p.clamp(min=MIN_SHARE), 1.0)

@@ -31,14 +31,14 @@ class DirectionEdit(Edit):
     timesteps: Tensor
     """int64 [T], descending."""
     direction: Tensor
-    """What is added, float32 [T, D]."""
+    """Added to every row, float32 [T, D]."""
 
     def scaled(self, strength: float) -> "DirectionEdit":
         """The direction times `strength`."""
         return replace(self, direction=strength * self.direction)
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
-        """The direction at a timestep, float32 [..., D]; between two scored ones it lies between theirs."""
+        """The direction at a timestep, float32 [..., D]; interpolated between scored ones."""
         check_width(self.direction.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
         return at_step(self.direction, self.timesteps, timestep).expand_as(rows)
 
@@ -73,7 +73,7 @@ class Steering(Method):
 
 
 class _Mean:
-    """Sums the rows of one hookpoint at each step, in float64: the order of the images changes nothing that is kept."""
+    """Sums the rows of one hookpoint at each step; in float64, so that the order of images does not matter."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -97,7 +97,7 @@ def _means(evidence: Evidence, images: Sequence[Request]) -> dict[str, dict[int,
 
 
 def read(evidence: Evidence, images: Sequence[Request], readers: Mapping[str, Counting]) -> None:
-    """Generate images of the evidence, {hookpoint: reader} looking on."""
+    """Generate images with {hookpoint: reader} attached."""
     begin = counting([*readers.values()])
     with attached(evidence.pipe, readers=readers):
         for _ in generate(evidence.pipe, images, evidence.model, evidence.seed, begin=begin):

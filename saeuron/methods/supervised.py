@@ -1,16 +1,16 @@
-"""A supervised edit, without an SAE: what labels reach with one direction a step.
+"""A supervised edit without an SAE: one direction per step, found from labels.
 
     m(t)  = mean of x over the target images at step t,  o(t) = mean over images of the other concepts,  d = m - o
     w(t)  = S^-1 d / (d . S^-1 d),   S(t) the mean of both sets' covariances, plus RIDGE of its mean variance
     a     = w . (x - o)              1 at the mean of the concept, 0 at that of the others
     x'    = x - strength a d         where a > 1/2, else x
 
-w is Fisher's discriminant: like an SAE's encoder it may differ from the direction that is taken away, and it leaves
-alone what does not look like the concept. Means and covariances are over all positions and images, of the conditional
-half.
+w is Fisher's discriminant. Like an SAE's encoder it may differ from the direction that is subtracted, and it leaves
+rows alone that do not look like the concept. Means and covariances are over all positions and images, in the
+conditional half.
 
-Where most positions do not show the concept, as at the outputs of whole blocks, d is short, and a large strength is
-needed: there this is no ceiling (docs/adr/0013). Memory: 16 T D^2 bytes a hookpoint.
+If most positions do not show the concept, as at the outputs of whole blocks, d is short and a large strength is needed;
+there this is no ceiling (docs/adr/0013). Memory: 16 T D^2 bytes for each hookpoint.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ FLOOR = 0.5
 
 @dataclass(frozen=True, eq=False)
 class ExcessEdit(Edit):
-    """Take away what a row has of a direction, where it has enough; T steps, D the width."""
+    """Subtract a row's component a along a direction where a > floor; T steps, D the width."""
 
     kind: ClassVar[str] = "excess"
 
@@ -47,7 +47,7 @@ class ExcessEdit(Edit):
     centre: Tensor
     """o, float32 [T, D]."""
     direction: Tensor
-    """What is added for a row with a = 1, float32 [T, D]."""
+    """Added to a row with a = 1, float32 [T, D]."""
     floor: float
     """A row is edited where a is above this."""
 
@@ -58,7 +58,7 @@ class ExcessEdit(Edit):
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
         """a times the direction where a > floor, float32 [..., D]; exactly zero elsewhere.
 
-        Between two scored timesteps w, o and the direction lie between theirs, linearly.
+        Between two scored timesteps w, o and the direction are interpolated linearly.
         """
         check_width(self.direction.shape[1], rows.shape[-1], f"the removal at {self.hookpoint}")
         reader, centre, direction = (
@@ -70,16 +70,20 @@ class ExcessEdit(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Discriminant:
-    """What is learned at one hookpoint."""
+    """w, o and d at one hookpoint; T steps, D the width."""
 
     timesteps: Tensor
+    """int64 [T], descending."""
     reader: Tensor
+    """w, float32 [T, D]."""
     centre: Tensor
+    """o, float32 [T, D]."""
     difference: Tensor
+    """d, float32 [T, D]."""
 
 
 class Supervised(Method):
-    """`strength`: how many times what a row has of the difference is subtracted; 1 brings it to the others' mean."""
+    """`strength`: how many times a d is subtracted; at 1 a row's a becomes that of the others' mean, 0."""
 
     name = "supervised"
     needs = frozenset({"activations"})
@@ -113,7 +117,7 @@ class Supervised(Method):
 
 
 class Moments:
-    """Reads one hookpoint and keeps sums of rows and of their products at each step, float64."""
+    """A reader that sums the rows of one hookpoint and their outer products at each step, in float64."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -144,7 +148,7 @@ class Moments:
 
 
 def discriminant(target: Moments, others: Moments) -> Discriminant:
-    """Fisher's discriminant of two sets of rows at each step, steps from noise to image."""
+    """Fisher's discriminant between two sets of rows at each step, from noise to image."""
     steps = sorted(target.sums, reverse=True)
     readers, centres, differences = [], [], []
     for t in steps:

@@ -6,9 +6,10 @@
     per_input      the same in images in which some f_i is above m(i,t) at some position
     per_position   where f_i > m(i,t), of the latents that fire there
 
-With `gate: image` nothing happens in an image whose G is under tau(t), see detection/thresholds.py; decided on the
-conditional half, step by step. The fourth tier, `scaled` by its own activation, is SAeUron's edit. By position, the
-tiers are gates already; by prompt, `itd` has one. fbar is CHOSEN: the paper's normaliser of strength is unknown.
+With `gate: image`, an image whose G is below tau(t) is not edited (detection/thresholds.py); this is decided on the
+conditional half, at each step. The fourth tier, `scaled` by the latent's own activation, is SAeUron's edit. A gate by
+position is not needed, because tiers do that; `itd` has a gate by prompt. fbar is CHOSEN: the paper's normaliser of
+strength is unknown.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ GATES = ("none", "image")
 
 
 class Firing:
-    """Reads one hookpoint: sums of each latent of an edit where it fires, and how often, at each timestep."""
+    """A reader that sums each of an edit's latents where it fires, and counts how often, at each timestep."""
 
     def __init__(self, edit: GatedEdit) -> None:
         self.edit, self.images = edit, 0
@@ -86,7 +87,7 @@ class Tiered(Method):
         return best(evidence.profiles[hookpoint], n)
 
     def learn(self, evidence: Evidence) -> Any:
-        """{n: (edits with fbar as their values, the same with a gate or None)}, filled as settings ask for them."""
+        """{n: [edits with fbar as values, the same with a gate or None]}, filled by `parts` when needed."""
         found: dict[int, list[Sequence[GatedEdit] | None]] = {}
         return found
 
@@ -128,7 +129,7 @@ class Tiered(Method):
 
 
 class TieredRandom(Tiered):
-    """A control: as many latents, drawn at random among those that fire on the concept."""
+    """A control: equally many latents, drawn at random from those that fire on the concept."""
 
     name = "tiered_random"
     like = "tiered"

@@ -1,10 +1,10 @@
-"""Methods that look with an SAE, and act where the concept's latents fire.
+"""Methods that detect a concept with an SAE, and act where its latents fire.
 
-sensor.py         which latents tell a concept, and where they fire within a step
-probe.py          whether an image shows a concept: a few latents, weighed, at the first step
-decision.py       at the first step, whether an image is edited, by what probes see
-thresholds.py     how high a concept's latents reach in images without it
+sensor.py         latents that detect a concept, and where they fire within a step
+probe.py          a weighted sum of a few latents at the first step: does an image show a concept?
+decision.py       decide at the first step, by probes, whether an image is edited
+thresholds.py     thresholds from how strongly a concept's latents fire in images without it
 sauce.py          SAUCE (2503.14530): latents found with a few images, edited in images that show the concept
-sae_guidance.py   take the prompt's guidance back where the latents fire
-gated_uce.py      UCE's keys and values in images whose probe opens, the model's own elsewhere
+sae_guidance.py   undo the prompt's guidance where the latents fire
+gated_uce.py      UCE's keys and values in images whose probe opens, the model's own in others
 """

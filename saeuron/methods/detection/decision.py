@@ -1,7 +1,7 @@
-"""Decide at the first denoising step whether an image is edited, by what probes see there.
+"""Decide by probes, at the first denoising step, whether an image is edited.
 
-The denoiser runs unedited, and probes look. Where one opens, the same step is run again, edited, and so is the rest of
-the generation. Where none does, nothing runs twice, and the image is the unedited one, bit for bit.
+The denoiser runs unedited while probes read it. If one opens, the step is run again with edits, and so is the rest of
+the generation. If none opens, nothing runs twice, and the image is the unedited one, bit for bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,24 +18,25 @@ from saeuron.pipelines import family_of
 
 
 class Decision:
-    """What the probes of one concept said of each image of the generation that runs."""
+    """Decisions of one concept's probes about each image of the current generation."""
 
     def __init__(self, probes: Sequence[Probe]) -> None:
         self.probes = probes
         self.asleep = False
-        """Whether nothing is looked at."""
+        """If set, probes do not read."""
         self.silent = False
-        """Whether nothing is told: the denoiser runs unedited."""
+        """If set, `opened` is None: the denoiser runs unedited."""
         self.margins: list[Tensor] | None = None
+        """Within `held`: margins of the probes that have read, float32 [images] each."""
         self._opened: Tensor | None = None
 
     @contextmanager
     def held(self) -> Iterator[list[Tensor]]:
-        """For a loop of one's own, which sets `silent` and `asleep`: what was decided holds to the end.
+        """For a denoising loop outside a pipeline, which sets `silent` and `asleep` itself; decisions hold to the end.
 
         Yields:
-            The margins of the probes that look, float32 [images] each, in [-1, 1]: at 0 and above it is open. A
-            gradient reaches what the denoiser was given.
+            The margins of the probes that read, float32 [images] each, in [-1, 1]; a gate is open at 0 and above. They
+            can be differentiated with respect to the denoiser's input.
         """
         self._opened, self.margins = None, []
         try:
@@ -44,15 +45,15 @@ class Decision:
             self._opened, self.margins = None, None
 
     def begin(self) -> None:
-        """Forget what was decided, and look."""
+        """Forget earlier decisions, and let probes read the unedited denoiser."""
         self._opened, self.asleep, self.silent = None, False, True
 
     def decided(self) -> None:
-        """Look no more; what was decided counts."""
+        """Stop reading, and apply the decisions."""
         self.asleep, self.silent = True, False
 
     def look(self, probe: Probe, step: Step, output: Tensor, source: Tensor | None) -> None:
-        """Note for which images a probe opens."""
+        """Record for which images a probe opens."""
         del source
         seen = step.half(output, "conditional")
         if self.asleep or not len(seen):
@@ -64,18 +65,18 @@ class Decision:
 
     @property
     def opened(self) -> Tensor | None:
-        """For which images it is open, bool [images]; None where for none."""
+        """The images that are edited, bool [images]; None if there are none."""
         if self.silent or self._opened is None or not bool(self._opened.any()):
             return None
         return self._opened
 
     def readers(self) -> list[tuple[str, Reader]]:
-        """What looks: at each probe's hookpoint."""
+        """(hookpoint, reader) of each probe."""
         return [(probe.hookpoint, partial(self.look, probe)) for probe in self.probes]
 
 
 class First:
-    """At the denoiser: begins decisions with a generation, and runs its first step again where one is open."""
+    """Hooks of the denoiser: start decisions with each generation, and run its first step again if one is open."""
 
     def __init__(self, decisions: Sequence[Decision], pipe: Any) -> None:
         self.decisions, self.pipe, self._generation = decisions, pipe, None
@@ -87,11 +88,11 @@ class First:
         return family_of(self.pipe).root
 
     def readers(self) -> list[tuple[str, Reader]]:
-        """What looks: at the denoiser's input."""
+        """(hookpoint, reader) at the denoiser's input."""
         return [(self.root + INPUT, self._begin)]
 
     def _begin(self, step: Step, sample: Tensor, source: Tensor | None) -> None:
-        """In a loop of one's own every run of the denoiser is a first step, but where decisions are held."""
+        """Outside a pipeline's call every run of the denoiser is a first step, unless decisions are held."""
         del sample, source
         loop = step.generation is None
         self._now = loop or step.generation is not self._generation
@@ -105,7 +106,7 @@ class First:
         return [decision for decision in self.decisions if decision.margins is None]
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """What editing this step adds to the denoiser's output, float32 in its shape; None where nothing is open."""
+        """What editing the first step adds to the denoiser's output, float32 of its shape; None if nothing is open."""
         if not self._now:
             return None
         self._now = False
@@ -115,13 +116,13 @@ class First:
         if not opened or step.call is None:
             return None
         module, args, kwargs = step.call
-        # Not a call of the module: its own hooks have run.
+        # `forward`, not a call of the module: its hooks have run already and must not run twice.
         edited = family_of(self.pipe).stream(module, module.forward(*args, **kwargs))
         rows = rows_of(torch.stack(opened).any(0), step, output)
         return torch.where(rows, edited.float() - output.float(), 0.0)
 
 
 def rows_of(opened: Tensor, step: Step, output: Tensor) -> Tensor:
-    """bool [images] as [B, 1, ...], to multiply a batch with: twice where it is guided."""
+    """bool [images] as [B, 1, ...], to broadcast to a batch; repeated for both halves of a guided one."""
     both = torch.cat([opened, opened]) if step.guided else opened
     return both.reshape(-1, *[1] * (output.ndim - 1))

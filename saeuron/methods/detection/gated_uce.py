@@ -1,8 +1,8 @@
-"""UCE where an SAE sees the concept: keys and values of the edit there, the model's own elsewhere.
+"""UCE, only in images in which an SAE sees the concept.
 
 A probe (probe.py) of a few latents decides for each image, at its first denoising step, whether it shows the concept
-(decision.py). If so, the keys and values of all its steps read W' x (uce.py) in place of W x. If not, the picture is
-the unedited one, bit for bit.
+(decision.py). If so, its keys and values are W' x (uce.py) instead of W x, at all steps. If not, the image is the
+unedited one, bit for bit.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from saeuron.sae.autoencoder import check_width
 
 @dataclass(frozen=True, eq=False)
 class GatedMap(Watch):
-    """Keys and values read x + up (down x) in images for which a probe opens; see the head of this file."""
+    """Keys and values read x + up (down x) in images for which a probe opens."""
 
     kind: ClassVar[str] = "gated_map"
 
@@ -44,31 +44,31 @@ class GatedMap(Watch):
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def scaled(self, strength: float) -> "GatedMap":
-        """The map's change times `strength`; which images it acts on stays the same."""
+        """The map's change times `strength`; the images on which it acts stay the same."""
         return replace(self, up=strength * self.up)
 
     @classmethod
     def hooked(cls, parts: Sequence[Self], pipe: Any) -> Hooked:
-        """Each part by itself: what several change adds up."""
+        """Each part on its own; changes of several add up."""
         decisions = [Decision(part.probes) for part in parts]
         first = First(decisions, pipe)
         readers: list[tuple[str, Reader]] = first.readers()
         editors: list[tuple[str, Editor]] = [(first.root, first)]
         for part, decision in zip(parts, decisions, strict=True):
             readers += decision.readers()
-            # A layer that is not there is refused, by its name, where hooks are attached.
+            # A missing layer is refused by name where hooks are attached.
             editors += [(path + INPUT, _Mapped(part, decision)) for path in part.layers]
         return Hooked(readers, editors, decisions)
 
 
 class _Mapped:
-    """What a layer reads is mapped, for the images that are edited."""
+    """Maps the input of a layer, in images that are edited."""
 
     def __init__(self, part: GatedMap, decision: Decision) -> None:
         self.part, self.decision = part, decision
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """float32 [B, L, D] to be added to text states [B, L, D]; None where no image is edited."""
+        """What to add to text states [B, L, D], float32 [B, L, D]; None if no image is edited."""
         if (opened := self.decision.opened) is None:
             return None
         check_width(self.part.down.shape[1], output.shape[-1], "the removal at the text states")
@@ -77,7 +77,7 @@ class _Mapped:
 
 
 class GatedUCE(UCE):
-    """`n`: latents of the probe; the rest is UCE's."""
+    """`n`: latents of the probe; other settings are those of UCE."""
 
     name = "gated_uce"
     needs = frozenset({"latents", "activations", "prompts"})
@@ -88,11 +88,11 @@ class GatedUCE(UCE):
         return whole(name, values) if name == "n" else super().ordered(name, values)
 
     def selected(self, evidence: Evidence, hookpoint: str, n: int) -> Tensor:
-        """Which n latents the probe reads, bool [N]: those with the strongest scores, for the concept or against it."""
+        """The n latents that the probe reads, bool [N]: those with the greatest |score|."""
         return strongest(evidence, hookpoint, n)
 
     def learn(self, evidence: Evidence) -> Any:
-        """(UCE's moments, {n: probes}), filled as settings ask for them."""
+        """({toward: UCE's moments}, {n: probes}), filled by `parts` when needed."""
         found: tuple[dict[str, Moments], dict[int, tuple[Probe, ...]]] = ({}, {})
         return found
 
@@ -107,7 +107,7 @@ class GatedUCE(UCE):
 
 
 class GatedUCERandom(GatedUCE):
-    """A control: the probe reads trained latents, drawn at random among those that fire on the concept."""
+    """A control: the probe reads trained latents, drawn at random from those that fire on the concept."""
 
     name = "gated_uce_random"
     like = "gated_uce"

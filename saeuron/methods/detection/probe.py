@@ -1,15 +1,15 @@
-"""A probe: does an image show a concept? A few latents of one module's output, weighed, at the first denoising step.
+"""A probe: a weighted sum of a few latents that tells at the first denoising step whether an image shows a concept.
 
     g(b) = sum_{i in F} w_i max_q p_i(b,q) + w_0,    open where g >= 0;  q runs over positions, of the conditional half
 
-    p_i    the latent's pre-activation, w_enc,i (x - b_dec) + b_enc,i: which latents are the k largest does not matter,
-           so that a probe holds its own rows of the encoder alone
-    F      the n latents with the greatest |s(i,t,c)| at the first scored step t: also those that tell another concept
+    p_i    the latent's pre-activation, w_enc,i (x - b_dec) + b_enc,i. No TopK is needed for it, so a probe holds only
+           its own rows of the encoder
+    F      the n latents with the greatest |s(i,t,c)| at the first scored step t: also those that fire for others
     w      logistic regression on z_i, max_q p_i standardised:
            min  mean over images of c of log(1 + e^-g) + mean over images of others of log(1 + e^g) + R |w|^2 / 2
 
-Both kinds of images weigh the same, however many there are. What is asked for is in the activations at the first step
-already, where the picture is still noise: cross-attention has read the prompt (docs/log.md, 2026-11-29).
+Both kinds of images have equal weight, however many there are. The first step is enough, although the picture is still
+noise: cross-attention has read the prompt (docs/log.md, 2026-11-29).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ from saeuron.sae.autoencoder import SAE, check_width
 from saeuron.scoring import select
 
 RIDGE = 0.01
-"""R, the weight of |w|^2 / 2. CHOSEN: with 20 and 40 images two classes can often be told apart without error."""
+"""R, the weight of |w|^2 / 2. CHOSEN: with 20 and 40 images the classes are often separable, and w would diverge."""
 ROUNDS = 50
-"""Newton's steps, at most; a dozen are enough."""
+"""Newton steps, at most; a dozen are usually enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Probe(Part):
     """w_0."""
 
     def scaled(self, strength: float) -> "Probe":
-        """Itself: what it sees does not depend on how much is changed."""
+        """Itself: detection does not depend on the strength."""
         del strength
         return self
 
@@ -69,8 +69,8 @@ class Probe(Part):
         return self.reached(output) @ self.weights + self.bias
 
     def margin(self, output: Tensor) -> Tensor:
-        """g over sum_i |w_i max_q p_i| + |w_0|, in [-1, 1], float32 [images]; open at 0 and above. The divisor is no
-        part of the gradient.
+        """g / (sum_i |w_i max_q p_i| + |w_0|), in [-1, 1], float32 [images]; open at 0 and above. No gradient flows
+        through the divisor.
         """
         reached = self.reached(output)
         scale = reached.detach().abs() @ self.weights.abs() + abs(self.bias)
@@ -78,7 +78,7 @@ class Probe(Part):
 
 
 Select = Callable[[Evidence, str, int], Tensor]
-"""Which n latents of a hookpoint tell a concept, bool [N]."""
+"""(evidence, hookpoint, n) -> the n latents of a probe, bool [N]."""
 
 
 def first(profile: Profile) -> int:
@@ -105,7 +105,7 @@ def probes(evidence: Evidence, n: int, chosen: Select = strongest) -> tuple[Prob
 
 
 def reading(sae: SAE, selected: Tensor, sae_id: str = "") -> Probe:
-    """A probe of some latents of an SAE, bool [N], that weighs nothing yet."""
+    """A probe of the selected latents of an SAE, bool [N], with weights still 0."""
     latents = selected.nonzero().flatten()
     about = {name: value.detach().cpu().double() for name, value in sae.state_dict().items()}
     W = about["W_enc"][latents]
@@ -114,12 +114,17 @@ def reading(sae: SAE, selected: Tensor, sae_id: str = "") -> Probe:
 
 
 def fit(yes: Tensor, no: Tensor) -> tuple[Tensor, float]:
-    """w and w_0 of images with the concept [P, u] and without it [Q, u], by Newton's method in float64."""
+    """(w float32 [u], w_0), by Newton's method in float64.
+
+    Args:
+        yes: max_q p of images with the concept, [P, u].
+        no: the same of images without it, [Q, u].
+    """
     x = torch.cat([yes, no]).double()
     y = torch.cat([torch.ones(len(yes)), torch.zeros(len(no))]).double()
     each = torch.cat([torch.full((len(yes),), 1 / len(yes)), torch.full((len(no),), 1 / len(no))]).double()
     mean, spread = x.mean(0), x.std(0, correction=0)
-    # A latent that is the same in every image tells nothing.
+    # A latent that is constant over images gets weight 0.
     spread = torch.where(spread > 0, spread, torch.inf)
     z = torch.cat([(x - mean) / spread, torch.ones(len(x), 1, dtype=x.dtype)], 1)
     penalty = torch.full((z.shape[1],), RIDGE, dtype=x.dtype)
@@ -138,11 +143,11 @@ def fit(yes: Tensor, no: Tensor) -> tuple[Tensor, float]:
 
 
 class _Enough(Exception):
-    """The first step has been seen."""
+    """Ends a generation after its first step."""
 
 
 class _Heights:
-    """Reads one hookpoint at the first step: max_q p of every image."""
+    """A reader of one hookpoint: max_q p of every image at the first step."""
 
     def __init__(self, probe: Probe) -> None:
         self.probe, self.images = probe, 0
@@ -156,7 +161,7 @@ class _Heights:
 def heights(evidence: Evidence, images: Sequence[Request], plain: Sequence[Probe]) -> list[Tensor]:
     """max_q p at the first step of each image's generation, float32 [images, u], for each probe.
 
-    Generations end there: an image costs one run of the denoiser.
+    Generations are ended there, so an image costs one run of the denoiser.
     """
     readers = {probe.hookpoint: _Heights(probe) for probe in plain}
     left, size, runs = list(images), 0, 0
@@ -184,7 +189,7 @@ def heights(evidence: Evidence, images: Sequence[Request], plain: Sequence[Probe
     with attached(evidence.pipe, readers={family_of(evidence.pipe).root + INPUT: began, **readers}):
         while left:
             try:
-                # A model of one step comes to its end.
+                # With a single denoising step, `_Enough` is never raised.
                 for batch, _ in generate(evidence.pipe, left, evidence.model, evidence.seed, begin=begin):
                     left = left[len(batch) :]
             except _Enough:

@@ -1,12 +1,12 @@
-"""Detect with the SAE, act on the predicted noise: take the prompt's guidance back where the concept's latents fire.
+"""Detect with an SAE and act on the predicted noise: undo the prompt's guidance where the concept's latents fire.
 
     e_c' = e_u - push (e_c - e_u)    at positions of the predicted noise where a latent of F(c,t) is above m(i,t)
     e_c' = e_c                       elsewhere
 
-e_c and e_u are the predictions for the prompt and for none. `push` 0 puts the one in place of the other; above 0 the
-prompt is negated there. The latents are only read, so that nothing that an SAE's decoder makes enters the picture. A
-position of the noise is masked if any part of it lies at a position that fires, in this step. Where none fires, the
-output is the input, bit for bit. Needs guidance by a doubled batch.
+e_c and e_u are the predictions with and without the prompt. With `push` 0, e_u replaces e_c; above 0 the prompt is
+negated there. Latents are only read, so nothing from the SAE's decoder enters the picture. A position of the noise is
+masked if any part of it lies at a position that fires in this step. If none fires, the output is unchanged, bit for
+bit. Needs guidance by a doubled batch.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ from saeuron.pipelines import family_of
 
 @dataclass(frozen=True, eq=False)
 class GuidanceMask(Watch):
-    """The prediction for the prompt is replaced where sensors fire; see the head of this file."""
+    """Replaces the prediction with the prompt where sensors fire."""
 
     kind: ClassVar[str] = "guidance_mask"
 
     sensors: tuple[GatedEdit, ...]
     amount: float
-    """What is subtracted of e_c - e_u: 1 + push."""
+    """How many times e_c - e_u is subtracted: 1 + push."""
 
     def scaled(self, strength: float) -> "GuidanceMask":
         """The change times `strength`."""
@@ -42,7 +42,7 @@ class GuidanceMask(Watch):
 
     @classmethod
     def hooked(cls, parts: Sequence[Self], pipe: Any) -> Hooked:
-        """Together: where several fire, the largest amount counts, once.
+        """One mask for all parts: where several fire, the largest amount is used.
 
         Raises:
             ConfigError: the pipeline has no unconditional half.
@@ -65,7 +65,7 @@ class _Masked:
         self.seen = seen
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """float32 in the output's shape: zero for the unconditional half, and where nothing fires; None if so for all.
+        """The change, float32 of the output's shape, 0 for the unconditional half and where nothing fires; or None.
 
         Raises:
             ConfigError: the batch is not guided.
@@ -88,7 +88,7 @@ class _Masked:
 
 
 class SAEGuidance(Method):
-    """`n`: latents that tell the concept at each step; `push`: how far beyond no guidance it goes there."""
+    """`n`: latents that detect the concept at each step; `push`: how far beyond no guidance to go."""
 
     name = "sae_guidance"
     needs = frozenset({"latents"})

@@ -3,8 +3,8 @@
     F(c,t) = the n latents with the greatest mean f over 8 images of c - mean f over 8 of other concepts, above 0
     x'     = x + sum_{i in F} (beta - 1) f_i W_dec[i]    in images with G(b,t) >= tau(t)
 
-G and tau: thresholds.py. The gate is decided on the conditional half, for both. Known from the abstract and notes of
-others; the gate, and that F is chosen at each step, are choices of this project. No statistics of the domain are used.
+For G and tau see thresholds.py. The conditional half decides the gate for both. Only the abstract and notes by others
+were read: the gate, and choosing F at each step, are choices of this project. No statistics of the domain are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from saeuron.methods.steering import read
 from saeuron.scoring import Accumulator, means, select
 
 FEW = 8
-"""Images of the concept, and as many of others, that its latents are found with."""
+"""Images of the concept, and equally many of others, from which its latents are found."""
 GATES = ("image", "none")
 
 
@@ -35,7 +35,7 @@ class Sauce(Method):
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"n": (1, 4), "beta": (0.0, -1.0, -2.0, -4.0), "gate": ("image",)}
 
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
-        """Few latents before many, betas near 1 before those far below."""
+        """Few latents before many, large betas before small ones."""
         if name == "n":
             return whole(name, values)
         if name == "gate":

@@ -1,8 +1,7 @@
-"""Which latents tell a concept, and where they fire within a run of the denoiser.
+"""Sensors: latents that detect a concept, and where they fire within a run of the denoiser.
 
-A sensor is a `GatedEdit` that is only asked, never applied: it fires at the positions where a latent is above its
-floor, in the conditional half. Sensors see a module's output before edits of that module, but after those of earlier
-ones.
+A sensor is a `GatedEdit` that is only read, never applied: it fires at the positions where a latent is above its floor,
+in the conditional half. Sensors see a module's output before edits of that module, but after edits of earlier modules.
 """
 
 from collections.abc import Sequence
@@ -41,10 +40,10 @@ def sensors(evidence: Evidence, n: int) -> tuple[GatedEdit, ...]:
 
 
 def whole(name: str, values: Sequence[Any]) -> list[int]:
-    """Whole numbers of latents, few before many.
+    """Values of a setting that counts latents, few before many.
 
     Raises:
-        ConfigError: one is none, or below 1.
+        ConfigError: a value is no whole number of at least 1.
     """
     if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, int) or v < 1]:
         raise ConfigError(f"{name} holds {bad[0]!r}; expected whole numbers of latents, at least 1.")
@@ -52,7 +51,7 @@ def whole(name: str, values: Sequence[Any]) -> list[int]:
 
 
 class Memory:
-    """Where the sensors of one concept fire in the run of the denoiser that goes on."""
+    """Where one concept's sensors fire in the current run of the denoiser."""
 
     def __init__(self, sensors: Sequence[GatedEdit]) -> None:
         self.sensors = sensors
@@ -60,18 +59,18 @@ class Memory:
         self._aspect = 1.0
 
     def readers(self, pipe: Any) -> list[tuple[str, Reader]]:
-        """What looks on: at each sensor's hookpoint, and at the denoiser's input for the shape of the picture."""
+        """(hookpoint, reader) of each sensor, and of the denoiser's input for the shape of the picture."""
         root = family_of(pipe).root + INPUT
         return [(root, self._start), *((s.hookpoint, partial(self.look, s)) for s in self.sensors)]
 
     def _start(self, step: Step, sample: Tensor, source: Tensor | None) -> None:
-        """At the start of a run of the denoiser: forget the one before."""
+        """Forget the previous run of the denoiser."""
         del step, source
         self._aspect = sample.shape[-2] / sample.shape[-1] if sample.ndim == 4 else 1.0
         self._fired = None
 
     def look(self, sensor: GatedEdit, step: Step, output: Tensor, source: Tensor | None) -> None:
-        """Note where a sensor fires in a module's output."""
+        """Record where a sensor fires in a module's output."""
         del source
         fires = sensor.fires(step, output)
         if not len(fires):
@@ -79,13 +78,13 @@ class Memory:
         shape = output.shape[2:] if output.ndim == 4 else grid(fires.shape[1], self._aspect)
         found, before = fires.reshape(len(fires), *shape), self._fired
         if before is not None and len(before) == len(found):
-            # Sensors at maps of several sizes: on the larger of them.
+            # Sensors may read maps of different sizes; the larger keeps the detail.
             size = max(tuple(before.shape[1:]), tuple(found.shape[1:]))
             found = resized(found, *size) | resized(before, *size)
         self._fired = found
 
     def fired(self, height: int, width: int) -> Tensor | None:
-        """Where it fired, bool [images, height, width]; None where nothing has."""
+        """Where sensors fired, bool [images, height, width]; None if nowhere."""
         if self._fired is None or not bool(self._fired.any()):
             return None
         return resized(self._fired, height, width)
@@ -96,21 +95,21 @@ class Memory:
 
 
 def grid(positions: int, aspect: float) -> tuple[int, int]:
-    """(height, width) of so many positions, height over width as near to `aspect` as can be."""
+    """(height, width) with this many positions, and height / width nearest to `aspect`."""
     heights = [h for h in range(1, positions + 1) if positions % h == 0]
     height = min(heights, key=lambda h: abs(h * h - positions * aspect))
     return height, positions // height
 
 
 def resized(fired: Tensor, height: int, width: int) -> Tensor:
-    """bool [B, height, width] of bool [B, h, w]: a place is on if any part of it is."""
+    """bool [B, h, w] resized to bool [B, height, width]: a position is on if any part of it was."""
     if tuple(fired.shape[1:]) == (height, width):
         return fired
     return F.adaptive_max_pool2d(fired[:, None].float(), (height, width))[:, 0] > 0
 
 
 def rows_of(fired: Tensor, output: Tensor) -> Tensor:
-    """[B, h, w] in a shape that multiplies a map [B, D, h, w] or a sequence [B, h w, D]."""
+    """[B, h, w] in a shape that broadcasts to a map [B, D, h, w] or a sequence [B, h w, D]."""
     return fired[:, None] if output.ndim == 4 else fired.flatten(1)[..., None]
 
 

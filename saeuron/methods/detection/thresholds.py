@@ -1,10 +1,10 @@
-"""How high a concept's latents reach in images without it: the threshold of a gate by image.
+"""Thresholds of a gate by image, from how strongly a concept's latents fire in images without it.
 
     G(b,t) = max over positions of sum_{i in F} f_i        tau(t) = the 99 % quantile of G over retained images
 
-The retained images are training images of the other concepts (`tune.learning_images` of them), so that neither
-validation nor test images are looked at. With fewer than a hundred, the quantile is near their greatest. Where no
-latent of F fires in any of them, tau is the least number above 0: an image in which nothing fires is not let through.
+The retained images are training images of the other concepts (`tune.learning_images` of them): neither validation nor
+test images are used. With fewer than a hundred, the quantile is near the maximum. If no latent of F fires in any of
+them, tau is the smallest positive number, so that an image in which nothing fires does not pass.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from saeuron.methods.gates import GatedEdit
 from saeuron.methods.steering import read
 
 QUANTILE = 0.99
-LEAST = torch.finfo(torch.float32).tiny
+MIN_TAU = torch.finfo(torch.float32).tiny
 
 
 class Heights:
-    """Reads one hookpoint: G of every image at each timestep."""
+    """A reader of one hookpoint: G of every image at each timestep."""
 
     def __init__(self, edit: GatedEdit) -> None:
         self.edit, self.images = edit, 0
@@ -36,10 +36,10 @@ class Heights:
         self.found.setdefault(step.timestep, []).append(self.edit.gated(rows, step.timestep)[1].cpu())
 
     def quantile(self, share: float) -> Tensor:
-        """float32 [T], at the edit's timesteps; infinite at one that was not read."""
+        """Quantile of G over images, float32 [T] at the edit's timesteps; infinite at timesteps that were not read."""
         return torch.stack(
             [
-                torch.cat(self.found[t]).quantile(share).clamp(min=LEAST)
+                torch.cat(self.found[t]).quantile(share).clamp(min=MIN_TAU)
                 if t in self.found
                 else torch.tensor(torch.inf)
                 for t in self.edit.timesteps.tolist()

@@ -3,8 +3,8 @@
     q(p) = mean over tokens of |sum_{i in F} (beta - 1) f_i W_dec[i]|^2
     a prompt is edited if q(p) >= tau,   tau = 0.99 of the least q > 0 over training prompts that ask for c
 
-The paper's gate is the error of the reconstruction with F off; q needs the rows of F alone, and is exactly 0 where none
-of them fires. A prompt that is not edited gives the same image, bit for bit.
+The paper's gate is the error of the reconstruction with F off. q needs only the rows of F, and is exactly 0 if none of
+them fires. A prompt that is not edited gives the same image, bit for bit.
 """
 
 import torch

@@ -3,9 +3,9 @@
     K(p) = the s latents with the greatest f over the tokens of a prompt, the first token left out
     F(c) = union of K(p) over prompts that ask for c, minus the union over those that ask for others
 
-s is 2 k, or a half, a quarter... of it: that with which most of the concept's prompts have one of F firing. With few
-latents the union of many prompts at 2 k holds all.
-The SAE has thresholds (`batch_topk`), so that a removal holds the rows of F alone.
+s is 2 k, k, k / 2, ...: the one for which a latent of F fires in most of the concept's prompts. (In an SAE with few
+latents, the union over many prompts at 2 k would hold all of them.) The SAE has thresholds (`batch_topk`), so that a
+removal holds only the rows of F.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ TRAINING = SAEConfig(
     variant="batch_topk", expansion=8, k=8, batch=512, steps=300, lr=1e-2, inference="threshold", normalize=True
 )
 ROWS = 1 << 17
-"""Rows that it is trained on, at most."""
+"""Training rows, at most."""
 PASSES = 40
-"""Times that it sees a row, at most."""
+"""Passes over the training rows, at most."""
 FIRST = 1
 """The start token is the same in every prompt and is left alone."""
 _trained: dict[tuple[str, str], SAE] = {}
-"""The last SAE: the concepts of a domain share their prompts, and so the SAE."""
+"""{(hookpoint, hash of rows and settings): the last SAE}: concepts of a domain share their prompts and so the SAE."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +56,10 @@ class TextLatents:
 
 
 def text_latents(evidence: Evidence, number: int, training: SAEConfig = TRAINING) -> TextLatents:
-    """Train the SAE of a layer, or take it from another concept of the domain, and find the concept's latents.
+    """Find the concept's latents in the SAE of a layer, which is trained first unless another concept's run did it.
 
     Raises:
-        ConfigError: no latent is the concept's alone.
+        ConfigError: no latent belongs to the concept alone.
     """
     hookpoint = layer(evidence.pipe, number)
     texts = sorted({p.text for p in (*evidence.asked, *evidence.retained)})
@@ -87,8 +87,8 @@ def text_latents(evidence: Evidence, number: int, training: SAEConfig = TRAINING
 
 
 def ranks(sae: SAE, states: Tensor, most: int) -> Tensor:
-    """The best rank of each latent in any prompt, by its greatest f over tokens, int64 [N]: 0 is the strongest, `most`
-    stands for all beyond, and for latents that do not fire.
+    """The best rank of each latent in any prompt, by its greatest f over tokens, int64 [N]: 0 is the strongest; `most`
+    stands for all ranks from there on, and for latents that do not fire.
     """
     f = sae.encode(states[:, FIRST:]).amax(1)
     best = f.topk(most, dim=1)

@@ -4,16 +4,16 @@
     g(p) = max over tokens of cos(y, W u)         u = the mean over prompts that ask for c - o
     x'   = x - strength U^T U (x - o)             at every token of a prompt with g(p) >= tau;   U = u / |u|
 
-x are the states that the denoiser is told; those that stay are training prompts for other concepts, and the empty one.
-tau lies half-way between the least g of training prompts that ask for c and the greatest of those that stay; where they
-overlap it is the least. The first token is left alone, and so is the unconditional half. A prompt that is not edited
-gives the same image, bit for bit.
+x are the states that the denoiser reads; those that stay are training prompts for other concepts, and the empty one.
+tau lies half-way between the smallest g of training prompts that ask for c and the greatest g of those that stay; if
+these overlap, it is that smallest g. The first token and the unconditional half are left alone. A prompt that is not
+edited gives the same image, bit for bit.
 
 Where several concepts fire in one prompt, the rows of U are an orthonormal basis of all their directions, and o is the
 mean of theirs.
 
-After Semantic Surgery, of which a description was read alone: there states are pooled, the cosine is plain, and a
-sigmoid stands in the threshold's place. Why ours differ: docs/adr/0017.
+After Semantic Surgery, of which only a description was read: it pools states, uses the plain cosine, and a sigmoid
+instead of a threshold. docs/adr/0017 says why this differs.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from saeuron.pipelines import family_of
 from saeuron.sae.autoencoder import check_width
 
 RANK = 64
-"""Main directions of the covariance that W knows, at most; the others count as equally wide. At the width of Stable
+"""Principal directions of the covariance that W uses, at most; all others get the same scale. At the width of Stable
 Diffusion 1.5 a removal is 0.2 MB."""
 RIDGE = 0.1
 """Added to the covariance, as a share of its mean variance."""

@@ -1,4 +1,4 @@
-"""What prompts become: the states of a text encoder, and pairs of sentences that differ in one concept.
+"""States of a text encoder, and pairs of sentences that differ in one concept.
 
 Encoders are causal: from a concept's last token on, every state of a sentence may carry it, the padding included.
 """
@@ -19,22 +19,22 @@ from saeuron.pipelines import family_of
 BATCH = 128
 """Prompts that are encoded at once."""
 SENTENCES = 200
-"""Of a concept, that counterparts are made of, at most."""
+"""Sentences of a concept for which counterparts are made, at most."""
 OTHERS = "others"
-"""As `toward`: the other concepts of the domain, in place of one text."""
+"""Value of `toward`: the mean over other concepts of the domain."""
 FARTHEST = "farthest"
-"""As `toward`: the one other concept whose sentences the text encoder reads least like the concept's."""
+"""Value of `toward`: the other concept whose sentences the text encoder reads least like the concept's."""
 COMPARED = 8
-"""Sentences by which the farthest is found, at most."""
+"""Sentences used to find the farthest concept, at most."""
 
 
 def embeddings(pipe: Any, texts: Sequence[str]) -> Tensor:
-    """What the denoiser is told of prompts, float32 [P, L, D], on the CPU."""
+    """The states of prompts that the denoiser reads, float32 [P, L, D], on the CPU."""
     found = []
     for start in range(0, len(texts), BATCH):
         with torch.no_grad():
             given = family_of(pipe).encode_prompt(pipe, texts[start : start + BATCH])["encoder_hidden_states"]
-        # Of a guided pipeline the unconditional rows come first.
+        # A guided pipeline puts the unconditional rows first.
         found.append(given[-len(texts[start : start + BATCH]) :].float().cpu())
     return torch.cat(found)
 
@@ -64,7 +64,7 @@ def layer(pipe: Any, number: int) -> str:
     root = family_of(pipe).text_roots[0]
     found = [path for path in hookpoints(pipe) if re.fullmatch(rf"{root}\..*\blayers\.\d+", path)]
     if number < 0 < len(found):
-        # A model with fewer layers has its first in the place of those.
+        # A model with fewer layers than asked for uses its first.
         return found[max(number, -len(found))]
     if not 0 <= number < len(found):
         raise ConfigError(f"layer holds {number}; the text encoder has {len(found)}, 0 to {len(found) - 1}.")
@@ -78,7 +78,7 @@ def renamed(text: str, concept: str, other: str) -> str | None:
 
 
 def counterparts(evidence: Evidence, toward: str, most: int = 4) -> list[tuple[str, list[str]]]:
-    """(sentence that names the concept, the same with other words in its place): with `toward`, with the farthest
+    """(sentence that names the concept, the same sentence with other words instead): with `toward`, with the farthest
     concept, or with the names of `most` others.
 
     Raises:
@@ -130,7 +130,7 @@ def farthest(evidence: Evidence) -> str:
         e = embeddings(evidence.pipe, [renamed(text, evidence.concept, name) or "" for name in names]).flatten(1)
         e = functional.normalize(e - e.mean(0), dim=1)
         total += e @ e[0]
-    # Of equal ones the first by name.
+    # Ties go to the first name.
     return names[1 + int(total[1:].argmin())]
 
 
@@ -143,7 +143,7 @@ def tokens(pipe: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def last_difference(one: Sequence[int], two: Sequence[int]) -> tuple[int, int]:
-    """The place of the last token that is not the same in two sentences which end alike, in each."""
+    """Index, in each of two token sequences with the same end, of the last token that differs."""
     same = 0
     while same < min(len(one), len(two)) and one[-1 - same] == two[-1 - same]:
         same += 1
@@ -155,11 +155,11 @@ class Aligned(NamedTuple):
 
     text: str
     place: int
-    """Of the concept's last token, from which on states are compared."""
+    """Index of the concept's last token; states from there on are compared."""
     mine: Tensor
-    """Its states from there on, float32 [P, D]."""
+    """The sentence's states from there on, float32 [P, D]."""
     other: Tensor
-    """The mean of its counterparts' at the same distance from theirs, float32 [P, D]."""
+    """The mean of the counterparts' states from their own last token on, float32 [P, D]."""
 
 
 def aligned(pipe: Any, found: Sequence[tuple[str, list[str]]]) -> Iterator[Aligned]:
@@ -171,7 +171,7 @@ def aligned(pipe: Any, found: Sequence[tuple[str, list[str]]]) -> Iterator[Align
     )
     for text, others in found:
         ends = [last_difference(ids[text], ids[other]) for other in others]
-        # To the shortest end: counterparts of other lengths leave less padding.
+        # Cut to the shortest: counterparts of other lengths have less padding.
         length, place = min(len(states[text]) - max(i, j) for i, j in ends), ends[0][0]
         other = torch.stack([states[o][j:][:length] for o, (_, j) in zip(others, ends, strict=True)]).mean(0)
         yield Aligned(text, place, states[text][place:][:length], other)

@@ -1,10 +1,10 @@
 """Methods that change weights while a removal is attached, and restore them bit for bit.
 
-part.py           what is added to a weight: a low-rank change, or a map of what the weight reads
+part.py           a low-rank change of a weight, or a map of its input
 linear_map.py     the moments of text states that the closed-form edits are computed from
 uce.py            UCE (2308.14761): cross-attention reads the concept's words as others
 procrustes.py     the same by a rotation
-training.py       low-rank terms of linear layers that gradients train
-text_redirect.py  the text encoder's first layer, trained so that the concept's words are read as others
-esd.py            ESD-x (2303.07345): keys and values, trained away from the concept's prompts
+training.py       low-rank terms of linear layers, trained by gradients
+text_redirect.py  train the text encoder's first layer to read the concept's words as others
+esd.py            ESD-x (2303.07345): train keys and values away from the concept's prompts
 """

@@ -1,4 +1,4 @@
-"""ESD-x (2303.07345): fine-tune cross-attention so that a concept's prompt is denoised away from what it says.
+"""ESD-x (2303.07345): fine-tune cross-attention so that a concept's prompt is denoised away from the concept.
 
     e'(z, c) -> e(z, u) - eta (e(z, c) - e(z, u))        mean squared error, over steps of pictures in the making
 
@@ -30,13 +30,13 @@ from saeuron.pipelines import family_of
 RANK, RATE = 4, 5e-3
 """A first guess, which removes neon from canvas (docs/log.md, 2026-11-29)."""
 PICTURES, BATCH = 20, 8
-"""Times that a batch of prompts goes from noise to image; an update at each step."""
+"""Number of generations, each of BATCH prompts, from noise to image with an update at each step."""
 EMPTY = "empty"
-"""As `against`: the empty prompt."""
+"""Value of `against`: the empty prompt."""
 
 
 class ESD(Method):
-    """`eta`: how far beyond u; `against`: `others` or `empty`; `keep`: weight of what stays, 0 as published."""
+    """`eta`: how far beyond u; `against`: `others` or `empty`; `keep`: weight of other prompts, 0 as published."""
 
     name = "esd"
     needs = frozenset({"prompts"})
@@ -89,7 +89,7 @@ class ESD(Method):
 
 
 class Pictures:
-    """The prompts of some pictures in the making, encoded once."""
+    """The prompts of a batch of generations, encoded once."""
 
     def __init__(self, pipe: Any, asked: list[str], against: list[str], retained: list[str]) -> None:
         self.pipe, self.family = pipe, family_of(pipe)
@@ -105,7 +105,7 @@ class Pictures:
     def loss(
         self, terms: LowRank, z: Tensor, timestep: int, settings: Settings, guidance: float
     ) -> tuple[Tensor, Tensor]:
-        """(the loss at z, the edited model's guided prediction there, without gradient)."""
+        """(loss at z, a scalar; the edited model's guided prediction at z, float32 [b, C, H, W], without gradient)."""
         keep = settings["keep"]
         with torch.no_grad():
             concept, against = self.eps("asked", z, timestep), self.eps("against", z, timestep)
@@ -126,11 +126,11 @@ def wanted(concept: Tensor, against: Tensor, eta: float) -> Tensor:
 
 
 def guided(conditional: Tensor, empty: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance; without it where the scale is at most 1."""
+    """Classifier-free guidance; the conditional prediction if the scale is at most 1."""
     return empty + guidance * (conditional - empty) if guidance > 1 else conditional
 
 
 def cleaner(z: Tensor, eps: Tensor, b: float, a: float) -> Tensor:
-    """From cumulative alpha b to the cleaner a, by DDIM: z_0 = (z - sqrt(1 - b) eps) / sqrt(b) noised to a."""
+    """One DDIM step from cumulative alpha b to the greater a: z_0 = (z - sqrt(1 - b) eps) / sqrt(b), noised to a."""
     clean: Tensor = (z - (1 - b) ** 0.5 * eps) / b**0.5
     return a**0.5 * clean + (1 - a) ** 0.5 * eps

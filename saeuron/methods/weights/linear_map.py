@@ -20,9 +20,10 @@ from saeuron.methods.text.states import BATCH, FARTHEST, OTHERS, counterparts, e
 from saeuron.methods.weights.part import WeightMap, factors
 
 RANK = 64
-"""Of the map, at most: at the width of Stable Diffusion 1.5 a removal is 0.4 MB."""
+"""Rank of the map, at most; at the width of Stable Diffusion 1.5 a removal is 0.4 MB."""
 RIDGE = 1e-3
-"""Added to the retained states' second moments, as a share of their mean: few prompts do not fill all directions."""
+"""Added to the diagonal of the retained states' second moments, as a share of its mean: few prompts do not span all
+directions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +33,14 @@ class Moments:
     concept: Tensor
     """c c^T of the concept's states."""
     moved: Tensor
-    """c* c^T; c* is the state that c is to be read as."""
+    """c* c^T; c* is the state as which c should be read."""
     retained: Tensor
-    """x x^T of what stays: prompts for other concepts, and the empty one."""
+    """x x^T of the states that stay: those of prompts for other concepts, and of the empty prompt."""
 
 
 class LinearMap(Method):
-    """`erase`: weight of the concept's states against those that stay; `toward`: which word the concept's is read as;
-    `others`: the mean of the other concepts; `farthest`: the one least like it.
+    """`erase`: weight of the concept's states relative to those that stay; `toward`: the word as which the concept is
+    read; `others`: the mean of the other concepts; `farthest`: the concept least like it.
     """
 
     needs = frozenset({"prompts"})
@@ -56,7 +57,7 @@ class LinearMap(Method):
         return sorted(map(float, values))
 
     def learn(self, evidence: Evidence) -> dict[str, Moments]:
-        """{toward: moments}, filled as settings ask for them."""
+        """{toward: moments}, filled by `parts` when needed."""
         del evidence
         return {}
 
@@ -71,7 +72,7 @@ class LinearMap(Method):
     def removal(
         self, evidence: Evidence, learned: Any, settings: Settings, provenance: Mapping[str, Any] | None = None
     ) -> Removal:
-        """See `Method.removal`; its settings say which concept `farthest` is."""
+        """See `Method.removal`; in its settings, `farthest` is replaced by the concept's name."""
         toward = farthest(evidence) if settings["toward"] == FARTHEST else settings["toward"]
         return super().removal(evidence, learned, {**settings, "toward": toward}, provenance)
 
@@ -89,7 +90,7 @@ def moments(evidence: Evidence, toward: str) -> Moments:
         moved = c_new.T @ c + (0 if moved is None else moved)
         count += len(c)
     assert concept is not None and moved is not None
-    # The empty prompt, which guidance starts from, counts as much as all others.
+    # The empty prompt has half of the weight, because guidance starts from it in every image.
     retained = (_second(evidence.pipe, [""]) + _second(evidence.pipe, [p.text for p in evidence.retained])) / 2
     return Moments(concept / count, moved / count, retained)
 
@@ -112,7 +113,7 @@ def cross_attention(pipe: Any) -> tuple[str, ...]:
     """The layers that make keys and values of text.
 
     Raises:
-        ConfigError: the denoiser has none under the names that diffusers gives them.
+        ConfigError: the denoiser has no layers of the names that diffusers gives them.
     """
     found = [path for path in hookpoints(pipe) if path.split(".")[-2:] in (["attn2", "to_k"], ["attn2", "to_v"])]
     if not found:

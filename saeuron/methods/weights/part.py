@@ -1,9 +1,10 @@
-"""Changes of weights: what a removal adds to them while it is attached.
+"""Changes of weights that a removal makes while it is attached.
 
     WeightMap     W' = W (I + up down)      the weight reads x + down^T (up^T x) in place of x
     WeightDelta   W' = W + up down
 
-Both are of low rank, so that a removal is small. The old tensors are put back at the end, and so every bit of them.
+Both have low rank, so that a removal is small. The old tensors are put back at the end, so weights are restored bit
+for bit.
 """
 
 from abc import abstractmethod
@@ -50,14 +51,14 @@ class WeightChange(Change):
 
         Raises:
             UnknownName: the pipeline has no such linear layer.
-            ConfigError: its weights are not there, because they are offloaded one by one.
+            ConfigError: its weights are offloaded one by one, so that they cannot be changed.
         """
         known = {path: module for path, module in hookpoints(pipe).items() if isinstance(module, nn.Linear)}
         for path in self.layers:
             if path not in known:
                 raise UnknownName("linear layer", path, known)
             if known[path].weight.is_meta:
-                # Whatever is written there is lost: the weight is brought from elsewhere at each call.
+                # The weight is loaded again at each call, so a change would be lost.
                 raise ConfigError(
                     f"the weights of {path} are offloaded one by one, so this removal cannot change them; use "
                     "enable_model_cpu_offload in place of enable_sequential_cpu_offload, or fold it in with "
@@ -82,9 +83,9 @@ class WeightChange(Change):
 
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
-        """The changes of the same layers add up; each is computed from the model's own weights.
+        """The sum of changes of the same layers; each is computed from the model's own weights.
 
-        The columns are put in the order of their numbers, so that the sum does not depend on who came first.
+        Columns are sorted by value, so that the rounded sum does not depend on the order of the parts.
         """
         groups: dict[tuple[str, ...], list[Self]] = {}
         for part in parts:
@@ -104,7 +105,7 @@ def _sum(parts: Sequence[Changed]) -> Changed:
 
 @dataclass(frozen=True, eq=False)
 class WeightMap(WeightChange):
-    """W' = W + (W up) down; the same map for every layer, whatever it gives: `up` is [D, r]."""
+    """W' = W + (W up) down: one map of the input for every layer, whatever its output; `up` is [D, r]."""
 
     kind: ClassVar[str] = "weight_map"
 
@@ -123,7 +124,7 @@ class WeightDelta(WeightChange):
 
 
 def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The nearest up [O, r] down [r, D] of a matrix [O, D], float32; r is `rank`, or less where less is exact."""
+    """The nearest product up [O, r] down [r, D] to a matrix [O, D], float32; r is `rank`, or less if that is exact."""
     u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
     r = max(1, min(rank, int((s > 1e-7 * s[0]).sum())))
     return (u[:, :r] * s[:r]).float(), v[:r].float().contiguous()

@@ -1,11 +1,11 @@
-"""Train the text encoder's first layer so that a concept's words are read as others.
+"""Train the text encoder's first layer to read a concept's words as others.
 
     loss = mean |E'(p) - E*(p)|^2 + keep mean |E'(x) - E(x)|^2
 
-p are training prompts that name the concept. E*(p) is the mean of the unchanged encoder's states of the same sentences
-with other words in its place (`toward`), from the concept's last token on, and E(p) before. x are training prompts for
-other concepts, and the empty one. E are the states that the denoiser is told. All linear layers of the first layer are
-trained, each by a term of low rank (training.py). No image is generated.
+p are training prompts that name the concept. From the concept's last token on, E*(p) is the mean of the unchanged
+encoder's states for the same sentences with other words instead (`toward`); before that token it is E(p). x are
+training prompts for other concepts, and the empty one. E are the states that the denoiser reads. All linear layers of
+the first layer are trained, each by a low-rank term (training.py). No image is generated.
 """
 
 from collections.abc import Sequence
@@ -30,18 +30,18 @@ BATCH = 32
 
 
 class Targets(NamedTuple):
-    """What the states of some prompts should become."""
+    """Target states of P prompts of L tokens."""
 
     texts: list[str]
     states: Tensor
     """float32 [P, L, D]."""
     counts: Tensor
-    """Whether a token counts, float32 [P, L]."""
+    """1 for a token that counts, else 0, float32 [P, L]."""
 
 
 class TextRedirect(Method):
-    """`toward`: which word the concept's is read as; `others`: the mean of others; `farthest`: the one least like it;
-    `keep`: weight of what stays.
+    """`toward`: the word as which the concept is read; `others`: the mean of others; `farthest`: the concept least like
+    it; `keep`: weight of the prompts that stay.
     """
 
     name = "text_redirect"
@@ -49,7 +49,7 @@ class TextRedirect(Method):
     grid: ClassVar = {"keep": (1.0,), "toward": (OTHERS,)}
 
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
-        """Much that is kept before little."""
+        """Large `keep` before small."""
         if name == "toward":
             if bad := [v for v in values if not isinstance(v, str)]:
                 raise ConfigError(f"toward holds {bad[0]!r}; expected a word, {OTHERS!r} or {FARTHEST!r}.")
@@ -75,7 +75,7 @@ class TextRedirect(Method):
 
 
 def targets(evidence: Evidence, toward: str) -> tuple[Targets, Targets]:
-    """(prompts that name the concept, what stays)."""
+    """(targets of prompts that name the concept, targets of prompts that stay)."""
     pipe = evidence.pipe
     found = list(aligned(pipe, counterparts(evidence, toward)))
     texts = [each.text for each in found]

@@ -1,8 +1,8 @@
-"""Changes of weights that are found by gradients: a term of low rank for each layer, trained in place of the weight.
+"""Changes of weights that gradients find: for each layer a low-rank term is trained instead of the weight.
 
     y = W x + b + up (down x),   up = 0 at the start
 
-What was trained is what a file holds, nothing is cut off afterwards. The model's own weights are never changed.
+A removal's file holds the trained factors exactly. The model's own weights are never changed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,9 +23,9 @@ class LowRank:
 
     Args:
         paths: the layers, dotted paths from the pipeline.
-        rank: of each term, or less where the layer is narrower.
+        rank: rank of each term, or less if the layer is narrower.
         rate: Adam's learning rate.
-        seed: of `down`, which is normal with variance 1 / D at the start.
+        seed: seed of `down`, which starts normal with variance 1 / D.
 
     Raises:
         UnknownName: a path is no linear layer.
@@ -55,7 +55,7 @@ class LowRank:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The layers compute with their terms while the context lasts."""
+        """Add the terms to the layers' outputs until the context ends."""
         with ExitStack() as stack:
             for path, module in self.layers.items():
                 up, down = self.factors[path]
@@ -83,7 +83,7 @@ class LowRank:
         self.optimiser.step()
 
     def parts(self) -> tuple[WeightDelta, ...]:
-        """What was trained, a part for each layer, on the CPU."""
+        """The trained terms as one part for each layer, on the CPU."""
         return tuple(
             WeightDelta((path,), up.detach().cpu().clone(), down.detach().cpu().clone())
             for path, (up, down) in self.factors.items()

@@ -172,13 +172,13 @@ def test_a_method_from_outside_is_found_by_its_name():
 
 
 def test_scale_share_changes_each_latent_by_gamma_times_all_activation():
-    from saeuron.methods.saeuron import LEAST, SAeUron, multiplier
+    from saeuron.methods.saeuron import MIN_SHARE, SAeUron, multiplier
 
     mean = torch.tensor([[0.5, 0.3, 0.2, 0.0], [4.0, 0.0005, 0.0, 0.0]])
     factor = multiplier(mean, -2.0, "share")
     for t, row in enumerate(mean.tolist()):
         for i, mu in enumerate(row):
-            expected = -2.0 * sum(row) / mu if mu / sum(row) >= LEAST else 1.0
+            expected = -2.0 * sum(row) / mu if mu / sum(row) >= MIN_SHARE else 1.0
             assert factor[t, i] == pytest.approx(expected)
     assert torch.equal(multiplier(mean, -2.0, "mean"), -2.0 * mean)
     with pytest.raises(UnknownName, match="unknown scale of gamma 'shares': did you mean 'share'"):
