@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from saeuron.config import Half
-from saeuron.errors import SaeuronError, UnknownName
+from saeuron.errors import ConfigError, SaeuronError, UnknownName
 from saeuron.pipelines import Family, family_of
 from saeuron.pipelines.base import Rows
 from saeuron.pipelines.calls import caller
@@ -45,14 +45,24 @@ def resolve(pipe: Any, path: str) -> nn.Module:
 
     Raises:
         UnknownName: there is none; the message names the nearest paths.
+        ConfigError: it never runs by itself, so there is nothing to see or edit.
     """
     known, bare = hookpoints(pipe), path.removesuffix(INPUT)
     if bare == family_of(pipe).root:
         return family_of(pipe).denoiser(pipe)
+    usual = [name for name in known if family_of(pipe).worth_naming(name)]
     if bare not in known:
-        usual = [name for name in known if family_of(pipe).worth_naming(name)]
         raise UnknownName("hookpoint", path, usual or list(known))
-    return known[bare]
+    module = known[bare]
+    if isinstance(module, nn.ModuleList | nn.ModuleDict):
+        inner = [name for name in [*usual, *known] if name.startswith(f"{bare}.")]
+        raise ConfigError(f"{bare} is a list of modules and never runs itself; take one in it, such as {inner[0]}.")
+    if isinstance(module, torch.jit.ScriptModule) or type(module).forward is nn.Module.forward:
+        raise ConfigError(
+            f"{bare} never runs itself, so it cannot be edited: {bare.split('.')[0]} was traced or exported. Take the "
+            "network as it was loaded; torch.compile does no harm."
+        )
+    return module
 
 
 def to_rows(output: Tensor) -> Tensor:

@@ -38,6 +38,10 @@ RUNS = {
         settings("domains.style.hookpoints=[unet.up_blocks.0.attention.1]"),
         "unknown hookpoint 'unet.up_blocks.0.attention.1': did you mean 'unet.up_blocks.0.attentions.1'",
     ),
+    "hookpoint that is a list": (
+        settings("domains.style.hookpoints=[unet.up_blocks]"),
+        "unet.up_blocks is a list of modules and never runs itself; take one in it, such as unet.up_blocks.0.",
+    ),
     "hookpoint in a text encoder": (
         settings('domains.style.hookpoints=["text_encoder.encoder.layer.0:input"]'),
         "unknown hookpoint 'text_encoder.encoder.layer.0:input': did you mean 'text_encoder.",

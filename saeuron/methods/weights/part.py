@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from saeuron.errors import ConfigError, UnknownName
-from saeuron.hooks import hookpoints
+from saeuron.hooks import hookpoints, resolve
 from saeuron.methods.parts import Change
 from saeuron.sae.autoencoder import check_width
 
@@ -51,13 +51,23 @@ class WeightChange(Change):
 
         Raises:
             UnknownName: the pipeline has no such linear layer.
-            ConfigError: its weights are offloaded one by one, so that they cannot be changed.
+            ConfigError: its weights are offloaded one by one or quantized, so that they cannot be changed.
         """
-        known = {path: module for path, module in hookpoints(pipe).items() if isinstance(module, nn.Linear)}
+        modules = hookpoints(pipe)
+        known = {path: module for path, module in modules.items() if isinstance(module, nn.Linear)}
         for path in self.layers:
             if path not in known:
+                if path in modules:
+                    resolve(pipe, path)  # says what is wrong with a network that was traced
                 raise UnknownName("linear layer", path, known)
-            if known[path].weight.is_meta:
+            data = known[path].weight.data
+            if type(data) is not Tensor or not data.is_floating_point():
+                # What is added would be rounded to whole steps of a scale that this knows nothing of.
+                raise ConfigError(
+                    f"the weights of {path} are quantized, so this removal cannot change them; load the model without "
+                    "quantization, or take a method that edits activations, such as gated_uce or saeuron."
+                )
+            if data.is_meta:
                 # The weight is loaded again at each call, so a change would be lost.
                 raise ConfigError(
                     f"the weights of {path} are offloaded one by one, so this removal cannot change them; use "
