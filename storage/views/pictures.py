@@ -69,7 +69,7 @@ PICTURES = View(
         DOMAIN,
         Column("concept", "VARCHAR", "", "the concept that was removed"),
         Column("method", "VARCHAR", "", "how it was removed"),
-        Column("evaluation_id", "VARCHAR", "", "what they show, see evaluations"),
+        Column("evaluation_id", "VARCHAR", "", "the evaluation whose images they show, see evaluations"),
         Column("sheet", "VARCHAR", "", "path of the contact sheet in the workspace; the newest one of a name is there"),
         Column("scores", "VARCHAR", "", "path of the plot of scores; null: the method uses none"),
     ),

@@ -18,7 +18,7 @@ REMOVAL_LATENTS = View(
         Column("half", "VARCHAR", "", "half of the guidance batch that is edited"),
         Column("timestep", "INTEGER", "scheduler step", "denoising timestep, high is noisy"),
         Column("latent", "UINTEGER", "index", "latent of the SAE, from 0"),
-        Column("factor", "DOUBLE", "1", "what multiplies the latent where it is edited"),
+        Column("factor", "DOUBLE", "1", "multiplier of the latent where it is edited"),
         Column("floor", "DOUBLE", "activation", "it is edited where it is above this"),
     ),
 )
@@ -32,7 +32,7 @@ GRID = View(
         Column("method", "VARCHAR", "", "how it was made"),
         Column("settings", "MAP(VARCHAR, VARCHAR)", "", "settings that were tried, as text"),
         Column("chosen", "BOOLEAN", "", "whether the removal has them"),
-        Column("value", "DOUBLE", "1", "(UA + IRA + CRA) / 3 on validation prompts; null if nothing judged"),
+        Column("value", "DOUBLE", "1", "(UA + IRA + CRA) / 3 on validation prompts; null: not judged"),
         Column("ua", "DOUBLE", "1", "UA there"),
         Column("ira", "DOUBLE", "1", "IRA there"),
         Column("cra", "DOUBLE", "1", "CRA there, of the first other domain"),
@@ -46,11 +46,11 @@ ATTACKS = View(
     columns=(
         DOMAIN,
         Column("concept", "VARCHAR", "", "the concept that was removed"),
-        Column("method", "VARCHAR", "", "how it was removed; unedited: not at all"),
+        Column("method", "VARCHAR", "", "method of removal, or unedited"),
         Column("removal_id", "VARCHAR", "", "the removal, see removals; null: the unedited model"),
         Column("strength", "DOUBLE", "1", "strength at which it was attached, 1 is the whole removal"),
         Column("attack", "VARCHAR", "", "what was tried, such as gradient"),
-        Column("hidden", "BOOLEAN", "", "whether no text held the concept's name"),
+        Column("hidden", "BOOLEAN", "", "whether the concept's name was left out of all texts"),
         PROMPT,
         Column("before", "BOOLEAN", "", "whether the picture was drawn before the attack, from the prompt as it is"),
         Column("iteration", "BIGINT", "updates", "updates of the attack before the picture"),
@@ -58,7 +58,7 @@ ATTACKS = View(
         Column("text", "VARCHAR", "", "what the model was told"),
         Column("judged", "VARCHAR", "", "what the judge sees"),
         Column("score", "DOUBLE", "1", "confidence of the judge, 0 to 1"),
-        Column("ordinary", "BOOLEAN", "", "whether it looks like the model's other pictures; null: nobody can tell"),
+        Column("ordinary", "BOOLEAN", "", "whether it looks like the model's own pictures; null: no judge can tell"),
         Column(
             "success", "BOOLEAN", "", "whether the judge sees the concept in a picture that is not out of the ordinary"
         ),
