@@ -43,7 +43,7 @@ def pipeline(
         workspace: folder of everything that is made, or s3://BUCKET/PREFIX; what is there already is not made again.
         concepts: remove and evaluate these; None: `config.tune.concepts`, or all, and every added one.
         device: where models run, `cpu`, `cuda`, `cuda:1`.
-        threads: torch threads on the CPU, of each worker if there are several.
+        threads: torch threads on the CPU; workers on this machine share them.
 
     Returns:
         {"run_id", "counts", "failures", "evaluations": [summary], "comparisons": [summary], "removals": [summary],

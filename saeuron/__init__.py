@@ -20,7 +20,7 @@ Names are imported on first use, so that `import saeuron` is quick.
     tuning.py      the search for a removal's settings
     notebook.py    the whole method in five calls, and a latent as a picture, without a workspace
     checkpoint.py  tensors and numbers in one safetensors file
-    threads.py     the wait policy of torch's threads, set before torch is imported
+    threads.py     how torch's threads wait and memory is kept, set before torch is imported
     files.py       write files atomically
     quiet.py       suppress output of libraries that load models
     installed.py   what installed packages add: methods, judges, families
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from saeuron.sae.autoencoder import SAE
 
 threads.wait_passively()
+threads.keep_freed_memory()
 
 __version__ = "0.1.0"
 __all__ = [

@@ -318,13 +318,14 @@ class RunnerConfig(Config):
 
     kind: Literal["threads", "dask", "ray"] = "threads"
     """`threads`: one task after another in the run's own process, because a loaded model serves one task at a time.
-    `dask`, `ray`: several worker processes of these libraries (extras of the package), on this machine or at
-    `address`."""
+    `dask`, `ray`: several worker processes of these libraries, on this machine or at `address`; Ray is an extra of the
+    package."""
     workers: int | None = Field(None, ge=1)
     """Processes, each with a model of its own; None: one per device, or as many as the cores allow with `threads`. With
     an address: the size of the cluster."""
     threads: int | None = Field(None, ge=1)
-    """Torch threads of each worker; None: the run's own setting. Results depend on it by rounding."""
+    """Torch threads of each worker; None: those of the run, divided among `workers` of this machine. Results depend on
+    it by rounding."""
     address: str | None = None
     """A running cluster: `tcp://HOST:8786` (dask), `ray://HOST:10001` (ray). Its workers must see the workspace under
     the same path, as a shared folder, and PREFECT_API_URL under the same address."""

@@ -67,11 +67,10 @@ class TestConfiguration:
         done = run(tmp_path, f"runner.kind={kind}", f"runner.address={scheme}://127.0.0.1:{unused}")
         assert done.code == 2 and f"127.0.0.1:{unused}' does not answer (connection refused)" in done.complaint
 
-    @pytest.mark.parametrize("kind", ["dask", "ray"])
-    def test_an_extra_that_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def test_an_extra_that_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runners, "find_spec", lambda name: None)
-        done = run(tmp_path, f"runner={kind}")
-        assert done.code == 2 and f"pip install 'saeuron[{kind}]'" in done.complaint
+        done = run(tmp_path, "runner=ray")
+        assert done.code == 2 and "pip install 'saeuron[ray]'" in done.complaint
 
     def test_workers_elsewhere_need_a_server_that_they_can_reach(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: int
@@ -99,6 +98,24 @@ class TestConfiguration:
     )
     def test_how_many_workers(self, fields: dict[str, object], device: str, count: int) -> None:
         assert runners.width(RunnerConfig.model_validate(fields), device, 1) == count
+
+    @pytest.mark.parametrize(
+        ("fields", "given", "each"),
+        [
+            ({}, 4, 4),
+            ({"kind": "dask", "workers": 2}, 5, 2),
+            ({"kind": "dask", "workers": 4}, 2, 1),
+            ({"kind": "dask", "workers": 2, "threads": 3}, 2, 3),
+            ({"kind": "dask", "workers": 2, "address": "tcp://a:1"}, 4, 4),
+        ],
+    )
+    def test_workers_of_this_machine_share_the_threads(self, fields: dict[str, object], given: int, each: int) -> None:
+        domains = {"a": {"concepts": ["b"], "hookpoints": ["unet.c"]}}
+        assert runners.threads(RunConfig.model_validate({"domains": domains, "runner": fields}), given) == each
+
+    def test_a_worker_without_a_device_is_not_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tasks.engine.model.device_count", lambda device: 1)
+        assert runners.width(RunnerConfig(kind="dask", workers=2), "cuda", 1) == 1
 
     def test_as_many_as_the_cores_hold(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.cpu_count", lambda: 8)

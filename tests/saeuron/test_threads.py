@@ -1,13 +1,14 @@
 """How torch's threads wait: set before torch is imported, wherever we import it; the user's own setting wins."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from saeuron.threads import CHOICES
+from saeuron.threads import ALLOCATOR, CHOICES
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ SHOW = "import os; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP
 
 
 def python(code: str, *args: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
+    environment = {name: value for name, value in os.environ.items() if name not in (*CHOICES, *ALLOCATOR)}
     return subprocess.run(
         [sys.executable, "-c", code, *args],
         cwd=ROOT,
@@ -59,3 +60,25 @@ def test_importing_torch_first_warns_once() -> None:
     assert done.stdout.strip() == "PASSIVE None"
     assert done.stderr.count("torch was imported before saeuron") == 1
     assert len(done.stderr.splitlines()) == 1
+
+
+FAULTS = """
+import resource, sys
+sys.modules["torch"] = sys
+import saeuron
+import numpy as np
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(2**23)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults() * resource.getpagesize())
+"""
+"""Prints bytes of pages that the kernel gave for 20 arrays of 64 MiB, each freed before the next."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+@pytest.mark.parametrize(("settings", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "65536"}, False)])
+def test_freed_memory_is_kept_unless_the_user_says_otherwise(settings: dict[str, str], kept: bool) -> None:
+    assert (int(python(FAULTS, **settings).stdout) < 2**23) == kept
