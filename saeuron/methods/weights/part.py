@@ -60,14 +60,7 @@ class WeightChange(Change):
                 if path in modules:
                     resolve(pipe, path)  # says what is wrong with a network that was traced
                 raise UnknownName("linear layer", path, known)
-            data = known[path].weight.data
-            if type(data) is not Tensor or not data.is_floating_point():
-                # What is added would be rounded to whole steps of a scale that this knows nothing of.
-                raise ConfigError(
-                    f"the weights of {path} are quantized, so this removal cannot change them; load the model without "
-                    "quantization, or take a method that edits activations, such as gated_uce or saeuron."
-                )
-            if data.is_meta:
+            if known[path].weight.is_meta:
                 # The weight is loaded again at each call, so a change would be lost.
                 raise ConfigError(
                     f"the weights of {path} are offloaded one by one, so this removal cannot change them; use "
@@ -86,7 +79,18 @@ class WeightChange(Change):
                 weight.data = data.to(weight.device)
 
     def of(self, path: str, weight: Tensor) -> Tensor:
-        """The changed weight of a layer, in its own precision and on its own device."""
+        """The changed weight of a layer, in its own precision and on its own device.
+
+        Raises:
+            ConfigError: the weight is quantized.
+            WidthMismatch: it has another width than the change.
+        """
+        if type(weight) is not Tensor or not weight.is_floating_point():
+            # A sum would be rounded to whole steps of a scale that is kept elsewhere.
+            raise ConfigError(
+                f"the weights of {path} are quantized, so this removal cannot change them; load the model without "
+                "quantization, or take a method that edits activations, such as gated_uce or saeuron."
+            )
         check_width(self.down.shape[1], weight.shape[1], f"the removal at {path}")
         moved = self.to(weight.device)
         return moved.new(weight.float()).to(weight.dtype)

@@ -166,6 +166,17 @@ def lora(pipe):
     pipe.load_lora_weights(weights)
 
 
+def eight_bits(pipe):
+    """Weights are float8 while they wait, and float32 while they are computed with."""
+    pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+
+
+def embedded(pipe):
+    words, nothing = pipe.encode_prompt(TEXTS, "cpu", 1, True)
+    given = {"prompt_embeds": words, "negative_prompt_embeds": nothing}
+    return pipe(latents=NOISE * 1.0, **given, **PLAIN).images
+
+
 def one_by_one(pipe):
     """What sequential offloading does to each network, with a CPU in place of the GPU: weights are gone between calls.
 
@@ -181,6 +192,9 @@ WAYS = {
     "several images a prompt": several,
     "attention slicing": prepared(lambda pipe: pipe.enable_attention_slicing(1)),
     "bfloat16": prepared(lambda pipe: pipe.to(dtype=torch.bfloat16, silence_dtype_warnings=True)),
+    "float16": prepared(lambda pipe: pipe.to(dtype=torch.float16, silence_dtype_warnings=True)),
+    "weights kept in eight bits": prepared(eight_bits),
+    "texts encoded before": embedded,
     "image to image": img2img,
     # A CPU in place of the GPU: the hooks of accelerate are the same.
     "offloading of whole models": prepared(lambda pipe: pipe.enable_model_cpu_offload(device="cpu")),
@@ -192,8 +206,8 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_an_edit_does_what_a_hook_by_hand_does(way, make_pipe):
     pipe, call, (edit,) = make_pipe(), WAYS[way], removal().edits
-    if way == "bfloat16":
-        pipe.to(dtype=torch.bfloat16, silence_dtype_warnings=True)
+    if way in ("bfloat16", "float16"):
+        pipe.to(dtype=getattr(torch, way), silence_dtype_warnings=True)
     unedited = call(pipe)
     with removed(pipe, [NOTHING]):
         np.testing.assert_array_equal(call(pipe), unedited)
