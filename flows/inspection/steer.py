@@ -75,7 +75,7 @@ def steer_jobs(run: Run, sae: Manifest, latent: int | None, latents: int, images
     """The jobs.
 
     Raises:
-        ConfigError: the SAE was not explained, the latent has no rule of one domain, or nobody judges that domain.
+        ConfigError: the SAE was not explained, the latent has no rule of one domain, or that domain has no judge.
     """
     explained = newest(run.opened, "explanation", sae_id=sae.id)
     explain = command("sae", "explain", sae.id, workspace=run.opened)
@@ -100,7 +100,7 @@ def steer_jobs(run: Run, sae: Manifest, latent: int | None, latents: int, images
     chosen = found[:latents]
     if missing := sorted({row[2] for row in chosen} - by.keys()):
         raise ConfigError(
-            f"nobody judges {', '.join(missing)} (judge: none), so nothing says whether pictures follow; name a judge."
+            f"no judge for {', '.join(missing)} (judge: none), so nothing says whether images follow; name a judge."
         )
     look = sampling(run, sae, captured(run.opened, sae))
     how = SteerConfig(images=images, read=look.read, look=look.half, half=run.config.tune.half)

@@ -73,7 +73,7 @@ def check(workspace: Workspace, config: RunConfig, sae: Manifest, tests: Sequenc
             f"occlusion and width train SAEs on rows without; leave out --test {' and '.join(trains)}."
         )
     if "control" in wanted and not judges(run):
-        raise ConfigError("nobody judges pictures (judge: none); the test control needs a judge: name one.")
+        raise ConfigError("no domain has a judge (judge: none), and the test control needs one; name a judge.")
     if "occlusion" in wanted and len(config.domains) < 2:
         raise ConfigError(
             f"the configuration has the domain {', '.join(config.domains)} alone; the test occlusion needs two, such "

@@ -125,9 +125,9 @@ class Outcome(NamedTuple):
     on: int
     """Images that follow: the rule holds where alpha > 0, no longer where alpha < 0."""
     off: int | None
-    """Images in which a judge of a domain that the rule does not speak of sees something else; None: nobody judges."""
+    """Images in which the judge of a domain outside the rule sees something else; None: no such judge."""
     odd: int | None
-    """Images that are out of the ordinary; None: nobody can tell."""
+    """Images that are out of the ordinary; None: no judge can tell."""
     n: int
 
     @property
@@ -156,7 +156,7 @@ def outcome(
     Args:
         plus: whether the rule should hold now, or no longer.
         before, after: what judges see in the images without and with the edit, [n].
-        ordinary: whether each edited image looks like the model's other ones; None: nobody can tell.
+        ordinary: whether each edited image looks like the model's own; None: no judge can tell.
         judged: the domains that have a judge.
     """
     others = [d for d in judged if d not in {domain for domain, _ in rule.values}]

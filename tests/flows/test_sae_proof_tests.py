@@ -143,7 +143,7 @@ def test_what_cannot_be_tested_is_said_before_anything_runs(workspace: Workspace
         check(workspace, config, told, ("control", "width"), "cpu")
     check(workspace, config, told, ("approximation", "control"), "cpu")
     unjudged = {name: domain.model_copy(update={"judge": "none"}) for name, domain in config.domains.items()}
-    with pytest.raises(ConfigError, match="nobody judges pictures"):
+    with pytest.raises(ConfigError, match="no domain has a judge"):
         check(workspace, config.model_copy(update={"domains": unjudged}), sae, ("control",), "cpu")
     one = {"style": config.domains["style"]}
     with pytest.raises(ConfigError, match="domain style alone"):

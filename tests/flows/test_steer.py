@@ -50,7 +50,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: pathlib.Pat
     ):
         steer_jobs(run, sae, None, 2, 3)
     explained(workspace, sae, workspace.read(sae.inputs["capture"]).inputs["prompts"])
-    with pytest.raises(ConfigError, match=r"nobody judges \w+"):
+    with pytest.raises(ConfigError, match=r"no judge for \w+"):
         steer_jobs(run, sae, None, 2, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "judges", lambda self, concept: BY)
