@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class _Unnamed(type(Path())):  # type: ignore[misc]
-    """The place of a workspace that the user did not name."""
+    """Path type that marks a workspace which the user did not name."""
 
 
 WORKSPACE: Path = _Unnamed("workspace")
-"""Where a workspace is made if the user names none, and none is found above."""
+"""Folder of a new workspace if the user names none and none is found here or above."""
 MARK = "workspace.json"
 
 

@@ -200,7 +200,7 @@ def _plan(config: Any, workspace: Path, device: str, tflops: float | None, as_js
 
 
 def _counted(amount: Any, speed: Any) -> dict[str, float] | None:
-    """What making an artifact takes, for JSON; None of one that is there."""
+    """The cost of making an artifact, as JSON values; None for one that exists."""
     from dataclasses import asdict
 
     return None if amount is None else asdict(amount) | {"hours": amount.flop / speed.flops / 3600}

@@ -220,7 +220,7 @@ def latent_show(
 
 
 def _attributed(diagnosis: "Diagnosis", latent: int, device: str, threads: int, as_json: bool) -> dict[str, Any]:
-    """What `attribution_flow` gives, without what is of the run."""
+    """The result of `attribution_flow`, without the run's id and counts."""
     from flows.display import on_prefect
     from flows.inspection.attribute import attribution_flow
     from tasks.registry import runs

@@ -1,4 +1,4 @@
-"""Which controls a run has, and the comparison of each method with each of them."""
+"""The controls of a run, and the comparison of each method with its controls."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Which prompt sets a run needs: its own, and one for each concept that was added later."""
+"""The prompt sets of a run: its own, and one for each concept that was added later."""
 
 import functools
 from collections import defaultdict

@@ -36,7 +36,7 @@ class LatentEdit(Edit):
     latents: Tensor
     """int64 [u], ascending: indices into the SAE."""
     factor: Tensor
-    """What multiplies f_i, such as gamma mu(i,t,c), float32 [T, u]; 1 where step t does not select the latent."""
+    """Multiplier of f_i, such as gamma mu(i,t,c), float32 [T, u]; 1 where step t does not select the latent."""
     floor: Tensor
     """A latent is edited above this, such as m(i,t), float32 [T, u]; infinite where step t does not select it."""
     W_enc: Tensor

@@ -86,7 +86,7 @@ class Part(ABC):
         return KINDS[record["kind"]](**told, **{name: value for name, value in tensors.items() if "." not in name})
 
     def content(self) -> str:
-        """A hash of all that the part is, by which parts are put in an order that nobody chose."""
+        """A hash of all fields; parts are sorted by it, so that the caller's order does not matter."""
         told = hashlib.sha256(json.dumps(self.record(), sort_keys=True, default=str).encode())
         for name, value in sorted(self.tensors().items()):
             plain = value.detach().cpu().contiguous()

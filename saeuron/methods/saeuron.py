@@ -71,7 +71,7 @@ class SAeUron(Method):
         )
 
     def selected(self, evidence: Evidence, hookpoint: str, n: int) -> Tensor:
-        """Which n latents are edited at each step, bool [T, N]: those with the highest score."""
+        """The n latents that are edited at each step, bool [T, N]: those with the highest score."""
         return best(evidence.profiles[hookpoint], n)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tasks.compare import Cost
 
 NAMED = 3
-"""What an image of a removed concept becomes: this many are named."""
+"""Labels that are printed for what images of a removed concept become."""
 
 
 def compare(
@@ -225,7 +225,7 @@ def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], remo
 
 
 def verdict(found: "Contest", controls: set[str]) -> str:
-    """Which methods are worse than the one that they are compared with, and which cannot be told from it."""
+    """Text that says which methods are better or worse than the reference method, and which do not differ."""
     mine = [e for e in found.entries if e.method not in controls and e.difference is not None]
     better = [e.method for e in mine if e.difference and e.difference.beats]
     worse = [e.method for e in mine if e.difference and e.difference.loses]

@@ -158,7 +158,7 @@ def export(
 
 
 def _wanting(names: list[str]) -> str:
-    """What the benchmark's script would miss among the images; empty if it has all."""
+    """A note on images that the benchmark's script needs and that are missing; empty if there are none."""
     from saeuron.judges.unlearncanvas import OBJECTS, STYLES
     from tasks.exchange.benchmark import SEEDS
 

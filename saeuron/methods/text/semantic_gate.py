@@ -1,4 +1,4 @@
-"""Where a prompt asks for a concept, take the concept's direction out of its text states; nothing is trained.
+"""Project a concept's direction out of the text states of prompts that ask for it; nothing is trained.
 
     y    = W (x - o)                     a token's state from o, the mean of those that stay; W makes these white
     g(p) = max over tokens of cos(y, W u)         u = the mean over prompts that ask for c - o
@@ -55,7 +55,7 @@ class SemanticGate(Edit):
     main: Tensor
     """Main directions of the covariance, float32 [C, r, D]; rows of zeros where there are fewer."""
     scales: Tensor
-    """What W multiplies: everything, and each main direction in addition, float32 [C, 1 + r]."""
+    """Scales of W: of all directions, then what is added for each main direction, float32 [C, 1 + r]."""
     tau: Tensor
     """float32 [C]."""
     direction: Tensor
@@ -88,7 +88,7 @@ class SemanticGate(Edit):
 
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
-        """Those of one place and strength become one, so that concepts that fire together share a span."""
+        """Edits of one hookpoint and strength become one, so that concepts that fire together share a basis U."""
         groups: dict[tuple[str, str, float], list[Self]] = {}
         for part in parts:
             for i in range(len(part.tau)):
@@ -118,7 +118,7 @@ def span(vectors: Tensor) -> Tensor:
 
 
 class Semantic(Method):
-    """`strength`: 1 brings what a prompt has of the direction to the mean of those that stay."""
+    """`strength`: at 1 a prompt's component along the direction becomes the mean of prompts that stay."""
 
     name = "semantic_gate"
     needs = frozenset({"prompts"})

@@ -1,6 +1,6 @@
 """Changes of weights that a removal makes while it is attached.
 
-    WeightMap     W' = W (I + up down)      the weight reads x + down^T (up^T x) in place of x
+    WeightMap     W' = W (I + up down)      the weight reads x + down^T (up^T x) instead of x
     WeightDelta   W' = W + up down
 
 Both have low rank, so that a removal is small. The old tensors are put back at the end, so weights are restored bit
@@ -64,7 +64,7 @@ class WeightChange(Change):
                 # The weight is loaded again at each call, so a change would be lost.
                 raise ConfigError(
                     f"the weights of {path} are offloaded one by one, so this removal cannot change them; use "
-                    "enable_model_cpu_offload in place of enable_sequential_cpu_offload, or fold it in with "
+                    "enable_model_cpu_offload instead of enable_sequential_cpu_offload, or fold it in with "
                     "`saeuron removal bake`."
                 )
         old: list[tuple[Tensor, Tensor]] = []

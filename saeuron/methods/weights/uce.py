@@ -18,7 +18,7 @@ from saeuron.methods.weights.linear_map import LinearMap, Moments, ridge
 
 
 class UCE(LinearMap):
-    """UCE with training prompts in place of the bare words."""
+    """UCE, with states of training prompts instead of single words."""
 
     name = "uce"
     # Of a hundred objects 0.1 already takes others along (docs/log.md, 2026-11-29).
