@@ -64,7 +64,7 @@ def bake(pipe: Any, removal: Removal) -> None:
     for part in removal.parts:
         if isinstance(part, WeightChange):
             for path in part.layers:
-                module: Any = resolve(pipe, path)
-                module.weight.data = part.of(path, module.weight.data)
+                for weight in part.weights(path, resolve(pipe, path)):
+                    weight.data = part.of(path, weight.data)
         elif isinstance(part, DirectionEdit) and (bias := _bias(pipe, part.hookpoint)) is not None:
             bias += part.direction[0].to(bias)

@@ -33,6 +33,9 @@ class WeightChange(Change):
     down: Tensor
     """float32 [r, D]."""
 
+    maps: ClassVar[bool] = False
+    """Whether it maps what a layer reads, and so acts on everything that reads the same."""
+
     def __post_init__(self) -> None:
         # A file gives a list.
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -51,16 +54,16 @@ class WeightChange(Change):
 
         Raises:
             UnknownName: the pipeline has no such linear layer.
-            ConfigError: its weights are offloaded one by one or quantized, so that they cannot be changed.
+            ConfigError: its weights are offloaded one by one, quantized, or under an adapter that is not understood.
         """
         modules = hookpoints(pipe)
-        known = {path: module for path, module in modules.items() if isinstance(module, nn.Linear)}
+        known = {path: module for path, module in modules.items() if isinstance(_base(module), nn.Linear)}
         for path in self.layers:
             if path not in known:
                 if path in modules:
                     resolve(pipe, path)  # says what is wrong with a network that was traced
                 raise UnknownName("linear layer", path, known)
-            if known[path].weight.is_meta:
+            if any(weight.is_meta for weight in self.weights(path, known[path])):
                 # The weight is loaded again at each call, so a change would be lost.
                 raise ConfigError(
                     f"the weights of {path} are offloaded one by one, so this removal cannot change them; use "
@@ -70,13 +73,29 @@ class WeightChange(Change):
         old: list[tuple[Tensor, Tensor]] = []
         try:
             for path in self.layers:
-                weight = known[path].weight
-                old.append((weight, weight.data))
-                weight.data = self.of(path, weight.data)
+                for weight in self.weights(path, known[path]):
+                    old.append((weight, weight.data))
+                    weight.data = self.of(path, weight.data)
             yield
         finally:
             for weight, data in reversed(old):
                 weight.data = data.to(weight.device)
+
+    def weights(self, path: str, layer: nn.Module) -> list[Tensor]:
+        """The weights that change in a linear layer: its own, and A of a LoRA, W x + s B A x, where x is mapped.
+
+        Raises:
+            ConfigError: the layer has an adapter that is no sum of products, such as DoRA, and it is not folded in.
+        """
+        base, adapter = _base(layer), getattr(layer, "lora_A", None)
+        if base is layer or getattr(layer, "merged", False):
+            return [base.weight]
+        if adapter is None or len(getattr(layer, "lora_magnitude_vector", ())):
+            raise ConfigError(
+                f"{path} has an adapter that is no plain LoRA, so this removal cannot change its weights; fold the "
+                "adapter in before: pipe.fuse_lora()."
+            )
+        return [base.weight, *([a.weight for a in adapter.values()] if self.maps else [])]
 
     def of(self, path: str, weight: Tensor) -> Tensor:
         """The changed weight of a layer, in its own precision and on its own device.
@@ -107,6 +126,11 @@ class WeightChange(Change):
         return [_sum(group) if len(group) > 1 else group[0] for group in groups.values()], {}
 
 
+def _base(layer: nn.Module) -> Any:
+    """The layer that PEFT wrapped; another as it is."""
+    return getattr(layer, "base_layer", layer)
+
+
 Changed = TypeVar("Changed", bound=WeightChange)
 
 
@@ -122,6 +146,7 @@ class WeightMap(WeightChange):
     """W' = W + (W up) down: one map of the input for every layer, whatever its output; `up` is [D, r]."""
 
     kind: ClassVar[str] = "weight_map"
+    maps: ClassVar[bool] = True
 
     def new(self, weight: Tensor) -> Tensor:
         return weight + (weight @ self.up) @ self.down

@@ -16,6 +16,7 @@ from saeuron.generation import generate, requests, sample
 from saeuron.hooks import attached, device_of, from_rows, hookpoints
 from saeuron.methods.removal import Removal, removed
 from saeuron.methods.steering import DirectionEdit
+from saeuron.methods.weights.linear_map import cross_attention
 from saeuron.methods.weights.part import WeightMap
 from saeuron.noise import initial_noise
 from saeuron.pipelines.loading import load_pipeline
@@ -285,17 +286,27 @@ def test_two_removals_one_inside_the_other(make_pipe):
     assert (one != unedited).any() and (both != one).any()
 
 
-def test_an_adapter_that_is_folded_in_is_the_same_removal(make_pipe):
+def mapped(pipe):
+    """A change of the weights that make keys and values, with an adapter under half of them."""
+    layers = cross_attention(pipe)
+    width = hookpoints(pipe)[layers[0]].in_features
+    draws = torch.Generator().manual_seed(3)
+    parts = torch.randn(width, 2, generator=draws), 0.1 * torch.randn(2, width, generator=draws)
+    return Removal("neon", "style", "uce", {}, (WeightMap(layers, *parts),))
+
+
+@pytest.mark.parametrize("made", [lambda pipe: removal(), mapped], ids=["activations", "weights"])
+def test_an_adapter_that_is_folded_in_is_the_same_removal(made, make_pipe):
     pipe, call = make_pipe(), plain()
-    before = call(pipe)
+    before, mine = call(pipe), made(pipe)
     lora(pipe)
-    with removal().attached(pipe):
+    with mine.attached(pipe):
         loaded = call(pipe)
     pipe.fuse_lora()
-    with removal().attached(pipe):
+    with mine.attached(pipe):
         np.testing.assert_allclose(call(pipe), loaded, atol=0.02)
     pipe.unfuse_lora()
     pipe.unload_lora_weights()
-    with removal().attached(pipe):
+    with mine.attached(pipe):
         bare = call(pipe)
     assert np.abs(bare - loaded).max() > 0.1 and np.abs(bare - before).max() > 0.1

@@ -171,3 +171,68 @@ def test_low_rank_factors_and_what_does_not_fit(tiny_pipe):
 def test_settings(name):
     with pytest.raises(ConfigError, match=f"{name} holds 0"):
         methods.get("uce").candidates({name: (0,)})
+
+
+class Lora(torch.nn.Module):
+    """A linear layer with a LoRA, laid out as PEFT lays it out: W x + 2 B A x."""
+
+    def __init__(self, layer, dora=False):
+        super().__init__()
+        draws = torch.Generator().manual_seed(0)
+        self.base_layer, self.merged = layer, False
+        self.lora_A, self.lora_B = (
+            torch.nn.ModuleDict({"default": torch.nn.Linear(*size, bias=False)})
+            for size in ((layer.in_features, 4), (4, layer.out_features))
+        )
+        for factor in (self.lora_A, self.lora_B):
+            factor["default"].weight.data.normal_(generator=draws)
+        self.lora_magnitude_vector = torch.nn.ModuleDict({"default": torch.nn.Identity()} if dora else {})
+
+    @property
+    def product(self):
+        return 2 * self.lora_B["default"].weight @ self.lora_A["default"].weight
+
+    def forward(self, x):
+        return self.base_layer(x) + (0 if self.merged else 2 * self.lora_B["default"](self.lora_A["default"](x)))
+
+    def merge(self):
+        self.base_layer.weight.data += self.product.detach()
+        self.merged = True
+
+
+@pytest.mark.parametrize("kind", [WeightMap, WeightDelta])
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_layer_with_a_lora_is_changed_as_one_into_which_it_was_folded(kind, merged, make_pipe):
+    pipe = make_pipe()
+    attention = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    path = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    lora = attention.to_v = Lora(attention.to_v)
+    draws, width = torch.Generator().manual_seed(1), lora.base_layer.in_features
+    change = kind((path,), torch.randn(32, 2, generator=draws), torch.randn(2, width, generator=draws))
+    own = lora.base_layer.weight.detach()
+    whole = change.of(path, own + lora.product.detach())
+    if kind is WeightDelta:
+        torch.testing.assert_close(whole, own + lora.product.detach() + change.up @ change.down)
+    if merged:
+        lora.merge()
+    x = torch.randn(5, width, generator=draws)
+    before, kept = lora(x), [p.detach().clone() for p in lora.parameters()]
+    with torch.no_grad(), Removal("neon", "style", "uce", {}, (change,)).attached(pipe):
+        torch.testing.assert_close(
+            lora(x), torch.nn.functional.linear(x, whole, lora.base_layer.bias), rtol=1e-4, atol=1e-3
+        )
+    assert torch.equal(lora(x), before) and all(torch.equal(a, b) for a, b in zip(kept, lora.parameters(), strict=True))
+
+
+def test_a_layer_with_another_adapter_is_refused(make_pipe):
+    pipe = make_pipe()
+    attention = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    path = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    lora = attention.to_v = Lora(attention.to_v, dora=True)
+    change = WeightMap((path,), torch.ones(32, 1), torch.ones(1, 32))
+    removal = Removal("neon", "style", "uce", {}, (change,))
+    with pytest.raises(ConfigError, match=r"to_v has an adapter that is no plain LoRA, .*: pipe\.fuse_lora\(\)\.$"):
+        removal.attached(pipe).__enter__()
+    lora.merge()
+    with removal.attached(pipe):
+        pass
