@@ -22,8 +22,9 @@ from tests.end_to_end.process import run_here
 from tests.saeuron.pipelines import tiny
 from tests.tiny_clip import save_tiny_clip
 
-# PixArt-Alpha differs from -Sigma, and Flux schnell from dev, only in what tests/saeuron/pipelines/ tries.
-NAMES = ("sdxl", "sd3", "pixart-sigma", "flux-dev")
+# PixArt-Alpha differs from -Sigma, Flux schnell from dev, and Stable Diffusion 1 from 2, only in what
+# tests/saeuron/pipelines/ tries.
+NAMES = ("sd2", "sdxl", "sd3", "pixart-sigma", "flux-dev")
 
 SPLITS = {"train": "A", "validation": "The", "test": "An image of"}
 

@@ -103,7 +103,7 @@ def true_timestep(kwargs, family):
 
 
 def test_all_families_are_here():
-    names = {"sd": "StableDiffusion", "sdxl": "StableDiffusionXL", "sd3": "StableDiffusion3"}
+    names = {"sd": "StableDiffusion", "sd2": "StableDiffusion", "sdxl": "StableDiffusionXL", "sd3": "StableDiffusion3"}
     names |= {"pixart-alpha": "PixArtAlpha", "pixart-sigma": "PixArtSigma", "flux-dev": "Flux", "flux-schnell": "Flux"}
     assert {*tiny.BUILD} == {*names} and {f"{name}Pipeline" for name in names.values()} == {*FAMILIES}
 
@@ -206,7 +206,7 @@ def test_losses_see_what_the_pipeline_sees(family, plain):
 
 def test_checks_without_weights(family):
     check(family.folder)
-    assert tokenizer(family.folder).model_max_length == {"sd": 16, "sdxl": 16, "sd3": 256}.get(
+    assert tokenizer(family.folder).model_max_length == {"sd": 16, "sd2": 16, "sdxl": 16, "sd3": 256}.get(
         family.name, family_of(family.pipe).tokens
     )
     text = next(p for p in hookpoints(family.pipe) if p.startswith("text_encoder."))

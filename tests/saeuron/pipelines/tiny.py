@@ -75,6 +75,16 @@ def stable_diffusion() -> Any:
     )  # fmt: skip
 
 
+def stable_diffusion_2() -> Any:
+    """As Stable Diffusion 2: its UNet projects by linear layers, and predicts velocities."""
+    about = {"prediction_type": "v_prediction", "steps_offset": 1, "clip_sample": False}
+    return diffusers.StableDiffusionPipeline(
+        vae=vae(4), unet=unet(use_linear_projection=True), text_encoder=clip_encoder(CLIPTextModel), **words(1),
+        scheduler=diffusers.DDIMScheduler(**about), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
 def stable_diffusion_xl() -> Any:
     net = unet(
         cross_attention_dim=2 * WIDTH, use_linear_projection=True, addition_embed_type="text_time",
@@ -127,6 +137,7 @@ def flux(guidance: bool) -> Any:
 
 BUILD: dict[str, Callable[[], Any]] = {
     "sd": stable_diffusion,
+    "sd2": stable_diffusion_2,
     "sdxl": stable_diffusion_xl,
     "sd3": stable_diffusion_3,
     "pixart-alpha": lambda: pixart("PixArtAlphaPipeline"),
@@ -136,6 +147,7 @@ BUILD: dict[str, Callable[[], Any]] = {
 }
 HOOKPOINT = {
     "sd": "unet.mid_block.attentions.0",
+    "sd2": "unet.mid_block.attentions.0",
     "sdxl": "unet.mid_block.attentions.0",
     "sd3": "transformer.transformer_blocks.0",
     "pixart-alpha": "transformer.transformer_blocks.0.attn2",
