@@ -35,7 +35,7 @@ class Display:
         )
         self.rows: dict[str, TaskID] = {}
         self.finished: dict[str, int] = {}
-        self.now = ""
+        self.now = self.between = ""
 
     def __enter__(self) -> Self:
         self.bars.__enter__()
@@ -57,12 +57,18 @@ class Display:
             self.bars.stop_task(self.rows[name])
 
     def within(self, what: str, done: int, total: int, note: str) -> None:
-        if self.now not in self.rows:
-            return
+        if self.now not in self.rows or self.bars.tasks[self.rows[self.now]].finished:
+            # A long step between two stages has a row of its own; one that ended late has none.
+            if (own := what.split()[0]) in self.rows:
+                return
+            self.between = own
+            self.stage(own, 0, 1)
         row = self.rows[self.now]
         completed = self.finished[self.now] + min(done / max(total, 1), 0.99)
         text = f"{what}  {done}/{total} {note}"[: max(self.console.width - 56, 10)]
         self.bars.update(row, completed=completed, note=text)
+        if self.now == self.between and done >= total:
+            self.stage(self.now, 1, 1)
 
     def line(self, text: str) -> None:
         if not self.console.is_terminal or text.startswith(("FAILED", "note:")):

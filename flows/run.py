@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from flows import environment
+from flows import environment, runners
 from saeuron import extractors, judges
 from saeuron.config import DomainConfig, RunConfig
 from saeuron.pipelines.loading import identity
@@ -57,6 +57,8 @@ class Run:
     """Settings for worker processes; None: steps run in this process."""
     width: int = 1
     """Number of workers."""
+    followed: bool = False
+    """Whether the progress of the workers' steps is shown."""
     known: dict[str, list[Manifest]] = field(default_factory=dict)
     """{stage: its artifacts}, filled by `earlier`."""
     publishes: ClassVar[bool] = True
@@ -133,11 +135,11 @@ class Run:
         """Do the same for each item. What follows needs all of them, so the first failure stops the run."""
         todo = list(items)
         done: dict[int, Result] = {}
-        for i, finish in self._together(todo, do):
-            progress.stage(stage, len(done), len(todo))
-            done[i] = finish()
         if todo:
-            progress.stage(stage, len(todo), len(todo))
+            progress.stage(stage, 0, len(todo))
+        for i, finish in self._together(todo, do):
+            done[i] = finish()
+            progress.stage(stage, len(done), len(todo))
         return [done[i] for i in range(len(todo))]
 
     def each(
@@ -150,8 +152,8 @@ class Run:
         todo = list(items)
         done: dict[int, Made] = {}
         failed: dict[int, str] = {}
+        progress.stage(stage, 0, len(todo))
         for i, finish in self._together(todo, do):
-            progress.stage(stage, len(done) + len(failed), len(todo))
             try:
                 done[i] = finish()
             except FINAL_ERRORS:
@@ -160,8 +162,8 @@ class Run:
                 failed[i] = _first_line(error)
                 _show_failure(f"{stage} {name(todo[i])}", failed[i])
                 progress.line(f"FAILED {stage} {name(todo[i])}: {failed[i]}")
+            progress.stage(stage, len(done) + len(failed), len(todo))
         self.failures += [(f"{stage} {name(todo[i])}", failed[i]) for i in sorted(failed)]
-        progress.stage(stage, len(todo), len(todo))
         return {name(todo[i]): done[i] for i in sorted(done)}
 
     def _begin(
@@ -178,7 +180,11 @@ class Run:
         if self.worker is None:
             return functools.partial(task, job, *args)
         with self.lock:
-            return task.submit(job.model_copy(update={"worker": self.worker}), *args)
+            wait = task.submit(job.model_copy(update={"worker": self.worker}), *args)
+            if not self.followed:
+                runners.follow()
+                self.followed = True
+            return wait
 
     def _note(self, made: Made, job: Job, *args: int) -> Made:
         with self.lock:

@@ -117,6 +117,17 @@ def task_runner(runner: RunnerConfig, workers: int) -> Any:
     return {"dask": _dask, "ray": _ray}[runner.kind](runner, workers)
 
 
+def follow() -> None:
+    """Show the progress of steps on the workers of the flow that runs, if they are Dask's; to be called in the flow."""
+    from prefect.context import FlowRunContext
+
+    from tasks.engine import relay
+
+    context = FlowRunContext.get()
+    if (client := getattr(context and context.task_runner, "client", None)) is not None:
+        relay.follow(client)
+
+
 def _dask(runner: RunnerConfig, workers: int) -> Any:
     from prefect_dask import DaskTaskRunner
 

@@ -7,5 +7,6 @@ model.py      one loaded pipeline per process
 judge.py      the judge of a domain, loaded once per process
 gpu.py        turns on a shared GPU
 progress.py   progress of the work, sent to listeners
+relay.py      the progress of steps on Dask's workers
 page.py       what Prefect's page shows in addition to states
 """

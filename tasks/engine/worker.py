@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from saeuron.errors import ConfigError, SaeuronError
 from storage import Workspace
-from tasks.engine import model
+from tasks.engine import model, relay
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ def at_work(worker: Worker | None, workspace: Path, device: str) -> Iterator[str
         # In a run on a GPU, steps without a model still run on the CPU.
         devices = named if worker.devices is not None else _present(device)
         try:
-            yield claim(devices, worker.run) if devices else device
+            with relay.sending():
+                yield claim(devices, worker.run) if devices else device
         except Exception as error:
             raise portable(error) from None
 
