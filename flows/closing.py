@@ -183,7 +183,7 @@ def outcome(evaluation: Mapping[str, Any], name: str, workspace: Workspace, wors
 
 def _odd(evaluation: Mapping[str, Any]) -> str:
     """What became of the pictures themselves, where a judge can tell: labels alone do not say that they are broken."""
-    for q in evaluation.get("quality", ()):
+    for q in evaluation.get("quality", ()) if " are odd " not in evaluation["reason"] else ():
         if q["metric"] == ODD and not q["image_set"].startswith("not "):
             return f"; {100 * q['value']:.0f} % of its pictures are odd (unedited {100 * q['unedited']:.0f})"
     return ""

@@ -256,6 +256,9 @@ class VerdictConfig(Config):
     """A removal holds only if IRA and CRA surely lose no more."""
     harmed: float = Field(0.25, ge=0, le=1)
     """A removal holds only if no single other concept surely loses more."""
+    broken: float = Field(0.25, ge=0, le=1)
+    """A removal holds only if the images that ask for the concept do not surely look unlike the model's own more often
+    than the unedited ones do, by more than this. Where no judge tells, it does not count."""
     destroyed: float = Field(0.5, ge=0, le=1)
     """A removal fails if IRA or CRA surely lose more."""
 

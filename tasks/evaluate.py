@@ -14,6 +14,7 @@ from saeuron.figures.metrics import evaluate as figures
 from saeuron.figures.metrics import summary
 from saeuron.figures.quality import Quality
 from saeuron.prompts import Prompt
+from storage import Workspace
 from storage.declared import View
 from storage.tables import CONFUSION, DAMAGE, DETECTIONS, METRICS, QUALITY, SHIPPED, read_table, table, write_table
 from tasks import images, judge
@@ -75,7 +76,7 @@ class EvaluateJob(Job):
     """One removal's metrics."""
 
     stage: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = EvaluationSummary
     views: ClassVar[tuple[View, ...]] = SHIPPED["evaluation"]
@@ -135,7 +136,8 @@ def evaluate(job: EvaluateJob) -> Made:
     unedited = [j for j in plain if (j.prompt_id, j.index) in wanted]
     metrics = figures(job.domain, job.concept, job.domains, edited, unedited)
     harms = damage(job.domain, job.concept, edited, unedited)
-    word, reason = verdict.verdict(metrics, harms, job.verdict)
+    kept = quality(job)
+    word, reason = verdict.verdict(metrics, harms, job.verdict, kept)
     about = {"removal_id": job.removal_id, "concept": job.concept, "method": job.method}
     common = {**about, "domain": job.domain, "seeds": job.seeds, "split": "test"}
     by = {domain: {"judge": judge.spec, "judge_id": judge.id} for domain, judge in job.judges.items()}
@@ -145,7 +147,6 @@ def evaluate(job: EvaluateJob) -> Made:
     write_table(job.folder / DAMAGE.file, table([{**about, **asdict(d)} for d in harms], DAMAGE))
     seen = confusion(edited, unedited)
     write_table(job.folder / CONFUSION.file, table([{**about, **asdict(c)} for c in seen], CONFUSION))
-    kept = quality(job)
     write_table(job.folder / QUALITY.file, table([{**about, **asdict(q)} for q in kept], QUALITY))
     fields = Harmed.model_fields
     shown = EvaluationSummary(
@@ -195,10 +196,8 @@ def quality(job: EvaluateJob) -> list[Quality]:
         for said, mine in _by_file(prompts, edited, retained):
             found += figures_of_quality.agreement(_only(edited, mine), _only(plain, mine), who.extractor, said)
     if who := next((w for w in watching if hasattr(w, "ordinary")), None):
-        tell = who.ordinary
-        for asked, said in ((True, f"asked to show {job.concept}"), (False, retained)):
-            edited, plain = _each(job, lambda rows, pictures: tell(pictures), asked)
-            found += figures_of_quality.odd(edited.values(), plain.values(), who.identity, said)
+        for asked in (True, False):
+            found += odd(job.open, (job.domain, job.concept), job.edited, job.unedited, who, asked)
     for domain, who in zip(order, watching, strict=True):
         if thresholds := getattr(who, "thresholds", ()):
             found += _detected(job, domain, thresholds)
@@ -208,14 +207,41 @@ def quality(job: EvaluateJob) -> list[Quality]:
 Of = dict[figures_of_quality.Key, Any]
 
 
+def odd(
+    workspace: Workspace,
+    of: tuple[str, str],
+    edited: Iterable[str],
+    unedited: Iterable[str],
+    who: Any,
+    asked: bool,
+) -> list[Quality]:
+    """How many images are out of the ordinary, of those that ask for a (domain, concept) or of the others.
+
+    Args:
+        edited: image sets with the removal. unedited: image sets without; they may hold more.
+        who: a judge that tells (`ordinary`).
+    """
+    image_set = f"{figures_of_quality.ASKED}{of[1]}" if asked else f"not {figures_of_quality.ASKED}{of[1]}"
+
+    def tell(rows: list[images.Row], pictures: Any) -> Iterable[bool]:
+        del rows
+        return who.ordinary(pictures)
+
+    after = _made(workspace, of, edited, tell, asked, None)
+    before = _made(workspace, of, unedited, tell, asked, after.keys())
+    return figures_of_quality.odd(after.values(), before.values(), who.identity, image_set)
+
+
 def _each(job: EvaluateJob, of: Callable[[list[images.Row], Any], Iterable[Any]], asked: bool = False) -> tuple[Of, Of]:
     """{image: what `of` makes of it}, of edited images that ask for the concept or do not, and of the same unedited."""
-    edited = _made(job, job.edited, of, asked, None)
-    return edited, _made(job, job.unedited, of, asked, edited.keys())
+    about = (job.domain, job.concept)
+    edited = _made(job.open, about, job.edited, of, asked, None)
+    return edited, _made(job.open, about, job.unedited, of, asked, edited.keys())
 
 
 def _made(
-    job: EvaluateJob,
+    workspace: Workspace,
+    about: tuple[str, str],
     image_sets: Iterable[str],
     of: Callable[[list[images.Row], Any], Iterable[Any]],
     asked: bool,
@@ -223,10 +249,10 @@ def _made(
 ) -> Of:
     found: Of = {}
     for image_set in image_sets:
-        rows = images.index(job.open, image_set)
-        rows = [row for row in rows if (dict(row["asked"]).get(job.domain) == job.concept) == asked]
+        rows = images.index(workspace, image_set)
+        rows = [row for row in rows if (dict(row["asked"]).get(about[0]) == about[1]) == asked]
         rows = [row for row in rows if wanted is None or (row["prompt_id"], row["image_index"]) in wanted]
-        for batch, pictures in images.batches(job.open, image_set, rows):
+        for batch, pictures in images.batches(workspace, image_set, rows):
             keys = [(row["prompt_id"], row["image_index"]) for row in batch]
             found |= dict(zip(keys, of(batch, pictures), strict=True))
     return found

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 ODD = "out of the ordinary"
 """Name of that figure."""
+ASKED = "asked to show "
+"""Prefix of the name of the image set that asks for the removed concept."""
 FILE = "prompts of "
 """Prefix of the name of an image set that holds the images of one prompt file."""
 Key = tuple[str, int]

@@ -6,8 +6,9 @@
     cannot be judged   no judge says whether the concept is gone; or the unedited model hardly draws it, so that its
                        absence shows nothing: low of what it draws is below `drawn`
     failed             high of gone is below `removed`; or low of IRA-drop or CRA-drop is above `destroyed`
-    holds              low of gone is at least `removed`; high of IRA-drop and CRA-drop is at most `lost`; and for every
-                       other concept, low of its loss is at most `harmed`
+    holds              low of gone is at least `removed`; high of IRA-drop and CRA-drop is at most `lost`; for every
+                       other concept, low of its loss is at most `harmed`; and of the images asked to show the concept
+                       low of those out of the ordinary is at most `broken` above the unedited share
     weak               neither: it does harm, removes in part, or there are too few images to tell
 
 If another domain has no judge, a removal that has not failed cannot be judged.
@@ -18,20 +19,25 @@ from typing import Literal
 
 from saeuron.config import VerdictConfig
 from saeuron.figures.damage import Damage
-from saeuron.figures.metrics import Metric
+from saeuron.figures.metrics import Metric, wilson
+from saeuron.figures.quality import ASKED, ODD, Quality
 from saeuron.figures.words import percent
 
 Verdict = Literal["holds", "weak", "failed", "cannot be judged"]
 
 
 def verdict(
-    metrics: Sequence[Metric], damage: Sequence[Damage], config: VerdictConfig | None = None
+    metrics: Sequence[Metric],
+    damage: Sequence[Damage],
+    config: VerdictConfig | None = None,
+    quality: Sequence[Quality] = (),
 ) -> tuple[Verdict, str]:
     """(verdict, reason in a few words); the reason is empty for a removal that holds.
 
     Args:
         metrics: all of one removal, as `saeuron.figures.metrics.evaluate` gives them.
         damage: to the other concepts, worst first.
+        quality: figures of the same removal, of which `broken` counts.
     """
     config = config or VerdictConfig()
     ua = next(m for m in metrics if m.metric == "UA")
@@ -55,7 +61,16 @@ def verdict(
     ]
     if worst := next((d for d in damage if d.low > config.harmed), None):
         reasons.append(f"{worst.harmed} lost {percent(worst.loss)} points")
+    if (q := broken(quality)) and q.unedited is not None:
+        surely, _ = wilson(round(q.value * q.n), q.n)
+        if surely > q.unedited + config.broken:
+            reasons.append(f"{percent(q.value)} % of its pictures are odd (unedited {percent(q.unedited)})")
     return ("weak", "; ".join(reasons)) if reasons else ("holds", "")
+
+
+def broken(quality: Sequence[Quality]) -> Quality | None:
+    """The share of images asked to show the concept that do not look like the model's own, where a judge tells."""
+    return next((q for q in quality if q.metric == ODD and q.image_set.startswith(ASKED)), None)
 
 
 def _loss(drop: Metric) -> str:

@@ -9,9 +9,11 @@ from saeuron.errors import ConfigError
 from saeuron.figures import verdict
 from saeuron.figures.damage import Damage, damage
 from saeuron.figures.metrics import Judged, Metric, evaluate
+from saeuron.figures.quality import Quality
 from storage.manifests import Manifest
 from tasks import images
 from tasks.engine.judge import DomainJudge
+from tasks.evaluate import odd
 from tasks.explore.shelf import Shelf
 
 TOLERANCE = 1e-9
@@ -47,7 +49,7 @@ class Checker:
         unedited = [j for j in plain if (j.prompt_id, j.index) in wanted]
         metrics = evaluate(about["domain"], about["concept"], config["domains"], edited, unedited)
         harms = damage(about["domain"], about["concept"], edited, unedited)
-        word, _ = verdict.verdict(metrics, harms, VerdictConfig(**config["verdict"]))
+        word, _ = verdict.verdict(metrics, harms, VerdictConfig(**config["verdict"]), self._odd(evaluation))
         return figures(metrics, harms, word)
 
     def _judged(self, config: Mapping[str, Any], image_set_id: str) -> list[Judged]:
@@ -61,6 +63,17 @@ class Checker:
             Judged(row["prompt_id"], row["image_index"], dict(row["asked"]), of_it)
             for row, of_it in zip(rows, seen, strict=True)
         ]
+
+    def _odd(self, evaluation: Manifest) -> list[Quality]:
+        """How many of the images that ask for the concept are out of the ordinary, where a judge tells."""
+        config, about = evaluation.config, (evaluation.summary["domain"], evaluation.summary["concept"])
+        known = [self.shelf.manifests[name] for names in config["judgements"].values() for name in names]
+        specs = {m.config["domain"]: m.summary["judge"] for m in known}
+        for domain in sorted(config["judges"], key=lambda domain: domain != about[0]):
+            who = self._judge(domain, specs[domain], config["judges"][domain]).loaded(domain, self.device)
+            if hasattr(who, "ordinary"):
+                return odd(self.shelf.workspace, about, config["edited"], config["unedited"], who, asked=True)
+        return []
 
     def _labels(self, judgements_id: str, rows: Sequence[images.Row]) -> list[str | None]:
         if judgements_id not in self._seen:

@@ -5,6 +5,7 @@ import pytest
 from saeuron.config import VerdictConfig
 from saeuron.figures.damage import damage
 from saeuron.figures.metrics import Judged, evaluate
+from saeuron.figures.quality import odd
 from saeuron.figures.verdict import verdict
 
 OTHERS = tuple(f"other{i}" for i in range(10))
@@ -79,3 +80,31 @@ def test_thresholds_are_those_of_the_configuration() -> None:
     assert verdict(metrics, [], VerdictConfig(removed=0.5)) == ("holds", "")
     assert verdict(metrics, [], VerdictConfig(removed=0.96))[0] == "failed"
     assert verdict(metrics, [], VerdictConfig(drawn=0.8))[0] == "cannot be judged"
+
+
+@pytest.mark.parametrize(
+    ("broken", "before", "word", "reason"),
+    [
+        # Wilson: 21 of 40 is 37.5 to 67.1, 22 of 40 is 39.8 to 69.3, 29 of 40 is 57.2 to 83.9.
+        (0, 0, "holds", ""),
+        (15, 0, "holds", ""),
+        (21, 5, "holds", ""),
+        (22, 5, "weak", "55 % of its pictures are odd (unedited 12.5)"),
+        (29, 20, "holds", ""),
+        (40, 0, "weak", "100 % of its pictures are odd (unedited 0)"),
+    ],
+)
+def test_a_removal_that_breaks_its_pictures_does_not_hold(broken: int, before: int, word: str, reason: str) -> None:
+    edited, unedited = ([i >= n for i in range(40)] for n in (broken, before))
+    quality = [
+        *odd([False] * 9, [True] * 9, "canvas-1", "not asked to show cat"),
+        *odd(edited, unedited, "canvas-1", "asked to show cat"),
+    ]
+    metrics = evaluate("object", "cat", ["object"], *whole())
+    assert verdict(metrics, [], quality=quality) == (word, reason)
+
+
+def whole() -> tuple[list[Judged], list[Judged]]:
+    """Forty images of cat, gone from all; (edited, unedited)."""
+    asked = {"object": "cat"}
+    return tuple([Judged(f"cat{i}", 0, asked, {"object": seen}) for i in range(40)] for seen in ("blob", "cat"))  # type: ignore[return-value]
