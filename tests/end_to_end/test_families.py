@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from saeuron.config import ModelConfig
+from saeuron.config import ModelConfig, ScoreConfig
 from saeuron.generation import latent_shape, sample
 from saeuron.hooks import attached, to_rows
 from saeuron.methods.removal import Removal
@@ -69,21 +70,49 @@ def test_the_whole_path(name: str, judge: Path, server: Path, tmp_path: Path) ->
         stored = {m.name.split(".")[0]: np.load(io.BytesIO(tar.extractfile(m).read())) for m in tar if "npy" in m.name}  # type: ignore[union-attr]
     prompts = [Prompt(f"A {o} in {s} style.", "train") for o in ("cat", "moon") for s in ("neon", "dots")]
     assert {*stored} == {f"{prompt.id}_0000" for prompt in prompts}
-    for prompt in prompts:
-        noise, seen = initial_noise(0, [(prompt.id, 0)], latent_shape(pipe, model)), list[np.ndarray]()
-        with attached(pipe, readers={path: lambda step, x, _, to=seen: to.append(to_rows(x)[-1].numpy())}):  # type: ignore[misc]
+
+    def plain(prompt: Prompt, seed: int) -> np.ndarray:
+        noise, seen = initial_noise(seed, [(prompt.id, 0)], latent_shape(pipe, model)), list[np.ndarray]()
+        with attached(pipe, readers={path: lambda step, x, _: seen.append(to_rows(x)[-1].numpy())}):
             sample(pipe, [prompt.text], noise, model)
+        return np.stack(seen)
+
+    for prompt in prompts:
         # The batch was filled up to eight, which rounds differently.
-        np.testing.assert_allclose(stored[f"{prompt.id}_0000"], np.stack(seen), atol=2e-3, rtol=2e-3)
+        np.testing.assert_allclose(stored[f"{prompt.id}_0000"], plain(prompt, 0), atol=2e-3, rtol=2e-3)
 
     # The SAE is of this width, and the removal edits with its rows.
     (sae,) = (SAE.load(opened.folder(m.id)) for m in opened.artifacts("sae"))
     assert sae.info.width == 16 and sae.info.hookpoint == path
+    # What was summed of a concept's images, with noise of their own, are the latents of plain images.
+    with torch.no_grad():
+        f = torch.stack([sae.encode(torch.from_numpy(plain(prompt, ScoreConfig().seed))) for prompt in prompts[::2]])
+    query = "select timestep, latent, sum, fires, n_rows, n_images from statistics where concept = 'neon'"
+    rows = json.loads(run_here("sql", query, "-w", root, "--format", "json").out)
+    sums, fires = f.double().sum((0, 2)), (f != 0).sum((0, 2))
+    steps = sorted({r["timestep"] for r in rows}, reverse=True)
+    assert len(rows) == sums.numel() and len(steps) == len(sums) and sums.max() > 1
+    assert {(r["n_images"], r["n_rows"]) for r in rows} == {(2, 2 * f.shape[2])}
+    for r in rows:
+        place = steps.index(r["timestep"]), r["latent"]
+        # What rounding moves over a threshold fires or does not.
+        assert abs(r["fires"] - int(fires[place])) <= 1
+        assert r["sum"] == pytest.approx(float(sums[place]), rel=0.01, abs=0.05) or r["fires"] != fires[place]
+
+    # UA is the share of the edited images that were judged to be something else.
+    query = (
+        "select avg((j.label <> j.asked)::int) as ua, count(*) as n from judgements j join images i "
+        "using (image_set_id, key) where j.asked = 'neon' and i.split = 'test' and len(i.removals) > 0"
+    )
+    done = run_here("sql", query, "-w", root, "--format", "json")
+    assert done.code == 0, done.err
+    (by_hand,) = json.loads(done.out)
     removal = Removal.load(root / "removals" / "neon.saeuron.safetensors")
     assert [e.hookpoint for e in removal.edits] == [path]
     query = "select metric, value from metrics where concept = 'neon' and metric in ('UA', 'IRA', 'CRA')"
     figures = json.loads(run_here("sql", query, "-w", root, "--format", "json").out)
     assert {"UA", "IRA", "CRA"} == {f["metric"] for f in figures} and all(0 <= f["value"] <= 1 for f in figures)
+    assert by_hand["n"] == 2 and by_hand["ua"] in [f["value"] for f in figures if f["metric"] == "UA"]
 
     # `generate` draws the plain image beside the edited one.
     out = tmp_path / "cat.png"
