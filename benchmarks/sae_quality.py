@@ -241,13 +241,14 @@ def page(found: dict[tuple[str, int], list[Found]], options: Namespace, seen: di
     lines = [
         "# FVU, L0 and F1, every variant",
         "",
-        f"`python -m benchmarks.sae_quality`: canvas, `{options.hookpoint}`, N = {options.expansion} D, "
+        f"`python -m benchmarks.sae_quality --k {_listed(options.k)} --seeds {_listed(options.seeds)}`: canvas, "
+        f"`{options.hookpoint}`, N = {options.expansion} D, "
         f"{options.steps} steps of {options.batch} rows ({seen['train'].rows[..., 0].size} in all), learning rate "
-        f"{options.lr:g}, seeds {', '.join(map(str, options.seeds))}. FVU, L0 and `never` (latents that fired on no "
+        f"{options.lr:g}. FVU, L0 and `never` (latents that fired on no "
         f"row) are of rows of {len(judged.objects)} test images. F1: for each of {len(set(judged.objects))} objects "
         f"the best latent and threshold, chosen on {len(seen['validation'].objects)} validation images, judged on the "
         f"test images, {len(judged.objects) // len(set(judged.objects))} of each object; `0.9`: share of objects at "
-        "0.9 or more. Brackets: lowest and highest of the seeds. Stability: mean largest cosine of these latents' "
+        "0.9 or more. Brackets: lowest and highest of several seeds. Stability: mean largest cosine of these latents' "
         "decoder rows to those of another seed's SAE, and in brackets what random directions give. Options are each "
         "variant's defaults. `untrained` is the control.",
         "",
@@ -262,12 +263,20 @@ def page(found: dict[tuple[str, int], list[Found]], options: Namespace, seen: di
         )
         alike = stability(options, many)
         lines.append(
-            f"| {name} | {k} | {l0.mean():.1f} | {fvu.mean():.3f} ({fvu.min():.3f} to {fvu.max():.3f}) "
-            f"| {f1.mean():.2f} ({f1.min():.2f} to {f1.max():.2f}) | {100 * named.mean():.0f} % "
-            f"({100 * named.min():.0f} to {100 * named.max():.0f}) "
+            f"| {name} | {k} | {l0.mean():.1f} | {_spread(fvu, 3)} | {_spread(f1, 2)} | {_spread(100 * named, 0)} % "
             f"| {'-' if alike is None else f'{alike[0]:.2f} ({alike[1]:.2f})'} | {100 * never.mean():.0f} % |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _listed(values: Sequence[int]) -> str:
+    return " ".join(map(str, values))
+
+
+def _spread(values: NDArray[Any], digits: int) -> str:
+    """`0.96 (0.94 to 0.97)`; of one seed `0.96`."""
+    mean, low, high = (f"{v:.{digits}f}" for v in (values.mean(), values.min(), values.max()))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
 
 
 if __name__ == "__main__":
