@@ -20,7 +20,7 @@ from storage import Workspace, text
 SUFFIX = "_bench"
 """A protocol that ships is a configuration with this end: `canvas` is canvas_bench.yaml."""
 COLUMNS = (
-    *("method", "removed", *METRICS, "mean (95 %)", "worst victim", f"minus {UNTRAINED} (95 %)"),
+    *("method", "removed", *METRICS, "mean (95 %)", "odd", "worst victim", f"minus {UNTRAINED} (95 %)"),
     *("images", "seconds", "command"),
 )
 """Of the table in docs/leaderboard.md."""
@@ -125,6 +125,13 @@ def page(benched: Benched) -> str:
         ),
         f"mean of (UA + IRA + CRA) / 3: {_interval(found.edited.mean, found.low, found.high)}",
     ]
+    if found.odd:
+        lines.append(
+            text.filled(
+                f"odd: {percent(found.odd[0])} % of the images asked to show the concept do not look like the model's "
+                f"own (unedited {percent(found.odd[1])})"
+            )
+        )
     if found.difference:
         d = found.difference
         beats = f"beats {UNTRAINED}" if d.beats else f"does not beat {UNTRAINED}"
@@ -143,6 +150,7 @@ def markdown(benched: Benched) -> str:
         ", ".join(each.concept for each in found.removals),
         *(_percent(getattr(found.edited, name)) for name in METRICS),
         _interval(found.edited.mean, found.low, found.high),
+        f"{percent(found.odd[0])} ({percent(found.odd[1])})" if found.odd else "-",
         f"{_victim(found.worst)}, by {found.worst.concept}" if found.worst else "-",
         _interval(d.value, d.low, d.high, "+") if d else "-",
         str(found.images),

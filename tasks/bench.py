@@ -1,7 +1,7 @@
 """What a benchmark measures: the removals of a run, or one that was made elsewhere and needs no workspace."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +11,9 @@ from typing import Any
 from saeuron import evaluation, judges
 from saeuron.config import RunConfig
 from saeuron.errors import BadWeights, ConfigError, UnknownName
+from saeuron.figures import verdict
 from saeuron.figures.metrics import Judged
+from saeuron.figures.quality import Quality
 from saeuron.figures.row import Removed
 from saeuron.methods.removal import Removal
 from saeuron.pipelines import loading
@@ -114,13 +116,41 @@ def outside(
         if about.judge != judges.NONE
     }
     how = (images, watching, config.model, config.evaluate.seed)
+    own = watching.get(subject.domain)
+    noting = _Noting(own) if hasattr(own, "ordinary") else None
+    if noting:
+        watching[subject.domain] = noting
     say(f"generating {len(images)} images of the unedited model")
     unedited = evaluation.look_at(model.pipeline(config.model, device), *how)
     say(f"generating {len(images)} images without {subject.concept}")
     pipe = model.pipeline(config.model.model_copy(update={"spec": subject.spec}), device)
     with subject.attached(pipe) as call:
         edited = evaluation.look_at(pipe, *how, call)
-    return Removed(subject.domain, subject.concept, edited, unedited)
+    odd = noting.shares([j.asked.get(subject.domain) == subject.concept for j in unedited]) if noting else None
+    return Removed(subject.domain, subject.concept, edited, unedited, odd=odd)
+
+
+class _Noting:
+    """A judge that also notes which pictures look like the model's own, of two passes over the same images."""
+
+    def __init__(self, judge: Any) -> None:
+        self.judge, self.ordinary = judge, list[bool]()
+
+    def __call__(self, images: Any, labels: Sequence[str]) -> list[judges.Judgement]:
+        found: list[judges.Judgement] = self.judge(images, labels)
+        self.ordinary += self.judge.ordinary(images)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.judge, name)
+
+    def shares(self, asked: Sequence[bool]) -> tuple[float, float] | None:
+        """Of the images for which `asked` is true, the shares that are out of the ordinary: second pass, first pass."""
+        unedited, edited = self.ordinary[: len(asked)], self.ordinary[len(asked) :]
+        first, second = (
+            [not fine for fine, wanted in zip(seen, asked, strict=True) if wanted] for seen in (unedited, edited)
+        )
+        return (sum(second) / len(second), sum(first) / len(first)) if first else None
 
 
 def judged(workspace: Workspace, evaluation_id: str, control: str | None = None) -> Removed:
@@ -130,7 +160,9 @@ def judged(workspace: Workspace, evaluation_id: str, control: str | None = None)
     wanted = {(j.prompt_id, j.index) for j in edited}
     unedited = [j for j in _read(workspace, manifest, "unedited") if (j.prompt_id, j.index) in wanted]
     beside = _read(workspace, workspace.manifest(control), "edited") if control else None
-    return Removed(manifest.summary["domain"], manifest.summary["concept"], edited, unedited, beside)
+    quality = [Quality(**q) for q in manifest.summary["quality"]]
+    odd = (q.value, q.unedited) if (q := verdict.broken(quality)) and q.unedited is not None else None
+    return Removed(manifest.summary["domain"], manifest.summary["concept"], edited, unedited, beside, odd)
 
 
 def _read(workspace: Workspace, manifest: Manifest, role: str) -> list[Judged]:

@@ -20,6 +20,9 @@ class Removed:
     unedited: Sequence[Judged]
     control: Sequence[Judged] | None = None
     """With the control's removal of the same concept; None: no control."""
+    odd: tuple[float, float] | None = None
+    """Shares of the images asked to show the concept that do not look like the model's own, with the removal and
+    without; None: no judge tells."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Measured:
     unedited: Figures
     victim: Damage | None
     """The other concept that loses most; None: no judge saw another."""
+    odd: tuple[float, float] | None
+    """As in `Removed`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,15 @@ class Row:
     """To the control, paired by image; None: not every removal has one."""
     images: int
     """Images with a removal; those of the unedited model are as many."""
+
+    @property
+    def odd(self) -> tuple[float, float] | None:
+        """Means over the removals of `Measured.odd`; None: not every removal has it."""
+        known = [each.odd for each in self.removals if each.odd]
+        if not known or len(known) < len(self.removals):
+            return None
+        edited, unedited = (sum(shares) / len(known) for shares in zip(*known, strict=True))
+        return edited, unedited
 
     @property
     def worst(self) -> Measured | None:
@@ -79,7 +93,7 @@ def row(domains: Sequence[str], removed: Sequence[Removed]) -> Row:
         found = evaluate(each.domain, each.concept, domains, each.edited, each.unedited)
         plain = evaluate(each.domain, each.concept, domains, each.unedited, each.unedited)
         victim = next(iter(damage(each.domain, each.concept, each.edited, each.unedited)), None)
-        measured.append(Measured(each.domain, each.concept, _figures(found), _figures(plain), victim))
+        measured.append(Measured(each.domain, each.concept, _figures(found), _figures(plain), victim, each.odd))
     alone = compare_all(domains, [(each.domain, Pair(each.concept, each.edited, None)) for each in removed])
     paired = [(r.domain, Pair(r.concept, r.edited, r.control)) for r in removed if r.control is not None]
     return Row(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from saeuron.methods.removal import Removal
 from saeuron.notebook import evaluate
 from saeuron.pipelines.loading import load_pipeline
 from saeuron.prompts import build
+from tasks.bench import _Noting
 from tests.end_to_end.process import TINY, Done, run_here
 
 MODULE = """
@@ -73,6 +75,14 @@ def test_a_file_and_an_object_have_the_figures_of_the_library() -> None:
         assert found["low"] <= found["edited"]["mean"] <= found["high"] and found["difference"] is None
     assert file["command"] == f"saeuron bench {TINY} cat.safetensors"
     assert thing["command"] == f"saeuron bench {TINY} erasing_bench:negative --removed cat"
+
+
+def test_odd_images_are_counted_of_those_that_ask_for_the_concept() -> None:
+    noting = _Noting(SimpleNamespace(ordinary=lambda images: [value < 5 for value in images], identity="j-1"))
+    asked = [True, True, False, True, False]
+    noting.ordinary += [*noting.judge.ordinary([1, 9, 9, 1, 1]), *noting.judge.ordinary([9, 9, 1, 1, 1])]
+    assert noting.shares(asked) == (2 / 3, 1 / 3) and noting.identity == "j-1"
+    assert noting.shares([False] * 5) is None
 
 
 @pytest.mark.usefixtures("here")

@@ -1,5 +1,7 @@
 """One row of a table of methods, against the plain definition of its figures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,10 @@ def test_what_no_judge_saw_has_no_figure() -> None:
     found = row(DOMAINS, [Removed(one.domain, one.concept, blind, one.unedited)])
     assert (found.edited.CRA, found.edited.mean, found.low, found.high) == (None, None, None, None)
     assert found.edited.UA is not None
+
+
+def test_odd_images_are_a_mean_over_removals_that_all_have_it() -> None:
+    first, second = removals()
+    shares = replace(first, odd=(0.9, 0.1)), replace(second, odd=(0.5, 0.3))
+    assert row(DOMAINS, shares).odd == pytest.approx((0.7, 0.2))
+    assert row(DOMAINS, (shares[0], second)).odd is None
