@@ -27,6 +27,9 @@ command = ""
 """The command line of this process, which records of runs keep; set by `flows.cli`."""
 NO_PROXY = ("NO_PROXY", "no_proxy")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PATIENCE = 30.0
+"""Seconds in which the user's server must answer: on a busy machine more than five were seen. One that is not there
+refuses at once."""
 
 
 def prepare(workspace: Path, verbose: bool) -> None:
@@ -74,7 +77,7 @@ def check_server() -> None:
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"PREFECT_API_URL is {shown!r}; expected an address such as http://127.0.0.1:4200/api.")
     try:
-        with urlopen(f"{address.rstrip('/')}/health", timeout=5):
+        with urlopen(f"{address.rstrip('/')}/health", timeout=PATIENCE):
             pass
     except HTTPError:
         # The server answers; Prefect will report whether it lets this user in.
