@@ -9,7 +9,7 @@ from flows.stages.tune import unsearched
 from flows.summary import counted, text_table, told
 from saeuron.config import RunConfig
 from saeuron.figures.quality import FILE, ODD
-from saeuron.figures.verdict import Verdict
+from saeuron.figures.verdict import PICTURES_ODD, Verdict
 from saeuron.figures.words import harm
 from storage import Workspace, text
 from storage.published import published_name
@@ -183,9 +183,11 @@ def outcome(evaluation: Mapping[str, Any], name: str, workspace: Workspace, wors
 
 def _odd(evaluation: Mapping[str, Any]) -> str:
     """What became of the pictures themselves, where a judge can tell: labels alone do not say that they are broken."""
-    for q in evaluation.get("quality", ()) if " are odd " not in evaluation["reason"] else ():
+    if PICTURES_ODD in evaluation["reason"]:
+        return ""
+    for q in evaluation.get("quality", ()):
         if q["metric"] == ODD and not q["image_set"].startswith("not "):
-            return f"; {100 * q['value']:.0f} % of its pictures are odd (unedited {100 * q['unedited']:.0f})"
+            return f"; {100 * q['value']:.0f} % {PICTURES_ODD} (unedited {100 * q['unedited']:.0f})"
     return ""
 
 

@@ -23,6 +23,8 @@ from saeuron.figures.metrics import Metric, wilson
 from saeuron.figures.quality import ASKED, ODD, Quality
 from saeuron.figures.words import percent
 
+PICTURES_ODD = "of its pictures are odd"
+"""In a reason: too many images look unlike the model's own."""
 Verdict = Literal["holds", "weak", "failed", "cannot be judged"]
 
 
@@ -64,7 +66,7 @@ def verdict(
     if (q := broken(quality)) and q.unedited is not None:
         surely, _ = wilson(round(q.value * q.n), q.n)
         if surely > q.unedited + config.broken:
-            reasons.append(f"{percent(q.value)} % of its pictures are odd (unedited {percent(q.unedited)})")
+            reasons.append(f"{percent(q.value)} % {PICTURES_ODD} (unedited {percent(q.unedited)})")
     return ("weak", "; ".join(reasons)) if reasons else ("holds", "")
 
 
