@@ -9,6 +9,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from flows.cli import app
+from storage.catalog.columns import COLUMNS
 from tasks.stages import SHIPPED
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,13 @@ def test_every_dependency_has_its_reason() -> None:
     rows = [line for line in (ROOT / "docs/adr/0001-dependencies.md").read_text().splitlines() if line.startswith("| ")]
     listed = {word for row in rows for cell in row.split("|")[1:3] for word in re.findall(r"[\w-]+", cell.lower())}
     assert names - listed == set()
+
+
+def test_readme_lists_every_view() -> None:
+    section = (ROOT / "README.md").read_text().split("\n## Tables\n")[1].split(": see [docs/tables.md]")[0]
+    listed = re.findall(r"`(\w+)`", section)
+    former = {view for view, columns in COLUMNS.items() if any("view deprecated" in c.meaning for c in columns)}
+    assert sorted(listed) == sorted({*COLUMNS} - former)
 
 
 def test_every_folder_of_the_map_exists_and_no_package_is_left_out() -> None:
