@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from saeuron import methods
 from saeuron.config import ModelConfig, TuneConfig
@@ -63,7 +63,7 @@ class TrialsJob(Job):
     domain: str
     concept: str
     method: str
-    candidates: tuple[dict[str, Any], ...]
+    candidates: tuple[dict[str, JsonValue], ...]
     """The settings of each candidate, mild before strong."""
     reference: tuple[str, ...]
     """The concepts of the domain as this removal knows it, the concept itself included."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 
 from saeuron.figures.metrics import Judged
 from saeuron.methods.latents import LatentEdit
@@ -32,7 +33,7 @@ class RemovalSummary(Summary):
     domain: str
     concept: str
     method: str
-    settings: dict[str, Any]
+    settings: dict[str, JsonValue]
     content: str
     """Id by trials and settings. Image sets depend on it, so another judge with the same choice needs no new images."""
     searched: bool

@@ -1,8 +1,10 @@
 """What a job's id depends on: all that changes its result, and nothing else."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from saeuron.config import (
     CaptureConfig,
@@ -28,6 +30,7 @@ from tasks.prompts import PromptsJob
 from tasks.report import ReportJob
 from tasks.sae.report import DiagnosisJob, StabilityJob
 from tasks.score import ScoreJob
+from tasks.stages import SHIPPED
 from tasks.train import TrainJob
 from tasks.trials import TrialsJob
 from tasks.tune import TuneJob
@@ -215,3 +218,20 @@ def test_what_a_step_reads_is_what_it_was_made_from_unless_it_knows_better() -> 
     assert train.reads == {a: ("unet.a",)}
     update = {"edited": (c,), "unedited": (b,), "judgements": {c: (d,), b: ()}}
     assert JOBS["evaluation"].model_copy(update=update).reads == {c: (), b: (), d: ()}
+
+
+def untyped(of: type[BaseModel]) -> list[str]:
+    """Fields of a model, and of the models in its fields, that may hold anything."""
+    found = []
+    for name, field in of.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        found += [name] if "Any" in str(field.annotation) or {dict, list, object} & {*kinds} else []
+        found += [inner for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
+                  for inner in untyped(kind)]  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("stage", SHIPPED, ids=lambda stage: stage.stage)
+def test_every_field_of_a_stages_summary_has_a_type(stage: type[Job]) -> None:
+    assert stage.summary_type.model_fields
+    assert untyped(stage.summary_type) == []
