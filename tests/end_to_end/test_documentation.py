@@ -1,5 +1,6 @@
 """README's commands and code, the example queries and the column dictionary: all executed, on a tiny workspace."""
 
+import ast
 import re
 import shlex
 import shutil
@@ -135,6 +136,8 @@ def test_the_commands_of_readme_do_what_they_say(
 
 def test_the_notebook_code_of_readme_goes_from_nothing_to_a_removal(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = [block for kind, block in BLOCKS if kind == "python"]
+    # Ten statements to a removal, attached; then its figures.
+    assert len(ast.parse(code).body) <= 10
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)  # the documentation is what is tested
     assert names["image"].size == (32, 32)
