@@ -45,6 +45,14 @@ def test_every_path_that_a_page_names_exists(page: str) -> None:
     assert [path for path in sorted(found) if not there(path)] == []
 
 
+def test_every_benchmark_that_is_named_is_there() -> None:
+    files = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    files += [p for top in FOLDERS.split("|") for kind in ("py", "yaml") for p in (ROOT / top).rglob(f"*.{kind}")]
+    named = {name for p in files for name in re.findall(r"\bpython -m (benchmarks[\w.]*\w)", p.read_text())}
+    assert len(named) > 25
+    assert [name for name in sorted(named) if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_of_a_page_leads_to_a_file(page: str) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):

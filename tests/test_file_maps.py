@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(
-    p.parent for top in ("flows", "tasks", "saeuron", "storage") for p in (ROOT / top).rglob("__init__.py")
+    p.parent
+    for top in ("flows", "tasks", "saeuron", "storage", "benchmarks")
+    for p in (ROOT / top).rglob("__init__.py")
 )
 LINE = re.compile(r"^ *([a-z0-9_]+(?:\.py|\.sql|/))  +\S", re.MULTILINE)
 MOST = 18

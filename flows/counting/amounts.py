@@ -31,7 +31,7 @@ PROCESS = 0.9e9
 PIXEL = 1.5
 """Bytes of a pixel in a PNG: a guess, as pictures differ."""
 STATISTIC = 20.8
-"""Bytes of a (step, latent) of a concept: 7.4, and what is derived from it; measured (`benchmarks.statistics`)."""
+"""Bytes of a (step, latent) of a concept: 7.4, and what is derived from it; measured (`benchmarks.data.statistics`)."""
 SUMMED = 36
 """Bytes alive for each latent of a row while scores are summed: float32 f, and float64 and int64 beside it."""
 PRODUCT = 8

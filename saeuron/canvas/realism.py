@@ -4,7 +4,8 @@ A judge must choose a label for noise and for blank pictures too. So a removal t
 that makes patterns, can both pass for a success. The features are those of the classifier's body, pooled to 2 x 2
 positions. Their mean for an object in a style is taken as the object's mean plus the style's less that of all, and one
 covariance holds for all. The distance of a picture is the least Mahalanobis distance to these means (Lee et al.,
-1807.03888); the threshold is the 99 % quantile of new renders. `python -m benchmarks.realism` measures it on plants.
+1807.03888); the threshold is the 99 % quantile of new renders. `python -m benchmarks.pictures.realism` measures it on
+plants.
 """
 
 import functools

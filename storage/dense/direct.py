@@ -2,7 +2,7 @@
 
 Through the page cache, a block of 640 kB read at random costs a copy in pages of 4 kB, which takes more processor time
 than shuffling its rows. With O_DIRECT the disk writes into our memory. Huge pages, because a disk request holds a
-limited number of pieces, each at most a page. Figures: docs/log.md, `python -m benchmarks.reading`.
+limited number of pieces, each at most a page. Figures: docs/log.md, `python -m benchmarks.data.reading`.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import explaining, module_sets, steering
+from benchmarks.inspection import explaining, module_sets, steering
 from saeuron.inspection.ranks import spearman
 from saeuron.sae.diagnosis.explanations import Rule
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import peers
-from benchmarks.adapters.protocol import Feed, Setup
-from benchmarks.peers import PEERS, Contestant, ContestantFailed, Turn
-from benchmarks.sae_step import table, write_rows
+from benchmarks.sae import peers
+from benchmarks.sae.adapters.protocol import Feed, Setup
+from benchmarks.sae.peers import PEERS, Contestant, ContestantFailed, Turn
+from benchmarks.sae.step import table, write_rows
 
 
 @pytest.fixture
@@ -51,7 +51,9 @@ def test_our_adapter_knows_its_ways_of_doing_the_step(setup: Setup) -> None:
 def test_a_contestant_that_cannot_start_says_its_last_words(setup: Setup) -> None:
     with (
         Contestant(Path(sys.executable), "no_such_adapter", setup) as contestant,
-        pytest.raises(ContestantFailed, match=r"^ended with code 1: .*No module named benchmarks\.adapters\.no_such"),
+        pytest.raises(
+            ContestantFailed, match=r"^ended with code 1: .*No module named benchmarks\.sae\.adapters\.no_such"
+        ),
     ):
         contestant.take(1)
 

@@ -1,9 +1,9 @@
 """What is counted of the super-concept, and which images are asked for."""
 
-from benchmarks.steps import shown
-from benchmarks.steps import test_images as of_steps
-from benchmarks.super_concept import OTHER, ROUND, counts
-from benchmarks.super_concept import test_images as of_round
+from benchmarks.removals.steps import shown
+from benchmarks.removals.steps import test_images as of_steps
+from benchmarks.removals.super_concept import OTHER, ROUND, counts
+from benchmarks.removals.super_concept import test_images as of_round
 from flows.config import load
 from saeuron.figures.metrics import Judged, evaluate
 from saeuron.prompts import build

@@ -40,7 +40,14 @@ def python(code: str, *args: str, **settings: str) -> subprocess.CompletedProces
 
 @pytest.mark.parametrize(
     "module",
-    ["saeuron.hooks", "saeuron.canvas.model", "tasks.fit", "tasks.capture", "benchmarks.overhead", "tests.conftest"],
+    [
+        "saeuron.hooks",
+        "saeuron.canvas.model",
+        "tasks.fit",
+        "tasks.capture",
+        "benchmarks.cost.overhead",
+        "tests.conftest",
+    ],
 )
 def test_threads_are_to_sleep_when_torch_is_imported(module: str) -> None:
     assert python(AT_TORCH, module).stdout.split() == ["PASSIVE"]

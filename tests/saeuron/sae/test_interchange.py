@@ -1,7 +1,7 @@
 """Other libraries' folders.
 
 What stands in `fixtures` was written by the libraries themselves, with what they compute of it; WRITTEN_BY says which
-versions they were. Anew: `python -m benchmarks.interchange --fixtures tests/saeuron/fixtures`
+versions they were. Anew: `python -m benchmarks.sae.interchange --fixtures tests/saeuron/fixtures`
 """
 
 import json

@@ -1,0 +1,7 @@
+"""Rows read and questions answered, at full size.
+
+reading.py     shuffled rows beside a sequential read
+training.py    training from shards beside training from memory
+statistics.py  questions to 51 million rows
+explorer.py    pages of the explorer with 500 concepts
+"""

@@ -1,0 +1,312 @@
+"""Blind spots that were planted in canvas: which are found, beside what must find nothing.
+
+    python -m benchmarks.pictures.blindspots --pairs 480 --plants 5 --keep FOLDER
+
+Suppressed: one concept removed by `semantic_gate`, which is made from prompts alone; where its gate stays closed the
+picture is that of the unedited model, to the bit, and is not drawn again. Exaggerated: one style five times as often as
+each other one among generated pictures. Null: real pictures on either side. Copies: 5 % of the generated pictures are
+the real ones with noise of 0.02 and a shift of a pixel. Unusual: the plants of `benchmarks.pictures.realism`, and
+guidance 0 and 9. One SAE, learned from the real pictures and those of the unedited model, serves all of them. Test
+prompts; names are chosen and judged on further renders. `--keep` keeps drawn pictures in a folder.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.pictures.realism import plants
+from benchmarks.results import parser
+from flows.config import load
+from saeuron import methods
+from saeuron.blindspots.dictionary import DictionaryConfig, Strengths, components, learn, projected, strengths
+from saeuron.blindspots.features import features
+from saeuron.blindspots.naming import is_name, named
+from saeuron.blindspots.pairs import copied_below, energies, nearest, shifts
+from saeuron.blindspots.prevalence import Prevalence, prevalence, strongest
+from saeuron.blindspots.real import Picture, Rendered
+from saeuron.blindspots.samples import FromRenderer
+from saeuron.blindspots.unusual import shuffled, usual
+from saeuron.canvas.realism import realism
+from saeuron.canvas.vocabularies import CANVAS
+from saeuron.config import ModelConfig, RunConfig
+from saeuron.figures.metrics import wilson
+from saeuron.generation import Request, generate
+from saeuron.inspection.ranks import auc
+from saeuron.methods.base import Evidence
+from saeuron.methods.removal import Removal, removed
+from saeuron.methods.text.semantic_gate import SemanticGate
+from saeuron.methods.text.states import rows as states
+from saeuron.pipelines.loading import load_pipeline
+from saeuron.prompts import build
+from saeuron.sae.diagnosis.explanations import Explanation
+from saeuron.tuning import learning_prompts
+
+SEED = 9
+OTHERS = 960
+COMPONENTS = 256
+"""Of the control: directions of pixels, either side of which is a latent."""
+MORE = 5
+"""How much oftener an exaggerated style is asked for than each other one."""
+Pixels = NDArray[np.uint8]
+
+
+class Bench:
+    """The model, its pictures, and the latents."""
+
+    def __init__(self, config: RunConfig, pairs: int, keep: Path | None, how: DictionaryConfig) -> None:
+        self.config, self.keep = config, keep
+        self.prompts = build(config.prompts, config.domains)
+        self.pipe = load_pipeline(config.model.spec)
+        self.source = FromRenderer(Rendered(CANVAS))
+        self.requests = self.source.requests(self.prompts, pairs, SEED)
+        self.sample = self.source.sample(self.requests, OTHERS, (32, 32), SEED)
+        self.plain = self.draw("unedited", self.requests)
+        self.seeing = features("canvas")
+        real, generated = self.rows(pixels(self.sample.real)), self.rows(self.plain)
+        self.sae = learn(torch.cat([real, generated]).flatten(0, 1), how)
+        self.real, self.generated = strengths(self.sae, real), strengths(self.sae, generated)
+        self.chosen, self.judged = (self.look(pixels(side)) for side in (self.sample.chosen, self.sample.judged))
+        self.names = names_of(self, self.chosen, self.judged)
+
+    def rows(self, pictures: Pixels) -> torch.Tensor:
+        return self.seeing.rows(pictures)
+
+    def look(self, pictures: Pixels) -> Strengths:
+        return strengths(self.sae, self.rows(pictures))
+
+    def draw(self, name: str, requests: Sequence[Request], removals: Sequence[Removal] = (), **how: Any) -> Pixels:
+        """Pictures, kept under a name."""
+        place = self.keep / f"{name}.npy" if self.keep else None
+        if place and place.exists():
+            return np.asarray(np.load(place, allow_pickle=False))
+        model = ModelConfig.model_validate({**self.config.model.model_dump(), **how})
+        with removed(self.pipe, removals) as attached:
+            found = [p for _, p in generate(self.pipe, requests, model, SEED, extra=attached.call)]
+        if place:
+            np.save(place, np.concatenate(found), allow_pickle=False)
+        return np.concatenate(found)
+
+    def without(self, domain: str, concept: str) -> tuple[Pixels, int]:
+        """The pictures of a model without a concept, and how many of them were drawn again."""
+        method, reference = methods.get("semantic_gate"), self.config.domains[domain].concepts
+        asked, retained = learning_prompts(self.prompts, self.config.tune, domain, concept, reference)
+        evidence = Evidence(concept, domain, pipe=self.pipe, model=self.config.model, asked=asked, retained=retained)
+        removal = method.removal(evidence, method.learn(evidence), method.candidates({"strength": (1.0,)})[0])
+        [gate] = removal.parts
+        assert isinstance(gate, SemanticGate)
+        told = states(self.pipe, [r.prompt.text for r in self.requests], gate.hookpoint)
+        opened = [i for i in range(len(told)) if bool((gate.cosines(told[i : i + 1]) >= gate.tau).any())]
+        pictures = self.plain.copy()
+        pictures[opened] = self.draw(f"without_{concept}", [self.requests[i] for i in opened], [removal])
+        return pictures, len(opened)
+
+
+def names_of(bench: Bench, chosen: Strengths, judged: Strengths) -> list[Explanation]:
+    """The rule of each latent, from the further renders."""
+    labels = ([p.labels for p in side] for side in (bench.sample.chosen, bench.sample.judged))
+    return named(chosen, next(labels), judged, next(labels))
+
+
+def pixels(pictures: Sequence[Picture]) -> Pixels:
+    """Pictures of one size as an array."""
+    return np.stack([p.pixels for p in pictures])
+
+
+def flagged(found: Prevalence, names: Sequence[Explanation], verdict: Any) -> list[set[str]]:
+    """The values that the rules of named latents of a verdict speak of, the surest latent first."""
+    order = [i for i in strongest(found, verdict) if is_name(names[i])]
+    return [{concept for _, concept in rule.values} for i in order if (rule := names[i].rule) is not None]
+
+
+def chance(names: Sequence[Explanation], concept: str) -> float:
+    """The share of named latents whose rule speaks of a concept: what a latent drawn at random hits."""
+    rules = [name.rule for name in names if is_name(name) and name.rule is not None]
+    return sum(concept in [c for _, c in rule.values] for rule in rules) / max(len(rules), 1)
+
+
+def told(successes: int, n: int) -> str:
+    """A share with its 95 % interval."""
+    low, high = wilson(successes, n) if n else (0.0, 1.0)
+    return f"{successes} of {n} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def suppressed(bench: Bench, plain: Prevalence, each: int, only: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Concepts removed one at a time, and the same with components of pixels in place of latents."""
+    flat = [torch.from_numpy(p.reshape(len(p), -1)).float() / 127.5 - 1 for p in (
+        pixels(bench.sample.real), pixels(bench.sample.chosen), pixels(bench.sample.judged))]  # fmt: skip
+    mean, directions = components(flat[0], COMPONENTS)
+    sides = [projected(mean, directions, side) for side in flat]
+    pixel_names = names_of(bench, sides[1], sides[2])
+    already = {i for i, v in enumerate(plain.verdict) if v == "suppressed"}
+    for domain in bench.config.domains:
+        hits, control, by_chance, right, wrong = 0, 0, 0.0, 0, 0
+        concepts = bench.config.domains[domain].concepts
+        concepts = [c for c in concepts if c in only] or [
+            concepts[int(i)] for i in np.linspace(0, len(concepts) - 1, min(each, len(concepts)))
+        ]
+        for concept in concepts:
+            pictures, drawn = bench.without(domain, concept)
+            found = prevalence(bench.real.mean, bench.look(pictures).mean, SEED, concept)
+            values = flagged(found, bench.names, "suppressed")
+            top = values[0] if values else set()
+            hits += concept in top
+            made = torch.from_numpy(pictures.reshape(len(pictures), -1)).float() / 127.5 - 1
+            by_pixels = prevalence(sides[0].mean, projected(mean, directions, made).mean, SEED, concept)
+            other = flagged(by_pixels, pixel_names, "suppressed")
+            control += bool(other) and concept in other[0]
+            by_chance += chance(bench.names, concept)
+            new = [v for i in strongest(found, "suppressed") if i not in already and is_name(bench.names[i])
+                   for v in [{c for _, c in bench.names[i].rule.values}] if bench.names[i].rule]  # fmt: skip
+            right, wrong = right + sum(concept in v for v in new), wrong + sum(concept not in v for v in new)
+            say(f"  without {concept}: {drawn} drawn; top {sorted(top) or '-'}; {len(values)} named latents flagged")
+            rows.append(
+                {"plant": concept, "domain": domain, "hit": concept in top, "flagged": [sorted(v) for v in values]}
+            )
+        say(f"suppressed {domain}: the surest names the plant {told(hits, len(concepts))}; random latent "
+            f"{100 * by_chance / len(concepts):.1f} %, components of pixels {told(control, len(concepts))}; of flagged "
+            f"names {told(right, right + wrong)} are the plant's")  # fmt: skip
+
+
+def exaggerated(bench: Bench, rows: list[dict[str, Any]]) -> None:
+    """One style `MORE` times as often among generated pictures, no pairs."""
+    shown = [r.prompt.concepts.get("style") for r in bench.requests]
+    found_in = 0
+    styles = bench.config.domains["style"].concepts
+    for style in styles:
+        mine = [i for i, s in enumerate(shown) if s == style]
+        rest = [
+            i
+            for other in {*shown} - {style}
+            for i in [j for j, s in enumerate(shown) if s == other][: len(mine) // MORE]
+        ]
+        found = prevalence(bench.real.mean, bench.generated.mean[mine + rest], SEED, style, paired=False)
+        values = flagged(found, bench.names, "exaggerated")
+        found_in += bool(values) and style in values[0]
+        rows.append({"exaggerated": style, "flagged": [sorted(v) for v in values]})
+        say(f"  more {style}: {len(mine)} of {len(mine + rest)}; top {sorted(values[0]) if values else '-'}")
+    say(f"exaggerated style: the surest names the plant {told(found_in, len(styles))}")
+
+
+def null(bench: Bench, runs: int, rows: list[dict[str, Any]]) -> None:
+    """New renders of the same prompts on either side."""
+    prompts = [r.prompt for r in bench.requests]
+    any_, every = 0, 0
+    for run in range(runs):
+        sides = (bench.source.rendered.draw(prompts, SEED, "null", run, side) for side in (0, 1))
+        found = prevalence(*(bench.look(pixels(side)).mean for side in sides), SEED, "null", run)
+        count = sum(v in ("suppressed", "exaggerated") for v in found.verdict)
+        any_, every = any_ + bool(count), every + count
+    rows.append({"null": runs, "flagged": any_})
+    say(f"real against real: something is flagged in {told(any_, runs)} runs, {every} latents in all")
+
+
+def copies(bench: Bench, rows: list[dict[str, Any]]) -> None:
+    """5 % of the generated pictures are copies."""
+    rng = np.random.default_rng(SEED)
+    planted = np.zeros(len(bench.plain), dtype=bool)
+    planted[rng.permutation(len(planted))[: max(1, len(planted) // 20)]] = True
+    real, made = pixels(bench.sample.real), bench.plain.copy()
+    moved = np.roll(real[planted].astype(np.float64), 1, axis=2)
+    made[planted] = (moved + rng.normal(scale=0.02 * 127.5, size=moved.shape)).round().clip(0, 255).astype(np.uint8)
+    xi, fresh = ([bench.look(p).mean for p in shifts(of)] for of in (made, pixels(bench.sample.control[1])))
+    found = auc(-energies(xi, bench.real.mean), planted) or 0.0
+    by_chance = auc(-energies(xi, bench.real.mean[rng.permutation(len(made))]), planted) or 0.0
+    energy = nearest(xi, bench.real.mean).energy
+    called = energy < copied_below(bench.real.mean, xi, fresh)
+    fence = energy < copied_below(bench.real.mean, xi)
+    still = auc(-energies(xi[:1], bench.real.mean), planted) or 0.0
+    rows.append({"copies": found, "shuffled": by_chance, "without shifts": still})
+    say(
+        f"copies: AUC {found:.3f} of {int(planted.sum())} among {len(planted)}, shuffled pairs {by_chance:.3f}, "
+        f"without shifts {still:.3f}"
+    )
+    for which, calls in (("with", called), ("without", fence)):
+        mine, others = (told(int(calls[side].sum()), int(side.sum())) for side in (planted, ~planted))
+        say(f"  called copies {which} other real pictures of the prompts: {mine}; of the others {others}")
+
+
+def unusual(bench: Bench, guidance: int, rows: list[dict[str, Any]]) -> None:
+    """Planted pictures that no removal made, beside the Mahalanobis distance, softmax and two controls."""
+    labels = [p.labels for p in bench.sample.chosen]
+    found = usual(bench.chosen, labels, bench.real)
+    scores: dict[str, Callable[[Pixels, Strengths], Any]] = {
+        "latents": lambda p, s: found.score(s),
+        "without error": lambda p, s: usual(bench.chosen, labels, bench.real, 0.0).score(s),
+        "Mahalanobis": lambda p, s: realism(CANVAS).distance(_floats(p)).numpy(),
+        "softmax": lambda p, s: -sum(h.softmax(1).max(1).values for h in realism(CANVAS).model(_floats(p))).numpy(),
+        "shuffled": lambda p, s: shuffled(found, SEED).score(s),
+    }
+    new = pixels(bench.source.rendered.draw([r.prompt for r in bench.requests], SEED, "new"))
+    seen = bench.look(new)
+    ordinary = {name: score(new, seen) for name, score in scores.items()}
+    say(f"unusual: of new renders {told(int(found.unusual(seen).sum()), len(new))}, of generated pictures "
+        f"{told(int(found.unusual(bench.generated).sum()), len(bench.plain))} flagged; AUROC by score")  # fmt: skip
+    say(f"  {'':<24}" + "".join(f"{name:>15}" for name in scores))
+    sets = {name: ((p.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+            for name, p in plants(torch.Generator().manual_seed(SEED)).items()}  # fmt: skip
+    for value in (0.0, 9.0) if guidance else ():
+        sets[f"guidance {value:g}"] = bench.draw(f"guidance_{value:g}", bench.requests[:guidance], guidance=value)
+    for kind, pictures in sets.items():
+        there = bench.look(pictures[:300])
+        line = []
+        for name, score in scores.items():
+            of = score(pictures[:300], there)
+            line.append(auc(np.concatenate([ordinary[name], of]), np.arange(len(new) + len(of)) >= len(new)) or 0.0)
+        rows.append({"unusual": kind, **dict(zip(scores, line, strict=True))})
+        say(f"  {kind:<24}" + "".join(f"{a:>15.3f}" for a in line))
+
+
+def _floats(pictures: Pixels) -> torch.Tensor:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Measure, and print each part as it is done."""
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--pairs", type=int, default=480)
+    arguments.add_argument("--plants", type=int, default=5, help="removed concepts of each domain")
+    arguments.add_argument("--concepts", nargs="*", default=[], help="which ones, of both domains")
+    arguments.add_argument("--runs", type=int, default=60, help="of the null")
+    arguments.add_argument("--guidance", type=int, default=48, help="pictures at each guidance; 0: none")
+    arguments.add_argument("--steps", type=int, default=DictionaryConfig().steps, help="of the SAE's training")
+    arguments.add_argument("--keep", type=Path, help="folder of drawn pictures")
+    arguments.add_argument("--threads", type=int, default=1)
+    options = arguments.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+    began, rows = time.process_time(), list[dict[str, Any]]()
+    bench = Bench(load("canvas"), options.pairs, options.keep, DictionaryConfig(steps=options.steps))
+    plain = prevalence(bench.real.mean, bench.generated.mean, SEED, "plain")
+    values = {verdict: flagged(plain, bench.names, verdict) for verdict in ("suppressed", "exaggerated")}
+    single = {c for n in bench.names if is_name(n) and n.rule and n.rule.form == "one" for _, c in n.rule.values}
+    good = sum(map(is_name, bench.names))
+    say(f"{options.pairs} pairs, {len(bench.names)} latents, {good} with a name, {len(single)} "
+        f"single values; FVU {bench.real.error.mean():.3f}")  # fmt: skip
+    say(f"unedited: {plain.verdict.count('suppressed')} latents suppressed, {plain.verdict.count('exaggerated')} "
+        f"exaggerated; named: {values}")  # fmt: skip
+    exaggerated(bench, rows)
+    copies(bench, rows)
+    unusual(bench, 0, rows)
+    suppressed(bench, plain, options.plants, options.concepts, rows)
+    null(bench, options.runs, rows)
+    if options.guidance:
+        unusual(bench, options.guidance, rows)
+    say(f"{time.process_time() - began:.0f} s of processor time")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

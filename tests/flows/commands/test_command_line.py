@@ -1,0 +1,342 @@
+"""The commands: help with examples, quick to start; tables that align; Prefect's settings."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from flows import cli, environment
+from flows.cli import app
+from flows.config import load
+from flows.summary import text_table
+from flows.work import Work
+from saeuron import __version__
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError, OtherModel
+from storage import Workspace
+from tasks.registry import runs
+from tests.end_to_end.process import run_here
+from tests.flows.deploy.test_notify import Listener
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    def walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield name.strip(), command
+        for key, sub in (inner or {}).items():
+            if not sub.hidden:
+                yield from walk(f"{name} {key}", sub)
+
+    yield from walk("", typer.main.get_command(app))
+
+
+COMMANDS = dict(commands())
+
+
+def test_a_warning_of_our_own_is_one_line() -> None:
+    assert cli._warning(OtherModel("made for another"), OtherModel, "a.py", 3) == "saeuron: made for another\n"
+    assert "a.py:3: UserWarning: x" in cli._warning(UserWarning("x"), UserWarning, "a.py", 3)
+
+
+def test_the_version_and_a_short_option_for_help() -> None:
+    assert run_here("--version").out == f"saeuron {__version__}\n"
+    for words in ((), ("sae",), ("sae", "info")):
+        assert run_here(*words, "-h").out == run_here(*words, "--help").out
+
+
+class TestWorkspace:
+    """Where a command looks for its workspace."""
+
+    @pytest.fixture(autouse=True)
+    def outside(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("SAEURON_WORKSPACE", raising=False)
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "a" / "b")
+
+    def status(self, *words: object) -> str:
+        done = run_here("status", *words)
+        assert done.code == 0, done.err
+        return done.out.splitlines()[0].removeprefix("workspace: ")
+
+    def test_the_nearest_above(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "there is no such folder" in run_here("status").err
+        far, near = Workspace.open(tmp_path / "workspace"), tmp_path / "a" / "workspace"
+        assert self.status() == str(far.root)
+        Workspace.open(near)
+        assert self.status() == str(near)
+        monkeypatch.chdir(far.root / "locks" if (far.root / "locks").exists() else far.root)
+        assert self.status() == str(far.root)
+
+    def test_one_that_is_named_is_not_looked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        Workspace.open(tmp_path / "workspace")
+        other = Workspace.open(tmp_path / "other")
+        assert "there is no such folder" in run_here("status", "-w", "workspace").err
+        monkeypatch.setenv("SAEURON_WORKSPACE", str(other.root))
+        assert self.status() == str(other.root)
+        assert self.status("-w", tmp_path / "workspace") == str(tmp_path / "workspace")
+
+
+class TestLists:
+    @pytest.mark.parametrize("words", ["runs", "run list", "sae list", "removal list"])
+    def test_of_an_empty_workspace(self, tmp_path: Path, words: str) -> None:
+        Workspace.open(tmp_path / "w")
+        place = (*words.split(), "-w", tmp_path / "w")
+        assert "(0 " in run_here(*place).out
+        assert json.loads(run_here(*place, "--json").out) == []
+
+    def test_runs(self, tmp_path: Path) -> None:
+        workspace, config = Workspace.open(tmp_path / "w"), load("canvas")
+        for state in ("completed", "failed"):
+            runs.finish(workspace, runs.start(workspace, "pipeline", config), state, {"made": 3, "failed": 1})
+        rows = json.loads(run_here("runs", "-w", workspace.root, "--json").out)
+        assert [(row["number"], row["state"], row["made"]) for row in rows] == [(2, "failed", 3), (1, "completed", 3)]
+        assert "(2 runs" in run_here("runs", "-w", workspace.root).out
+
+
+def test_adding_a_concept_says_what_it_made_outdated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Workspace.open(tmp_path / "w")
+    (tmp_path / "wood.yaml").write_text("name: wood\ndomain: style\n")
+    stale = {("neon", "saeuron"): True, ("neon", "steering"): True, ("dots", "saeuron"): False}
+    monkeypatch.setattr("flows.work.add_concept", lambda *_: Work(None, ["wood"]))
+    monkeypatch.setattr("flows.commands.concept.run_pipeline", lambda *_, **__: None)
+    monkeypatch.setattr("flows.upkeep.refresh.outdated", lambda _: stale)
+    add = ("concept", "add", tmp_path / "wood.yaml", "-w", tmp_path / "w")
+    assert run_here(*add).out == (f"outdated removals: neon; anew: saeuron concept refresh --all -w {tmp_path / 'w'}\n")
+    assert run_here(*add, "--json").out == ""
+
+
+class TestRemove:
+    def test_an_unknown_concept_makes_no_workspace(self, tmp_path: Path) -> None:
+        done = run_here("remove", "noen", "-w", tmp_path / "w")
+        assert done.code == 2 and "unknown concept 'noen': did you mean 'neon'" in done.complaint
+        assert not (tmp_path / "w").exists()
+
+    def test_what_it_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        called = []
+
+        def noted(config: RunConfig, place: Path, concepts: list[str] | None, *_: object, **more: object) -> None:
+            called.append((config.tune.concepts, concepts, more.get("keep_config", True)))
+
+        monkeypatch.setattr("flows.commands.run.run_pipeline", noted)
+        assert run_here("remove", "neon", "-w", tmp_path / "w").code == 0
+        runs.remember(Workspace.open(tmp_path / "w"), load("canvas", ["tune.concepts=[dots]"]))
+        assert run_here("remove", "neon", "-w", tmp_path / "w").code == 0
+        assert called == [(("neon",), None, True), (("dots",), ["neon"], False)]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--steps", "5000"), ("--steps", "0"), ("--guidance", "-1")])
+def test_a_value_outside_its_range_is_refused_before_anything_is_loaded(option: str, value: str) -> None:
+    done = run_here("generate", "A cat.", option, value)
+    assert done.code == 2 and f"Invalid value for '{option}'" in done.err
+
+
+def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_SAEURON_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "saeuron conc")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    done = CliRunner().invoke(cli.app, [], prog_name="saeuron")
+    assert done.output.split() == ["concept"]
+
+
+class TestHelp:
+    def test_these_are_the_commands(self) -> None:
+        assert set(COMMANDS) == {
+            "run", "evaluate", "bench", "audit", "report", "remove", "runs", "removal list", "sae list",
+            "sql", "generate", "status", "verify", "gc", "diff", "removal export", "latent show", "latent steer",
+            "explore", "hookpoints", "locate", "inception", "blindspots", "doctor", "compare", "sequence",
+            "removal bake",
+            "concept list", "concept show", "concept add", "concept drop", "concept refresh", "concept new",
+            "concept relatives",
+            "unlearncanvas convert", "unlearncanvas export",
+            "sae import", "sae export", "sae info", "sae report", "sae prove", "sae explain", "deploy",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_has_an_example_that_parses(self, name: str) -> None:
+        done = run_here(*name.split(), "--help")
+        assert done.code == 0 and not done.err
+        example = " ".join(done.out.split()).partition("Example: ")[2]
+        assert example.startswith(f"saeuron {name}")
+        text = (COMMANDS[name].help or "").partition("Example: ")[2].splitlines()[0]
+        words = shlex.split(text)[1 + len(name.split()) :]
+        context = COMMANDS[name].make_context(name, words, resilient_parsing=False)
+        assert not context.args
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_option_says_what_it_is(self, name: str) -> None:
+        for parameter in COMMANDS[name].params:
+            if isinstance(parameter, click.Option) or hasattr(parameter, "is_flag"):
+                assert getattr(parameter, "help", None), parameter.name
+
+    def test_feature_is_a_hidden_name_of_latent(self) -> None:
+        commands = vars(typer.main.get_command(app))["commands"]
+        former, latent = commands["feature"], commands["latent"]
+        assert former.hidden and not latent.hidden
+        assert former.commands["show"].callback.__wrapped__ is latent.commands["show"].callback.__wrapped__
+        assert " feature " not in run_here("--help").out
+
+    def test_without_a_command_it_shows_the_help(self) -> None:
+        done = run_here()
+        assert done.code == 2 and "Usage" in done.out + done.err
+
+
+MODELS = {"torch", "diffusers", "transformers", "prefect", "matplotlib", "pyarrow.dataset"}
+"""What takes seconds to import; no command that only looks may."""
+TABLES = {"duckdb", "pyarrow", "numpy", "rich"}
+"""What takes a tenth of a second together."""
+IMPORTED = """
+import sys
+from flows.cli import app
+try:
+    app(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        ("--help", MODELS | TABLES),
+        ("concept list", MODELS),
+        ("status", MODELS),
+        ("sql 'select * from metrics'", MODELS | {"duckdb"}),
+    ],
+)
+def test_a_quick_command_imports_nothing_heavy(words: str, heavy: set[str], tmp_path: Path) -> None:
+    place = [] if words == "--help" else ["-w", str(tmp_path)]
+    runs.remember(Workspace.open(tmp_path), load("canvas", []))
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *shlex.split(words), *place],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "flows.cli" in (imported := set(done.stderr.split()))
+    assert not heavy & imported
+
+
+class TestTable:
+    def test_aligns_numbers_right_and_text_left(self) -> None:
+        rows = [
+            {"name": "a", "n": 4, "share": 0.5, "made": True},
+            {"name": "longer", "n": 1000, "share": None, "made": False},
+        ]
+        assert text_table(["name", "n", "share", "made"], rows).splitlines() == [
+            "name       n  share  made",
+            "------  ----  -----  ----",
+            "a          4   50.0  yes",
+            "longer  1000      -  no",
+        ]
+
+    def test_without_rows(self) -> None:
+        assert text_table(["a", "bcd"], []).splitlines() == ["a  bcd", "-  ---"]
+
+    def test_a_key_that_is_missing_is_a_dash(self) -> None:
+        assert text_table(["a"], [{}]).splitlines()[-1] == "-"
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No setting of Prefect's or of ours; what is set is taken back."""
+    kept = dict(os.environ)
+    for name in list(os.environ):
+        if name.startswith("PREFECT_") or name in environment.QUIET:
+            del os.environ[name]
+    yield monkeypatch
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_is_one_line_and_its_own_exit_code(name: str, code: int) -> None:
+    program = f"import os, signal, flows.cli as c; c.app = lambda: os.kill(os.getpid(), signal.{name}); c.main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.strip() == (
+        "saeuron: interrupted; what was finished is kept. Run the same command again to go on."
+    )
+
+
+@pytest.mark.usefixtures("bare")
+class TestEnvironment:
+    def test_no_telemetry_and_state_in_the_workspace(self, tmp_path: Path) -> None:
+        environment.prepare(tmp_path, verbose=False)
+        assert os.environ["DO_NOT_TRACK"] == "1"
+        assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+        assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+        assert os.environ["PREFECT_HOME"] == str(tmp_path / ".prefect")
+        assert os.environ["PREFECT_LOGGING_LEVEL"] == "CRITICAL"
+
+    def test_verbose_shows_the_log(self, tmp_path: Path) -> None:
+        environment.prepare(tmp_path, verbose=True)
+        assert os.environ["PREFECT_LOGGING_LEVEL"] == "INFO"
+
+    def test_a_proxy_is_not_asked_for_this_machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("urllib.request._opener", None)  # it keeps the proxies of its first use
+        for name in {*environment.NO_PROXY, "ALL_PROXY", "all_proxy"} & os.environ.keys():
+            del os.environ[name]
+        os.environ |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "a.example"}
+        environment.prepare(tmp_path, verbose=False)
+        assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "a.example,127.0.0.1,localhost,::1"
+        with Listener() as listener, urlopen(listener.url("/"), timeout=5):
+            pass
+        os.environ |= {"NO_PROXY": "*", "no_proxy": ""}
+        environment.prepare(tmp_path, verbose=False)
+        assert (os.environ["NO_PROXY"], os.environ["no_proxy"]) == ("*", "")
+
+    def test_a_socks_proxy_is_refused_where_it_cannot_be_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        os.environ["ALL_PROXY"] = "socks5://127.0.0.1:9"
+        monkeypatch.setitem(sys.modules, "socksio", None)
+        with pytest.raises(ConfigError, match="ALL_PROXY is a SOCKS proxy"):
+            environment.check_server()
+
+    def test_what_the_user_has_set_wins(self, tmp_path: Path) -> None:
+        os.environ |= {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_HOME": "/mine", "DO_NOT_TRACK": "0"}
+        environment.prepare(tmp_path, verbose=False)
+        assert os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
+        assert os.environ["PREFECT_HOME"] == "/mine"
+        assert os.environ["DO_NOT_TRACK"] == "0"
+
+    def test_a_server_of_the_users_own_keeps_its_home(self, tmp_path: Path) -> None:
+        os.environ["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+        environment.prepare(tmp_path, verbose=False)
+        assert "PREFECT_HOME" not in os.environ and "PREFECT_PROFILES_PATH" not in os.environ
+        # It hears the library, and the terminal does so where it warns.
+        assert os.environ["PREFECT_LOGGING_EXTRA_LOGGERS"].split(",") == ["flows", "tasks", "saeuron", "storage"]
+        assert os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] == "WARNING"
+
+    def test_an_empty_address_is_none(self, tmp_path: Path) -> None:
+        os.environ["PREFECT_API_URL"] = ""
+        environment.prepare(tmp_path, verbose=False)
+        environment.check_server()
+        assert os.environ["PREFECT_HOME"] == str(tmp_path / ".prefect")
+        assert "PREFECT_LOGGING_EXTRA_LOGGERS" not in os.environ
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:4200", "ftp://127.0.0.1/api"])
+    def test_an_address_that_is_none_is_refused(self, address: str) -> None:
+        os.environ["PREFECT_API_URL"] = address
+        with pytest.raises(ConfigError, match="expected an address such as http://127"):
+            environment.check_server()
+
+    def test_a_server_that_refuses_is_there(self) -> None:
+        with Listener(status=403) as refusing:
+            os.environ["PREFECT_API_URL"] = refusing.url("/api")
+            environment.check_server()
+
+    def test_a_relative_workspace_is_made_absolute(self, bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        bare.chdir(tmp_path)
+        environment.prepare(Path("w"), verbose=False)
+        assert os.environ["PREFECT_HOME"] == str(tmp_path / "w" / ".prefect")
