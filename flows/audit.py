@@ -22,8 +22,8 @@ from tasks.engine import model
 from tasks.engine.job import Made
 
 WEAK = (0.5, 0.25, 0.125)
-"""Strengths of the weakened removal, a control: an attack that works must break it. Of these, that one is attacked at
-which nearest to half of the prompts show the concept before the attack."""
+"""Strengths of the weakened removal, a control: an attack that works must break it. The one that is
+attacked leaves the concept in the share of prompts that is nearest to half, before the attack."""
 CHEAP = ("none", "paraphrase", "random")
 """Attacks without gradients."""
 
@@ -229,7 +229,7 @@ def lines(concept: str, rows: Sequence[dict[str, Any]], workspace: Workspace) ->
 
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Where a control did not behave, so that a low figure means little."""
+    """Notes on controls that did not behave, so that a low figure means little."""
     found = []
     by = {(r["method"], r["attack"]): r for r in rows}
     for (method, attack), r in by.items():

@@ -23,7 +23,7 @@ COLUMNS = (
     *("method", "removed", *METRICS, "mean (95 %)", "odd", "worst victim", f"minus {UNTRAINED} (95 %)"),
     *("images", "seconds", "command"),
 )
-"""Of the table in docs/leaderboard.md."""
+"""Columns of the table in docs/leaderboard.md."""
 
 
 def protocol(name: str) -> RunConfig:
@@ -31,7 +31,7 @@ def protocol(name: str) -> RunConfig:
 
     Raises:
         UnknownName: there is none of that name, and no such file.
-        ConfigError: the file is no configuration, or removes nothing.
+        ConfigError: the file is not a configuration, or removes nothing.
     """
     known = [each.removesuffix(SUFFIX) for each in configurations() if each.endswith(SUFFIX)]
     if name in known:
@@ -89,11 +89,11 @@ class Benched:
     method: str
     row: Row
     seconds: float
-    """Of all steps whose artifacts were used: those found in place count with the time that they took."""
+    """Sum over all steps whose artifacts were used; those found in place count with the time that they took."""
     command: str
 
     def json(self) -> dict[str, Any]:
-        """For `--json`: fractions, not percent."""
+        """The result for `--json`, as fractions, not percent."""
         return {"method": self.method, **asdict(self.row), "seconds": self.seconds, "command": self.command}
 
 

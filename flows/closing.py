@@ -182,7 +182,7 @@ def outcome(evaluation: Mapping[str, Any], name: str, workspace: Workspace, wors
 
 
 def _odd(evaluation: Mapping[str, Any]) -> str:
-    """What became of the pictures themselves, where a judge can tell: labels alone do not say that they are broken."""
+    """How many pictures look broken, if a judge can tell; labels alone do not show it."""
     if PICTURES_ODD in evaluation["reason"]:
         return ""
     for q in evaluation.get("quality", ()):

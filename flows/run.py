@@ -234,7 +234,7 @@ class Run:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Steps made anew, found in place, and failed."""
+        """Numbers of steps that were made, found in place, or failed."""
         cached = sum(m.cached for m in self.made.values())
         return {"made": len(self.made) - cached, "cached": cached, "failed": len(self.failures)}
 

@@ -107,7 +107,7 @@ def stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_foreign(path: Path, expected: str) -> tuple[Any, str]:
-    """What another program's `.pth` holds, and the file's SHA-256. Tensors and plain values alone are read of it.
+    """The contents of another program's `.pth`, and the file's SHA-256. Only tensors and plain values are read.
 
     The only place where such a file is opened: commands that convert one are asked for by name.
 

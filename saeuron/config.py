@@ -250,8 +250,8 @@ class VerdictConfig(Config):
     drawn: float = Field(0.2, ge=0, le=1)
     """The unedited model must draw the concept at least this often, or nothing can be judged."""
     removed: float = Field(0.6, ge=0, le=1)
-    """Of what the unedited model draws of the concept, at least this must be gone: surely so with 11 of 12 images, or
-    44 of 60."""
+    """At least this share of what the unedited model draws of the concept must be gone; 11 of 12 images show this, or 44
+    of 60."""
     lost: float = Field(0.1, ge=0, le=1)
     """A removal holds only if IRA and CRA surely lose no more."""
     harmed: float = Field(0.25, ge=0, le=1)
@@ -296,7 +296,7 @@ class ConceptConfig(Config):
     """Who judges the removal of this concept in its domain, as `domains.NAME.judge` names it; empty: the domain's
     judge. A judge that takes any labels, such as `clip:MODEL`, knows a concept that no classifier was trained for."""
     judge_templates: tuple[str, ...] = ()
-    """With `judge`: sentences with the placeholder {label}."""
+    """Sentences with the placeholder {label}, for `judge`."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -393,7 +393,7 @@ class RunConfig(Config):
         """`saes: hub:owner/name` is that for every hookpoint."""
         if not isinstance(value, str):
             return value
-        # Without domains there is a mistake in them, which is told.
+        # Without domains, their own mistake is reported.
         return {hookpoint: value for domain in info.data.get("domains", {}).values() for hookpoint in domain.hookpoints}
 
     @field_validator("method", mode="before")

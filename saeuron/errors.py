@@ -58,7 +58,7 @@ class BadModel(UserError):
 
 
 class NoRoom(UserError):
-    """What is to be done does not fit into memory, and cannot be made smaller."""
+    """The work does not fit into memory, and cannot be split further."""
 
     def __init__(self, what: str, said: str) -> None:
         super().__init__(what, said)

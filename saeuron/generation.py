@@ -47,7 +47,7 @@ def latent_shape(pipe: Any, config: ModelConfig | None = None) -> tuple[int, int
 
 
 Begin = Callable[[Sequence[Request]], Callable[[], None] | None]
-"""Told which images are drawn next, before they are. What it returns, if anything, undoes what hooks kept since."""
+"""Called with the images that are drawn next. It may return a function that undoes what hooks kept since then."""
 
 
 def generate(

@@ -25,7 +25,7 @@ _FULL = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""What torch and its libraries say of full memory in errors of no class of its own."""
+"""Texts by which torch and its libraries report full memory in errors of a general class."""
 
 
 def full(error: BaseException) -> bool:

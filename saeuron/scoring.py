@@ -161,7 +161,7 @@ def gather(
 
 
 class Counting(Protocol):
-    """A reader that is told how many images of a batch count, from the first; see `saeuron.memory.LANES`."""
+    """A reader that knows how many images of a batch count, from the first; see `saeuron.memory.LANES`."""
 
     images: Any
 

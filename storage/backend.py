@@ -62,7 +62,7 @@ class Backend(Layout):
         return parse(path.read_bytes(), path, artifact_id)
 
     def stored(self, artifact_id: str) -> Manifest:
-        """As `read`, but from the place that counts and not from a cache."""
+        """Like `read`, but from the place that counts, not from a cache."""
         return self.read(artifact_id)
 
     def publish(self, manifest: Manifest) -> Manifest:

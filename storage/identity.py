@@ -61,7 +61,7 @@ def artifact_id(stage: str, version: int, payload: Mapping[str, Any]) -> str:
 
 
 def split_id(artifact_id: str) -> tuple[str, int]:
-    """The (stage, version) of an artifact id. Raises UnknownArtifact if the text is no id (so no path gets through)."""
+    """The (stage, version) of an artifact id. Raises UnknownArtifact if the text is not an id, for example a path."""
     match = _ID.fullmatch(artifact_id)
     if match is None:
         raise UnknownArtifact(artifact_id)

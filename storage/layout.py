@@ -38,7 +38,7 @@ class Layout:
         return f"{type(self).__name__}({str(self.root)!r})"
 
     def folder(self, artifact_id: str) -> Path:
-        """The artifact's folder. Raises UnknownArtifact if the text is no artifact id."""
+        """The artifact's folder. Raises UnknownArtifact if the text is not an artifact's id."""
         stage, _ = split_id(artifact_id)
         return self.root / "artifacts" / stage / artifact_id
 

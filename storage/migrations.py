@@ -1,4 +1,4 @@
-"""From a workspace's older format to this one's: a function for each, in order.
+"""Migrations of a workspace from older formats to this one: a function for each, in order.
 
 A function may be killed at any point and is then called again, so it leaves alone what it has done already. The number
 of the format is written after it. Formats 1 and 2 were never released and have no migration: they are refused.

@@ -29,7 +29,7 @@ def write_parquet(
 
 @contextmanager
 def parquet_writer(path: Path, schema: pa.Schema, encodings: dict[str, str]) -> Iterator[pq.ParquetWriter]:
-    """As `write_parquet`, for a table that comes in parts: the file is there when the block has ended well."""
+    """Like `write_parquet`, for a table that comes in parts; the file appears when the block ends without an error."""
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(

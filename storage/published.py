@@ -42,7 +42,7 @@ def in_use(workspace: Workspace, removals: Iterable[Manifest]) -> dict[tuple[str
 
 
 def read(path: Path) -> Published | None:
-    """Concept, method and artifact of a file in `removals/`; None if it is no whole removal."""
+    """Concept, method and artifact of a file in `removals/`; None if the file is not a whole removal."""
     try:
         about = json.loads(json.loads(header(path) or "")["__metadata__"]["json"])
         return Published(about["concept"], about["method"], str(about["provenance"].get("removal_id", "")))

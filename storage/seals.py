@@ -50,7 +50,7 @@ def check_page(path: Path) -> None:
 
 
 def unsealed(data: bytes, path: Path) -> dict[str, Any]:
-    """As `read_sealed`, from the bytes of the file; `path` is what an error calls them."""
+    """Like `read_sealed`, from the bytes of the file; errors name `path`."""
     fields = parsed_json(data, path)
     if not isinstance(fields, dict):
         raise ArtifactDamaged(path, "a JSON object", type(fields).__name__)

@@ -238,9 +238,9 @@ class Workspace(Layout):
         return self.folder(artifact_id)
 
     def whole(self, artifact_id: str, *names: str) -> Path:
-        """As `fetch`, and every byte is compared with the manifest's hash. Raises as `manifest` does.
+        """Fetch files and compare every byte with the manifest's hash. Raises as `manifest` does.
 
-        For the inputs of computations: one flipped byte in weights would be in everything that is made of them.
+        Use it for inputs of computations: one flipped byte in weights would be in everything that is made from them.
         """
         manifest = self.read(artifact_id)
         self.backend.whole(manifest, names)

@@ -46,7 +46,7 @@ def subject(name: str, concept: str | None, config: RunConfig) -> Subject:
     Raises:
         ConfigError: it is none of these, or `concept` is missing or not the file's.
         UnknownName: the module has no such attribute, or the protocol no such concept.
-        BadModel: the folder is no pipeline of a known family.
+        BadModel: the folder does not hold a pipeline of a known family.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -145,7 +145,7 @@ class _Noting:
         return getattr(self.judge, name)
 
     def shares(self, asked: Sequence[bool]) -> tuple[float, float] | None:
-        """Of the images for which `asked` is true, the shares that are out of the ordinary: second pass, first pass."""
+        """Shares out of the ordinary among the images for which `asked` is true: second pass, first pass."""
         unedited, edited = self.ordinary[: len(asked)], self.ordinary[len(asked) :]
         first, second = (
             [not fine for fine, wanted in zip(seen, asked, strict=True) if wanted] for seen in (unedited, edited)

@@ -33,7 +33,7 @@ from tasks.engine.step import step
 
 
 class ComparisonSummary(Summary):
-    """By how much a method is better than a control; `storage.tables.COMPARISONS` says what each field means."""
+    """How much better a method is than a control; `storage.tables.COMPARISONS` describes each field."""
 
     domain: str
     method: str
@@ -115,13 +115,13 @@ class Cost:
     """What the removals of one method cost, means over concepts."""
 
     seconds: float
-    """To learn and to tune one."""
+    """Seconds to learn and tune one removal."""
     shared: float
-    """Of what all concepts share: captures, SAEs and scores; 0 for a method without them."""
+    """Seconds for what all concepts share: captures, SAEs and scores; 0 for a method without them."""
     images: int
-    """Generated to learn and to choose, of one concept."""
+    """Images generated to learn and tune one removal."""
     bytes: int
-    """Of a removal's file."""
+    """Bytes of a removal's file."""
     overhead: float | None
     """Time per image as a ratio to plain generation; None: not measured."""
     odd: float | None = None

@@ -45,7 +45,7 @@ class Harmed(BaseModel):
     before: float
     after: float
     low: float
-    """Of the 95 % interval of before - after."""
+    """Lower end of the 95 % interval of before - after."""
     high: float
     n: int
 

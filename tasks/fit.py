@@ -52,7 +52,7 @@ class Fit(BaseModel):
     without: tuple[str, ...] = ()
     """Keys of images whose rows are left out."""
     labels: Labels | None = None
-    """For variants that learn from labels; None: the rows have none."""
+    """Labels of rows, for variants that learn from them; None: the rows have none."""
 
     @property
     def concepts(self) -> dict[str, tuple[str, ...]] | None:

@@ -59,7 +59,7 @@ class ImagesJob(Job):
     named: str = ""
     """The removals as people call them."""
     sampled_for: tuple[str, str] | None = None
-    """With `config.retained_cells`: the (domain, concept) whose own cells are all kept."""
+    """The (domain, concept) whose own cells are all kept, with `config.retained_cells`."""
     among: dict[str, str] | None = None
     """{concept: domain} of the concepts that are removed one after another; see `saeuron.evaluation.images`."""
     own_cells: int | None = None

@@ -79,7 +79,7 @@ def judge(job: JudgeJob) -> Made:
 
 
 def read(workspace: Workspace, judgements: Mapping[str, Iterable[str]]) -> list[Judged]:
-    """For every image, what its prompt asks for and what the judges saw.
+    """What each image's prompt asks for and what the judges saw.
 
     Args:
         workspace: where the artifacts are.

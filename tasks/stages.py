@@ -93,7 +93,7 @@ def every() -> dict[str, type[Job]]:
     """{name: stage} of all known stages: shipped, of installed packages, registered.
 
     Raises:
-        ConfigError: an entry point cannot be loaded, is no stage, or two stages have the same name.
+        ConfigError: an entry point cannot be loaded or does not name a stage, or two stages have the same name.
     """
     return {**_installed(), **_registered}
 

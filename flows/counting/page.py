@@ -20,7 +20,7 @@ class Rate:
     flops: float
     """FLOP/s."""
     source: str
-    """Where it comes from, for people."""
+    """The origin of the figure, for people."""
 
 
 def rate_of(plan: Plan, given: float | None) -> Rate:

@@ -29,7 +29,7 @@ from tasks.registry import runs
 PAGE = 50
 """Rows of a long table on one page."""
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
-"""What an artifact's id names never changes."""
+"""Header for files of artifacts, which never change under one id."""
 
 Page = Callable[..., HTMLResponse]
 

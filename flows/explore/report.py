@@ -40,7 +40,7 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """Of the page."""
+        """The page's title."""
         if self.run is None:
             return f"{self.name}, removed"
         concepts = list(dict.fromkeys(m.summary["concept"] for m in self.evaluations))
@@ -72,7 +72,7 @@ class Subject:
 
     @property
     def place(self) -> Path:
-        """Where it is written unless somebody says so."""
+        """The default path to write it to."""
         return run_report.place(self.shelf.workspace, self.name)
 
     def check(self, path: Path, device: str = "cpu") -> tuple[int, list[str]]:
@@ -82,7 +82,7 @@ class Subject:
             (figures that were compared, one line for each that differs).
 
         Raises:
-            ConfigError: the page is no report, or of an evaluation that is not here.
+            ConfigError: the page is not a report, or is of an evaluation that is not here.
             ArtifactDamaged: it is not as it was written.
         """
         check_page(path)

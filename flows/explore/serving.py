@@ -53,7 +53,7 @@ def serve(
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """As uvicorn's, which would raise the signal again: to end the explorer is no interruption."""
+            """Like uvicorn's, which would raise the signal again; ending the explorer is not an interruption."""
             numbers = (signal.SIGINT, signal.SIGTERM)
             before = {number: signal.signal(number, self.handle_exit) for number in numbers}
             try:

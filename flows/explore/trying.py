@@ -102,7 +102,7 @@ def routes(shelves: Shelves, studio: Studio) -> APIRouter:
 
 
 def told(studio: Studio, job: Job) -> dict[str, object]:
-    """A job as the page is told of it."""
+    """The state of a job, for the page."""
     return {
         "id": job.id,
         "state": job.state,

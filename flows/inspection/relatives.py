@@ -110,7 +110,7 @@ def relatives_flow(config: RunConfig, workspace: str, domains: list[str], method
 
 
 def told(workspace: Workspace, job: RelativesJob) -> dict[str, Any]:
-    """What is printed of a domain: {"relatives": id, "summary", "rows", "tree"}."""
+    """The figures of a domain that are printed: {"relatives": id, "summary", "rows", "tree"}."""
     import numpy as np
 
     from saeuron.inspection.relatives import drawn, tree

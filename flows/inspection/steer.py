@@ -83,7 +83,7 @@ def steer_jobs(run: Run, sae: Manifest, latent: int | None, latents: int, images
         raise ConfigError(f"nothing says what the latents of {sae.id} fire on; run {explain} first.")
     with connect(run.opened) as views:
         found = views.execute(_RULES, [explained.id, sae.id]).fetchall()
-    # A rule that every image fulfils is no aim.
+    # A rule that every image fulfils cannot be an aim.
     present = run.domain_concepts
     found = [row for row in found if {*present.get(row[2], ())} - {*row[3]}]
     if latent is not None:

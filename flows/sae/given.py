@@ -12,7 +12,7 @@ HUB = "hub:"
 
 
 def elsewhere(saes: Mapping[str, str]) -> dict[str, str]:
-    """{hookpoint: place} of those that are no id of the workspace: `hub:...`, or a folder that is there."""
+    """{hookpoint: place} of those that are not ids of the workspace: `hub:...`, or a folder that is there."""
     return {
         hookpoint: name.removeprefix(HUB)
         for hookpoint, name in saes.items()

@@ -96,7 +96,7 @@ class Sampling(NamedTuple):
 
 
 def sampling(run: Run, sae: Manifest, capture: Manifest | None) -> Sampling:
-    """As for the SAE's training; for an SAE from elsewhere, as the workspace's configuration says.
+    """The sampling of the SAE's training; for an SAE from elsewhere, that of the workspace's configuration.
 
     Raises:
         ConfigError: the workspace's configuration names another model than the SAE was trained on.

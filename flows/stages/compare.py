@@ -18,7 +18,7 @@ def wanted_of(config: RunConfig, concepts: list[str]) -> list[Wanted]:
 
 
 def controlled(config: RunConfig) -> tuple[str, ...]:
-    """The chosen methods that have controls: those that read latents and are no controls themselves."""
+    """The chosen methods that have controls: those that read latents and are not controls themselves."""
     latents = [name for name in config.method if "latents" in methods.get(name).needs]
     return tuple(name for name in latents if name not in config.controls.methods)
 

@@ -29,7 +29,7 @@ class Attempt(NamedTuple):
     timestep: int
     """Timestep that the attack worked on, or -1."""
     text: str
-    """What the model was told."""
+    """The prompt that the model was given."""
     picture: NDArray[np.uint8]
     """uint8 [H, W, 3]."""
 

@@ -88,13 +88,13 @@ class Strengths(NamedTuple):
     """[B]: the share of a picture's rows that the latents do not rebuild."""
 
     def take(self, which: NDArray[np.int64] | NDArray[np.bool_] | slice) -> "Strengths":
-        """Those of some pictures."""
+        """The strengths of some pictures."""
         return Strengths(self.mean[which], self.peak[which], self.error[which])
 
 
 @torch.inference_mode()
 def strengths(sae: SAE, rows: Tensor) -> Strengths:
-    """Of pictures whose rows are float32 [B, P, D]."""
+    """The strengths of latents in pictures whose rows are float32 [B, P, D]."""
     mean, peak, error = [], [], []
     for part in rows.split(_CHUNK):
         f = sae.encode(part)

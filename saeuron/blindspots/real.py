@@ -168,7 +168,7 @@ class Folder:
         Otherwise every latent that knows sizes and shapes would count as a blind spot.
 
         Raises:
-            ConfigError: a file is no picture that can be read.
+            ConfigError: a file cannot be read as a picture.
         """
         found = []
         for row in rows:

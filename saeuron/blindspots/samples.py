@@ -26,12 +26,12 @@ class Sample(NamedTuple):
     """Real pictures of one comparison."""
 
     real: list[Picture]
-    """Those that generated pictures are compared with; with `paired` one for each request, in order."""
+    """Real pictures to compare generated ones with; with `paired`, one for each request, in order."""
     paired: bool
     chosen: list[Picture]
-    """Those that rules are chosen on, and profiles are made of."""
+    """Real pictures to choose rules on and make profiles of."""
     judged: list[Picture]
-    """Those that rules are judged on, and thresholds are set by."""
+    """Real pictures to judge rules and set thresholds on."""
     control: tuple[list[Picture], list[Picture]]
     """Real pictures on either side."""
     fresh: bool
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class Source(Protocol):
-    """Where real pictures are from."""
+    """A source of real pictures."""
 
     def identity(self) -> str:
         """Its id by content."""

@@ -18,7 +18,7 @@ from saeuron.blindspots.dictionary import Strengths
 
 Numbers = NDArray[np.float64]
 WEIGHT = 0.25
-"""Of the error; it was not searched for. docs/log.md has the score without it beside."""
+"""Weight of the error; it was not searched for. docs/log.md also has the score without it."""
 QUANTILE = 0.99
 
 
@@ -29,7 +29,7 @@ class Usual:
     profiles: Numbers
     """[kinds, N], of unit length."""
     mean: float
-    """Of the error on real pictures."""
+    """Mean error on real pictures."""
     spread: float
     weight: float
     threshold: float = np.inf

@@ -1,4 +1,4 @@
-"""What a training step of canvas is made of: labels, sentences as token ids, time steps."""
+"""Inputs of a training step of canvas: labels, sentences as token ids, timesteps."""
 
 from typing import Any
 

@@ -65,7 +65,7 @@ class Inception:
         return of_weights(load_tensors(self._file)[0], self._file).to(self._device)
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Of images of any size, float32 [B, 2048].
+        """The features of images of any size, float32 [B, 2048].
 
         Raises:
             BadModel: the file holds the weights of another network.
@@ -83,10 +83,10 @@ class Inception:
 
 
 def convert(checkpoint: Path, out: Path) -> Path:
-    """Write a checkpoint of the network as safetensors. Tensors alone are read of it (`weights_only`).
+    """Write a checkpoint of the network as safetensors. Only tensors are read (`weights_only`).
 
     Raises:
-        ConfigError: `out` is no name of a .safetensors file.
+        ConfigError: the name `out` does not end with .safetensors.
         BadModel: the checkpoint cannot be read so, or is of another network.
     """
     import torch

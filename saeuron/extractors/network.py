@@ -14,7 +14,7 @@ from saeuron.errors import BadModel
 WIDTH = 2048
 SIDE = 299
 _CLASSES = 1008
-"""Of the graph's own classifier, which the checkpoint holds and nothing here uses."""
+"""Classes of the graph's own classifier, which the checkpoint holds and nothing here uses."""
 
 
 class _Conv(nn.Module):

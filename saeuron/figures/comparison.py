@@ -97,7 +97,7 @@ def compare_all(
     seed: int = 0,
     draws: int = 2000,
 ) -> Difference:
-    """As `compare`, over concepts of several domains, (domain, pair), and for the mean of chosen `metrics`."""
+    """Like `compare`, over concepts of several domains, (domain, pair), for the mean of chosen `metrics`."""
     if not pairs:
         raise ValueError("nothing to compare: expected the images of at least one concept")
     prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for _, pair in pairs for j in pair.first}))}

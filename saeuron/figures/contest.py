@@ -20,7 +20,7 @@ class Entry:
     figures: Mapping[str, Difference]
     """UA, IRA, CRA and `mean`, each with its interval."""
     difference: Difference | None
-    """Of the mean, to the method that all are compared with; None for that method itself."""
+    """Difference of the mean from the method that all are compared with; None for that method itself."""
     becomes: Mapping[str, list[tuple[str, float]]]
     """{concept: [(label, share of the images asked for the concept that the judge gives it)]}, most frequent first."""
 

@@ -15,9 +15,9 @@ class Damage:
     domain: str
     """Domain of `harmed`."""
     before: float
-    """Without the removal."""
+    """Share without the removal."""
     after: float
-    """With it."""
+    """Share with the removal."""
     loss: float
     """before - after."""
     low: float

@@ -19,7 +19,7 @@ class Removed:
     edited: Sequence[Judged]
     unedited: Sequence[Judged]
     control: Sequence[Judged] | None = None
-    """With the control's removal of the same concept; None: no control."""
+    """Judged images with the control's removal of the same concept; None: no control."""
     odd: tuple[float, float] | None = None
     """Shares of the images asked to show the concept that do not look like the model's own, with the removal and
     without; None: no judge tells."""
@@ -47,7 +47,7 @@ class Measured:
     victim: Damage | None
     """The other concept that loses most; None: no judge saw another."""
     odd: tuple[float, float] | None
-    """As in `Removed`."""
+    """Same as `Removed.odd`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Row:
     high: float | None
     unedited: Figures
     difference: Difference | None
-    """To the control, paired by image; None: not every removal has one."""
+    """Difference from the control, paired by image; None: not every removal has a control."""
     images: int
     """Images with a removal; those of the unedited model are as many."""
 
@@ -108,7 +108,7 @@ def row(domains: Sequence[str], removed: Sequence[Removed]) -> Row:
 
 
 def _figures(metrics: Sequence[Metric]) -> Figures:
-    """With several other domains, CRA is the mean of theirs, as in `saeuron.figures.metrics.summary`."""
+    """The figures of one removal. With several other domains, CRA is their mean, as in `saeuron.figures.metrics.summary`."""
     of = {name: _mean([m.value for m in metrics if m.metric.split(" ")[0] == name]) for name in METRICS}
     return Figures(**of, mean=summary(metrics))
 

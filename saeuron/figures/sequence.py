@@ -82,11 +82,11 @@ class _Asked(NamedTuple):
 
     images: frozenset[tuple[str, int]]
     right: Part | None
-    """By prompt, and by concept where it is a mean over concepts; None: there is no image, or one was not judged."""
+    """Images by prompt, and by concept if it is a mean over concepts; None: no image, or one was not judged."""
 
 
 def _part(images: Sequence[Judged], domain: str, prompts: Mapping[str, int], by: str | None = None) -> _Asked:
-    """Where the judge of `domain` is right; `by`: a mean over the concepts of this domain."""
+    """Images for which the judge of `domain` is right; `by`: take a mean over the concepts of this domain."""
     keys = frozenset((j.prompt_id, j.index) for j in images)
     if not images or any(j.seen.get(domain) is None for j in images):
         return _Asked(keys, None)

@@ -24,7 +24,7 @@ from saeuron.figures.quality import ASKED, ODD, Quality
 from saeuron.figures.words import percent
 
 PICTURES_ODD = "of its pictures are odd"
-"""In a reason: too many images look unlike the model's own."""
+"""Part of a reason: too many images look unlike the model's own."""
 Verdict = Literal["holds", "weak", "failed", "cannot be judged"]
 
 

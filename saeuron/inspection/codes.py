@@ -23,7 +23,7 @@ from saeuron.noise import generator
 
 THIRDS = 3
 LATENTS, STEPS, RATE, L1 = 200, 500, 1e-3, 0.02
-"""Of the SAE, and its training on all rows at once; N, L1 and the ten examples are the paper's."""
+"""Size of the SAE, and its training on all rows at once; N, L1 and the ten examples are the paper's."""
 NONE = -1
 """The code of a head none of whose latents is above 0."""
 

@@ -40,7 +40,7 @@ def similarity(blocks: Iterable[Numbers]) -> Numbers:
             products, sizes = np.zeros((len(means),) * 2), np.zeros(len(means))
         rest = shares - shares.mean(0)
         products, sizes = products + rest @ rest.T, sizes + (shares**2).sum(1)
-    # What rounding alone leaves of a concept is no direction.
+    # A remainder that rounding explains has no direction.
     length = np.sqrt(np.where(np.diagonal(products) > _ROUNDING * sizes, np.diagonal(products), 0))
     scale = np.outer(length, length)
     cosines: Numbers = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0).clip(-1, 1)

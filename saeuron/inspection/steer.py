@@ -100,7 +100,7 @@ def directions(
 
 
 def pushed(hookpoint: str, direction: Tensor, alpha: float, half: Half) -> Removal:
-    """What adds alpha times a direction at every position and step, as one removal."""
+    """A removal that adds alpha times a direction at every position and step."""
     edit = DirectionEdit(hookpoint, half, torch.zeros(1, dtype=torch.int64), (alpha * direction)[None].float())
     return Removal("latent", "by hand", "steering", {"alpha": alpha}, (edit,))
 

@@ -1,4 +1,4 @@
-"""From which words of the prompt, and through which heads, a latent of a cross-attention gets its activation.
+"""The words of the prompt and the heads from which a latent of a cross-attention gets its activation.
 
 An SAE's pre-activation at z (the outputs of the heads side by side, 2406.17759) is a sum over heads h and tokens s:
 

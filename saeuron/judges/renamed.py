@@ -41,12 +41,12 @@ class Renamed:
 
     @property
     def identity(self) -> str:
-        """That of the judge, and a hash of the names."""
+        """The judge's identity and a hash of the names."""
         told = hashlib.sha256(json.dumps(sorted(self._told.items())).encode()).hexdigest()[:8]
         return f"{self._inner.identity}-named-{told}"
 
     def __call__(self, images: NDArray[np.uint8], labels: Sequence[str]) -> list[Judgement]:
-        """As the judge, whose own labels are asked for."""
+        """Judge with the judge's own labels, and translate its answers."""
         asked = [name for label in labels for name in self._told.get(label, (label,))]
         said = self._inner(images, asked)
         return [each._replace(label=self._concept.get(each.label, each.label)) for each in said]  # type: ignore[arg-type]

@@ -61,9 +61,9 @@ class Method(ABC):
     """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images; `prompts`: the
     pipeline and training prompts."""
     dictionary: ClassVar[Dictionary] = "trained"
-    """With `latents`: the kind of SAEs it is given. The run makes them."""
+    """The kind of SAEs that a method with `latents` is given. The run makes them."""
     like: ClassVar[str] = ""
-    """For a control: the method that it belongs to. It tries that method's values, unless it has values of its own."""
+    """The method that a control belongs to. It tries that method's values, unless it has values of its own."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """{setting: values to try if the configuration names none}. Without a judge, the mildest combination is taken."""
 

@@ -110,7 +110,7 @@ class GatedEdit(LatentEdit):
         return torch.where(opened.reshape(-1, *[1] * (change.ndim - 1)), change, 0.0)
 
     def opened(self, step: Step, output: Tensor) -> Tensor:
-        """For which images the gate is open, bool [images]; decided on the conditional half alone."""
+        """Whether the gate is open for each image, bool [images]; decided on the conditional half alone."""
         rows = to_rows(step.half(output, "conditional")).float()
         if not len(rows) or self.tau is None:
             return torch.zeros(0, dtype=torch.bool, device=output.device)
@@ -125,7 +125,7 @@ class GatedEdit(LatentEdit):
         return self.gated(rows, timestep)[1] >= at_step(self.tau, self.timesteps, timestep)
 
     def fires(self, step: Step, output: Tensor) -> Tensor:
-        """Where any latent is above its floor, bool [images, P], in the conditional half."""
+        """Whether any latent is above its floor, bool [images, P], in the conditional half."""
         rows = to_rows(step.half(output, "conditional")).float()
         f, timesteps = self.encode(rows), step.timesteps
         if timesteps is None:

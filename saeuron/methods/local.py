@@ -113,7 +113,7 @@ class Local(Edit):
         return replace(self, inner=self.inner.scaled(strength))
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
-        """That of the inner edit, everywhere: positions are known only to `change`."""
+        """The inner edit's change at every position; only `change` knows positions."""
         return self.inner.delta(rows, timestep)
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:

@@ -30,7 +30,7 @@ class NegativePrompt(Method):
             )
 
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
-        """In the given order; each must be a text with no other placeholders than these two."""
+        """The values in the given order; each must be a text without other placeholders than these two."""
         for value in values:
             try:
                 filled = str(value).format(concept="c", domain="d")

@@ -71,7 +71,7 @@ class Part(ABC):
         return {n: v for n, v in found.items() if isinstance(v, tuple) and v and all(isinstance(p, Part) for p in v)}
 
     def record(self) -> dict[str, Any]:
-        """The kind and the fields that are no tensors, as JSON values."""
+        """The kind and all fields but tensors, as JSON values."""
         inner = {name: [part.record() for part in parts] for name, parts in self.held().items()}
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._own()}
         return {"kind": self.kind, **plain, **inner}

@@ -28,7 +28,7 @@ from saeuron.scoring import select, share
 
 SCALES = ("mean", "share")
 MIN_SHARE = 1e-3
-"""With `scale: share`, latents with less than this share of a concept's activation are not edited."""
+"""Latents with less than this share of a concept's activation are not edited with `scale: share`."""
 
 
 class SAeUron(Method):

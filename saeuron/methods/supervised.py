@@ -10,7 +10,7 @@ rows alone that do not look like the concept. Means and covariances are over all
 conditional half.
 
 If most positions do not show the concept, as at the outputs of whole blocks, d is short and a large strength is needed;
-there this is no ceiling (docs/adr/0013). Memory: 16 T D^2 bytes for each hookpoint.
+this edit is then not an upper bound for others (docs/adr/0013). Memory: 16 T D^2 bytes for each hookpoint.
 """
 
 from collections.abc import Sequence

@@ -164,13 +164,13 @@ class RemovalRecord:
     """(what the prompts ask for, images)."""
     metrics: Sequence[Metric]
     damage: Sequence[Damage]
-    """To every other concept, worst first."""
+    """Damage to every other concept, worst first."""
     confusion: Sequence[Confusion]
-    """What is seen other than asked, what the removal adds most first."""
+    """Labels that are seen but were not asked for; those that the removal adds most come first."""
     quality: Sequence[Quality] = ()
-    """Of pictures that do not ask for the concept."""
+    """Quality of pictures that do not ask for the concept."""
     attacks: Sequence[Attack] = ()
-    """The whole removal's first."""
+    """Attacks, those on the whole removal first."""
     rivals: Sequence[Rival] = ()
     candidates: Sequence[Candidate] = ()
     """Best first."""

@@ -52,7 +52,7 @@ class Family(ABC):
     place: ClassVar[int] = 1
     """Where the timestep stands among the arguments of the denoiser's `forward`."""
     near: ClassVar[float] = 2
-    """By how much rounding to half precision may move a timestep."""
+    """The most that rounding to half precision may move a timestep."""
 
     def load(self, source: Path, dtype: torch.dtype) -> Any:
         """Load a folder, on the CPU, from safetensors. Any exception means that it cannot be loaded."""

@@ -1,4 +1,4 @@
-"""What a model costs, counted from its configuration files: no weights are read, and none need be there.
+"""What a model costs, counted from its configuration files; weights are not read and may be missing.
 
 Its networks are built on the meta device, which holds shapes and no numbers, and run there once. Counted are their
 multiplications and additions, and the bytes that are alive at once. Attention is taken to be fused, as torch's is: the

@@ -39,7 +39,7 @@ class Flux(Flow):
         return False
 
     def batch(self, pipe: Any, call: Mapping[str, Any], kwargs: Mapping[str, Any]) -> tuple[bool, Rows]:
-        """With `true_cfg_scale` the halves are two calls; that of the negative prompt has its words."""
+        """The rows of a call. With `true_cfg_scale` the halves are two calls; the second has the negative prompt's words."""
         del pipe
         negative = call.get("negative_prompt_embeds")
         mine = negative is not None and kwargs.get("encoder_hidden_states") is negative

@@ -37,8 +37,10 @@ class PixArtSigma(StableDiffusion):
         return bool(call.get("do_classifier_free_guidance")), "conditional"
 
     def start(self, pipe: Any, noise: Tensor) -> dict[str, Any]:
-        """Without binning, so that an image has the size of its noise: at the default size nothing changes. And without
-        cleaning texts as captions from the web, which depends on whether an optional package is installed.
+        """Arguments that switch off binning and caption cleaning.
+
+        Without binning an image has the size of its noise; at the default size nothing changes. Cleaning would depend
+        on whether an optional package is installed.
         """
         return super().start(pipe, noise) | {"use_resolution_binning": False, "clean_caption": False}
 
@@ -52,7 +54,7 @@ class PixArtSigma(StableDiffusion):
         }
 
     def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
-        """Without guidance outside of a call, which alone knows of it."""
+        """The encoded texts, without guidance: only a call knows of it."""
         words, mask, _, _ = pipe.encode_prompt(list(texts), False, device=self.device(pipe))
         size = self.latent_shape(pipe)[1:]
         pixels = (size[0] * pipe.vae_scale_factor, size[1] * pipe.vae_scale_factor)
@@ -62,7 +64,7 @@ class PixArtSigma(StableDiffusion):
     def added(
         self, config: Mapping[str, Any], count: int, pixels: tuple[int, int], like: Tensor
     ) -> dict[str, Tensor | None]:
-        """What else the denoiser is told of `count` images; PixArt-Sigma needs nothing."""
+        """Further inputs of the denoiser for `count` images; PixArt-Sigma needs none."""
         del config, count, pixels, like
         return {"resolution": None, "aspect_ratio": None}
 

@@ -22,14 +22,14 @@ class Place(NamedTuple):
 
     hookpoint: str
     shape: tuple[int, ...]
-    """Of its output for one image: (D, H, W) of a map, (positions, D) of a sequence."""
+    """Shape of its output for one image: (D, H, W) of a map, (positions, D) of a sequence."""
     positions: int
     width: int
     """D."""
     bytes: int
-    """Of its output for one image and one step, in float16. A text encoder runs once an image."""
+    """Bytes of its output for one image and one step, in float16. A text encoder runs once per image."""
     literature: str
-    """Who edits there in a model of this width; empty: nobody that is known here."""
+    """The papers that edit there in a model of this width; empty: none is known here."""
 
 
 @torch.no_grad()

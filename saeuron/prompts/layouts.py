@@ -18,7 +18,7 @@ class Layout:
     text: str
     """The column with the prompt."""
     needs: frozenset[str]
-    """Columns by which it is told."""
+    """Columns by which the layout is recognised."""
     seed: str = "seed"
     """The column with the seed of an image."""
     guidance: str = "guidance"

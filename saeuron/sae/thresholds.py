@@ -66,7 +66,7 @@ def _kept(sae: SAE, rows: Tensor) -> tuple[Tensor, float]:
     total = 0.0
     for x in _blocks(sae, rows):
         values, indices = row_top_k(sae.pre_activations(x), sae.info.k)
-        # A p that is not positive is no firing, even among the k largest.
+        # A latent does not fire if p is not positive, even among the k largest.
         fires += torch.bincount(indices[values > 0], minlength=len(fires)).cpu()
         total += float(values.amin(1).clamp(min=0).double().sum())
     return fires, total / len(rows)

@@ -1,6 +1,6 @@
 """Relations of statistics: the files of every concept, and those derived from many concepts.
 
-Derived are the totals of a domain, so that a score need not read the statistics of all other concepts, and packs, which
+These are the totals of a domain, so that a score does not read the statistics of all other concepts, and packs, which
 are ordered by latent. Both may be missing or stale: then the views read the concepts' own files, with the same result
 but slower.
 """

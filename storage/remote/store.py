@@ -28,7 +28,7 @@ class Stat(NamedTuple):
     size: int
     etag: str
     modified: datetime
-    """By the store's clock."""
+    """Time of the last change, by the store's clock."""
 
 
 class Store:

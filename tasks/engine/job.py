@@ -202,7 +202,7 @@ class Clock:
 
 
 def note_seconds(job: Job, made: Made, *part: object) -> None:
-    """Record how long a part of an artifact took, for `commit`, in a hidden file that is no part of the artifact."""
+    """Record how long a part of an artifact took, for `commit`, in a hidden file beside the artifact's own."""
     # A part that is repaired in a committed artifact is not followed by a commit, which would delete the note.
     if not job.open.manifest_path(job.id).exists():
         write_json(job.folder / f".{'_'.join(map(str, part))}.seconds", made.seconds)

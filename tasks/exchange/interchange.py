@@ -179,7 +179,7 @@ def export(workspace: Path, found: Found, format: str, out: Path) -> list[Path]:
     Returns the files, the card last.
 
     Raises:
-        BadSAE: the format cannot express the SAE, or its hookpoint is no name of a folder.
+        BadSAE: the format cannot express the SAE, or its hookpoint cannot name a folder.
         ConfigError: `out` holds other files.
     """
     hookpoint = found.sae.info.hookpoint

@@ -17,7 +17,7 @@ from tasks.evaluate import odd
 from tasks.explore.shelf import Shelf
 
 TOLERANCE = 1e-9
-"""By how much two figures of the same judgements may differ."""
+"""The most that two figures of the same judgements may differ."""
 
 
 def figures(metrics: Sequence[Metric], harms: Sequence[Damage], word: str) -> dict[str, Any]:

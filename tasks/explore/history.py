@@ -16,7 +16,7 @@ class StageCost:
     stage: str
     made: int
     found: int
-    """In place already."""
+    """Artifacts that were in place already."""
     seconds: float
     bytes: int
 
@@ -27,14 +27,14 @@ class RunPage:
 
     record: runs.Record
     stages: list[StageCost]
-    """Those that cost most first."""
+    """Costs of stages, the largest first."""
     evaluations: list[Manifest]
     slowest: list[tuple[Manifest, str]]
     """(artifact that it made, in words)."""
 
     @property
     def seconds(self) -> float | None:
-        """From its beginning to its end; None while it runs."""
+        """Duration of the run; None while it runs."""
         return (self.record.finished - self.record.started).total_seconds() if self.record.finished else None
 
 

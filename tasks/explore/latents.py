@@ -152,7 +152,7 @@ class Explained:
 
     @property
     def words(self) -> str:
-        """In one sentence."""
+        """The rule and its confidence, in one sentence."""
         if self.rule is None:
             return "no rule: it fired on none of the images that rules are chosen on"
         shares = f"confidence {self.confidence:.0%}, precision {self.precision:.0%}, recall {self.recall:.0%}"
@@ -173,9 +173,9 @@ class LatentPage:
     n_latents: int
     latent: int
     measured: Latent | None
-    """With its first images and its scores; None: the SAE was not measured."""
+    """Measurements, with first images and scores; None: the SAE was not measured."""
     scores: Sequence[ConceptScore]
-    """For every concept that its SAE scored, the highest mean first."""
+    """Scores for every concept that its SAE was scored on, the highest mean first."""
     uses: Sequence[Use]
     rows: Sequence[dict[str, Any]]
     """Its statistics for each concept: domain, concept, mean, image_share."""

@@ -39,12 +39,12 @@ SEED = 9
 
 @dataclass(frozen=True)
 class Look:
-    """A picture, and what is said of it; nothing, if need be."""
+    """A picture and its description, which may be empty."""
 
     picture: Picture
     prompt: str = ""
     query: str = ""
-    """As `Request.query`: no link says it again, because no link holds a picture."""
+    """Counterpart of `Request.query`; always empty, because a link cannot hold a picture."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Fired:
     plain: float
     """Its strength on a plain picture of the mean colour."""
     timestep: int
-    """Where its largest value is highest."""
+    """The timestep at which its largest value is highest."""
     heat: NDArray[np.uint8] | None
-    """[h, w] at that timestep, 255 its largest value there; None: its positions are no map of the picture."""
+    """[h, w] at that timestep, 255 its largest value there; None: its positions do not form a map of the picture."""
     rule: str = ""
     """What it fires on, in words, where its SAE was explained."""
     concept: str = ""

@@ -132,7 +132,7 @@ def _inline(shelf: Shelf) -> Any:
 
 
 def place(workspace: Workspace, name: str) -> Path:
-    """Where a report is written unless somebody says so."""
+    """The default path of a report."""
     return workspace.reports / f"{file_name(name)}.html"
 
 

@@ -153,7 +153,7 @@ def _array(keys: Iterable[str]) -> Any:
 
 
 def _ids(inputs: Any) -> list[str]:
-    """Every text in an artifact's inputs; those that are no ids name no manifest."""
+    """Every text in an artifact's inputs; texts that are not ids do not name a manifest."""
     if isinstance(inputs, str):
         return [inputs]
     values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list | tuple) else ()

@@ -92,7 +92,7 @@ class Studio:
         return job
 
     def warm(self, config: ModelConfig) -> None:
-        """Load the pipeline, so that the first picture need not wait for that."""
+        """Load the pipeline, so that the first picture does not wait for it."""
         with self._lock:
             if self._thread is None:
                 self._begin()

@@ -32,7 +32,7 @@ class Chosen(BaseModel):
 
     @property
     def text(self) -> str:
-        """As it stands in a link: `SAE:LATENT:off`, `SAE:LATENT:scale:0.5`."""
+        """The form in a link: `SAE:LATENT:off`, `SAE:LATENT:scale:0.5`."""
         return f"{self.sae}:{self.latent}:{self.mode}" + ("" if self.mode == "off" else f":{self.value:g}")
 
 

@@ -126,7 +126,7 @@ class BlindspotsJob(Job):
     removals: tuple[str, ...] = ()
     """Files of removals that are attached."""
     removal_names: tuple[str, ...] = ()
-    """As people call them."""
+    """Their names for people."""
     removal_ids: tuple[str, ...] = ()
     """Hashes of their files."""
 

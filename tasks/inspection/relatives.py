@@ -76,7 +76,7 @@ class Scored(NamedTuple):
     """The newest scores of a domain's concepts."""
 
     concepts: tuple[str, ...]
-    """Those that every SAE was scored on."""
+    """Concepts that every SAE was scored on."""
     saes: dict[str, tuple[str, ...]]
     untrained: dict[str, tuple[str, ...]]
 

@@ -29,7 +29,7 @@ class LeaveOutSummary(Summary):
     folds: tuple[tuple[str, ...], ...]
     """The concepts that were left out together."""
     difference: float | None
-    """Of (UA + IRA + CRA) / 3, out of the SAE's training minus in it."""
+    """Difference of (UA + IRA + CRA) / 3: concept left out of the SAE's training, minus included."""
     low: float | None
     high: float | None
     permuted: float | None

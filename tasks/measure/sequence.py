@@ -42,7 +42,7 @@ class SequenceSummary(Summary):
     """Whether merging one after another does, too."""
     sha256: str
     bytes: int
-    """Of the merged removal."""
+    """Bytes of the merged removal."""
 
 
 class State(BaseModel):
@@ -81,7 +81,7 @@ class SequenceJob(Job):
     removals: dict[str, str]
     """{concept: the method's removal}."""
     states: tuple[State, ...]
-    """Of the method and of the control, each with 1, 2, ... concepts removed, in every order."""
+    """States with the method and with the control, each with 1, 2, ... concepts removed, in every order."""
     unedited: State
 
 

@@ -40,7 +40,7 @@ class Own(Config):
     reference: tuple[str, ...] | None = None
     """The reference set of its removal, if it was refreshed; None: the concepts of the configuration."""
     reference_templates: Mapping[str, Templates | None] = Field(default_factory=dict)
-    """As in `Added`."""
+    """See `Added.reference_templates`."""
     dropped: bool = False
 
 

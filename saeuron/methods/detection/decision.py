@@ -32,7 +32,7 @@ class Decision:
 
     @contextmanager
     def held(self) -> Iterator[list[Tensor]]:
-        """For a denoising loop outside a pipeline, which sets `silent` and `asleep` itself; decisions hold to the end.
+        """A context for a denoising loop outside a pipeline that sets `silent` and `asleep`; decisions hold to its end.
 
         Yields:
             The margins of the probes that read, float32 [images] each, in [-1, 1]; a gate is open at 0 and above. They

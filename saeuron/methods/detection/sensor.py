@@ -43,7 +43,7 @@ def whole(name: str, values: Sequence[Any]) -> list[int]:
     """Values of a setting that counts latents, few before many.
 
     Raises:
-        ConfigError: a value is no whole number of at least 1.
+        ConfigError: a value is not a whole number of at least 1.
     """
     if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, int) or v < 1]:
         raise ConfigError(f"{name} holds {bad[0]!r}; expected whole numbers of latents, at least 1.")

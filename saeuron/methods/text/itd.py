@@ -22,7 +22,7 @@ class ItD(TextLatents):
     name = "itd"
 
     def edit(self, found: sae.TextLatents, beta: float) -> GatedEdit:
-        """With the gate."""
+        """The edit with the gate."""
         plain = gated(found.edit(beta), "scaled", first=sae.FIRST, gate="change", tau=torch.zeros(1))
         q = plain.gated(found.asked, -1)[1]
         # A prompt in which nothing fires cannot be edited, and tau = 0 would open the gate for all.

@@ -172,10 +172,10 @@ def _cosines(edit: SemanticGate, states: Tensor) -> Tensor:
 
 
 def told(pipe: Any) -> str:
-    """The module whose output the denoiser is told: the last norm of the one text encoder.
+    """The module whose output the denoiser reads: the last norm of the only text encoder.
 
     Raises:
-        ConfigError: what it is told comes from elsewhere.
+        ConfigError: the denoiser reads something else.
     """
     root = family_of(pipe).text_roots[0]
     for path in hookpoints(pipe):

@@ -47,5 +47,5 @@ class TextLatents(Method):
         return (self.edit(learned[number], settings["beta"]),)
 
     def edit(self, found: sae.TextLatents, beta: float) -> GatedEdit:
-        """Without a gate."""
+        """The edit without a gate."""
         return gated(found.edit(beta), "scaled", first=sae.FIRST)

@@ -85,7 +85,7 @@ class WeightChange(Change):
         """The weights that change in a linear layer: its own, and A of a LoRA, W x + s B A x, where x is mapped.
 
         Raises:
-            ConfigError: the layer has an adapter that is no sum of products, such as DoRA, and it is not folded in.
+            ConfigError: the layer has an unfolded adapter that is not a sum of products, such as DoRA.
         """
         base, adapter = _base(layer), getattr(layer, "lora_A", None)
         if base is layer or getattr(layer, "merged", False):

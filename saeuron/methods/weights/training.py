@@ -28,7 +28,7 @@ class LowRank:
         seed: seed of `down`, which starts normal with variance 1 / D.
 
     Raises:
-        UnknownName: a path is no linear layer.
+        UnknownName: a path is not a linear layer.
     """
 
     def __init__(self, pipe: Any, paths: Sequence[str], rank: int, rate: float, seed: int) -> None:

@@ -32,9 +32,9 @@ class Detection(NamedTuple):
     threshold: float
     """theta, in units of A_i."""
     precision: float
-    """Of the images that it names, the share that ask for the concept; 0 if it names none."""
+    """Share of the images that it names that ask for the concept; 0 if it names none."""
     recall: float
-    """Of the images that ask for the concept, the share that it names."""
+    """Share of the images that ask for the concept that it names."""
     f1: float
     auroc: float
     """Probability that A_i is larger on an image of the concept than on another; ties count half."""

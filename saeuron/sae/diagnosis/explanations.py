@@ -60,9 +60,9 @@ class Explanation(NamedTuple):
     chosen_f1: float
     """F1 on the images that the rule was chosen on."""
     precision: float
-    """Of the new images where the rule holds, the share on which the latent fires; 0 if it holds on none."""
+    """Share of the new images where the rule holds on which the latent fires; 0 if it holds on none."""
     recall: float
-    """Of the new images on which the latent fires, the share where the rule holds; 0 if it fires on none."""
+    """Share of the new images on which the latent fires where the rule holds; 0 if it fires on none."""
     f1: float
     """Harmonic mean of precision and recall."""
     confidence: float
@@ -116,7 +116,7 @@ def agreement(fires: Tensor, holds: Tensor) -> tuple[float, float, float, float,
     low = [wilson(hits, n)[0] if n else 0.0 for n in (held, fired)]
     confidence = 2 * low[0] * low[1] / sum(low) if sum(low) else 0.0
     silent = images - fired
-    # A latent that fires on every image, or on none, is told from nothing.
+    # A latent that fires on every image, or on none, distinguishes nothing.
     balanced = (recall + (silent - (held - hits)) / silent) / 2 if fired and silent else 0.5
     return precision, recall, f1, confidence, balanced, fired, held, images
 

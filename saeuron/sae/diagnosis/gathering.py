@@ -115,7 +115,7 @@ class _Best:
 
 
 class _Images(NamedTuple):
-    """Of each image: [images, N]."""
+    """Statistics of each image and latent, [images, N]."""
 
     mean: Tensor
     value: Tensor
@@ -267,7 +267,7 @@ class Reader:
         firing = (images.mean > 0).sum(0)
         first = torch.arange(len(heat))[:, None].expand(-1, order.shape[1])
         later = torch.stack([(firing * share).ceil().long() - 1 for share in QUARTERS])
-        # A quarter that lies among the first is no further image; nor is one of a latent that fires nowhere.
+        # A quarter among the first images adds none; nor does a quarter of a latent that never fires.
         known = torch.cat([first < firing, (later >= len(heat)) & (later < firing)])
         ranks = torch.cat([first, later]).clamp(min=0)
         chosen = order.gather(0, ranks)

@@ -71,7 +71,7 @@ def greedy(off: Tensor, on: Tensor, W_dec: Tensor, difference: Tensor, k: int) -
     """The latents that bring one mean row nearest to another, at most k of each kind.
 
     Args:
-        off, on: mean activations under v and v', [N]; those that are 0 are no candidates.
+        off, on: mean activations under v and v', [N]; those that are 0 are not candidates.
         W_dec: (N, D). difference: mean row under v' minus that under v, [D].
     """
     moved, rest = Moved([], []), difference.double()

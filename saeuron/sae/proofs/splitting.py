@@ -35,7 +35,7 @@ class Names(NamedTuple):
     """How latents name one concept, on new images."""
 
     f1: float
-    """Of the latent with the best F1 on the images to choose on."""
+    """F1 of the latent that is best on the images to choose on."""
     union: float
     """The best F1 of a union of up to `UNION` latents."""
     n90: int

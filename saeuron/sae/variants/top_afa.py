@@ -21,7 +21,7 @@ class TopAFA(TopK):
 
     `saeuron.sae.selection.top_afa` is the rule: in a dictionary of nearly orthogonal unit rows |f| is about |f W_dec|,
     so a true code is as long as its input. The data decide how many latents that takes; `k` is ignored, and the
-    exported SAE has k = 0, unknown. There is no b_enc: p = W_enc x_bar, and b_enc is a buffer of zeros.
+    exported SAE has k = 0, unknown. p = W_enc x_bar has no bias: b_enc is a buffer of zeros.
 
     The loss is FVU + weight * D * (|f| - |x_bar|)^2 / |x - mean x|^2, the last two summed over the batch. The paper's
     code averages the norm term over rows, and squared errors over rows and numbers, hence the factor D: its weight,
