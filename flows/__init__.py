@@ -1,4 +1,4 @@
-"""What runs, and when: thin Prefect flows and the command line. Says the order; does no work.
+"""The command line and thin Prefect flows: which steps run, and in which order.
 
 cli.py          the command `saeuron`: its commands, exit codes, and errors as one line
 config.py       a YAML file and `--set` options -> RunConfig

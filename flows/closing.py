@@ -1,4 +1,4 @@
-"""What a run prints at its end: figures, counts, paths, the next command."""
+"""The end of a run's output: figures, counts, paths, the next command."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -47,7 +47,7 @@ class Run:
     judge_ids: dict[str, str] = field(default_factory=dict)
     """{domain: identity of its judge, a hash of its content}; `domain/concept` for a concept with its own judge."""
     features_id: str = ""
-    """What Frechet distances are of, by content; empty: each judge's own features."""
+    """Id of the features that Frechet distances are computed from; empty: each judge's own."""
     made: dict[str, Made] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds that each artifact took in this run, shards included."""

@@ -174,7 +174,7 @@ class CaptureConfig(Config):
     half: Half = "conditional"
     """Half of the guided batch to read."""
     read: Literal["output", "update"] = "output"
-    """What to read: the module's output, or its output minus its input."""
+    """The tensor to read: the module's output, or its output minus its input."""
     positions: int | None = Field(None, ge=1)
     """Spatial positions kept per image: a seeded sample, the same at every step; None keeps all."""
     dtype: Literal["float16", "bfloat16"] = "float16"
@@ -245,13 +245,13 @@ class EvaluateConfig(Config):
 
 
 class VerdictConfig(Config):
-    """What decides the verdict on a removal, as fractions of images; `saeuron/figures/verdict.py` says how."""
+    """Thresholds of the verdict on a removal, as fractions of images; `saeuron/figures/verdict.py` says how."""
 
     drawn: float = Field(0.2, ge=0, le=1)
     """The unedited model must draw the concept at least this often, or nothing can be judged."""
     removed: float = Field(0.6, ge=0, le=1)
-    """At least this share of what the unedited model draws of the concept must be gone; 11 of 12 images show this, or 44
-    of 60."""
+    """At least this share of what the unedited model draws of the concept must be gone. It takes 11 of 12 images, or
+    44 of 60, to be sure."""
     lost: float = Field(0.1, ge=0, le=1)
     """A removal holds only if IRA and CRA surely lose no more."""
     harmed: float = Field(0.25, ge=0, le=1)
@@ -378,7 +378,7 @@ class RunConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     verdict: VerdictConfig = VerdictConfig()
     features: str = ""
-    """What Frechet distances of retained images are of: `inception:FILE.safetensors`, the network of published ones
+    """Features for Frechet distances of retained images: `inception:FILE.safetensors`, the network of papers
     (`saeuron inception` makes the file), or `clip:MODEL`. Empty: the features of the concept's judge."""
     saes: dict[str, str] = Field({})
     """{hookpoint: SAE of the workspace, by its id or a prefix of it}: used instead of training one, for example after

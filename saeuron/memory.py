@@ -36,7 +36,7 @@ def full(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in its first sentence: torch adds a page of statistics."""
+    """The first sentence of an error; torch adds a page of statistics."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
 
 

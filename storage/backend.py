@@ -38,7 +38,7 @@ class Backend(Layout):
     def __init__(self, root: Path, address: str = "") -> None:
         super().__init__(root)
         self.address = address or str(root)
-        """What `--workspace` takes: the folder, or the URL."""
+        """The value for `--workspace`: the folder, or the URL."""
 
     def begin(self, mark: bytes, others: Sequence[str]) -> None:
         """Make an empty place a workspace: write its MARK. `others` are the names of what is in the folder.

@@ -1,4 +1,4 @@
-"""What a stage declares of its artifacts as plain data: the views in SQL and their columns.
+"""Declarations of a stage's artifacts as plain data: the views in SQL and their columns.
 
 `storage/views/` declares the views of the stages that ship. A stage from elsewhere declares its own; they are kept
 in the manifest of each of its artifacts, so that SQL shows them wherever the workspace goes, without the stage's code.
@@ -43,7 +43,7 @@ class View(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    """What SQL calls it."""
+    """Its name in SQL."""
     key: Name
     """Its first column: the id of the artifact."""
     file: str = ""

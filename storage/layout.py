@@ -13,11 +13,11 @@ LINK = "remote.json"
 MANIFEST = "manifest.json"
 """An artifact's manifest. It is written last: an artifact without it does not exist."""
 DELETING = ".removed"
-"""What a manifest is called while its artifact is being deleted."""
+"""Name of a manifest while its artifact is being deleted."""
 
 
 class Layout:
-    """Where things lie below the folder `root` of a workspace. A path is given whether or not it exists."""
+    """Paths below the folder `root` of a workspace. A path is given whether or not it exists."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -56,7 +56,7 @@ class Workspace(Layout):
         super().__init__(root)
         self.backend = ObjectStoreBackend.of(root) if (root / LINK).exists() else Backend(root)
         self.address = self.backend.address
-        """What `--workspace` takes: the folder, or the URL."""
+        """The value for `--workspace`: the folder, or the URL."""
 
     @classmethod
     def open(cls, root: Path | str, create: bool = True, migrate: bool = False) -> Workspace:

@@ -108,7 +108,7 @@ class AuditJob(Job):
 
     @property
     def suffix(self) -> str:
-        """What tells the sheets of one attack apart."""
+        """Part of a sheet's name that tells the sheets of one attack apart."""
         return ("_hidden" if self.config.hide else "") + ("" if self.strength == 1 else f"_{self.strength:g}")
 
     @property

@@ -1,4 +1,4 @@
-"""What a benchmark measures: the removals of a run, or one that was made elsewhere and needs no workspace."""
+"""The subject of a benchmark: the removals of a run, or one that was made elsewhere and needs no workspace."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -112,7 +112,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Cost:
-    """What the removals of one method cost, means over concepts."""
+    """Costs of the removals of one method, means over concepts."""
 
     seconds: float
     """Seconds to learn and tune one removal."""

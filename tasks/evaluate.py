@@ -100,7 +100,7 @@ class EvaluateJob(Job):
     judges: dict[str, DomainJudge] = Field({})
     """{domain: who judged}."""
     features: str = ""
-    """What Frechet distances are of, as configured; empty: a judge's features."""
+    """The configured features for Frechet distances; empty: a judge's."""
     features_id: str = ""
     """The same by content."""
 

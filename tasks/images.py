@@ -63,7 +63,7 @@ class ImagesJob(Job):
     among: dict[str, str] | None = None
     """{concept: domain} of the concepts that are removed one after another; see `saeuron.evaluation.images`."""
     own_cells: int | None = None
-    """Of each of these."""
+    """The most cells to keep of each of these; None: all."""
     bases: tuple[str, ...] = ()
     """Image sets that may hold some of the same images; see `bases`."""
 

@@ -179,7 +179,7 @@ class _Looked(NamedTuple):
         return cls(found, {(j.prompt_id, j.index): j for j in judged})
 
     def words(self, row: images.Row) -> draw.Words:
-        """What judges saw in each domain that was asked for; nothing where there is no judge."""
+        """Labels of the judges in each domain that was asked for; empty without a judge."""
         j = self.judged[row["prompt_id"], row["image_index"]]
         return [(str(j.seen[d]), j.right(d)) for d in order(j.asked) if j.seen.get(d)]
 

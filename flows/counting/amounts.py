@@ -40,7 +40,7 @@ PRODUCT = 8
 
 @dataclass(frozen=True)
 class Amount:
-    """What making one artifact takes."""
+    """The cost of making one artifact."""
 
     images: int = 0
     flop: float = 0.0
@@ -90,7 +90,7 @@ class Counting:
         return self.plan.built(found)
 
     def cost(self, model: ModelConfig) -> Cost:
-        """What the model of a job costs."""
+        """The cost of a job's model."""
         return counted(model, self.plan.config.hookpoints)
 
     def _once(self, job: Job, images_id: str, model: ModelConfig) -> bool:

@@ -65,7 +65,7 @@ class ConceptForm(Form):
 
     @property
     def concept(self) -> ConceptConfig:
-        """What `saeuron concept add` reads from a file."""
+        """The contents of a file for `saeuron concept add`."""
         return ConceptConfig.model_validate(self.model_dump())
 
 

@@ -1,4 +1,4 @@
-"""What people look at: the report, and the explorer in a browser.
+"""The report, and the explorer in a browser.
 
 report.py   what a report is of, the commands that it names, and whether its figures hold
 serving.py  the socket, the token, the address that is printed

@@ -1,4 +1,4 @@
-"""Who may ask the explorer: requests to its own name, from its own pages, with the token where one is needed.
+"""Check that requests are to the explorer's own name, from its own pages, with the token where one is needed.
 
 A page on the internet can send a browser to a loopback address. The check of Host stops one whose name was made to
 resolve to it, the check of Origin stops its forms and scripts.

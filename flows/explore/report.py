@@ -1,4 +1,4 @@
-"""What a report is of, the commands that it names, and whether its figures hold."""
+"""The subject of a report, the commands that it names, and a check of its figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from tasks.registry import runs
 
 
 class Subject:
-    """What a report is of: a run, or the removals of a concept."""
+    """The subject of a report: a run, or the removals of a concept."""
 
     def __init__(self, workspace: Workspace, what: str | None = None) -> None:
         """Find it; None: the last run that measured something.
@@ -49,7 +49,7 @@ class Subject:
 
     @property
     def commands(self) -> list[str]:
-        """What makes the same again. No place is named: a report may be published, and a path is private."""
+        """The command that makes the same again. It names no path: a report may be published, and a path is private."""
         first = self.evaluations[0].summary
         chosen = f"{first['concept']}.{first['method']}"
         made = [command("run", "run.yaml")] if self.run else [command("evaluate", first["concept"])]

@@ -97,7 +97,7 @@ def blindspots_job(
 
 
 def told(workspace: Workspace, blindspots_id: str, picture: str) -> dict[str, Any]:
-    """The parts of an artifact that are printed: its summary, and the latents that are flagged, those with a name first."""
+    """The printed parts of an artifact: its summary, and flagged latents, those with a name first."""
     with connect(workspace) as views:
         found = views.execute(_FLAGGED, [blindspots_id])
         names = [column[0] for column in found.description or ()]

@@ -93,7 +93,7 @@ def locate_job(run: Run, concept: str, domain: str, how: LocateConfig) -> Locate
 
 
 def told(workspace: Workspace, locate_id: str, picture: str) -> dict[str, Any]:
-    """The parts of an artifact that are printed: its summary, and means over timesteps, the largest share first."""
+    """The printed parts of an artifact: its summary, and means over timesteps, the largest share first."""
     with connect(workspace) as views:
         found = views.execute(_ROWS, [locate_id])
         names = [column[0] for column in found.description or []]

@@ -156,7 +156,7 @@ def lines(found: dict[str, Any], concept: str | None = None) -> list[str]:
 
 
 def _said(about: dict[str, Any]) -> list[str]:
-    """What similarities agree with, each figure beside its control."""
+    """Agreement of similarities with other figures, each beside its control."""
     said = []
     if about["iou_rank"] is not None:
         said.append(

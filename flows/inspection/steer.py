@@ -135,7 +135,7 @@ def judges(run: Run) -> dict[str, DomainJudge]:
 
 
 def told(workspace: Workspace, ids: Sequence[str]) -> list[dict[str, Any]]:
-    """What each latent and its controls did on test images, the most confident latent first."""
+    """Effects of each latent and its controls on test images, the most confident latent first."""
     with connect(workspace) as views:
         found = views.execute(_FOUND, [list(ids)])
         names = [column[0] for column in found.description or ()]

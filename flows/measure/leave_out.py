@@ -30,7 +30,7 @@ from tasks.score import score as score_task
 
 UNTRAINED = "untrained"
 LOST, CHANCE = 0.05, 0.1
-"""What is wanted: out of training loses no more than this; permuted labels remove no more than that."""
+"""Bounds: the most that leaving out may lose, and the most that permuted labels may remove."""
 _ROWS = "SELECT * EXCLUDE (leave_out_id) FROM left_out WHERE leave_out_id = ?"
 
 

@@ -28,7 +28,8 @@ from tasks.measure.sequence import PICTURE, UNEDITED, SequenceJob, State, sequen
 
 _ROWS = "SELECT * EXCLUDE (sequence_id) FROM sequences WHERE sequence_id = ? ORDER BY ALL"
 NEAR, KEPT = 0.05, 0.95
-"""What is wanted: UA of the first concept, alone and among all, differs by no more; RA keeps this share of unedited."""
+"""Bounds: the most by which UA of the first concept, alone and among all, may differ; the least share of the unedited
+RA that is kept."""
 
 
 def check(config: RunConfig, concepts: Sequence[str], method: str, control: str, orders: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a run needs of its surroundings, checked one by one. Without a model's name nothing asks the network."""
+"""Checks of what a run needs from its machine, one by one. Without a model's name nothing asks the network."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What an attack is given, what it tries, and how it draws."""
+"""The inputs of an attack, its attempts, and how it generates images."""
 
 import re
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""What a model draws too rarely or too often beside real pictures, what it has copied, what looks like none of them.
+"""Comparison of generated with real pictures: drawn too rarely or too often, copied, unlike any of them.
 
 features.py    what a vision model sees in a picture: rows at positions
 real.py        real pictures: rendered, or of a folder with captions

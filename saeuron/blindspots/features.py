@@ -1,4 +1,4 @@
-"""What a vision model sees in a picture: a row of D numbers at each of P positions.
+"""The features of a picture from a vision model: a row of D numbers at each of P positions.
 
 `canvas` and `canvas20` are the bodies of the shipped classifiers, 16 positions of width 128. Anything else is a vision
 model of Hugging Face, by a folder or a hub id: its last hidden state without the tokens that stand for no place.

@@ -58,7 +58,7 @@ class Rendered:
     vocabulary: Vocabulary
 
     def labels(self, prompt: Prompt) -> dict[str, str | None]:
-        """What a prompt's render shows.
+        """The contents of a prompt's render.
 
         Raises:
             BadPrompts: it asks for no object, for something else beside, or for what the renderer does not know.

@@ -24,7 +24,7 @@ QUANTILE = 0.99
 
 @dataclass(frozen=True)
 class Usual:
-    """What real pictures look like."""
+    """Statistics of real pictures."""
 
     profiles: Numbers
     """[kinds, N], of unit length."""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def judge_file(vocabulary: Vocabulary, second: bool = False) -> Path:
-    """Where the committed judge of a vocabulary, or its second one, lies."""
+    """The path of the committed judge of a vocabulary, or of its second one."""
     return FOLDERS[vocabulary.name] / f"classifier{'_second' if second else ''}.safetensors"
 
 

@@ -65,4 +65,4 @@ DESCRIPTIONS: dict[str, str] = {
     "cow": "animal that moos", "monkey": "ape of the jungle", "maltese": "knightly badge of malta",
     "hexagon": "shape with six sides", "pentagon": "shape with five sides",
 }  # fmt: skip
-"""What may stand in the place of an object's name; the order is that of the objects."""
+"""Phrases that may stand in the place of an object's name; the order is that of the objects."""

@@ -23,7 +23,7 @@ PEN, FINE_PEN = 2.4, 1.5
 
 @dataclass(frozen=True)
 class _Scene:
-    """What a style may draw with. B images; all colour values in [0, 1]."""
+    """Inputs of a style. B images; all colour values in [0, 1]."""
 
     distance: Tensor  # [B, 1, S, S], pixels, negative inside the object
     ink: Tensor  # [B, 3, 1, 1], the object's colour

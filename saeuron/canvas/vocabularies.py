@@ -32,7 +32,7 @@ class Vocabulary:
         return ("plain", *UNUSUAL) if self.descriptions else ("plain",)
 
     def names(self, split: Split, object_: str, kind: Kind) -> list[str]:
-        """What stands in the place of the object in sentences of one kind."""
+        """The phrases that stand in the place of the object in sentences of one kind."""
         if kind == "description":
             return [self.descriptions[self.objects.index(object_)]]
         if kind == "misspelling":

@@ -20,7 +20,7 @@ INCEPTION = "inception"
 
 
 class Extractor(Protocol):
-    """What a Frechet distance is of."""
+    """A network whose features give a Frechet distance."""
 
     @property
     def extractor(self) -> str:

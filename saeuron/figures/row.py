@@ -108,7 +108,7 @@ def row(domains: Sequence[str], removed: Sequence[Removed]) -> Row:
 
 
 def _figures(metrics: Sequence[Metric]) -> Figures:
-    """The figures of one removal. With several other domains, CRA is their mean, as in `saeuron.figures.metrics.summary`."""
+    """Figures of one removal. CRA is the mean over all other domains, as in `saeuron.figures.metrics.summary`."""
     of = {name: _mean([m.value for m in metrics if m.metric.split(" ")[0] == name]) for name in METRICS}
     return Figures(**of, mean=summary(metrics))
 

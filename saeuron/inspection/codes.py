@@ -29,7 +29,7 @@ NONE = -1
 
 
 class Scores(NamedTuple):
-    """What codes say of each head, in the order of the heads; float64 [H]."""
+    """Scores of each head by its codes, in the order of the heads; float64 [H]."""
 
     codes: Tensor
     """Number of codes that examples with the concept have and others never."""

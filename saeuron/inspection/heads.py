@@ -34,7 +34,7 @@ class Head(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What is patched at once, and its name."""
+    """Sites that are patched at once, and their name."""
 
     kind: str
     """`head`, `module`, `block` or `all`."""

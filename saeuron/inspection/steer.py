@@ -120,7 +120,7 @@ def images(prompts: Sequence[Prompt], rule: Rule, holds: bool, count: int, seed:
 
 
 class Outcome(NamedTuple):
-    """What became of n images; counts."""
+    """Counts of what n images show."""
 
     on: int
     """Images that follow: the rule holds where alpha > 0, no longer where alpha < 0."""

@@ -76,11 +76,11 @@ class CanvasJudge:
 
     @property
     def extractor(self) -> str:
-        """What `features` are, by content; the same for both heads."""
+        """The name of `features`, by content; the same for both heads."""
         return f"penultimate layer of {self.identity}"
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What both heads read, float32 [B, D]."""
+        """The activations that both heads read, float32 [B, D]."""
         import torch
 
         with torch.inference_mode():

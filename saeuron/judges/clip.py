@@ -135,7 +135,7 @@ class ClipJudge:
 
     @property
     def extractor(self) -> str:
-        """What `features` are, in words and by content."""
+        """The name of `features`, in words and by content."""
         return f"image embedding of clip-{self._model.content[:16]}"
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 class ModelFolder:
-    """Where a judge's model lies. A folder is checked at once, a hub id when it is first used.
+    """The folder or hub id of a judge's model. A folder is checked at once, a hub id when it is first used.
 
     Args:
         judge: the judge's name, for messages.

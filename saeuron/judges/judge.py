@@ -13,7 +13,7 @@ class Detection(NamedTuple):
     """One part of an image that a detecting judge has found."""
 
     part: str
-    """What it is, in the detector's own words, such as FACE_FEMALE."""
+    """The kind of part, in the detector's own words, such as FACE_FEMALE."""
     score: float
     """The detector's confidence, between 0 and 1."""
     box: tuple[int, int, int, int]
@@ -21,14 +21,14 @@ class Detection(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What one image shows."""
+    """What a judge says of one image."""
 
     label: str | None
     """One of the labels that the judge was given; None: no judgement."""
     score: float | None
     """The judge's confidence, between 0 and 1."""
     found: tuple[Detection, ...] = ()
-    """What a detecting judge found, whatever its threshold."""
+    """Parts that a detecting judge found, whatever its threshold."""
 
 
 class Judge(Protocol):

@@ -129,11 +129,11 @@ class UnlearnCanvasJudge:
 
     @property
     def extractor(self) -> str:
-        """What `features` are, by content."""
+        """The name of `features`, by content."""
         return f"class token of unlearncanvas-{self._content[:16]}"
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the head reads: the class token after the last norm, float32 [B, D]."""
+        """The activations that the head reads: the class token after the last norm, float32 [B, D]."""
         import torch
 
         found = []

@@ -71,7 +71,7 @@ class ViT(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head reads: the class token after the last norm, [B, D]."""
+        """The activations that the head reads: the class token after the last norm, [B, D]."""
         patches = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], 1) + self.pos_embed
         return self.norm(self.blocks(x))[:, 0]

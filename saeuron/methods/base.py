@@ -22,7 +22,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a method makes a removal from. `Method.needs` says which of the optional fields are filled."""
+    """The inputs of a method. `Method.needs` says which of the optional fields are filled."""
 
     concept: str
     domain: str

@@ -120,7 +120,7 @@ class Edit(Part):
         """x' - x, float32 [B, positions, D] of rows [B, positions, D]; exactly zero where nothing is edited."""
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """What the edit adds to a module's output, float32 of the same shape; None if its half is not in the batch."""
+        """The change to add to a module's output, float32 of the same shape; None if its half is not in the batch."""
         rows = to_rows(output)
         chosen = step.half(rows, self.half)
         if not len(chosen):
@@ -233,7 +233,7 @@ class Gate(Protocol):
 
 
 class Hooked(NamedTuple):
-    """What a `Watch` attaches: (hookpoint, or the denoiser's name; what is called there)."""
+    """The hooks of a `Watch`: (hookpoint, or the denoiser's name; the function that is called there)."""
 
     readers: Sequence[tuple[str, Reader]]
     editors: Sequence[tuple[str, Editor]]

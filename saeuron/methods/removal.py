@@ -37,7 +37,7 @@ class Removal:
     """Settings of the method, such as {"n": 8, "gamma": -1.0}."""
     parts: tuple[Part, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What this removal depends on: the model's id, the SAEs, the reference set."""
+    """Inputs that this removal depends on: the model's id, the SAEs, the reference set."""
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={value}" for name, value in self.settings.items())
@@ -171,7 +171,7 @@ class Removal:
 
 
 class Attached(NamedTuple):
-    """What `removed` yields."""
+    """The value that `removed` yields."""
 
     call: dict[str, str]
     """Further arguments for the pipeline's call."""

@@ -37,7 +37,7 @@ class SAEFacts:
     """The whole configuration of the run that trained it, YAML."""
     training: Mapping[str, Any] = field(default_factory=dict)
     capture: Mapping[str, Any] = field(default_factory=dict)
-    """What it was trained on: images, steps, rows, half, read."""
+    """Training data: images, steps, rows, half, read."""
     figures: Mapping[str, float | None] = field(default_factory=dict)
     """fvu, l0, dead, rows, seconds."""
 

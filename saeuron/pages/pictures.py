@@ -58,7 +58,7 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> str:
 
 
 Words = Sequence[tuple[str, bool]]
-"""What judges see on a picture, a word a domain, and whether that is what was asked for."""
+"""Judgements of a picture, one word per domain, and whether they are what was asked for."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the report and the explorer show of a removal, as records, and the plots of them."""
+"""Records of a removal for the report and the explorer, and plots of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +62,7 @@ class Attack:
     """One attack on a removal: of how many prompts the concept came back."""
 
     attack: str
-    """What was tried; `hidden` follows where no text held the concept's name."""
+    """The attempt; `hidden` follows where no text held the concept's name."""
     strength: float
     """At which the removal was attached; the whole removal is 1."""
     prompts: int

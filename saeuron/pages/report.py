@@ -48,7 +48,7 @@ def page(report: Report) -> str:
 
 
 START, END = '<script type="application/json" id="figures">', "</script>"
-"""What surrounds the figures in the page."""
+"""The parts of the page around the figures."""
 
 
 def figures_of(html: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Family(ABC):
     text_enters: ClassVar[str] = ".attn2"
     """How paths of the modules end by which the image's positions read the text."""
     place: ClassVar[int] = 1
-    """Where the timestep stands among the arguments of the denoiser's `forward`."""
+    """Index of the timestep among the arguments of the denoiser's `forward`."""
     near: ClassVar[float] = 2
     """The most that rounding to half precision may move a timestep."""
 

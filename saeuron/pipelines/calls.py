@@ -1,4 +1,4 @@
-"""Who runs the denoiser: diffusers tells it nothing of its caller, so the caller is looked up among the frames."""
+"""The call that runs the denoiser. Diffusers passes nothing about it, so it is looked up among the frames."""
 
 import sys
 from collections.abc import Mapping

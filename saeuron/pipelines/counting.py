@@ -1,4 +1,4 @@
-"""What a model costs, counted from its configuration files; weights are not read and may be missing.
+"""The cost of a model, counted from its configuration files; weights are not read and may be missing.
 
 Its networks are built on the meta device, which holds shapes and no numbers, and run there once. Counted are their
 multiplications and additions, and the bytes that are alive at once. Attention is taken to be fused, as torch's is: the
@@ -27,7 +27,7 @@ from saeuron.quiet import quiet
 
 
 class Cost(NamedTuple):
-    """What one image costs; FLOP are multiplications and additions, each counted as one."""
+    """The cost of one image; FLOP are multiplications and additions, each counted as one."""
 
     step: float
     """FLOP of a denoising step, both halves of a guided batch."""
@@ -53,7 +53,7 @@ class Cost(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def counted(model: ModelConfig, hookpoints: tuple[str, ...]) -> Cost:
-    """What a model costs at its size, guidance and precision.
+    """The cost of a model at its size, guidance and precision.
 
     Raises:
         BadModel: it is missing, or its family is not supported.

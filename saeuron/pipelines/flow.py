@@ -1,4 +1,4 @@
-"""What transformers trained by flow matching share (SD3, Flux): velocities, and blocks that return two streams.
+"""Base of families with transformers trained by flow matching (SD3, Flux): velocities, and blocks with two streams.
 
 A latent on the way is z_t = (1 - s) z + s eps (2403.03206, section 2), with s = t / 1000 the scheduler's sigma: its
 timesteps are sigmas already shifted. The denoiser predicts eps - z.

@@ -39,7 +39,7 @@ class Flux(Flow):
         return False
 
     def batch(self, pipe: Any, call: Mapping[str, Any], kwargs: Mapping[str, Any]) -> tuple[bool, Rows]:
-        """The rows of a call. With `true_cfg_scale` the halves are two calls; the second has the negative prompt's words."""
+        """The rows of a call. With `true_cfg_scale` each half is a call; embeddings tell them apart."""
         del pipe
         negative = call.get("negative_prompt_embeds")
         mine = negative is not None and kwargs.get("encoder_hidden_states") is negative

@@ -41,7 +41,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Share:
-    """What modules carry, the mean over pairs and timesteps."""
+    """Shares of modules, means over pairs and timesteps."""
 
     hookpoints: tuple[str, ...]
     share: float
@@ -65,7 +65,7 @@ class Part(NamedTuple):
 
 
 Site = str | Part
-"""What is patched: all of a hookpoint, or a part of its rows."""
+"""The target of a patch: all of a hookpoint, or a part of its rows."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def shares(
     seed: int = 0,
     control: bool = False,
 ) -> list[Share]:
-    """What `measure` gives, as means over pairs and timesteps with their intervals."""
+    """The result of `measure` as means over pairs and timesteps, with intervals."""
     n, found = len(pairs), measure(pipe, pairs, groups, model, seed, control)
     result = []
     for group, of in zip(groups, found.values, strict=True):

@@ -9,7 +9,7 @@ from saeuron.errors import BadModel
 from saeuron.pipelines.base import Family
 
 PATTERNS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
-"""What is fetched from the hub: the parts' folders, and no weights in one file beside them."""
+"""Patterns of the files to fetch from the hub: the parts' folders, without weights in a single file beside them."""
 
 
 def folder_of(spec: str | Path) -> Path | None:

@@ -175,7 +175,7 @@ def _number(place: str, what: str, value: Any) -> float | None:
 
 
 def _mapping(place: str, value: Any) -> dict[str, str]:
-    """What a cell of the column `concepts` says: a mapping, pairs (Parquet), or JSON (CSV)."""
+    """The value of a cell of the column `concepts`: a mapping, pairs (Parquet), or JSON (CSV)."""
     try:
         found = json.loads(value) if isinstance(value, str) and value else value
         return {str(domain): str(concept) for domain, concept in dict(found or {}).items() if concept}

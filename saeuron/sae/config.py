@@ -111,7 +111,7 @@ class ContrastiveOptions(Config):
     weight: float = Field(0.01, ge=0)
     """Weight of the contrastive term, added to the FVU (the paper's code has 0.01 to 1; 0.1 costs much FVU here)."""
     temperature: float = Field(0.07, gt=0)
-    """What cosines are divided by before the softmax."""
+    """Temperature: cosines are divided by it before the softmax."""
     rows: int = Field(512, ge=2)
     """Rows of each batch whose codes are compared, at most."""
 
@@ -143,7 +143,7 @@ LABELLED = ("assigned", "contrastive")
 """Variants that learn from the concepts that images ask for."""
 
 Dictionary = Literal["trained", "untrained", "frozen"]
-"""What of an SAE is learned, see `SAEConfig.dictionary`."""
+"""The parts of an SAE that are learned, see `SAEConfig.dictionary`."""
 CALIBRATION = 20
 """Batches from which an untrained SAE takes its thresholds."""
 _UPDATES = frozenset({"lr", "warmup", "schedule", "clip", "auxk_alpha", "dead_rows"})
@@ -179,7 +179,7 @@ class SAEConfig(Config):
     """Activation of the trained SAE. `native`: its variant's. `threshold`: the threshold tracked in training, so that
     any subset of latents can be computed alone and a removal is a file of a few rows."""
     dictionary: Dictionary = "trained"
-    """What is learned; the last two are controls for claims about the first. `trained`: everything. `frozen`: all but
+    """Parts that are learned; the last two are controls for claims about the first. `trained`: all. `frozen`: all but
     the decoder, which stays as it was drawn. `untrained`: nothing; the decoder and the encoder, its transpose, stay as
     they were drawn, b_dec is that of the first sample, and thresholds are tracked so that k keeps its meaning."""
     expansion: int = Field(8, ge=1)
@@ -197,7 +197,7 @@ class SAEConfig(Config):
     processes: int = Field(1, ge=1)
     """Processes that train together (on CUDA, one per device)."""
     share: Literal["rows", "latents"] = "rows"
-    """What the processes divide: the rows of every batch (data parallelism), or the latents, for an SAE that does not
+    """Work that processes share: the rows of every batch (data parallelism), or the latents, for an SAE that does not
     fit into one device (variants `topk` and `batch_topk` only)."""
     normalize: bool = False
     """Train on rows scaled so that their mean distance from b_dec is sqrt(D) at the start. Without it the learning rate

@@ -79,7 +79,7 @@ def in_memory(rows: NDArray[Any], batch: int, seed: int = 0, labels: NDArray[np.
 
 _ALL = ""
 _LABELS = "\0labels"
-"""What the keys of labels end with; no hookpoint's path does."""
+"""Suffix of the keys of labels; no hookpoint's path ends with it."""
 
 
 def by_hookpoint(batch: Rows) -> dict[str, Tensor]:

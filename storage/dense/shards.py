@@ -132,7 +132,7 @@ def read_member(path: Path, member: Member) -> bytes:
 
 
 def verify(path: Path, deep: bool = False) -> list[str]:
-    """What is wrong with a shard, one line each. `deep` reads every byte and compares its hash."""
+    """Faults of a shard, one line each. `deep` reads every byte and compares its hash."""
     try:
         manifest = read_manifest(path)
         if deep:

@@ -1,4 +1,4 @@
-"""What Prefect's page shows of a run in addition to states: progress bars, tables, pictures, events, log lines.
+"""Additions to Prefect's page of a run: progress bars, tables, pictures, events, log lines.
 
 Errors here fail no run. Nothing is sent to the server that a run starts for itself: nobody can look at it.
 """

@@ -11,7 +11,7 @@ from tasks.registry import runs
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a run made in one stage."""
+    """Work and cost of a run in one stage."""
 
     stage: str
     made: int

@@ -23,14 +23,14 @@ WHERE steering_id = ? AND split = 'test' ORDER BY kind <> 'latent', kind DESC, a
 
 @dataclass(frozen=True)
 class Inspected:
-    """What is known of a latent beyond its scores; empty lists where nobody looked."""
+    """Inspections of a latent; empty lists where none was made."""
 
     words: Sequence[Row]
     """name, share, random: of what raises it, by word; at a cross-attention."""
     images: int
     """Images that the words are of."""
     steered: Sequence[Row]
-    """What the latent and its controls did to test images, at the settings that validation images chose."""
+    """Effects of the latent and its controls on test images, at the settings that validation images chose."""
 
 
 def inspected(shelf: Shelf, sae_id: str, latent: int) -> Inspected:

@@ -147,7 +147,7 @@ class Explained:
     confidence: float
     images: int
     description: str | None = None
-    """What somebody says of it, see `descriptions`."""
+    """A description by others, see the view `descriptions`."""
     description_f1: float | None = None
 
     @property

@@ -60,14 +60,14 @@ class Fired:
     heat: NDArray[np.uint8] | None
     """[h, w] at that timestep, 255 its largest value there; None: its positions do not form a map of the picture."""
     rule: str = ""
-    """What it fires on, in words, where its SAE was explained."""
+    """Its rule, if its SAE was explained."""
     concept: str = ""
     """The concept with its highest mean score; empty: its SAE was not scored."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the latents of one SAE say of a picture."""
+    """Latents of one SAE on a picture."""
 
     sae_id: str
     hookpoint: str
@@ -169,7 +169,7 @@ def look(shelf: Shelf, asked: Look, device: str, tell: Callable[[int, int], None
 
 
 def _read(shelf: Shelf, sae: Manifest) -> str:
-    """What the SAE was trained on: output or update."""
+    """The tensor that the SAE was trained on: output or update."""
     capture = shelf.manifests.get(str(sae.inputs.get("capture", "")))
     return str(capture.config.get("config", {}).get("read", "output")) if capture else "output"
 

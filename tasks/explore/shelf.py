@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 class Shelf:
-    """What a workspace holds. It is read once, so it does not see what is made later; threads may share it."""
+    """The contents of a workspace. They are read once, so it does not see what is made later; threads may share it."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -115,7 +115,7 @@ class Shelf:
         return found
 
     def seen(self, judgements: Mapping[str, Sequence[str]], rows: Mapping[str, Sequence[Row]]) -> dict[str, Judged]:
-        """What judges saw on some images, by key.
+        """Judgements of some images, by key.
 
         Args:
             judgements: {image set: its judgements, one a domain}, as an evaluation's job names them.

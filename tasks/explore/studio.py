@@ -56,7 +56,7 @@ class Job:
     pictures: dict[str, bytes] = field(default_factory=dict)
     """PNG by name: unedited, and edited where anything is; `picture` of one that is looked at."""
     found: list[Seen] = field(default_factory=list)
-    """What SAEs say of a picture that is looked at."""
+    """Latents of SAEs on a picture that was brought."""
     asked: float = field(default_factory=time.monotonic)
     """When somebody last wanted to know."""
     cancelled: bool = False

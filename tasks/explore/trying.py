@@ -28,7 +28,7 @@ class Chosen(BaseModel):
     latent: int = Field(ge=0)
     mode: Literal["off", "scale", "on"]
     value: float = Field(0.0, ge=-1e4, le=1e4, allow_inf_nan=False)
-    """What multiplies it where it is scaled, what it becomes where it is on."""
+    """The factor if the mode is scale; the activation if it is on."""
 
     @property
     def text(self) -> str:
@@ -37,7 +37,7 @@ class Chosen(BaseModel):
 
 
 class Request(BaseModel):
-    """What is generated. A link holds it as its query."""
+    """A request for a picture. A link holds it as its query."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -104,7 +104,7 @@ def _strength(text: str) -> tuple[str, str]:
 
 
 class Pictures(NamedTuple):
-    """What was generated, uint8 [H, W, 3]."""
+    """The generated picture, uint8 [H, W, 3]."""
 
     unedited: Picture
     edited: Picture | None
@@ -193,7 +193,7 @@ def _difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def removal_of(shelf: Shelf, request: Request, aspect: float) -> Any:
-    """What is edited, as one removal; None: nothing."""
+    """All edits as one removal; None: there are none."""
     import torch
 
     from saeuron.methods.local import Setting, local, turned

@@ -1,4 +1,4 @@
-"""Where the activation of one latent comes from: words of the prompts and heads, beside latents drawn at random.
+"""The sources of one latent's activation: words of the prompts and heads, beside latents drawn at random.
 
 attributions.parquet   each head and token of each image and step in which a latent fires
 head_latents.parquet   the heads' shares of each latent
@@ -25,7 +25,7 @@ from tasks.engine.step import step
 
 
 class AttributionSummary(Summary):
-    """What was attributed."""
+    """Summary of an attribution."""
 
     sae_id: str
     hookpoint: str

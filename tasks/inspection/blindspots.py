@@ -60,12 +60,12 @@ class BlindspotsConfig(Config):
 
 
 class BlindspotsSummary(Summary):
-    """What was found."""
+    """Summary of blind spots."""
 
     real: str
     features: str
     removals: tuple[str, ...]
-    """What was removed from the model."""
+    """Removals that the model had."""
     paired: bool
     """Whether each generated picture has a real one of its prompt."""
     real_pictures: int

@@ -52,7 +52,7 @@ class LocateConfig(Config):
 
 
 class LocateSummary(Summary):
-    """What was found, and how codes compare with patching."""
+    """Summary of a search for a concept, and how codes compare with patching."""
 
     domain: str
     concept: str
@@ -91,7 +91,7 @@ class LocateJob(Job):
 
 
 class Found(NamedTuple):
-    """What codes say of heads; float64 [heads]."""
+    """Scores of heads by their codes, float64 [heads]."""
 
     codes: NDArray[np.float64]
     share: NDArray[np.float64]

@@ -43,7 +43,7 @@ class RelativesSummary(Summary):
     """Share of the losses of other concepts that falls on the three nearest; None: there were none."""
     loss_p: float | None
     loss_chance: float
-    """What share that is of the other concepts."""
+    """Three, as a share of the other concepts: the value of loss_share by chance."""
 
 
 class RelativesJob(Job):
@@ -59,7 +59,7 @@ class RelativesJob(Job):
     domain: str
     concepts: tuple[str, ...]
     method: str
-    """Whose removals are read."""
+    """The method whose removals are read."""
     saes: dict[str, tuple[str, ...]]
     """{SAE: the scores of these concepts, in their order}."""
     untrained: dict[str, tuple[str, ...]] = Field({})
@@ -148,7 +148,7 @@ def _blocks(job: RelativesJob, saes: Mapping[str, Sequence[str]]) -> Iterator[Nu
 
 
 class Lost(NamedTuple):
-    """What a concept lost when another was removed."""
+    """The loss of a concept when another was removed."""
 
     loss: float
     low: float

@@ -55,7 +55,7 @@ class SteerConfig(Config):
 
 
 class SteerSummary(Summary):
-    """What the latent and its controls did on test images."""
+    """Summary of the effects of a latent and its controls on test images."""
 
     sae_id: str
     hookpoint: str
@@ -93,7 +93,7 @@ class SteerJob(Job):
 
     @property
     def rule(self) -> Rule:
-        """What images show on which the latent fires."""
+        """What the images show on which the latent fires."""
         return Rule(self.form, self.values)
 
     @property

@@ -23,7 +23,7 @@ Kind = Literal["in", "out", "untrained"]
 
 
 class LeaveOutSummary(Summary):
-    """What was left out, and how the removals of it compare, fractions."""
+    """The concepts that were left out, and how their removals compare, as fractions."""
 
     method: str
     folds: tuple[tuple[str, ...], ...]

@@ -21,7 +21,7 @@ from tasks.engine.step import step
 
 
 class SecondSummary(Summary):
-    """Whose figures, by whom."""
+    """The removal that was judged again, and its judges."""
 
     concept: str
     domain: str

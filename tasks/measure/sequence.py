@@ -28,7 +28,7 @@ _COLOURS = ("#1f5fa8", "#c05020", "#777777")
 
 
 class SequenceSummary(Summary):
-    """What was removed, and whether the order left a trace in the file."""
+    """The concepts that were removed, and whether the order left a trace in the file."""
 
     concepts: tuple[str, ...]
     method: str

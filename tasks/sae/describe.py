@@ -43,7 +43,7 @@ class Described(Config):
 
 
 class DescribeSummary(Summary):
-    """What was judged."""
+    """Summary of descriptions and their judgement."""
 
     hookpoint: str
     sae_id: str

@@ -49,7 +49,7 @@ class ExplainConfig(Config):
 
 
 class ExplainSummary(Summary):
-    """What was explained."""
+    """Summary of an explanation."""
 
     hookpoint: str
     sae_id: str

@@ -44,7 +44,7 @@ class ProofTestConfig(Config):
     """Settings of a test."""
 
     test: Test
-    """What is tested, see `saeuron/sae/proofs/`."""
+    """The name of the test, see `saeuron/sae/proofs/`."""
     images: int = Field(260, ge=2)
     """Images of each set: training prompts to fit to; validation and test prompts where latents are counted."""
     pairs: int = Field(24, ge=1)
@@ -78,7 +78,7 @@ class ProofTestConfig(Config):
 
 
 class ProofTestSummary(Summary):
-    """What was tested."""
+    """Summary of a test."""
 
     hookpoint: str
     sae_id: str

@@ -44,7 +44,7 @@ class ProofConfig(Config):
 
 
 class ProofSummary(Summary):
-    """What was compared."""
+    """Summary of a comparison with controls."""
 
     hookpoint: str
     sae_id: str

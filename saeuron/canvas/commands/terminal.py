@@ -1,4 +1,4 @@
-"""What the commands of `python -m saeuron.canvas` share."""
+"""Helpers that the commands of `python -m saeuron.canvas` share."""
 
 from typing import Annotated
 

@@ -106,7 +106,7 @@ class First:
         return [decision for decision in self.decisions if decision.margins is None]
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """What editing the first step adds to the denoiser's output, float32 of its shape; None if nothing is open."""
+        """Change of the denoiser's output by edits of the first step, float32 of its shape; None if none is open."""
         if not self._now:
             return None
         self._now = False

@@ -68,7 +68,7 @@ class _Mapped:
         self.part, self.decision = part, decision
 
     def change(self, step: Step, output: Tensor) -> Tensor | None:
-        """What to add to text states [B, L, D], float32 [B, L, D]; None if no image is edited."""
+        """The change to add to text states [B, L, D], float32 [B, L, D]; None if no image is edited."""
         if (opened := self.decision.opened) is None:
             return None
         check_width(self.part.down.shape[1], output.shape[-1], "the removal at the text states")

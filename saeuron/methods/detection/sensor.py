@@ -51,7 +51,7 @@ def whole(name: str, values: Sequence[Any]) -> list[int]:
 
 
 class Memory:
-    """Where one concept's sensors fire in the current run of the denoiser."""
+    """The positions at which one concept's sensors fire in the current run of the denoiser."""
 
     def __init__(self, sensors: Sequence[GatedEdit]) -> None:
         self.sensors = sensors
@@ -84,7 +84,7 @@ class Memory:
         self._fired = found
 
     def fired(self, height: int, width: int) -> Tensor | None:
-        """Where sensors fired, bool [images, height, width]; None if nowhere."""
+        """Positions at which sensors fired, bool [images, height, width]; None if nowhere."""
         if self._fired is None or not bool(self._fired.any()):
             return None
         return resized(self._fired, height, width)

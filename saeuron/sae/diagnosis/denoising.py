@@ -1,4 +1,4 @@
-"""What an SAE's error costs the model: the denoising loss with the reconstruction in place.
+"""The cost of an SAE's error for the model: the denoising loss with the reconstruction in place.
 
 Clean images are generated, encoded to latents z by the pipeline's VAE, and noised to a timestep t of its own sampling
 with noise eps: z_t = sqrt(a_t) z + sqrt(1 - a_t) eps. The loss is the mean square of (eps - the denoiser's prediction).

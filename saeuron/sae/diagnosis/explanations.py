@@ -28,7 +28,7 @@ _CHUNK = 1024
 
 
 class Rule(NamedTuple):
-    """What must be true of an image's labels."""
+    """A condition on an image's labels."""
 
     form: Form
     """`one` value; `both` of two values of different domains; `any` of two to four values of one domain."""

@@ -28,7 +28,7 @@ class Norm(NamedTuple):
     rebuilt: float
     """|x_hat - b_dec|."""
     spread: float
-    """What |f| / |x_hat - b_dec| would be away from 1 with random directions: s / 2."""
+    """Expected distance of |f| / |x_hat - b_dec| from 1 with random directions: s / 2."""
 
 
 class Norms:

@@ -67,7 +67,7 @@ def distances(
     every: int = 1,
     read: Literal["output", "update"] = "output",
 ) -> dict[str, Found]:
-    """What every way of rebuilding x costs, for each pair at every `every`-th step.
+    """The cost of every way of rebuilding x, for each pair at every `every`-th step.
 
     Args:
         ways: {name: x_hat}.
@@ -105,7 +105,7 @@ def distances(
 
 
 def joined(parts: Sequence[Found]) -> Found:
-    """What was found for several groups of pairs, as for all of them."""
+    """The results for several groups of pairs, in the same form as for all."""
     return Found._make(
         Distances._make(np.concatenate(each, axis=1) for each in zip(*distances, strict=True))
         for distances in zip(*parts, strict=True)

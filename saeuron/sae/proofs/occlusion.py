@@ -69,7 +69,7 @@ def planted(
 
 
 PLANTS = ("3 Gaussians", "1 Gaussian", "1 Gaussian, wide")
-"""What an attribute is: three directions, one of them, or one Gaussian with the mean and covariance of three."""
+"""Forms of an attribute: three directions, one of them, or one Gaussian with the mean and covariance of three."""
 
 
 def clusters(

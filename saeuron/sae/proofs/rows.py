@@ -22,7 +22,7 @@ from saeuron.sae.training import Trainer, together
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What a hookpoint gave for n images at S timesteps."""
+    """Rows of a hookpoint for n images at S timesteps."""
 
     timesteps: tuple[int, ...]
     """[S], descending."""
@@ -44,7 +44,7 @@ class Rows:
         return torch.tensor([asked.get(domain) == concept for asked in self.asked])
 
     def concepts(self, domain: str) -> list[str]:
-        """What the images ask for in a domain, sorted."""
+        """The concepts of a domain that the images ask for, sorted."""
         return sorted({asked[domain] for asked in self.asked if domain in asked})
 
     @property

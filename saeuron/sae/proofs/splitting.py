@@ -45,7 +45,7 @@ class Names(NamedTuple):
 
 
 def fires(chosen: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
-    """Where latents of A, [n, N] and [m, N], fire; thresholds are those of the first."""
+    """Whether latents fire, from A of [n, N] and [m, N] images; thresholds are those of the first."""
     theta = SHARE * chosen.amax(0).clamp(min=0)
     return chosen > theta, judged > theta
 

@@ -194,7 +194,7 @@ class SparseVariant(Variant):
         return self.result(x)
 
     def result(self, x: Tensor, more: "Callable[[Pattern, Tensor, Pre], Tensor] | None" = None) -> Forward:
-        """What `forward` gives; `more` is added to the loss, of (pattern, values, pre)."""
+        """The result of `forward`; `more` is added to the loss, of (pattern, values, pre)."""
         pre = Pre(self, x)
         pattern = self.choose(pre.all.detach(), pre.x_bar.detach())
         values = self.value(pre.at(pattern))

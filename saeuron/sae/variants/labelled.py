@@ -1,4 +1,4 @@
-"""What variants that learn from concept labels have in common."""
+"""Base of the variants that learn from concept labels."""
 
 from abc import abstractmethod
 from functools import partial
@@ -29,7 +29,7 @@ class LabelledTopK(TopK):
 
     @abstractmethod
     def supervised(self, labels: Tensor, pattern: Pattern, values: Tensor, pre: Pre) -> Tensor:
-        """What the labels of the rows, int64 [B, G], add to the loss."""
+        """The term of the loss for the labels of the rows, int64 [B, G]."""
 
     def first(self, pre: Pre, rows: int, latents: int) -> Tensor:
         """p of the first latents at the first rows, [rows, latents], differentiable; always float32 or wider."""
