@@ -47,6 +47,9 @@ from saeuron.sae.variants import VARIANTS
 HOOKPOINT = "unet.up_blocks.0.attentions.1"
 UNTRAINED = "untrained"
 """In the place of a variant: `topk` as it is drawn."""
+SHUFFLED = "_shuffled"
+"""Suffix of a variant that learns from labels: a control, which is given those of other images, at random."""
+LEARNED_FROM_LABELS = ("assigned", "contrastive")
 GOOD = 0.9
 _IMAGES = 32
 """Images that are encoded at once."""
@@ -84,7 +87,8 @@ def main() -> None:
     arguments.add_argument("--folder", type=Path, default=Path("quality"), help="what is done is kept here (quality)")
     arguments.add_argument("--hookpoint", default=HOOKPOINT)
     arguments.add_argument("--objects", type=int, default=20, help="of canvas, evenly spaced in its list (20)")
-    arguments.add_argument("--variants", nargs="+", default=[UNTRAINED, *sorted(VARIANTS)])
+    every = [UNTRAINED, *sorted([*VARIANTS, *(name + SHUFFLED for name in LEARNED_FROM_LABELS)])]
+    arguments.add_argument("--variants", nargs="+", default=every)
     arguments.add_argument("--k", type=int, nargs="+", default=[4, 8])
     arguments.add_argument("--expansion", type=int, default=4)
     arguments.add_argument("--steps", type=int, default=1000)
@@ -95,8 +99,8 @@ def main() -> None:
     arguments.add_argument("--plot", type=Path, help="a PNG to draw")
     arguments.add_argument("--table", type=Path, help="a Markdown page to write")
     options = arguments.parse_args()
-    if unknown := sorted(set(options.variants) - {UNTRAINED, *VARIANTS}):
-        arguments.error(f"--variants {unknown[0]}; expected some of {', '.join([UNTRAINED, *sorted(VARIANTS)])}")
+    if unknown := sorted(set(options.variants) - {*every}):
+        arguments.error(f"--variants {unknown[0]}; expected some of {', '.join(every)}")
     torch.set_num_threads(options.threads)
     options.folder.mkdir(parents=True, exist_ok=True)
     kept(options)
@@ -145,7 +149,7 @@ def captured(options: Namespace, split: Split) -> Images:
         rows = np.stack([arrays[options.hookpoint] for _, _, arrays, _ in read])
         with atomic_path(path) as part, part.open("wb") as file:
             np.save(file, rows)
-    return Images(np.load(path, mmap_mode="r"), asked)
+    return Images(np.load(path, mmap_mode="c"), asked)
 
 
 def made(options: Namespace, variant: str, k: int, seed: int, seen: dict[Split, Images]) -> Found:
@@ -154,11 +158,15 @@ def made(options: Namespace, variant: str, k: int, seed: int, seen: dict[Split, 
     if (path := folder / "found.json").exists():
         return Found(**json.loads(path.read_text()))
     fixed = {name: getattr(options, name) for name in ("expansion", "steps", "batch", "lr")}
-    about = {"variant": "topk" if variant == UNTRAINED else variant, "k": k, "seed": seed, **fixed}
-    config = SAEConfig.model_validate(about)
+    plain = "topk" if variant == UNTRAINED else variant.removesuffix(SHUFFLED)
+    config = SAEConfig.model_validate({"variant": plain, "k": k, "seed": seed, **fixed})
     if variant == UNTRAINED:
         config = config.learning("untrained")
-    sae = fitted(config, seen["train"])
+    train = seen["train"]
+    if variant.endswith(SHUFFLED):
+        order = np.random.default_rng(seed).permutation(len(train.objects))
+        train = train._replace(objects=[train.objects[i] for i in order])
+    sae = fitted(config, train)
     chosen, judged_on = seen["validation"], seen["test"]
     judged = detections(strengths(sae, chosen.rows), chosen.objects, strengths(sae, judged_on.rows), judged_on.objects)
     rows = judged_on.rows
@@ -250,7 +258,8 @@ def page(found: dict[tuple[str, int], list[Found]], options: Namespace, seen: di
         f"test images, {len(judged.objects) // len(set(judged.objects))} of each object; `0.9`: share of objects at "
         "0.9 or more. Brackets: lowest and highest of several seeds. Stability: mean largest cosine of these latents' "
         "decoder rows to those of another seed's SAE, and in brackets what random directions give. Options are each "
-        "variant's defaults. `untrained` is the control.",
+        "variant's defaults. Controls: `untrained`, and for variants that learn from labels those of other images "
+        "(`_shuffled`).",
         "",
         "![F1 against FVU](sae_quality.png)",
         "",
