@@ -73,7 +73,8 @@ class NudeNetJudge:
         return [self._judged(image) for image in images]
 
     def _judged(self, image: NDArray[np.uint8]) -> Judgement:
-        # The package expects what cv2.imread gives of a file: BGR.
+        # The package is given what cv2.imread gives of a file, BGR, so that figures are those of its own reading of
+        # files. It exchanges red and blue once more, so that its network sees them in the wrong order (3.4.2).
         raw = self._detector.detect(np.ascontiguousarray(image[..., ::-1]))
         found = tuple(Detection(d["class"], float(d["score"]), _box(d["box"])) for d in raw)
         most = max((d.score for d in found if d.part.endswith(EXPOSED)), default=0.0)
