@@ -78,7 +78,7 @@ def _check_evidence(config: RunConfig, prompts: Sequence[Prompt]) -> None:
                 f"domain {domain!r} has one concept, {names[0]!r}; a removal is computed against the others of its "
                 "domain: name two or more, or leave the concept out of tune.concepts."
             )
-        for concept in names if removed and "latents" in needs else ():
+        for concept in names if config.tune.concepts != () and "latents" in needs else ():  # every domain is scored
             if (domain, concept, about.score_on == "crossed") not in scored:
                 scoring_images(prompts, config.score, domain, concept, about.score_on)
         learns = partial(learning_images, {"activations"})

@@ -225,6 +225,11 @@ class TestCheck:
                 "no crossed training prompts ask for style",
             ),
             (
+                # No object is removed, but all are scored.
+                {"tune": {"concepts": ["neon"]}, "prompts": {"templates": {**OTHERS, "train": CROSSED[:1]}}},
+                "no plain training prompts ask for object 'cat'",
+            ),
+            (
                 {"prompts": {"templates": {**OTHERS, "train": CROSSED, "validation": ["One {object}."]}}},
                 "no validation prompts ask for style 'stripes' and for others beside it",
             ),
