@@ -19,7 +19,7 @@ from storage.seals import unsealed
 
 def _inside(place: str) -> str:
     if not re.fullmatch(r"(?!artifacts/)[a-z]+(/(?!\.)[^/\0]+)+", place):
-        raise ValueError(f"{place!r} is no path in the workspace: expected one such as pictures/NAME.png")
+        raise ValueError(f"{place!r} is not a path in the workspace: expected one such as pictures/NAME.png")
     return place
 
 

@@ -109,7 +109,7 @@ def _installed() -> dict[str, type[Job]]:
     for entry in installed.entries(GROUP).values():
         what, stage = f"stage {entry.name!r} ({entry.value})", installed.load("stage", entry)
         if not (isinstance(stage, type) and issubclass(stage, Job)):
-            raise ConfigError(f"{what} is no stage; expected a subclass of tasks.engine.job.Job.")
+            raise ConfigError(f"{what} is not a stage; expected a subclass of tasks.engine.job.Job.")
         if stage.stage in found:
             raise ConfigError(f"{what} has the name of another, {stage.stage!r}: rename it.")
         found[stage.stage] = stage

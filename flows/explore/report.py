@@ -89,7 +89,7 @@ class Subject:
         try:
             shown = figures_of(path.read_text("utf-8"))
         except ValueError as error:
-            raise ConfigError(f"{path} is no report: {error}; expected a file that saeuron report wrote.") from None
+            raise ConfigError(f"{path} is not a report: {error}; expected a file that saeuron report wrote.") from None
         checker, lines, compared = Checker(self.shelf, self.config, device), [], 0
         for name, figures in shown.items():
             evaluation = self.shelf.manifests.get(name)

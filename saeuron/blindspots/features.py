@@ -147,7 +147,7 @@ class HubFeatures:
                     state = model(pixel_values=pixels.to(self._device)).last_hidden_state.float().cpu()
                 except (AttributeError, TypeError, ValueError) as error:
                     raise BadModel(
-                        f"{self._model.spec!r} is no vision model that gives a map ({first_line(error)}); expected "
+                        f"{self._model.spec!r} is not a vision model that gives a map ({first_line(error)}); expected "
                         "one such as DINOv2, CLIP, SigLIP, ViT or ConvNeXt."
                     ) from error
                 found.append(_positions(state, pixels.shape[2:], getattr(model.config, "patch_size", None)))

@@ -47,7 +47,7 @@ def attention_of(pipe: Any, hookpoint: str) -> tuple[str, Any]:
     known = cross_attentions(pipe)
     if (path := hookpoint.removesuffix(Z)) not in known:
         raise ConfigError(
-            f"{hookpoint} is no cross-attention, so what is read there has no words; train an SAE at one, such as "
+            f"{hookpoint} is not a cross-attention, so its latents have no words; train an SAE at one, such as "
             f"{next(iter(known))}{Z}"
         )
     return path, known[path]

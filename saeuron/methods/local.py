@@ -132,7 +132,9 @@ class Local(Edit):
         positions = output.shape[1] if output.ndim == 3 else 1
         height = round(math.sqrt(positions * self.aspect))
         if not height or positions % height:
-            raise ConfigError(f"{self.hookpoint} gives {positions} positions, which are no map; paint no region.")
+            raise ConfigError(
+                f"{self.hookpoint} gives {positions} positions, which do not form a map; paint no region."
+            )
         return _resized(self.region, height, positions // height).reshape(positions, 1)
 
 

@@ -186,7 +186,9 @@ def export(workspace: Path, found: Found, format: str, out: Path) -> list[Path]:
     inner = out / (hookpoint or "sae")
     # A link of that name may lead elsewhere.
     if inner.resolve().parent != out.resolve():
-        raise BadSAE(f"hookpoint {hookpoint!r} is no folder in {out}; give --out a new folder, or another --hookpoint.")
+        raise BadSAE(
+            f"hookpoint {hookpoint!r} cannot be a folder in {out}; give --out a new folder, or another --hookpoint."
+        )
     facts = cards.sae_facts(workspace, found.label, found.manifest, format)
     names = {"cfg.json", "sae_weights.safetensors" if format == "saelens" else "sae.safetensors"}
     for folder, mine in ((out, {"README.md", cards.RUN, inner.name}), (inner, names)):

@@ -86,7 +86,9 @@ def picture(data: bytes) -> Picture:
             raise ConfigError(f"the picture has {image.width} x {image.height} pixels; expected at most {PIXELS:,}.")
         return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise ConfigError(f"this is no picture; expected a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file.") from None
+        raise ConfigError(
+            f"this is not a picture; expected a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
+        ) from None
 
 
 def looked_at(shelf: Shelf) -> list[Manifest]:

@@ -276,7 +276,7 @@ def test_a_picture_that_is_brought_is_looked_at_and_kept_nowhere(
 @pytest.mark.parametrize(
     ("query", "data", "said"),
     [
-        ("", b"", "this is no picture"),
+        ("", b"", "this is not a picture"),
         ("", b"x" * 16_000_001, "over 16 MB"),
         ("?prompt=" + "x" * 1001, b"", "1001 letters"),
     ],

@@ -173,7 +173,7 @@ def test_it_is_planned_run_asked_kept_and_verified(
     ("code", "said"),
     [
         ("raise ImportError('no module named clay')", "cannot be loaded: no module named clay; mend or uninstall it"),
-        ("ToyJob = 3", "is no stage; expected a subclass of tasks.engine.job.Job"),
+        ("ToyJob = 3", "is not a stage; expected a subclass of tasks.engine.job.Job"),
         (TOY.replace('"toy", 1', '"capture", 1'), "has the name of another, 'capture': rename it"),
         (
             TOY.replace('name="toys"', 'name="saes"'),

@@ -92,7 +92,7 @@ class WeightChange(Change):
             return [base.weight]
         if adapter is None or len(getattr(layer, "lora_magnitude_vector", ())):
             raise ConfigError(
-                f"{path} has an adapter that is no plain LoRA, so this removal cannot change its weights; fold the "
+                f"{path} has an adapter that is not a plain LoRA, so this removal cannot change its weights; fold the "
                 "adapter in before: pipe.fuse_lora()."
             )
         return [base.weight, *([a.weight for a in adapter.values()] if self.maps else [])]

@@ -78,7 +78,7 @@ def _snapshot(repo: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(repo, allow_patterns=patterns))
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadSAE(f"cannot fetch SAE {repo!r} from the hub, and it is no folder here: {reason}") from error
+        raise BadSAE(f"cannot fetch SAE {repo!r} from the hub, and it is not a folder here: {reason}") from error
 
 
 def _descend(top: Path, source: str, hookpoint: str) -> Path:

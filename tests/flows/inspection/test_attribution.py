@@ -72,7 +72,7 @@ def test_the_views_and_the_text(workspace: Workspace) -> None:
 
 
 def test_what_has_no_words(workspace: Workspace) -> None:
-    with pytest.raises(ConfigError, match="is no cross-attention, so what is read there has no words"):
+    with pytest.raises(ConfigError, match="is not a cross-attention, so its latents have no words"):
         attributed.fn(job(workspace, HOOKPOINTS[0]))
     run = Run.of(workspace, runs.remembered(workspace), "cpu")
     with pytest.raises(ConfigError, match=r"latent 3 of sae_.* fires in no held-out image"):

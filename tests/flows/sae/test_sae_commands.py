@@ -359,14 +359,14 @@ class TestExport:
         )
         imported = read(foreign, HOOK)
         imported.sae.info = replace(imported.sae.info, hookpoint=hookpoint)
-        with pytest.raises(BadSAE, match="is no folder in"):
+        with pytest.raises(BadSAE, match="cannot be a folder in"):
             export(workspace.root, Found("it", imported), "saeuron", out)
         assert sorted(tmp_path.rglob("*")) == before
 
     def test_a_link_in_out_is_not_followed(self, workspace: Workspace, trained: str, tmp_path: Path) -> None:
         out, outside = mkdir(tmp_path / "out"), mkdir(tmp_path / "outside")
         (out / HOOK).symlink_to(outside)
-        assert "is no folder in" in bad(sae(workspace, "export", trained, "--format", "saeuron", "--out", out))
+        assert "cannot be a folder in" in bad(sae(workspace, "export", trained, "--format", "saeuron", "--out", out))
         assert not list(outside.iterdir()) and list(out.iterdir()) == [out / HOOK]
 
     def test_out_may_be_a_link_itself(self, workspace: Workspace, trained: str, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_words_and_what_they_are(tiny_pipe):
 def test_elsewhere_there_are_no_words(tiny_pipe):
     sae = made("unet.mid_block", 32)
     with pytest.raises(
-        ConfigError, match=r"unet.mid_block is no cross-attention.*such as unet\..*attn2\.to_out\.0:input"
+        ConfigError, match=r"unet.mid_block is not a cross-attention.*such as unet\..*attn2\.to_out\.0:input"
     ):
         next(attribute(tiny_pipe, sae, [0], requests(PROMPTS, 1), MODEL, 0))
 

@@ -63,7 +63,7 @@ def test_a_region_is_the_cells_in_which_positions_lie():
     assert changed.tolist() == [[True] * 3 + [False] * 3] * 2 + [[False] * 6] * 2
     sequence = replace(edit, aspect=4 / 6).change(step, torch.zeros(1, 24, D))[0].abs().sum(1) > 0
     assert sequence.reshape(4, 6).tolist() == changed.tolist()
-    with pytest.raises(ConfigError, match="gives 7 positions, which are no map"):
+    with pytest.raises(ConfigError, match="gives 7 positions, which do not form a map"):
         edit.change(step, torch.zeros(1, 7, D))
 
 

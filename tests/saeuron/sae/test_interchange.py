@@ -367,4 +367,4 @@ class TestHub:
 
     def test_offline_it_is_one_line(self):
         message = complaint(locate, "owner/name:inner")
-        assert message.startswith("cannot fetch SAE 'owner/name' from the hub, and it is no folder here: ")
+        assert message.startswith("cannot fetch SAE 'owner/name' from the hub, and it is not a folder here: ")

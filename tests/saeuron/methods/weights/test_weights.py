@@ -231,7 +231,7 @@ def test_a_layer_with_another_adapter_is_refused(make_pipe):
     lora = attention.to_v = Lora(attention.to_v, dora=True)
     change = WeightMap((path,), torch.ones(32, 1), torch.ones(1, 32))
     removal = Removal("neon", "style", "uce", {}, (change,))
-    with pytest.raises(ConfigError, match=r"to_v has an adapter that is no plain LoRA, .*: pipe\.fuse_lora\(\)\.$"):
+    with pytest.raises(ConfigError, match=r"to_v has an adapter that is not a plain LoRA, .*: pipe\.fuse_lora\(\)\.$"):
         removal.attached(pipe).__enter__()
     lora.merge()
     with removal.attached(pipe):
