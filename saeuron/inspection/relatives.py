@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from saeuron.inspection.ranks import ranks
 from saeuron.noise import derive_seed
+from saeuron.scoring import DELTA
 
 Numbers = NDArray[np.float64]
 DRAWS = 1999
 """Permutations of names behind a p value."""
 NEAREST = 3
 """Relatives of a concept that are said to be near."""
-_EPS, _ROUNDING = 1e-8, 1e-24
+_ROUNDING = 1e-24
 
 
 def similarity(blocks: Iterable[Numbers]) -> Numbers:
@@ -35,7 +36,7 @@ def similarity(blocks: Iterable[Numbers]) -> Numbers:
     """
     products, sizes = np.zeros((0, 0)), np.zeros(0)
     for means in blocks:
-        shares = means / (means.sum(1, keepdims=True) + _EPS)
+        shares = means / (means.sum(1, keepdims=True) + DELTA)
         if not len(sizes):
             products, sizes = np.zeros((len(means),) * 2), np.zeros(len(means))
         rest = shares - shares.mean(0)

@@ -7,7 +7,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+import torch
 
+from saeuron import scoring
 from storage.catalog.columns import COLUMNS
 from storage.catalog.connection import connect
 from storage.catalog.query import run_query
@@ -110,6 +112,21 @@ def test_scores_are_the_formula(
             np.testing.assert_allclose(found[:, 0], mean, rtol=1e-12)
             np.testing.assert_allclose(found[:, 1], score, rtol=1e-9, atol=1e-12)
             assert np.array_equal(found[:, 1], found[:, 2])
+
+
+def test_scores_are_those_of_the_library(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
+    """The formula is written twice, in SQL and in torch."""
+    sums = [scored[concept]["sae_a"] for concept in sorted(scored)]
+    fixed, rows = (np.stack([getattr(s, name) for s in sums]).astype(np.int64) for name in ("sum_fixed", "n_rows"))
+    expected = scoring.scores(torch.from_numpy(fixed), torch.from_numpy(rows)).numpy()
+    query = """
+        SELECT concept, timestep, latent, score FROM scores
+        WHERE sae_id = 'sae_a' AND protocol = 'p' AND domain = 'style'
+    """
+    with connect(workspace) as connection:
+        found = {tuple(row[:3]): row[3] for row in connection.execute(query).fetchall()}
+    keys = [(c, int(t), n) for c in sorted(scored) for t in sums[0].timesteps for n in range(LATENTS)]
+    np.testing.assert_allclose([found[key] for key in keys], expected.flatten(), rtol=1e-9, atol=1e-12)
 
 
 def test_scores_by_latent_are_the_scores(
