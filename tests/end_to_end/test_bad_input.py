@@ -82,7 +82,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_run(name: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_run_is_one_line_and_leaves_nothing(name: str, tmp_path: Path) -> None:
     words, said = RUNS[name]
     done = run_here("run", TINY, "-w", tmp_path / "w", *words)
     assert done.code == 2, done.err

@@ -84,7 +84,9 @@ def test_the_page_has_these_recipes_each_under_45_lines() -> None:
 
 
 @pytest.mark.parametrize("recipe", ["method"], indirect=True)
-def test_a_method(recipe: str, server: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_of_another_package_removes_and_is_gone_with_it(
+    recipe: str, server: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("--set", "method=erase", "--set", "tune.concepts=[stripes]")
     run(root, *words)
     removal = Removal.load(root / "removals" / "stripes.erase.safetensors")
@@ -99,7 +101,9 @@ def test_a_method(recipe: str, server: Path, root: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("recipe", ["judge"], indirect=True)
-def test_a_judge(recipe: str, server: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judge_of_another_package_judges_and_is_gone_with_it(
+    recipe: str, server: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("--set", "domains.style.judge=brightness:0.1")
     before = {p.name for p in (root / "artifacts" / "images").iterdir()}
     run(root, *words)
@@ -119,7 +123,9 @@ def test_a_judge(recipe: str, server: Path, root: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("recipe", ["pipeline family"], indirect=True)
-def test_a_pipeline_family(recipe: str, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_of_another_package_generates_and_is_gone_with_it(
+    recipe: str, server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(WEIGHTS20, folder)
     index = json.loads((folder / "model_index.json").read_text())
@@ -152,7 +158,9 @@ def test_a_pipeline_family(recipe: str, server: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("recipe", ["stage"], indirect=True)
-def test_a_stage(recipe: str, server: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_of_another_package_runs_and_is_gone_with_it(
+    recipe: str, server: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(root)
     found = rows(root, "select norms_id, max(norm) as largest, count(*) as n from norms group by all order by all")
     saes = sorted((root / "artifacts" / "sae").iterdir())

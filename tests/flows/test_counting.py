@@ -87,7 +87,7 @@ def test_on_a_gpu_the_hosts_memory_is_its_own(plan: Plan) -> None:
     assert "device GB" in page(amounts(plan), plan, rate_of(plan, 50))[2]
 
 
-def test_the_page(plan: Plan) -> None:
+def test_the_page_shows_amounts_hours_and_memory(plan: Plan) -> None:
     speed = rate_of(plan, 0.001)
     lines = "\n".join(page(amounts(plan), plan, speed)).splitlines()
     assert lines[1] == "counted from the model's configuration, before anything is loaded:"

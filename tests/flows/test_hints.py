@@ -94,7 +94,7 @@ def test_the_end_of_a_run(workspace: Workspace) -> None:
         assert line in told
 
 
-def test_upkeep(workspace: Workspace) -> None:
+def test_hints_of_upkeep_commands_are_quoted(workspace: Workspace) -> None:
     stray = workspace.root / "runs" / "stray"
     assert status_page(workspace, deep=False)["lines"][-1].startswith("damaged: none")
     garbage = gc.Garbage("temporary", "", stray, 1)

@@ -204,7 +204,7 @@ def test_a_damaged_artifact_would_be_made_again(whole: Workspace) -> None:
     assert again.id == score.id
 
 
-def test_the_command(whole: Workspace) -> None:
+def test_run_plan_prints_and_writes_nothing(whole: Workspace) -> None:
     before = sorted(whole.root.rglob("*"))
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--set", "score.images=5")
     assert done.code == 0, done.err

@@ -61,7 +61,7 @@ def test_every_nth_step_is_kept(tiny_pipe, raw, every, kept):
 
 
 @pytest.mark.parametrize(("half", "rows"), [("unconditional", [0]), ("conditional", [1]), ("both", [0, 1])])
-def test_each_half(tiny_pipe, raw, half, rows):
+def test_captured_rows_are_those_of_the_chosen_half(tiny_pipe, raw, half, rows):
     for key, (timesteps, arrays, _) in captured(tiny_pipe, half=half).items():
         expected = np.stack([raw[key][t][0][rows].flatten(0, 1).half().numpy() for t in timesteps])
         assert expected.shape == (4, 64 * len(rows), 16)

@@ -154,7 +154,7 @@ def test_whether_it_is_guided_is_the_pipelines_own_word(tiny_pipe, guidance, gui
     assert seen == [(guided, batch)]
 
 
-def test_halves():
+def test_a_step_splits_a_guided_batch_into_halves():
     rows = torch.arange(6)
     guided, plain = Step(1, True), Step(1, False)
     assert guided.half(rows, "unconditional").tolist() == [0, 1, 2]

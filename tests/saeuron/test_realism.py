@@ -34,7 +34,7 @@ def test_distance_is_the_least_over_all_objects_and_styles(fitted: Realism) -> N
     assert fitted.distance(pictures[:3]).tolist() == pytest.approx(slow, rel=1e-3)
 
 
-def test_means() -> None:
+def test_means_are_taken_group_by_group() -> None:
     found = _means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]))
     assert found.tolist() == [[2.0], [5.0]]
 

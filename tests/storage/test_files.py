@@ -13,7 +13,7 @@ from storage.errors import ArtifactDamaged, ArtifactMissing, DiskFull
 from storage.files import atomic_path, read_json, sweep, write_atomic, write_json
 
 
-def test_replaces_whole(tmp_path: Path) -> None:
+def test_an_atomic_write_replaces_the_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "f"
     write_atomic(path, b"one")
     write_atomic(path, b"two")
@@ -67,7 +67,7 @@ def test_sweep_leaves_another_machine_its_temporaries_for_a_day(
     assert {host for host, path in written.items() if path.exists()} == {"writing"}
 
 
-def test_json(tmp_path: Path) -> None:
+def test_json_is_read_as_written_and_damage_is_found(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1], "a": "é"})
     assert read_json(tmp_path / "a.json") == {"a": "é", "b": [1]}
     with pytest.raises(ValueError):
@@ -80,7 +80,7 @@ def test_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def full(descriptor: int) -> None:
         raise OSError(code, "no room")
 

@@ -27,7 +27,7 @@ def test_numbers_must_be_finite(value: float) -> None:
         canonical_json({"a": [value]})
 
 
-def test_artifact_id() -> None:
+def test_an_id_is_stage_version_and_hash() -> None:
     expected = hashlib.sha256(b'{"a":1}').hexdigest()[:20]
     assert artifact_id("score", 3, {"a": 1}) == f"score_v3_{expected}"
     assert split_id(artifact_id("train_sae", 12, {})) == ("train_sae", 12)
@@ -43,6 +43,6 @@ def test_no_path_gets_through(text: str) -> None:
         split_id(text)
 
 
-def test_digest(tmp_path: Path) -> None:
+def test_a_files_digest_is_its_sha256(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc" * 500_000)
     assert digest(tmp_path / "f") == digest(b"abc" * 500_000) == hashlib.sha256(b"abc" * 500_000).hexdigest()

@@ -14,6 +14,6 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_doors() -> None:
+def test_storage_exports_connect_and_workspace_alone() -> None:
     assert storage.connect is connect and storage.Workspace is Workspace
     assert not hasattr(storage, "nothing")

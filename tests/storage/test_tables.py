@@ -39,7 +39,7 @@ def test_columns_must_fit() -> None:
             table([row], PROMPTS)
 
 
-def test_damage(tmp_path: Path) -> None:
+def test_a_damaged_table_is_found_when_read(tmp_path: Path) -> None:
     with pytest.raises(ArtifactMissing):
         read_table(tmp_path / "t")
     (tmp_path / "t").write_bytes(b"PAR1 no")

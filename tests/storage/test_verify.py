@@ -92,7 +92,7 @@ def test_a_manifest_is_held_to_its_seal_and_to_its_id(workspace: Workspace, fold
     assert found(workspace) == [MANIFEST]
 
 
-def test_sealed_json(tmp_path: Path) -> None:
+def test_sealed_json_reads_as_written_and_damage_is_found(tmp_path: Path) -> None:
     path, value = tmp_path / "a.json", {"b": [1, 0.1, None], "a": {"ü": "x"}}
     write_sealed(path, value)
     assert read_sealed(path) == value
@@ -117,7 +117,7 @@ def test_of_work_in_progress_shards_are_judged(workspace: Workspace, folder: Pat
     assert found(workspace) == []
 
 
-def test_strays(workspace: Workspace, folder: Path) -> None:
+def test_files_that_no_manifest_lists_are_strays(workspace: Workspace, folder: Path) -> None:
     for name in ("judged/more.json", ".hidden", "00002.tar"):
         (folder / name).write_text("{}")
     assert verify.strays(workspace, workspace.read(NAME)) == [folder / "00002.tar", folder / "judged" / "more.json"]

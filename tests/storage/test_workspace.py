@@ -96,7 +96,7 @@ def test_a_shard_is_not_hashed_twice(workspace: Workspace) -> None:
     assert damage(workspace, NAME, deep=True) == []
 
 
-def test_not_committed(workspace: Workspace) -> None:
+def test_an_artifact_without_a_manifest_does_not_exist(workspace: Workspace) -> None:
     workspace.folder(NAME).mkdir(parents=True)
     assert not workspace.has(NAME) and workspace.artifacts() == [] and workspace.problems() == []
     with pytest.raises(ArtifactMissing, match=NAME):

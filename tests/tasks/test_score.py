@@ -162,7 +162,7 @@ def test_a_damaged_base_is_passed_over(made: Workspace, generated: list[str]) ->
     made.delete(base.id)
 
 
-def test_what_is_left() -> None:
+def test_what_a_base_lacks_is_left_to_score() -> None:
     base = Base(Path("b"), frozenset("ab"), 4)
     assert left("abc", 2, None) == [Part(frozenset("abc"), 2)]
     assert left("abc", 4, base) == [Part(frozenset("c"), 4)]

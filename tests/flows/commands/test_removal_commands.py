@@ -108,7 +108,7 @@ def test_a_model_of_the_hub_is_named_and_a_folder_of_this_disk_is_not(workspace:
         assert f'load_pipeline("{shown}")' in card and str(tmp_path) not in card
 
 
-def test_mistakes(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_export_that_cannot_be_made_is_refused_in_one_line(workspace: Workspace, tmp_path: Path) -> None:
     done = run_here("removal", "export", "neo", "--out", tmp_path / "out", "-w", workspace.root)
     assert done.code == 2 and "did you mean 'neon'" in done.complaint
     done = run_here("removal", "export", "neon", "--out", workspace.removals.parent, "-w", workspace.root)

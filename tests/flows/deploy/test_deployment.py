@@ -127,7 +127,7 @@ def test_the_schedules_are_nightly_and_weekly() -> None:
     assert crons == {"pipeline": ["0 2 * * *"], "add-concept": [], "evaluate": ["0 4 * * 0"]}
 
 
-def test_no_telemetry(deployment: dict[str, Any]) -> None:
+def test_workers_of_a_deployment_send_no_telemetry(deployment: dict[str, Any]) -> None:
     environment = deployment["work_pool"]["job_variables"]["env"]
     assert environment["DO_NOT_TRACK"] == "1" and environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert all(isinstance(v, str) for v in environment.values())

@@ -142,7 +142,7 @@ def test_the_text_has_three_relatives_the_tree_and_the_controls(workspace: Works
     assert any(line.split()[0] == "square" and " 50.0 " in line for line in one if line)
 
 
-def test_the_command(workspace: Workspace, artifact: str) -> None:
+def test_the_command_prints_json_or_a_table(workspace: Workspace, artifact: str) -> None:
     done = run_here("concept", "relatives", "--domain", "object", "--json", "-w", workspace.root)
     assert done.code == 0 and json.loads(done.out)[0]["relatives"] == artifact
     done = run_here("concept", "relatives", "cat", "--method", "uce", "-w", workspace.root)

@@ -293,7 +293,7 @@ class TestMistakes:
             assert isinstance(call(*words, "-w", tmp_path / "none").exception, NotAWorkspace)
 
 
-def test_sparkline() -> None:
+def test_a_sparkline_scales_values_to_eight_heights() -> None:
     assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
     assert sparkline([0.0, 0.0]) == "▁▁"
     assert sparkline([-1.0, 2.0]) == "▁█"

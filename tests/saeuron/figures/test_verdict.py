@@ -60,7 +60,7 @@ def judged(gone: int = 12, drawn: int = 12, lost: dict[str, int] | None = None, 
     ],
     ids=str,
 )
-def test_the_verdict(told: dict, word: str, reason: str) -> None:
+def test_the_verdict_and_its_reason_follow_from_the_figures(told: dict, word: str, reason: str) -> None:
     assert judged(**told) == (word, reason)
 
 

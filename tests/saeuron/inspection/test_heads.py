@@ -76,7 +76,7 @@ def test_the_outputs_of_heads_sum_to_that_of_the_module(tiny_pipe):
     assert torch.allclose(parts + module.bias, module(z), atol=1e-5)
 
 
-def test_blocks():
+def test_the_block_of_an_attention():
     assert block_of("unet.up_blocks.0.attentions.1.transformer_blocks.0.attn2") == "unet.up_blocks.0"
     assert block_of("transformer.transformer_blocks.4.attn2") == "transformer.transformer_blocks.4"
 
@@ -93,7 +93,7 @@ def test_pairs_differ_in_the_concept_alone_and_controls_in_the_template():
     assert len(one) == 4 and all("sepia" in pair.instead for _, pair in one)
 
 
-def test_mistakes(tmp_path):
+def test_prompts_and_models_without_pairs_or_heads_are_refused(tmp_path):
     with pytest.raises(BadPrompts, match="no prompt asks for 'grain'"):
         minimal_pairs(PROMPTS, "style", "grain", 1)
     with pytest.raises(BadPrompts, match=r"asks for another style.*\{style\}"):

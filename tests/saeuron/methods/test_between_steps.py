@@ -36,7 +36,7 @@ ROWS = drawn(3, 4, D, seed=9)
 
 
 @pytest.mark.parametrize("timestep", BETWEEN)
-def test_steering(timestep):
+def test_a_steering_edit_between_steps_mixes_its_neighbours(timestep):
     edit = DirectionEdit("h", "both", STEPS, drawn(T, D))
     found = edit.delta(ROWS, timestep)
     torch.testing.assert_close(found[0, 0].double(), mixed(edit.direction, timestep), rtol=1e-5, atol=1e-6)
@@ -46,7 +46,7 @@ def test_steering(timestep):
 
 
 @pytest.mark.parametrize("timestep", BETWEEN)
-def test_supervised(timestep):
+def test_a_supervised_edit_between_steps_mixes_its_neighbours(timestep):
     edit = ExcessEdit("h", "both", STEPS, drawn(T, D, seed=1), drawn(T, D, seed=2), drawn(T, D, seed=3), 0.5)
     w, o, d = (mixed(values, timestep) for values in (edit.reader, edit.centre, edit.direction))
     edited = 0
@@ -66,7 +66,7 @@ def by_row(edit, t):
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("timestep", BETWEEN)
-def test_gated(tier, timestep):
+def test_a_gated_edit_between_steps_mixes_its_neighbours(tier, timestep):
     """The edit between is the edit whose table holds that timestep, made by hand."""
     plain = build_edit(random_sae(), random_profile(), 6, -2.0, sae_id="s")
     values, tau = drawn(*plain.floor.shape, seed=3), drawn(T, seed=4)

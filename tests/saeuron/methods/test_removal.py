@@ -114,7 +114,7 @@ def test_between_two_scored_timesteps_statistics_lie_between(timestep, turned):
     torch.testing.assert_close(edit.delta(x, timestep), expected, rtol=0, atol=1e-4)
 
 
-def test_each_half():
+def test_an_edit_changes_only_its_half():
     edit = build_edit(random_sae(), random_profile(), 8, -2.0)
     output = rows(60).reshape(6, 10, D)
     both = replace(edit, half="both")(Step(999, True), output)

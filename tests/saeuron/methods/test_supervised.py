@@ -73,7 +73,7 @@ def test_strength_scales_the_edit_and_it_is_saved(learned, tmp_path):
     assert torch.equal(again.delta(x, 120), edit(learned, 2.0).delta(x, 120))
 
 
-def test_its_settings():
+def test_strengths_are_positive_and_go_from_mild_to_strong():
     assert methods.get("supervised").candidates({"strength": (4, 1)}) == [{"strength": 1.0}, {"strength": 4.0}]
     with pytest.raises(ConfigError, match="strength holds 0; expected numbers above 0"):
         methods.get("supervised").candidates({"strength": (0,)})

@@ -63,7 +63,7 @@ def test_a_share_is_that_of_a_plain_loop(tiny_pipe):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("name", ["pixart-sigma", "sd3", "flux-dev"])
-def test_transformers(name, tmp_path):
+def test_shares_of_a_transformers_blocks(name, tmp_path):
     pipe = load_pipeline(tiny.save(name, tmp_path))
     blocks = [p for p in hookpoints(pipe) if p.startswith("transformer.") and p.count(".") == 2]
     blocks = [p for p in blocks if p.split(".")[1].endswith("transformer_blocks")]
@@ -74,7 +74,7 @@ def test_transformers(name, tmp_path):
     assert all(abs(s.share) > 1e-4 for s in single) and every.n == 2
 
 
-def test_mistakes(tiny_pipe):
+def test_modules_and_pairs_without_a_share_are_refused(tiny_pipe):
     with pytest.raises(UnknownName, match=r"unknown hookpoint 'unet\.nowhere'"):
         shares(tiny_pipe, PAIRS, [["unet.nowhere"]], ModelConfig(steps=1))
     with pytest.raises(ConfigError, match=r"text_encoder\.x is not in the denoiser; shares are of modules of unet"):

@@ -80,7 +80,7 @@ def test_moments_of_each_step_and_half(case):
         assert found.l0 == pytest.approx(float((case.sae.encode(x.float()) != 0).sum()) / len(x), abs=2 / len(x))
 
 
-def test_firing(case):
+def test_firing_counts_are_those_of_the_rows(case):
     firing, rows = case.found.firing, case.rows["conditional"]
     assert firing.timesteps == [999, 666, 332] and firing.images.tolist() == [5, 5, 5]
     images = defaultdict(set)

@@ -98,7 +98,7 @@ class TestRoundTrips:
         assert config["normalize_decoder"] is False
 
     @pytest.mark.parametrize("activation", ["topk", "threshold", "top_afa"])
-    def test_our_own(self, activation, tmp_path):
+    def test_our_own_format_reads_as_written(self, activation, tmp_path):
         sae = some_sae(activation)
         write(sae, tmp_path, "saeuron")
         found = read(tmp_path)

@@ -122,7 +122,7 @@ def test_geometric_median_minimises_the_summed_distance_and_shrugs_off_outliers(
 
 
 @pytest.mark.parametrize(("schedule", "halfway"), [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)])
-def test_learning_rates(schedule, halfway):
+def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule, halfway):
     config = SAEConfig(lr=2.0, warmup=10, steps=110, schedule=schedule)
     rates = [learning_rate(config, step) for step in range(110)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])

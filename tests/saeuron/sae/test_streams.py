@@ -39,7 +39,7 @@ def test_epochs_and_seeds_differ():
 
 
 @pytest.mark.parametrize(("count", "batch"), [(0, 1), (3, 0)])
-def test_no_rows(count, batch):
+def test_a_stream_without_rows_or_batch_is_refused(count, batch):
     with pytest.raises(ValueError, match="expected at least one of each"):
         in_memory(np.zeros((count, 2)), batch)
 

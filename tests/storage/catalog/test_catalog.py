@@ -80,7 +80,9 @@ def _with_table(workspace: Workspace, stage: str, name: str, content: Any) -> st
     return made
 
 
-def test_statistics(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
+def test_the_view_statistics_has_the_sums_of_each_latent(
+    workspace: Workspace, scored: dict[str, dict[str, Sums]]
+) -> None:
     sums = scored["it's"]["sae_b"]
     with connect(workspace) as connection:
         (count,) = connection.execute("SELECT count(*) FROM statistics").fetchall()[0]
@@ -191,7 +193,7 @@ def test_a_concept_scored_anew_counts_once(workspace: Workspace, score: Score) -
     np.testing.assert_allclose(found, sums.sum_fixed[1] / FIXED_POINT / sums.n_rows[1], rtol=1e-12)
 
 
-def test_top_latents(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
+def test_top_latents_are_ranked_by_score(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
     with connect(workspace) as connection:
         rows = connection.execute(
             "SELECT rank, latent, score FROM top_latents "
@@ -222,7 +224,7 @@ def test_former_names_of_views_answer(
     assert found.rename_columns(expected.column_names).equals(expected)
 
 
-def test_manifest_views(workspace: Workspace, add: Add) -> None:
+def test_views_of_manifests_have_their_summaries(workspace: Workspace, add: Add) -> None:
     about = {"model_id": "m", "shards": 2, "rows": 10, "bytes": 99, "width": 4, "images": 5, "steps": 3}
     capture = add("capture", about | {"hookpoint": "a", "half": "conditional"})
     about = {
@@ -250,7 +252,7 @@ def test_manifest_views(workspace: Workspace, add: Add) -> None:
         assert found == [(None, None), (["cat", "moon"], "moon")]
 
 
-def test_tables(workspace: Workspace) -> None:
+def test_views_of_tables_have_their_rows(workspace: Workspace) -> None:
     prompt = {"prompt_id": "a", "text": "a cat", "split": "train", "concepts": {"style": "ink"}}
     prompt |= {"seed": 7, "guidance": None, "source": "i2p"}
     made = _with_table(workspace, "prompts", "prompts", table([prompt], PROMPTS))
@@ -329,7 +331,7 @@ def test_a_removal_is_outdated_when_concepts_change(workspace: Workspace, score:
     assert row == [("style", "ink", "saeuron", told, None, "r", ["unet.mid_block"], 7, 0.9, None, 1.0, True)]
 
 
-def test_runs(workspace: Workspace) -> None:
+def test_the_view_runs_has_the_records_of_runs(workspace: Workspace) -> None:
     run = {"run_id": "r1", "flow": "score", "state": "failed", "started": "2025-01-02T03:04:05+01:00", "finished": None}
     write_sealed(workspace.runs / "r1.json", run | {"made": 3, "cached": [], "failed": ["ink"], "message": "no room"})
     (workspace.runs / "r2.json").write_text("{")

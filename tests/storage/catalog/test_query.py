@@ -35,7 +35,7 @@ from tests.storage.conftest import Score, random_sums
         "SELECT concept, rank() OVER (ORDER BY score) FROM scores QUALIFY rank() OVER (ORDER BY score) < 3",
     ],
 )
-def test_selects_pass(workspace: Workspace, sql: str) -> None:
+def test_the_guard_lets_selects_pass(workspace: Workspace, sql: str) -> None:
     file = io.BytesIO()
     with connect(workspace.root) as connection:
         guard.answer_to(connection, sql, file, 10**6)
@@ -172,7 +172,7 @@ SQL = """
 """
 
 
-def test_text(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_printed_in_columns_or_in_records(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     table = run_query(workspace, "SELECT range AS n, repeat('é', range) AS t FROM range(9, 11)")
     assert format_table(table, "table").splitlines() == [
@@ -216,20 +216,20 @@ def test_two_columns_of_one_name_lose_no_value(workspace: Workspace, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_json(workspace: Workspace) -> None:
+def test_json_keeps_types_and_long_values(workspace: Workspace) -> None:
     (row,) = json.loads(format_table(run_query(workspace, SQL), "json"))
     assert row["m"] == {"a": "b"} and row["nothing"] is None and row["nan"] is None and row["x"] == 0.1
     assert row["huge"] == 2**127 - 1 and len(row["text"]) == 305 and row["moment"] == "2025-01-02 03:04:05"
 
 
-def test_csv(workspace: Workspace) -> None:
+def test_csv_is_quoted(workspace: Workspace) -> None:
     lines = format_table(
         run_query(workspace, "SELECT 1 AS n, NULL AS z, 'a\"b,c' AS q, [1, 2] AS l"), "csv"
     ).splitlines()
     assert lines == ["n,z,q,l", '1,,"a""b,c","[1, 2]"']
 
 
-def test_files(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_result_is_written_to_a_file(workspace: Workspace, tmp_path: Path) -> None:
     table = run_query(workspace, "SELECT * FROM range(3)")
     assert format_table(table, "parquet", tmp_path / "t.parquet") == f"3 rows written to {tmp_path / 't.parquet'}"
     assert pq.read_table(tmp_path / "t.parquet").equals(table)

@@ -48,7 +48,7 @@ def test_encode_is_npy_without_pickles() -> None:
             encode(bad)
 
 
-def test_facts(some: ActivationRows) -> None:
+def test_rows_width_and_dtype_are_known_from_the_shards(some: ActivationRows) -> None:
     assert (some.rows, some.width, some.dtype) == (77, WIDTH, "float32")
 
 
@@ -98,7 +98,7 @@ def test_start_reads_nothing_that_precedes(tmp_path: Path) -> None:
     assert 1 <= len(read) <= 3
 
 
-def test_sample(some: ActivationRows) -> None:
+def test_a_sample_is_the_first_batch_and_never_more_than_all_rows(some: ActivationRows) -> None:
     assert np.array_equal(some.sample(20, 3), next(some.batches(20, 3)))
     assert sorted(some.sample(500, 3)[:, 0]) == list(range(77))
 

@@ -19,7 +19,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_aligned() -> None:
+def test_sizes_are_rounded_up_to_blocks() -> None:
     assert [aligned(n) for n in (0, 1, 512, 513)] == [0, 512, 512, 1024]
 
 

@@ -28,7 +28,7 @@ def _by_webdataset(path: Path) -> list[tuple[str, dict[str, bytes]]]:
     return [(s["__key__"], {name: s[name] for name in ("npy", "txt")}) for s in samples]
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_a_shard_reads_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "unet.up_blocks.1" / "0.tar"
     manifest = write_shard(path, SAMPLES, {"hookpoint": "unet.up_blocks.1"})
     assert read_manifest(path) == manifest
@@ -77,7 +77,7 @@ def test_a_failed_rewrite_withdraws_the_shard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a.b", "a/b"])
-def test_keys(tmp_path: Path, key: str) -> None:
+def test_keys_with_dots_or_slashes_are_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="without dots or slashes"):
         write_shard(tmp_path / "0.tar", [(key, {"txt": b""})], {})
 

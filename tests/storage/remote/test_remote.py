@@ -484,7 +484,7 @@ def test_no_credentials_no_waiting(url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(("text", "said"), [("gs://b/x", "no support for gs:"), ("s3://", "names no bucket")])
-def test_other_urls(text: str, said: str) -> None:
+def test_a_url_of_another_store_is_refused(text: str, said: str) -> None:
     with pytest.raises(BadStore, match=said):
         locate(text)
 

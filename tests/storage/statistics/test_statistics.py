@@ -75,7 +75,7 @@ def test_merge_has_the_same_bits_in_every_order(order: list[int], cut: int, seed
     assert _bytes(merge([merge(shuffled[:cut]), merge(shuffled[cut:])])) == _bytes(whole)
 
 
-def test_merge_adds() -> None:
+def test_merging_adds_rows_of_the_same_timestep() -> None:
     a, b = random_sums(1, (20,)), random_sums(2, (20, 40))
     both = merge([a, b])
     assert both.timesteps.tolist() == [20, 40]
@@ -124,7 +124,7 @@ def test_counts_are_the_part_of_the_sums_that_scores_need(tmp_path: Path) -> Non
         read_counts(tmp_path)
 
 
-def test_damage(tmp_path: Path) -> None:
+def test_damaged_statistics_are_found_when_read(tmp_path: Path) -> None:
     with pytest.raises(ArtifactMissing):
         read_statistics(tmp_path)
     write_statistics(tmp_path, random_sums(1))

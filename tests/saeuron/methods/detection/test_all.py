@@ -63,6 +63,6 @@ def test_pictures_depend_on_no_neighbour_and_files_come_back(sensor, probed, pla
         ("sauce", "gate", "position", UnknownName, "unknown gate 'position'"),
     ],
 )
-def test_settings(method, setting, value, error, says):
+def test_bad_settings_are_refused_by_name(method, setting, value, error, says):
     with pytest.raises(error, match=says):
         methods.get(method).candidates({setting: (value,)})

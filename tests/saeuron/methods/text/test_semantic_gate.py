@@ -156,7 +156,7 @@ def test_where_the_denoiser_reads_something_else_it_is_refused(tiny_pipe, monkey
         told(tiny_pipe)
 
 
-def test_settings():
+def test_strengths_are_positive_and_go_from_mild_to_strong():
     with pytest.raises(ConfigError, match="strength holds 0; expected numbers above 0"):
         METHOD.candidates({"strength": (0,)})
     assert [s["strength"] for s in METHOD.candidates({"strength": (2, 1)})] == [1.0, 2.0]

@@ -104,6 +104,6 @@ def test_a_direction_leaves_the_first_token_and_is_the_difference_of_last_tokens
         ("text_direction", {"layer": ("a",)}, "layer holds 'a'; expected whole numbers"),
     ],
 )
-def test_settings(name, grid, message):
+def test_bad_settings_are_refused_by_name(name, grid, message):
     with pytest.raises(ConfigError, match=message):
         methods.get(name).candidates(grid)

@@ -137,6 +137,6 @@ def test_low_rank_terms_are_what_a_file_adds_to_the_weight(pipe):
     ("grid", "message"),
     [({"keep": (-1,)}, "keep holds -1; expected numbers of at least 0"), ({"toward": (3,)}, "toward holds 3")],
 )
-def test_settings(grid, message):
+def test_bad_settings_are_refused_by_name(grid, message):
     with pytest.raises(ConfigError, match=message):
         METHOD.candidates(grid)

@@ -168,7 +168,7 @@ def test_low_rank_factors_and_what_does_not_fit(tiny_pipe):
 
 
 @pytest.mark.parametrize("name", ["erase", "toward"])
-def test_settings(name):
+def test_settings_of_zero_are_refused_by_name(name):
     with pytest.raises(ConfigError, match=f"{name} holds 0"):
         methods.get("uce").candidates({name: (0,)})
 

@@ -65,7 +65,7 @@ def test_rows_without_a_like_one_have_no_part(labels):
     assert loss == 0 and torch.autograd.grad(loss, codes)[0].abs().sum() == 0
 
 
-def test_known_values():
+def test_the_loss_of_equal_codes_is_log_2_and_of_separate_ones_zero():
     """Two alike and one other: codes that are all the same leave log 2, well separated ones nothing."""
     labels = torch.tensor([0, 0, 1, -1])
     same = torch.ones(4, 1, dtype=torch.float64)
