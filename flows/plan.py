@@ -112,11 +112,6 @@ def planned(config: RunConfig, root: Path, concepts: list[str] | None = None, de
     return run
 
 
-def plan(config: RunConfig, root: Path, concepts: list[str] | None = None, device: str = "cpu") -> list[Planned]:
-    """The artifacts that `pipeline` would make or find, in its order."""
-    return list(planned(config, root, concepts, device).planned.values())
-
-
 def _why(job: Job, others: list[Manifest]) -> str:
     """The inputs in which a job differs from the most similar artifact of its stage.
 

@@ -296,6 +296,11 @@ class Run:
             if config.judge != judges.NONE
         }
 
+    def own_judges(self) -> dict[str, DomainJudge]:
+        """The judges of the configuration's domains; those of added concepts judge only these."""
+        own = [concept for domain in self.config.domains.values() for concept in domain.concepts]
+        return self.judges(own[0]) if own else {}
+
     def added_as(self, concept: str) -> Added | None:
         """The record of an added concept; None for one of the configuration's own."""
         return next((a for a in self.added if a.name == concept), None)

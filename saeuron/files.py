@@ -1,4 +1,4 @@
-"""Write files atomically. The library does not import `storage`, so it has its own function."""
+"""Write files atomically, hash them. The library does not import `storage`, so it has its own functions."""
 
 import hashlib
 import os
@@ -26,6 +26,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -63,8 +63,6 @@ SHIPPED: tuple[type[Job], ...] = (
     LeaveOutJob,
     SecondJob,
 )
-RUN_STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
-"""Names of the stages that a run makes, in its order."""
 GROUP = "saeuron.stages"
 """Entry points of installed packages; each names the class of a stage."""
 _registered: dict[str, type[Job]] = {}

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Any
 from urllib.parse import urlencode
@@ -300,11 +299,6 @@ def _pareto(others: Beside, about: Manifest) -> str:
         scale=(1.0, 100.0),
         best=[(row.l0, row.fvu) for row in others.saes if row.best],
     )
-
-
-def when(moment: datetime) -> str:
-    """A moment as pages show it."""
-    return f"{moment:%Y-%m-%d %H:%M}"
 
 
 def wants_html(request: Request) -> bool:

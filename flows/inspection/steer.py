@@ -15,7 +15,6 @@ from saeuron.figures.metrics import wilson
 from storage import Workspace, connect
 from storage.manifests import Manifest
 from tasks.engine import model, progress
-from tasks.engine.judge import DomainJudge
 from tasks.engine.step import publish
 from tasks.inspection.steer import PICTURE, SteerConfig, SteerJob, steer
 from tasks.sae.page import newest
@@ -96,7 +95,7 @@ def steer_jobs(run: Run, sae: Manifest, latent: int | None, latents: int, images
         raise ConfigError(
             f"no latent of {sae.id} has a rule of one domain that some images lack; run {explain} with more --images."
         )
-    by = judges(run)
+    by = run.own_judges()
     chosen = found[:latents]
     if missing := sorted({row[2] for row in chosen} - by.keys()):
         raise ConfigError(
@@ -126,12 +125,6 @@ def steer_jobs(run: Run, sae: Manifest, latent: int | None, latents: int, images
 def check(workspace: Workspace, config: RunConfig, sae: Manifest, latent: int | None, device: str) -> None:
     """Find a mistake before a server is started and a model loaded. Raises as `steer_jobs`."""
     steer_jobs(Run.of(workspace, config, device), sae, latent, 1, 1)
-
-
-def judges(run: Run) -> dict[str, DomainJudge]:
-    """The judges of the configuration's domains."""
-    own = [concept for domain in run.config.domains.values() for concept in domain.concepts]
-    return run.judges(own[0]) if own else {}
 
 
 def told(workspace: Workspace, ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from typing import Any
 from prefect import flow
 
 from flows.hints import command
-from flows.inspection.steer import judges
 from flows.run import Run
 from flows.sae.report import captured, sampling
 from flows.summary import counted, text_table
@@ -122,7 +121,7 @@ def _claim(
 
 def known(run: Run) -> dict[str, tuple[str, ...]]:
     """{domain: what images may show}: its concepts, and the labels of its judge."""
-    by = judges(run)
+    by = run.own_judges()
     return {
         domain: tuple(dict.fromkeys((*names, *(by[domain].labels if domain in by else ()))))
         for domain, names in run.domain_concepts.items()
@@ -145,7 +144,7 @@ def describe_job(run: Run, sae: Manifest, path: Path) -> DescribeJob:
         explanation_id=explained.id,
         described=read(path, sae.summary["n_latents"], known(run)),
         prompts_id=explained.inputs["prompts"],
-        judges=judges(run),
+        judges=run.own_judges(),
     )
 
 

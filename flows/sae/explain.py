@@ -13,7 +13,6 @@ from saeuron.config import RunConfig
 from storage import Workspace, connect
 from storage.manifests import Manifest
 from tasks.engine import model
-from tasks.engine.judge import DomainJudge
 from tasks.sae.explain import ExplainConfig, ExplainJob, explain
 
 GOOD, CHANCE = 0.8, 0.5
@@ -87,14 +86,8 @@ def explain_job(run: Run, sae: Manifest, images: int) -> ExplainJob:
         sae_id=sae.id,
         controls=controls,
         prompts_id=capture.inputs["prompts"] if capture is not None else prompts(run)[""].id,
-        judges=_judges(run),
+        judges=run.own_judges(),
     )
-
-
-def _judges(run: Run) -> dict[str, DomainJudge]:
-    """The judges of the configuration's domains; those of added concepts judge only these."""
-    own = [concept for domain in run.config.domains.values() for concept in domain.concepts]
-    return run.judges(own[0]) if own else {}
 
 
 def figures(workspace: Workspace, explanation_id: str) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.inspection.steer import judges
 from flows.run import Run
 from flows.sae.controls import controls_of
 from flows.sae.report import captured, sampling
@@ -72,7 +71,7 @@ def check(workspace: Workspace, config: RunConfig, sae: Manifest, tests: Sequenc
             f"{sae.id} is of the variant {sae.summary['variant']!r}, which learns from concept labels, but the tests "
             f"occlusion and width train SAEs on rows without; leave out --test {' and '.join(trains)}."
         )
-    if "control" in wanted and not judges(run):
+    if "control" in wanted and not run.own_judges():
         raise ConfigError("no domain has a judge (judge: none), and the test control needs one; name a judge.")
     if "occlusion" in wanted and len(config.domains) < 2:
         raise ConfigError(
@@ -102,7 +101,7 @@ def test_job(run: Run, sae: Manifest, test: Test, images: int | None = None) -> 
         controls={} if trains else controls_of(run, sae, capture),
         train=SAEConfig.model_validate(sae.config["config"]) if trains else None,
         prompts_id=capture.inputs["prompts"] if capture is not None else prompts(run)[""].id,
-        judges=judges(run) if test in ("control", "width") else {},
+        judges=run.own_judges() if test in ("control", "width") else {},
     )
 
 

@@ -5,7 +5,6 @@ second judge has another architecture, seed and augmentation. Nothing is tuned b
 measured (`saeuron evaluate --judge canvas_second`).
 """
 
-import logging
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +18,6 @@ from saeuron.canvas.batches import draw_labels
 from saeuron.canvas.renderer import render
 from saeuron.canvas.vocabularies import CANVAS20, VOCABULARIES, Vocabulary
 from saeuron.checkpoint import load_tensors, save_tensors
-
-log = logging.getLogger(__name__)
 
 
 def judge_file(vocabulary: Vocabulary, second: bool = False) -> Path:

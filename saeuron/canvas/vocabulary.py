@@ -76,9 +76,3 @@ def sentences(split: Split, object_: str, style: str | None) -> list[str]:
     """Every sentence of one split that asks for `object_` in `style` (None: unstyled)."""
     templates = (UNSTYLED_TEMPLATES if style is None else STYLED_TEMPLATES)[split]
     return [sentence(t, object_, style) for t in templates]
-
-
-def all_sentences() -> list[str]:
-    """Every sentence of every split, in a fixed order: the corpus the tokenizer is built from."""
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    return [s for split in splits for o in OBJECTS for st in (None, *STYLES) for s in sentences(split, o, st)]

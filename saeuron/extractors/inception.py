@@ -11,7 +11,6 @@ blocks does not count the padding, and the last block's pooling branch takes the
 """
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeuron.errors import BadModel, ConfigError
+from saeuron.files import sha256
 
 if TYPE_CHECKING:
     from saeuron.extractors.network import Network
@@ -49,8 +49,7 @@ class Inception:
 
     @functools.cached_property
     def _content(self) -> str:
-        with self._file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(self._file)
 
     @property
     def extractor(self) -> str:

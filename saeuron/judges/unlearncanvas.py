@@ -10,7 +10,6 @@ the checkpoint has them, without an average of its own. The network is `saeuron/
 """
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeuron.errors import BadModel, ConfigError, UnknownName
+from saeuron.files import sha256
 from saeuron.judges.judge import Judgement, named_score, refuse_templates
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class UnlearnCanvasJudge:
 
     @functools.cached_property
     def _content(self) -> str:
-        with self._file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(self._file)
 
     @property
     def identity(self) -> str:

@@ -109,3 +109,14 @@ class Method(ABC):
         """The removal of the evidence's concept with these settings."""
         parts = self.parts(evidence, learned, settings)
         return Removal(evidence.concept, evidence.domain, self.name, dict(settings), parts, dict(provenance or {}))
+
+
+def above_zero(name: str, values: Sequence[Any]) -> list[float]:
+    """Values of a setting that says how much, weak before strong.
+
+    Raises:
+        ConfigError: a value is no number above 0.
+    """
+    if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0]:
+        raise ConfigError(f"{name} holds {bad[0]!r}; expected numbers above 0.")
+    return sorted(map(float, values))

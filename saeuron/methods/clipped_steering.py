@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
-from saeuron.methods.base import Evidence, Settings
+from saeuron.methods.base import Evidence, Settings, above_zero
 from saeuron.methods.parts import Edit, at_step
 from saeuron.methods.steering import Steering
 from saeuron.pipelines import family_of
@@ -55,9 +55,7 @@ class ClippedSteering(Steering):
 
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
         """Weak before strong; each above 0."""
-        if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0]:
-            raise ConfigError(f"{name} holds {bad[0]!r}; expected numbers above 0.")
-        return sorted(map(float, values))
+        return above_zero(name, values)
 
     def learn(self, evidence: Evidence) -> dict[str, tuple[Tensor, Tensor]]:
         """{cross-attention: (timesteps int64 [T], v float32 [T, D])}; the domain's hookpoints are not used.

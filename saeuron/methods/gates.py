@@ -16,7 +16,7 @@ both. Where g is 0 for a whole batch, nothing is added.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ from saeuron.methods.parts import at_step
 from saeuron.sae.autoencoder import check_width
 
 Tier = Literal["constant", "per_input", "per_position", "scaled", "replaced"]
-TIERS: tuple[Tier, ...] = get_args(Tier)
 Gate = Literal["none", "activation", "change"]
 
 

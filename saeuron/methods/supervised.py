@@ -20,10 +20,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from saeuron.errors import ConfigError
 from saeuron.generation import Request
 from saeuron.hooks import Step, to_rows
-from saeuron.methods.base import Evidence, Method, Settings
+from saeuron.methods.base import Evidence, Method, Settings, above_zero
 from saeuron.methods.parts import Edit, at_step
 from saeuron.methods.steering import read
 from saeuron.sae.autoencoder import check_width
@@ -91,9 +90,7 @@ class Supervised(Method):
 
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
         """Weak before strong; each above 0."""
-        if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0]:
-            raise ConfigError(f"{name} holds {bad[0]!r}; expected numbers above 0.")
-        return sorted(map(float, values))
+        return above_zero(name, values)
 
     def learn(self, evidence: Evidence) -> dict[str, Discriminant]:
         """{hookpoint: its discriminant}."""

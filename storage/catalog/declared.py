@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from storage.catalog.columns import COLUMNS
 from storage.catalog.source import Row, Source, table
-from storage.declared import Column, View
+from storage.declared import View
 from storage.manifests import Manifest
 from storage.tables import SHIPPED, schema
 from storage.workspace import Workspace
@@ -29,12 +29,6 @@ def brought(manifests: Iterable[Manifest]) -> dict[str, View]:
             if view.name not in COLUMNS and (view.name not in found or found[view.name][0] < age):
                 found[view.name] = age, view
     return {name: view for name, (_, view) in sorted(found.items())}
-
-
-def described(workspace: Workspace) -> dict[str, list[Column]]:
-    """Every view of a workspace, with its columns."""
-    views = brought(workspace.artifacts())
-    return {**COLUMNS, **{name: view.described for name, view in views.items()}}
 
 
 def declared_sources(

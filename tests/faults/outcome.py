@@ -11,8 +11,11 @@ from storage import Workspace
 from storage.catalog.connection import connect
 from storage.files import read_json
 from storage.identity import digest
+from tasks.stages import SHIPPED
 from tests.end_to_end.process import payload
 
+STAGES = tuple(stage.stage for stage in SHIPPED if stage.in_run)
+"""Names of the stages that a run makes, in its order."""
 TIMES = {"created", "seconds", "seal"}
 """What a manifest and its summary say of the hour in which it was made; the seal is a hash of that as well."""
 

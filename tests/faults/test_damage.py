@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stages import RUN_STAGES as STAGES
 from tests.end_to_end.process import Done, run_here
 from tests.faults.conftest import TALLY, again
-from tests.faults.outcome import damaged, differing, kinds
+from tests.faults.outcome import STAGES, damaged, differing, kinds
 from tests.flows.upkeep.test_verify import DAMAGES, flip
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stages import RUN_STAGES as STAGES
 from tests.end_to_end.process import Done
 from tests.faults.conftest import SEED, TALLY, Nursery, again, stage_of
-from tests.faults.outcome import damaged, differing
+from tests.faults.outcome import STAGES, damaged, differing
 from tests.faults.test_kills import EVENTS, WORK
 
 ROOMS = (0, 800, 4_000, 20_000)

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from tasks.stages import RUN_STAGES as STAGES
 from tests.end_to_end.process import Done
 from tests.faults.conftest import SEED, TALLY, Nursery, stage_of
-from tests.faults.outcome import damaged, differing
+from tests.faults.outcome import STAGES, damaged, differing
 
 EVENTS = 70
 """Most file events that a run lives through; an undisturbed one has some 700."""

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from flows import plan as plans
 from flows.check import check
 from flows.config import load
-from flows.plan import Plan, Planned, page, plan
+from flows.plan import Plan, Planned, page
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 from saeuron.pipelines import loading as models
@@ -20,6 +21,11 @@ from tasks.tune import TuneJob
 from tests.end_to_end.process import TINY, run_here
 
 SECONDS = {"score": 3.0, "images": 2.0}
+
+
+def plan(config: RunConfig, root: Path, concepts: list[str] | None = None, device: str = "cpu") -> list[Planned]:
+    """The artifacts that a run would make or find, in its order."""
+    return list(plans.planned(config, root, concepts, device).planned.values())
 
 
 def planned(root: Path, *settings: str) -> list[Planned]:

@@ -8,12 +8,11 @@ import pytest
 
 from flows import server
 from flows.config import load
-from flows.plan import plan
 from flows.walk import finds_everything
 from storage import Workspace
 from tasks.registry import runs
 from tests.end_to_end.process import TINY, run_here
-from tests.flows.test_plan import made_up
+from tests.flows.test_plan import made_up, plan
 
 
 @pytest.fixture(scope="module")

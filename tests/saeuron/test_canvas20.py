@@ -10,7 +10,8 @@ from saeuron.canvas.model import Architecture, build_pipeline, build_tokenizer
 from saeuron.canvas.renderer import SIZE, render
 from saeuron.canvas.shapes import templates
 from saeuron.canvas.training import CHECKPOINT, TrainConfig, Trainer, export, train
-from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES, all_sentences, sentence
+from saeuron.canvas.vocabularies import CANVAS20
+from saeuron.canvas.vocabulary import OBJECTS, STYLE_CLASSES, sentence
 from saeuron.errors import ConfigError
 
 TINY = Architecture(channels=(16, 32), groups=8, heads=2, text_width=32, text_layers=1)
@@ -98,12 +99,12 @@ def test_the_vae_is_exact(patch):
 
 def test_every_word_is_one_token_and_no_sentence_is_cut():
     tokenizer = build_tokenizer(16)
-    words = sorted({w for text in all_sentences() for w in re.findall(r"[a-z]+|[.,]", text.lower())})
+    words = sorted({w for text in CANVAS20.all_sentences() for w in re.findall(r"[a-z]+|[.,]", text.lower())})
     assert len(words) > 40
     ids = [tokenizer(word, add_special_tokens=False).input_ids for word in words]
     assert [word for word, i in zip(words, ids, strict=True) if len(i) != 1] == []
     assert len({i[0] for i in ids}) == len(words)
-    lengths = [len(tokenizer(text).input_ids) for text in all_sentences()]
+    lengths = [len(tokenizer(text).input_ids) for text in CANVAS20.all_sentences()]
     assert max(lengths) <= 16
 
 

@@ -19,13 +19,10 @@ def inception(
 
     Example: saeuron inception pt_inception-2015-12-05-6726825d.pth --out inception.safetensors
     """
-    import hashlib
-
     from flows.hints import command
     from saeuron.extractors.inception import convert
+    from saeuron.files import sha256
 
     path = convert(checkpoint, out)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    say(f"{path}: sha256 {sha256}")
+    say(f"{path}: sha256 {sha256(path)}")
     say(f"next: {command('run', '--set', f'features=inception:{path}')}")

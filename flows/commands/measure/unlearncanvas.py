@@ -106,16 +106,13 @@ def convert(
 
     Example: saeuron unlearncanvas convert style50_cls.pth --out heads
     """
-    import hashlib
-
     from flows.hints import command
+    from saeuron.files import sha256
     from saeuron.judges import unlearncanvas as heads
 
     path = heads.convert(checkpoint, out)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     say(f"{path}: {len(heads.HEADS[path.stem])} classes of {path.stem}")
-    say(f"sha256 {sha256}")
+    say(f"sha256 {sha256(path)}")
     other = next(name for name in heads.HEADS if name != path.stem)
     if not (out / f"{other}.safetensors").exists():
         say(f"next: {command('unlearncanvas', 'convert', f'{other.upper()}.pth', '--out', out)}")

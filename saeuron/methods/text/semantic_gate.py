@@ -25,7 +25,7 @@ from torch import Tensor
 
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
-from saeuron.methods.base import Evidence, Method, Settings
+from saeuron.methods.base import Evidence, Method, Settings, above_zero
 from saeuron.methods.parts import Edit
 from saeuron.methods.text.sae import FIRST
 from saeuron.methods.text.states import BATCH, embeddings, rows
@@ -126,9 +126,7 @@ class Semantic(Method):
 
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
         """Weak before strong."""
-        if bad := [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or v <= 0]:
-            raise ConfigError(f"{name} holds {bad[0]!r}; expected numbers above 0.")
-        return sorted(map(float, values))
+        return above_zero(name, values)
 
     def learn(self, evidence: Evidence) -> SemanticGate:
         """The edit with strength 1."""

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 
 from flows.config import load
-from flows.plan import plan
 from saeuron.canvas.vocabulary import STYLES
 from saeuron.config import ConceptConfig, RunConfig
 from storage import Workspace
 from storage.statistics.packs import LOOSE
 from tasks.registry import concepts, runs
 from tests.end_to_end.process import TINY
-from tests.flows.test_plan import made_up
+from tests.flows.test_plan import made_up, plan
 
 DERIVED = ("totals", "packs")
 

@@ -21,7 +21,7 @@ from storage.identity import artifact_id
 from storage.manifests import Manifest
 from tasks.registry import concepts, runs
 from tests.end_to_end.process import TINY, run_here
-from tests.flows.test_plan import made_up
+from tests.flows.test_plan import made_up, plan
 
 OTHER = "train.k=9"
 """A configuration that shares prompts, activations and judged unedited images with the remembered one."""
@@ -49,7 +49,6 @@ def artifacts(found: list[gc.Garbage]) -> set[str]:
 
 def of(workspace: Workspace, *settings: str) -> set[str]:
     """What a run of a configuration finds."""
-    from flows.plan import plan
 
     return {p.id for p in plan(load(str(TINY), list(settings)), workspace.root) if p.cached}
 
@@ -175,7 +174,6 @@ class TestReferred:
         assert other - of(both) <= artifacts(gc.survey(both))
 
     def test_what_was_made_on_another_kind_of_device(self, both: Workspace) -> None:
-        from flows.plan import plan
 
         on_gpu = {p.id: p for p in plan(load(str(TINY)), both.root, device="cuda")}
         capture, *_ = [p.id for p in on_gpu.values() if p.stage == "capture"]

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from flows.config import load
-from flows.plan import Planned, plan
+from flows.plan import Planned
 from flows.upkeep import gc, refresh
 from saeuron.config import ConceptConfig
 from saeuron.errors import ConfigError
@@ -16,7 +16,7 @@ from storage import Workspace
 from tasks.registry import concepts, runs
 from tasks.registry.concepts import Roster
 from tests.end_to_end.process import TINY, run_here
-from tests.flows.test_plan import made_up
+from tests.flows.test_plan import made_up, plan
 
 CONFIG = load(str(TINY))
 STYLES = ("stripes", "neon", "dots")

@@ -1,11 +1,12 @@
 """Between two scored timesteps every edit takes what lies between theirs; at a scored one, that step's own bits."""
 
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
 
-from saeuron.methods.gates import TIERS, gated
+from saeuron.methods.gates import Tier, gated
 from saeuron.methods.latents import LatentEdit
 from saeuron.methods.parts import at_step
 from saeuron.methods.removal import Removal
@@ -64,7 +65,7 @@ def by_row(edit, t):
     return torch.where(a > edit.floor, a, 0.0)[..., None] * edit.direction[t]
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", get_args(Tier))
 @pytest.mark.parametrize("timestep", BETWEEN)
 def test_a_gated_edit_between_steps_mixes_its_neighbours(tier, timestep):
     """The edit between is the edit whose table holds that timestep, made by hand."""

@@ -1,12 +1,14 @@
 """Tiers and gates of an edit of latents, against a loop over images, positions and latents."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from saeuron import methods
 from saeuron.hooks import Step
 from saeuron.methods.base import Evidence
-from saeuron.methods.gates import TIERS, gated
+from saeuron.methods.gates import Tier, gated
 from saeuron.methods.removal import Removal
 from saeuron.methods.saeuron import build_edit
 from tests.saeuron.methods.removals import TIMESTEPS, D, random_profile, random_sae
@@ -51,7 +53,7 @@ def by_hand(edit, x, t):
     return delta, max(sum(f[p, i] for i in chosen) for p in places)
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", get_args(Tier))
 @pytest.mark.parametrize("first", [0, 2])
 @pytest.mark.parametrize("gate", ["activation", "change"])
 def test_tiers_and_what_gates_look_at(plain, tier, first, gate, tmp_path):
