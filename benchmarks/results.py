@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ def show(figures: Sequence[Figure], path: Path | None) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     for row in rows:
         print("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())
+    write([asdict(f) for f in figures], path)
     if path:
-        path.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n")
         print(f"wrote {path}")
+
+
+def write(rows: Sequence[dict[str, Any]], path: Path | None) -> None:
+    """Write rows as JSON where --json names a file."""
+    if path:
+        path.write_text(json.dumps(rows, indent=2) + "\n")

@@ -43,13 +43,6 @@ def main() -> None:
     noise = initial_noise(0, [(str(i % n), 0) for i in range(2 * n)], latent_shape(pipe))
     judges = {name: create(options.model, name) for name in (domain, other)}
 
-    def swap(step: Step, output: Tensor) -> Tensor:
-        # Only the conditional half knows the prompt.
-        output = output.clone()
-        half = output[2 * n :] if step.guided else output
-        half[:n] = half[n:]
-        return output
-
     def shares(*paths: str) -> tuple[float, float]:
         with attached(pipe, editors={path: [swap] for path in paths}):
             images = sample(pipe, texts, noise, model)[:n]
@@ -70,6 +63,16 @@ def main() -> None:
         figures.append(Figure(f"{domain} moved, {where}", 100 * moved, "%", 100 * base[0]))
         figures.append(Figure(f"{other} kept, {where}", 100 * kept, "%", 100 * base[1]))
     show(figures, options.json)
+
+
+def swap(step: Step, output: Tensor) -> Tensor:
+    """A module's output in which the first half of the images have what it gives for the second."""
+    output = output.clone()
+    # Only the conditional half of the batch knows the prompt.
+    half = output.tensor_split(2)[1] if step.guided else output
+    first, second = half.tensor_split(2)
+    first.copy_(second)
+    return output
 
 
 if __name__ == "__main__":

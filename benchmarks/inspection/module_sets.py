@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from benchmarks.inspection.hookpoints import swap
 from benchmarks.inspection.locating import styled_prompts
 from benchmarks.results import Figure, parser, show
 from saeuron.canvas.vocabularies import VOCABULARIES
 from saeuron.config import ModelConfig
 from saeuron.generation import latent_shape, sample
-from saeuron.hooks import Step, attached
+from saeuron.hooks import attached
 from saeuron.inspection.heads import cross_attentions, heads, minimal_pairs
 from saeuron.inspection.ranks import resampled, spearman
 from saeuron.judges import create
@@ -89,13 +89,6 @@ def swapped(
     n = len(pairs)
     texts = [pair.instead for pair in pairs] + [pair.shown for pair in pairs]
     noise = initial_noise(seed, [(str(i % n), 0) for i in range(2 * n)], latent_shape(pipe, model))
-
-    def swap(step: Step, output: Tensor) -> Tensor:
-        # Only the conditional half knows the prompt.
-        output = output.clone()
-        half = output[2 * n :] if step.guided else output
-        half[:n] = half[n:]
-        return output
 
     with attached(pipe, editors={path: [swap] for path in group}):
         pictures = sample(pipe, texts, noise, model)[:n]

@@ -8,11 +8,10 @@ for the concept, as many others for other concepts of its domain, one after anot
 the others are compared with: the promise is UA within 3 points of it.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.results import parser
+from benchmarks.results import parser, write
 from flows.config import load
 from saeuron import judges
 from saeuron.config import RunConfig
@@ -60,6 +59,14 @@ def shown(metrics: Sequence[Metric]) -> dict[str, dict[str, float | int | None]]
     }
 
 
+def line(found: Mapping[str, Mapping[str, float | int | None]]) -> str:
+    """What `shown` gives, in a line."""
+    return ", ".join(
+        f"{name} {f['value']} ({f['low']} to {f['high']}; unedited {f['unedited']}; n {f['n']})"
+        for name, f in found.items()
+    )
+
+
 def main() -> None:
     """Measure, and print a line for each removal and number of steps as it is done."""
     arguments = parser(__doc__ or "")
@@ -87,14 +94,11 @@ def main() -> None:
             found = shown(evaluate(removal.domain, concept, [*config.domains], edited, unedited))
             rows.append({"removal": concept, "steps": steps, **found})
             first = found["UA"]["value"] if first is None else first
-            line = ", ".join(
-                f"{name} {f['value']} ({f['low']} to {f['high']}; unedited {f['unedited']}; n {f['n']})"
-                for name, f in found.items()
-            )
             away = abs((found["UA"]["value"] or 0) - (first or 0))
-            print(f"{concept} at {steps}: {line}; UA {away:.1f} points from {options.steps[0]} steps", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+            print(
+                f"{concept} at {steps}: {line(found)}; UA {away:.1f} points from {options.steps[0]} steps", flush=True
+            )
+    write(rows, options.json)
 
 
 if __name__ == "__main__":

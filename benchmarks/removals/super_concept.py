@@ -9,11 +9,10 @@ UCE's, which learns from training prompts alone, merged into one; `--removals FO
 prompts.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.results import parser
+from benchmarks.results import parser, write
 from flows.config import load
 from saeuron import judges, methods
 from saeuron.config import RunConfig
@@ -101,8 +100,7 @@ def main() -> None:
             for low, high in [wilson(k, n)]
         ]
         print(f"{kind}: {'; '.join(shown)}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    write(rows, options.json)
 
 
 if __name__ == "__main__":

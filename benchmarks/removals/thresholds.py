@@ -8,15 +8,14 @@ the same (latents, factors, floors, prompts, starting noise). Beside both is the
 processor, of one thread, for the same images each.
 """
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.removals.steps import shown, test_images
-from benchmarks.results import parser
+from benchmarks.removals.steps import line, shown, test_images
+from benchmarks.results import parser, write
 from saeuron import judges
 from saeuron.evaluation import look
 from saeuron.figures.metrics import Judged, evaluate
@@ -89,18 +88,13 @@ def main() -> None:
             seconds[name] = time.process_time() - start
         for name in ("topk", "thresholds"):
             figures = shown(evaluate(removal.domain, concept, [*config.domains], seen[name], seen["unedited"]))
-            told_line = ", ".join(
-                f"{key} {f['value']} ({f['low']} to {f['high']}; unedited {f['unedited']}; n {f['n']})"
-                for key, f in figures.items()
-            )
             ratio = seconds[name] / seconds["unedited"]
             found.append({"removal": concept, "way": name, "time": ratio, **figures})
-            print(f"{concept} with {name}: {told_line}; {ratio:.3f} of the unedited time", flush=True)
+            print(f"{concept} with {name}: {line(figures)}; {ratio:.3f} of the unedited time", flush=True)
         apart = differing(seen["topk"], seen["thresholds"])
         found.append({"removal": concept, "differing": apart, "images": len(wanted)})
         print(f"{concept}: judges differ on {apart} of {len(wanted)} images", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    write(found, options.json)
 
 
 if __name__ == "__main__":
