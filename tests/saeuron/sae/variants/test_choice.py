@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from saeuron.errors import SaeuronError
-from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import FeatureChoiceOptions, MutualChoiceOptions, SAEConfig
 from saeuron.sae.losses import zipf
 from saeuron.sae.training import Trainer, quality
 from saeuron.sae.variants.choice import quotas
+from tests.saeuron.sae.variants.resuming import normal, resumed, rows
 
 NAMES = ("mutual_choice", "feature_choice")
 SMALL = SAEConfig(
@@ -24,17 +24,6 @@ PLANTED = SAEConfig(expansion=2, k=3, batch=256, steps=600, lr=1e-2, dead_rows=5
 
 def of(name, config=SMALL, **changes):
     return config.model_copy(update={"variant": name, **changes})
-
-
-def rows(count=30):
-    """Batches [count, 64, 8] whose later ones live in a subspace, so that latents fall silent."""
-    found = torch.randn(count, 64, 8, generator=torch.Generator().manual_seed(0)).half()
-    found[count // 3 :, :, 4:] *= 0.05
-    return found
-
-
-def normal(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def shares_by_bisection(count, total, exponent, most):
@@ -220,24 +209,5 @@ def test_planted_directions_are_recovered_with_k_active_at_inference(recovered, 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_thirty_steps_are_thirteen_and_seventeen_more(tmp_path, name):
-    data = rows()
-    whole, first, second = (Trainer(of(name), 8, "h") for _ in range(3))
-    for trainer, batches in ((whole, data), (first, data[:13])):
-        trainer.initialise(data[0])
-        for batch in batches:
-            trainer.step(batch)
-    first.save(tmp_path / "first")
-    second.load(tmp_path / "first")
-    for batch in data[13:]:
-        second.step(batch)
+    whole, _ = resumed(of(name), tmp_path)
     assert whole.variant.under_used().any()
-    assert second.history == whole.history
-    whole.save(tmp_path / "whole")
-    second.save(tmp_path / "second")
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "second").read_bytes()
-
-    whole.sae.save(tmp_path / "sae")
-    loaded = SAE.load(tmp_path / "sae")
-    x = data[-1].float()
-    assert loaded.info == whole.sae.info
-    assert torch.equal(loaded(x), whole.sae(x))

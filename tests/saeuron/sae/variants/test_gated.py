@@ -4,16 +4,10 @@ import torch
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import GatedOptions, SAEConfig
 from saeuron.sae.training import Trainer, quality
+from tests.saeuron.sae.variants.resuming import resumed
 
 SMALL = SAEConfig(variant="gated", expansion=6, k=6, batch=64, steps=30, lr=1e-2, dead_rows=128)
 PLANTED = SAEConfig(variant="gated", expansion=2, k=3, batch=256, steps=600, lr=1e-2, dead_rows=5000)
-
-
-def rows(count=30, seed=0):
-    """Batches [count, 64, 8] whose later ones live in a subspace, so that latents die."""
-    found = torch.randn(count, 64, 8, generator=torch.Generator().manual_seed(seed)).half()
-    found[count // 3 :, :, 4:] *= 0.05
-    return found
 
 
 def two_paths(v, x):
@@ -133,20 +127,10 @@ def test_planted_directions_are_recovered_with_about_k_active_at_inference(recov
 
 
 def test_thirty_steps_are_thirteen_and_seventeen_more(tmp_path):
-    data = rows()
-    whole, first, second = (Trainer(SMALL, 8, "h") for _ in range(3))
-    for trainer, batches in ((whole, data), (first, data[:13])):
-        trainer.initialise(data[0])
+    def shut(trainer):
         with torch.no_grad():
             trainer.variant.gate[:5] = -100
-        for batch in batches:
-            trainer.step(batch)
-    first.save(tmp_path / "13")
-    second.load(tmp_path / "13")
-    for batch in data[13:]:
-        second.step(batch)
-    whole.save(tmp_path / "whole")
-    second.save(tmp_path / "second")
+
+    whole, _ = resumed(SMALL, tmp_path, shut)
     assert whole.history[-1].dead > 0
     assert float(whole.variant.unit) != 1
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "second").read_bytes()

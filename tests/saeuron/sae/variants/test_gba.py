@@ -4,18 +4,12 @@ import torch
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import GBAOptions, SAEConfig
 from saeuron.sae.training import Trainer, quality
+from tests.saeuron.sae.variants.resuming import resumed, rows
 
 SMALL = SAEConfig(variant="gba", expansion=6, k=4, batch=64, steps=30, lr=1e-2, dead_rows=128)
 PLANTED = SAEConfig(
     variant="gba", expansion=2, k=3, batch=256, steps=600, lr=1e-2, dead_rows=5000, gba=GBAOptions(groups=1)
 )
-
-
-def rows(count=30, seed=0):
-    """Batches [count, 64, 8] whose later ones live in a subspace, so that latents die."""
-    found = torch.randn(count, 64, 8, generator=torch.Generator().manual_seed(seed)).half()
-    found[count // 3 :, :, 4:] *= 0.05
-    return found
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
@@ -117,22 +111,10 @@ def test_training_starts_at_the_targets():
 
 
 def test_thirty_steps_are_thirteen_and_seventeen_more(tmp_path):
-    data = rows()
-    whole, first, second = (Trainer(SMALL, 8, "h") for _ in range(3))
-    for trainer, batches in ((whole, data), (first, data[:13])):
-        trainer.initialise(data[0])
-        for batch in batches:
-            trainer.step(batch)
+    whole, first = resumed(SMALL, tmp_path)
     # In the middle of a window.
     assert float(first.variant.frequency.sum()) > 0
-    first.save(tmp_path / "13")
-    second.load(tmp_path / "13")
-    for batch in data[13:]:
-        second.step(batch)
-    whole.save(tmp_path / "whole")
-    second.save(tmp_path / "second")
     assert whole.history[-1].dead > 0
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "second").read_bytes()
 
 
 def test_the_saved_sae_does_what_training_does(tmp_path, random_variant):

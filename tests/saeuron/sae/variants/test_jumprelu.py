@@ -4,6 +4,7 @@ import torch
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import JumpReLUOptions, SAEConfig
 from saeuron.sae.training import Trainer, quality
+from tests.saeuron.sae.variants.resuming import resumed, rows
 
 SMALL = SAEConfig(
     variant="jumprelu", expansion=6, k=2, batch=64, steps=30, lr=1e-2, dead_rows=128, jumprelu=JumpReLUOptions(speed=1)
@@ -18,13 +19,6 @@ PLANTED = SAEConfig(
     dead_rows=5000,
     jumprelu=JumpReLUOptions(speed=3),
 )
-
-
-def rows(count=30, seed=0):
-    """Batches [count, 64, 8] whose later ones live in a subspace, so that latents die."""
-    found = torch.randn(count, 64, 8, generator=torch.Generator().manual_seed(seed)).half()
-    found[count // 3 :, :, 4:] *= 0.05
-    return found
 
 
 def by_hand(v, x):
@@ -117,20 +111,8 @@ def test_planted_directions_are_recovered_with_k_active_at_inference(recovered):
 
 
 def test_thirty_steps_are_thirteen_and_seventeen_more(tmp_path):
-    data = rows()
-    whole, first, second = (Trainer(SMALL, 8, "h") for _ in range(3))
-    for trainer, batches in ((whole, data), (first, data[:13])):
-        trainer.initialise(data[0])
-        for batch in batches:
-            trainer.step(batch)
-    first.save(tmp_path / "13")
-    second.load(tmp_path / "13")
-    for batch in data[13:]:
-        second.step(batch)
-    whole.save(tmp_path / "whole")
-    second.save(tmp_path / "second")
+    whole, _ = resumed(SMALL, tmp_path)
     assert whole.history[-1].dead > 0
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "second").read_bytes()
 
 
 def test_the_saved_sae_thresholds_each_latent_alone(tmp_path, random_variant):

@@ -2,20 +2,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import MatryoshkaOptions, SAEConfig
 from saeuron.sae.losses import fvu
 from saeuron.sae.training import Trainer, quality
+from tests.saeuron.sae.variants.resuming import resumed, rows
 
 SMALL = SAEConfig(variant="matryoshka", expansion=6, k=2, batch=64, steps=30, lr=1e-2, dead_rows=128)
 PLANTED = SAEConfig(variant="matryoshka", expansion=2, k=3, batch=256, steps=600, lr=1e-2, dead_rows=5000)
-
-
-def rows(count=30, seed=0):
-    """Batches [count, 64, 8] whose later ones live in a subspace, so that latents die."""
-    found = torch.randn(count, 64, 8, generator=torch.Generator().manual_seed(seed)).half()
-    found[count // 3 :, :, 4:] *= 0.05
-    return found
 
 
 def slow_loss(v, x, widths):
@@ -101,24 +94,10 @@ def test_planted_directions_are_recovered_with_k_active_at_inference(recovered):
 
 
 def test_thirty_steps_are_thirteen_and_seventeen_more(tmp_path):
-    data = rows()
-    whole, first, second = (Trainer(SMALL, 8, "h") for _ in range(3))
-    for trainer, batches in ((whole, data), (first, data[:13])):
-        trainer.initialise(data[0])
-        for batch in batches:
-            trainer.step(batch)
-    first.save(tmp_path / "13")
-    second.load(tmp_path / "13")
-    for batch in data[13:]:
-        second.step(batch)
-    whole.save(tmp_path / "whole")
-    second.save(tmp_path / "second")
+    whole, _ = resumed(SMALL, tmp_path)
     assert whole.history[-1].dead > 0
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "second").read_bytes()
-    whole.sae.save(tmp_path / "sae")
-    loaded, x = SAE.load(tmp_path / "sae"), data[0].float()
-    assert torch.equal(loaded.encode(x), whole.sae.encode(x))
-    torch.testing.assert_close(loaded.encode(x)[:5], loaded.encode(x[:5]))
+    x = rows()[0].float()
+    torch.testing.assert_close(whole.sae.encode(x)[:5], whole.sae.encode(x[:5]))
 
 
 @pytest.mark.parametrize("fractions", [(), (0.5,), (0.5, 0.5, 1.0), (0.0, 1.0), (0.5, 0.25, 1.0), (0.5, 2.0)])

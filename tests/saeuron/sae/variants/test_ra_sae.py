@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import RASAEOptions, SAEConfig
 from saeuron.sae.training import Trainer, quality
+from tests.saeuron.sae.variants.resuming import normal, resumed, rows
 
 OPTIONS = RASAEOptions(candidates=20, delta=0.2, speed=5)
 SMALL = SAEConfig(variant="ra_sae", expansion=6, k=2, batch=64, steps=30, lr=1e-2, dead_rows=128, ra_sae=OPTIONS)
@@ -12,17 +12,6 @@ PLANTED = SAEConfig(variant="ra_sae", expansion=2, k=3, batch=256, steps=600, lr
 
 def small(**options):
     return SMALL.model_copy(update={"ra_sae": OPTIONS.model_copy(update=options)})
-
-
-def rows(count=30):
-    """Batches [count, 64, 8] whose later ones live in a subspace, so that latents die."""
-    found = torch.randn(count, 64, 8, generator=torch.Generator().manual_seed(0)).half()
-    found[count // 3 :, :, 4:] *= 0.05
-    return found
-
-
-def normal(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def by_hand(v, x, dead):
@@ -134,24 +123,5 @@ def test_planted_directions_are_recovered_with_k_active_at_inference(recovered):
 
 
 def test_thirty_steps_are_thirteen_and_seventeen_more(tmp_path):
-    data = rows()
-    whole, first, second = (Trainer(SMALL, 8, "h") for _ in range(3))
-    for trainer, batches in ((whole, data), (first, data[:13])):
-        trainer.initialise(data[0])
-        for batch in batches:
-            trainer.step(batch)
-    first.save(tmp_path / "first")
-    second.load(tmp_path / "first")
-    for batch in data[13:]:
-        second.step(batch)
+    whole, _ = resumed(SMALL, tmp_path)
     assert whole.history[-1].dead > 0
-    assert second.history == whole.history
-    whole.save(tmp_path / "whole")
-    second.save(tmp_path / "second")
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "second").read_bytes()
-
-    whole.sae.save(tmp_path / "sae")
-    loaded = SAE.load(tmp_path / "sae")
-    x = data[-1].float()
-    assert loaded.info == whole.sae.info
-    assert torch.equal(loaded(x), whole.sae(x))

@@ -1,18 +1,11 @@
 import pytest
 import torch
 
-from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import SAEConfig, TopAFAOptions
 from saeuron.sae.training import Trainer, quality
+from tests.saeuron.sae.variants.resuming import resumed
 
 SMALL = SAEConfig(variant="top_afa", expansion=6, k=2, batch=64, steps=30, lr=1e-2, dead_rows=128)
-
-
-def rows(count=30, width=8):
-    """Batches [count, 64, D] whose later ones live in a subspace, so that latents die."""
-    found = torch.randn(count, 64, width, generator=torch.Generator().manual_seed(0)).half()
-    found[count // 3 :, :, width // 2 :] *= 0.05
-    return found
 
 
 def by_hand(v, x, dead):
@@ -123,24 +116,5 @@ def test_directions_that_are_nearly_orthogonal_are_recovered():
 
 
 def test_thirty_steps_are_thirteen_and_seventeen_more(tmp_path):
-    data = rows()
-    whole, first, second = (Trainer(SMALL, 8, "h") for _ in range(3))
-    for trainer, batches in ((whole, data), (first, data[:13])):
-        trainer.initialise(data[0])
-        for batch in batches:
-            trainer.step(batch)
-    first.save(tmp_path / "first")
-    second.load(tmp_path / "first")
-    for batch in data[13:]:
-        second.step(batch)
+    whole, _ = resumed(SMALL, tmp_path)
     assert whole.history[-1].dead > 0
-    assert second.history == whole.history
-    whole.save(tmp_path / "whole")
-    second.save(tmp_path / "second")
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "second").read_bytes()
-
-    whole.sae.save(tmp_path / "sae")
-    loaded = SAE.load(tmp_path / "sae")
-    x = data[-1].float()
-    assert loaded.info == whole.sae.info
-    assert torch.equal(loaded(x), whole.sae(x))
