@@ -21,6 +21,8 @@ import pytest
 from flows import server
 from flows.cli import main
 from flows.environment import QUIET
+from storage import Workspace
+from storage.catalog.query import run_query
 from tests.end_to_end.sharing import migrated
 
 # Before Prefect is imported: the tests' server sends no telemetry either.
@@ -247,3 +249,8 @@ def payload(workspace: Path) -> dict[str, bytes]:
 def ids(workspace: Path) -> set[str]:
     """The artifacts that are committed."""
     return {p.parent.name for p in (workspace / "artifacts").glob("*/*/manifest.json")}
+
+
+def rows(folder: Path, query: str) -> list[dict[str, Any]]:
+    """What SQL answers about a workspace."""
+    return run_query(Workspace.open(folder, create=False), query).to_pylist()

@@ -10,8 +10,7 @@ from flows.config import load
 from saeuron.errors import ConfigError
 from saeuron.figures.metrics import wilson
 from storage import Workspace
-from storage.catalog.query import run_query
-from tests.end_to_end.process import TINY, Done, run_here
+from tests.end_to_end.process import TINY, Done, rows, run_here
 
 pytestmark = pytest.mark.timeout(600)
 ASKED = ("--attack", "random", "--attack", "gradient", "--prompts", "2", "--iterations", "1")
@@ -22,10 +21,6 @@ def audited(server: Path, changed: Path) -> tuple[Done, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "120")
         return run_here("audit", "stripes", *ASKED, "-w", str(changed)), changed
-
-
-def rows(folder: Path, query: str) -> list[dict[str, object]]:
-    return run_query(Workspace.open(folder, create=False), query).to_pylist()
 
 
 def test_the_table_has_the_controls_and_says_what_it_means(audited: tuple[Done, Path]) -> None:

@@ -11,16 +11,11 @@ from pathlib import Path
 import pytest
 
 from saeuron.methods.removal import Removal
-from storage import Workspace
-from storage.catalog.query import run_query
 from tasks.registry import runs
-from tests.end_to_end.process import Done, ids, payload, run_here
+from tests.end_to_end.process import Done, ids, payload, rows, run_here
+from tests.flows.upkeep.test_verify import flip
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def answer(workspace: Path, query: str) -> list[dict[str, object]]:
-    return run_query(Workspace.open(workspace, create=False), query).to_pylist()
 
 
 def scored(workspace: Path) -> dict[tuple[str, int, int], tuple[float, float]]:
@@ -28,11 +23,11 @@ def scored(workspace: Path) -> dict[tuple[str, int, int], tuple[float, float]]:
     query = (
         "select * from scores where domain = 'style' and hookpoint = 'unet.up_blocks.1.attentions.0' and latent < 500"
     )
-    return {(r["concept"], r["timestep"], r["latent"]): (r["mean_other"], r["score"]) for r in answer(workspace, query)}  # type: ignore[misc]
+    return {(r["concept"], r["timestep"], r["latent"]): (r["mean_other"], r["score"]) for r in rows(workspace, query)}  # type: ignore[misc]
 
 
 def outdated(workspace: Path) -> list[object]:
-    return [r["concept"] for r in answer(workspace, "select concept from removals where outdated order by concept")]
+    return [r["concept"] for r in rows(workspace, "select concept from removals where outdated order by concept")]
 
 
 def public(workspace: Path) -> dict[str, bytes]:
@@ -155,12 +150,6 @@ class TestConcepts:
         }  # fmt: skip
         assert run_here("verify", "--deep", "-w", living).code == 0
         assert "0 were deleted" in run_here("gc", "-w", living).out
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def truncate(path: Path) -> None:

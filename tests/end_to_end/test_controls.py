@@ -10,8 +10,7 @@ import yaml
 from flows.config import load
 from saeuron.methods.removal import Removal
 from storage import Workspace
-from storage.catalog.query import run_query
-from tests.end_to_end.process import LARGE, TINY, Done, run_here
+from tests.end_to_end.process import LARGE, TINY, Done, rows, run_here
 
 pytestmark = pytest.mark.timeout(600)
 SETTINGS = ("controls.methods=[untrained,random]", "controls.concepts=[stripes]")
@@ -29,10 +28,6 @@ def ran(server: Path, workspace: Path, workspaces: Path, arguments: list[str]) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "120")
         return run_here(*arguments, "-w", str(folder)), folder
-
-
-def rows(folder: Path, query: str) -> list[dict[str, object]]:
-    return run_query(Workspace.open(folder, create=False), query).to_pylist()
 
 
 def test_controls_stand_in_the_table_and_below_it(ran: tuple[Done, Path]) -> None:

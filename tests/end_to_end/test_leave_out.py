@@ -9,8 +9,7 @@ import pytest
 from flows.measure.leave_out import folds
 from saeuron.pages.pictures import picture_of
 from storage import Workspace
-from storage.catalog.query import run_query
-from tests.end_to_end.process import Done, payload, run_here
+from tests.end_to_end.process import Done, payload, rows, run_here
 
 pytestmark = pytest.mark.timeout(600)
 WORDS = ("compare", "stripes", "neon", "--leave-out", "1")
@@ -23,10 +22,6 @@ def ran(server: Path, workspace: Path, workspaces: Path) -> tuple[Done, Path, di
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "80")
         return run_here(*WORDS, "-w", folder), folder, before
-
-
-def rows(folder: Path, query: str) -> list[dict[str, object]]:
-    return run_query(Workspace.open(folder, create=False), query).to_pylist()
 
 
 def test_the_text_fits_and_has_every_kind(ran: tuple[Done, Path, dict[str, bytes]]) -> None:

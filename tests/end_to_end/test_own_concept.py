@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from storage import Workspace
-from storage.catalog.query import run_query
-from tests.end_to_end.process import ids, run_here
+from tests.end_to_end.process import ids, rows, run_here
 from tests.tiny_clip import save_tiny_clip
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def answer(workspace: Path, query: str) -> list[dict[str, object]]:
-    return run_query(Workspace.open(workspace, create=False), query).to_pylist()
 
 
 def test_a_concept_of_ones_own_is_removed_and_judged_by_clip(
@@ -39,21 +33,21 @@ def test_a_concept_of_ones_own_is_removed_and_judged_by_clip(
     made = {i.split("_v")[0] for i in ids(mine) - before}
     assert "capture" not in made and "sae" not in made
 
-    texts = {r["text"] for r in answer(mine, "select text from prompts where concepts['object'] = 'hot air balloon'")}
+    texts = {r["text"] for r in rows(mine, "select text from prompts where concepts['object'] = 'hot air balloon'")}
     assert "A photo of a hot air balloon." in texts and "A photo of an aerostat." in texts
-    rows = answer(mine, "select * from metrics where concept = 'hot air balloon'")
-    judges = {r["metric"]: (str(r["judge"]), str(r["judge_id"])) for r in rows}
+    metrics = rows(mine, "select * from metrics where concept = 'hot air balloon'")
+    judges = {r["metric"]: (str(r["judge"]), str(r["judge_id"])) for r in metrics}
     assert judges["UA"][0] == f"clip:{clip}" and judges["UA"][1].startswith("clip-")
-    assert judges["CRA"][0] == "canvas20" and all(r["value"] is not None for r in rows)
-    labels = {r["label"] for r in answer(mine, f"select distinct label from judgements where judge = 'clip:{clip}'")}
+    assert judges["CRA"][0] == "canvas20" and all(r["value"] is not None for r in metrics)
+    labels = {r["label"] for r in rows(mine, f"select distinct label from judgements where judge = 'clip:{clip}'")}
     assert labels <= {"hot air balloon", "cat", "moon", "star", "none of these"}
-    quality = {str(r["metric"]): r for r in answer(mine, "select * from quality where concept = 'hot air balloon'")}
+    quality = {str(r["metric"]): r for r in rows(mine, "select * from quality where concept = 'hot air balloon'")}
     assert quality.keys() == {"Frechet distance", "CLIP score", "out of the ordinary"}
     assert str(quality["Frechet distance"]["extractor"]).startswith("image embedding of clip-")
     # The others keep their judge, and what they are is not touched.
-    assert {r["judge"] for r in answer(mine, "select judge from metrics where concept = 'cat'")} == {"canvas20"}
+    assert {r["judge"] for r in rows(mine, "select judge from metrics where concept = 'cat'")} == {"canvas20"}
 
-    rows = json.loads(run_here("unlearncanvas", "--json", "-w", mine).out)
-    own = [r for r in rows if r["method"].startswith("yours")]
+    table = json.loads(run_here("unlearncanvas", "--json", "-w", mine).out)
+    own = [r for r in table if r["method"].startswith("yours")]
     assert {(r["domain"], r["of"]) for r in own} == {("style", "1 of 50 concepts"), ("object", "2 of 20 concepts")}
-    assert {r["method"] for r in rows} > {"SAeUron", "SAEmnesia"}
+    assert {r["method"] for r in table} > {"SAeUron", "SAEmnesia"}

@@ -10,15 +10,9 @@ import pytest
 from PIL import Image
 
 from saeuron.methods.removal import Removal
-from storage import Workspace
-from storage.catalog.query import run_query
-from tests.end_to_end.process import LARGE, Cli, Done, ids, payload, run_here
+from tests.end_to_end.process import LARGE, Cli, Done, ids, payload, rows, run_here
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def rows(workspace: Path, query: str) -> list[dict[str, object]]:
-    return run_query(Workspace.open(workspace, create=False), query).to_pylist()
 
 
 class TestRun:

@@ -9,9 +9,7 @@ import pytest
 from flows.measure.sequence import orderings
 from saeuron.methods.removal import Removal
 from saeuron.pages.pictures import picture_of
-from storage import Workspace
-from storage.catalog.query import run_query
-from tests.end_to_end.process import Done, payload, run_here
+from tests.end_to_end.process import Done, payload, rows, run_here
 
 pytestmark = pytest.mark.timeout(600)
 WORDS = ("sequence", "stripes", "neon", "--own", "2", "--retained", "4")
@@ -23,10 +21,6 @@ def ran(server: Path, workspace: Path, workspaces: Path) -> tuple[Done, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "80")
         return run_here(*WORDS, "-w", folder), folder
-
-
-def rows(folder: Path, query: str) -> list[dict[str, object]]:
-    return run_query(Workspace.open(folder, create=False), query).to_pylist()
 
 
 def test_the_text_fits_and_says_what_was_found(ran: tuple[Done, Path]) -> None:

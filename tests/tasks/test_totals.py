@@ -1,7 +1,6 @@
 """Totals of a domain, and packs: what they hold is what the concepts' own files hold, however they came about."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from storage.statistics.sums import write_statistics
 from tasks.packs import PacksJob, packs
 from tasks.score import read as read_score
 from tasks.totals import TotalsJob, read, totals
+from tests.flows.upkeep.test_verify import flip
 from tests.storage.conftest import random_sums
 
 HOOKPOINT, SAE = "unet.mid_block", "sae_v1_00000000000000000000"
@@ -98,12 +98,6 @@ def test_a_damaged_base_is_passed_over_and_damaged_statistics_are_not(workspace:
     workspace.delete(made.id)
     with pytest.raises(ArtifactDamaged, match=names[0]):
         totals.fn(wanted)  # type: ignore[attr-defined]
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def ask(workspace: Workspace, sql: str) -> list[Any]:

@@ -138,7 +138,6 @@ PLACES = {
     "concept": "concepts/0000.json",
     "mark": "workspace.json",
 }
-PAIRED = {"run": "run's configuration", "run's configuration": "run"}
 HASHED = {"shard", "weights", "statistics", "images", "metrics", "picture", "removal", "contact sheet"}
 """A flipped byte in these is seen by reading all of it."""
 HARMLESS = {("concept", "delete")}
