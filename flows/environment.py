@@ -11,6 +11,8 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Of a hub that cannot be reached one line is said, not one for each attempt.
+    "HF_HUB_VERBOSITY": "error",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Steps claim devices themselves; Ray would hide devices from steps that did not ask it for one.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

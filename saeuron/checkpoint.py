@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from saeuron.errors import BadModel, BadWeights
+from saeuron.errors import BadModel, BadWeights, first_line
 from saeuron.files import atomic_path
 
 
@@ -119,7 +119,7 @@ def read_foreign(path: Path, expected: str) -> tuple[Any, str]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadModel(f"{path} cannot be read as weights alone ({said:.160}).") from None
+        said = first_line(error).split(". ")[0]
+        raise BadModel(f"{path} cannot be read as weights alone ({said:.160}); expected {expected}.") from None
     with path.open("rb") as file:
         return found, hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,31 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def why_not_fetched(repository: str, revision: str | None, error: Exception) -> str:
+    """Why the Hugging Face hub did not give a repository, and what to do; without a capital and a full stop."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{repository}"
+    match error:
+        case errors.GatedRepoError():
+            return f"it is gated; accept its licence on {page}, then log in with: hf auth login"
+        case errors.RepositoryNotFoundError():
+            return f"the hub shows no such model; check the name on {page}, and if it is private: hf auth login"
+        case errors.RevisionNotFoundError():
+            return f"it has no revision {revision!r}; take one that {page}/commits/main lists"
+        case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled() | ConnectionError() | TimeoutError():
+            return (
+                "the hub cannot be reached, and its files are not in the cache; connect (HF_HUB_OFFLINE forbids it), "
+                "or give a folder"
+            )
+    return first_line(error)
+
+
 class SaeuronError(Exception):
     """Base of all errors that the library raises on purpose."""
 

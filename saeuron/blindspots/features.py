@@ -18,8 +18,8 @@ from torch import Tensor
 
 from saeuron.canvas.classifier import judge_file, load_classifier
 from saeuron.canvas.vocabularies import VOCABULARIES, Vocabulary
-from saeuron.errors import BadModel, ConfigError, UnknownName
-from saeuron.judges.folder import ModelFolder, first_line
+from saeuron.errors import BadModel, ConfigError, UnknownName, first_line
+from saeuron.judges.folder import ModelFolder
 from saeuron.quiet import quiet
 
 _BATCH = 32

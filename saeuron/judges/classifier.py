@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saeuron.errors import BadModel
-from saeuron.judges.folder import ModelFolder, first_line
+from saeuron.errors import BadModel, first_line
+from saeuron.judges.folder import ModelFolder
 from saeuron.judges.judge import Judgement, named_score, refuse_templates
 from saeuron.quiet import quiet
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saeuron.errors import BadModel, ConfigError
-from saeuron.judges.folder import ModelFolder, first_line
+from saeuron.errors import BadModel, ConfigError, first_line
+from saeuron.judges.folder import ModelFolder
 from saeuron.judges.judge import Judgement
 from saeuron.quiet import quiet
 

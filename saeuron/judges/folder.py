@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from saeuron.errors import BadModel, ConfigError
+from saeuron.errors import BadModel, ConfigError, why_not_fetched
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -52,7 +52,9 @@ class ModelFolder:
         try:
             folder = Path(snapshot_download(self.spec, allow_patterns=list(FILES)))
         except Exception as error:
-            raise BadModel(f"cannot fetch {self._owner} {self.spec!r}: {first_line(error)}") from error
+            raise BadModel(
+                f"cannot fetch {self._owner} {self.spec!r}: {why_not_fetched(self.spec, None, error)}"
+            ) from error
         self._check(folder)
         return folder
 
@@ -89,8 +91,3 @@ class ModelFolder:
             raise BadModel(f"{folder} holds a model of type {kind!r}; the judge {self._judge!r} needs one of {needed}.")
         if not any(folder.glob("*.safetensors")):
             raise BadModel(f"{folder} holds no .safetensors file; use a model that has one.")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

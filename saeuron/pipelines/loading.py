@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from saeuron.canvas import FOLDERS
-from saeuron.errors import BadModel, ConfigError, UnknownName
+from saeuron.errors import BadModel, ConfigError, UnknownName, first_line
 from saeuron.pipelines import Family, family_named
-from saeuron.pipelines.source import check_parts, fetched, first_line, folder_of, read
+from saeuron.pipelines.source import check_parts, fetched, folder_of, read
 from saeuron.quiet import quiet
 
 

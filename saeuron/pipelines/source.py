@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from saeuron.canvas import FOLDERS
-from saeuron.errors import BadModel
+from saeuron.errors import BadModel, first_line, why_not_fetched
 from saeuron.pipelines.base import Family
 
 PATTERNS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
@@ -25,6 +25,13 @@ def folder_of(spec: str | Path) -> Path | None:
         if not (path / "model_index.json").is_file():
             raise BadModel(f"{spec} is not a diffusers pipeline: it has no model_index.json; give its top folder.")
         return path
+    if path.is_file():
+        raise BadModel(
+            f"{spec} is a file; expected a folder with a diffusers pipeline. A checkpoint in one file becomes one with "
+            "from_single_file(FILE) of its class in diffusers, then save_pretrained(FOLDER)."
+        )
+    if str(spec).endswith("@"):
+        raise BadModel(f"no revision after @ in {str(spec)!r}; expected owner/name@revision, or owner/name.")
     if isinstance(spec, Path) or path.is_absolute() or spec.startswith((".", "~")) or hub_id(spec)[0].count("/") != 1:
         raise BadModel(
             f"no such model: {str(spec)!r}; expected {' or '.join(map(repr, FOLDERS))}, "
@@ -90,27 +97,13 @@ def _path(spec: str | Path, name: str) -> Path:
 
 def _explained(spec: str | Path, error: Exception) -> BadModel:
     """Why a model cannot be fetched, and what to do."""
-    from huggingface_hub import errors
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    name, revision = hub_id(spec)
-    page, start = f"https://huggingface.co/{name}", f"cannot fetch model {str(spec)!r}:"
-    match error:
-        case errors.GatedRepoError():
-            why = f"it is gated; accept its licence on {page}, then log in with: hf auth login"
-        case errors.RepositoryNotFoundError():
-            why = f"the hub shows no such model; check the name on {page}, and if it is private: hf auth login"
-        case errors.RevisionNotFoundError():
-            why = f"it has no revision {revision!r}; take one that {page}/commits/main lists"
-        case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled() | ConnectionError() | TimeoutError():
-            why = (
-                "the hub cannot be reached, and its files are not in the cache; connect (HF_HUB_OFFLINE forbids it), "
-                "or give a folder"
-            )
-        case errors.EntryNotFoundError():
-            why = "it is not a diffusers pipeline: it lacks a file of one, such as model_index.json"
-        case _:
-            why = first_line(error)
-    return BadModel(f"{start} {why}")
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        why = "it is not a diffusers pipeline: it lacks a file of one, such as model_index.json"
+    else:
+        why = why_not_fetched(*hub_id(spec), error)
+    return BadModel(f"cannot fetch model {str(spec)!r}: {why}")
 
 
 def check_parts(spec: str | Path, folder: Path, family: Family) -> None:
@@ -131,8 +124,3 @@ def check_parts(spec: str | Path, folder: Path, family: Family) -> None:
                 f"{spec} has the weights of its {name.replace('_', ' ')} only as .bin, a pickle, which is not "
                 "loaded; load it yourself where you trust it, and save it with save_pretrained(FOLDER)."
             )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

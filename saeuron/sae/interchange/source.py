@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from saeuron.errors import why_not_fetched
 from saeuron.sae.interchange.folder import PICKLED, PICKLES, BadSAE, has_pickles
 
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<inner>[\w./-]+))?")
@@ -77,7 +78,7 @@ def _snapshot(repo: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=patterns))
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = why_not_fetched(repo, None, error)
         raise BadSAE(f"cannot fetch SAE {repo!r} from the hub, and it is not a folder here: {reason}") from error
 
 

@@ -5,8 +5,11 @@ import pytest
 from huggingface_hub import errors
 
 from saeuron.errors import BadModel
+from saeuron.judges import create
 from saeuron.pipelines import source
 from saeuron.pipelines.loading import check, identity, load_pipeline
+from saeuron.sae.interchange.folder import BadSAE
+from saeuron.sae.interchange.source import locate
 
 
 def answer(kind, status=404):
@@ -46,6 +49,30 @@ def test_what_the_hub_answers_is_one_line(name, function, monkeypatch):
         function("some/model@v9")
     assert str(caught.value).startswith("cannot fetch model 'some/model@v9': ") and said in str(caught.value)
     assert "\n" not in str(caught.value) and asked == [("some/model", "v9")]
+
+
+@pytest.mark.parametrize("name", ["gated", "missing", "not cached"])
+def test_a_judge_and_an_sae_that_the_hub_refuses_are_told_of_in_the_same_words(name, monkeypatch):
+    error, said = ANSWERS[name]
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(BadModel) as judge:
+        _ = create("clip:some/model", "style").identity
+    with pytest.raises(BadSAE) as sae:
+        locate("some/model", "unet.mid_block")
+    assert f"cannot fetch the judge's model 'some/model': {said}" in str(judge.value)
+    assert str(sae.value).startswith("cannot fetch SAE 'some/model' from the hub") and said in str(sae.value)
+
+
+def test_what_is_no_folder_and_no_hub_id(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(BadModel, match=r"model\.safetensors is a file; .* from_single_file\(FILE\) of its class"):
+        check(str(tmp_path / "model.safetensors"))
+    with pytest.raises(BadModel, match=r"no revision after @ in 'some/model@'; expected owner/name@revision"):
+        check("some/model@")
 
 
 def test_a_model_of_the_hub_is_loaded_from_its_cache(tiny_model_folder, monkeypatch):
