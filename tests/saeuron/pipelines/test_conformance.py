@@ -13,6 +13,7 @@ from saeuron.generation import generate, latent_shape, requests
 from saeuron.hooks import attached, hookpoints, to_rows
 from saeuron.methods.removal import Removal, removed
 from saeuron.methods.saeuron import build_edit
+from saeuron.methods.steering import DirectionEdit
 from saeuron.noise import initial_noise
 from saeuron.pipelines import FAMILIES, family_of
 from saeuron.pipelines.loading import check, check_hookpoints, check_size, load_pipeline, tokenizer
@@ -49,8 +50,9 @@ def plain(family):
     return by_hand(family)
 
 
-def by_hand(family):
-    pipe, calls = family.pipe, []
+def by_hand(family, change=None):
+    """The same of any size and number of steps; `change` [channels] is added at the positions that the prompt owns."""
+    pipe, calls, (height, width) = family.pipe, [], family.model.size
     root, _, rest = family.path.partition(".")
     net = getattr(pipe, root)
     module = net.get_submodule(rest)
@@ -60,16 +62,19 @@ def by_hand(family):
         given["kwargs"] = dict(kwargs, **({"timestep": args[1]} if len(args) > 1 else {}))
 
     def after(module, args, kwargs, output):
-        # The two streams of a joint block are told apart by their lengths: 16 positions, and the text's.
+        # The two streams of a joint block are told apart by their lengths: the image's positions, and the text's.
         image = output if isinstance(output, torch.Tensor) else output[0]
         if "flux" in family.name or family.name == "sd3":
-            image = next(o for o in output if o.shape[1] == 16)
+            image = next(o for o in output if o.shape[1] == height * width // 16)
         calls.append((given["kwargs"], image.clone(), (args[0] if args else kwargs["hidden_states"]).clone()))
+        if change is not None:
+            mine = image[2:] if guided(family) else image
+            mine += change.reshape(-1, *[1] * (mine.ndim - 2)) if mine.ndim == 4 else change
 
     about = {"latents": family.noise, "num_inference_steps": family.model.steps, "output_type": "np"}
-    about |= {"guidance_scale": family.model.guidance, "height": 16, "width": 16}
+    about |= {"guidance_scale": family.model.guidance, "height": height, "width": width}
     if "flux" in family.name:
-        about["latents"] = pipe._pack_latents(family.noise, 2, 4, 8, 8)
+        about["latents"] = pipe._pack_latents(family.noise, 2, 4, height // 2, width // 2)
     if "pixart" in family.name:
         about |= {"use_resolution_binning": False, "clean_caption": False}
     handles = (
@@ -218,17 +223,33 @@ def test_checks_without_weights(family):
         check_size(family.folder, (16, 17))
 
 
+def as_by_hand(family, **update):
+    """Check a call of another kind, unedited and with a direction added, against plain hooks; the unedited images."""
+    model = family.model.model_copy(update=update)
+    noise = initial_noise(0, [(r.prompt.id, r.index) for r in WANTED], latent_shape(family.pipe, model))
+    other = SimpleNamespace(**vars(family) | {"model": model, "noise": noise})
+    change = torch.randn(CHANNELS, generator=torch.Generator().manual_seed(0))
+    unedited, calls = by_hand(other)
+    timesteps = torch.tensor([true_timestep(kwargs, family) for kwargs, *_ in calls])
+    edit = DirectionEdit(family.path, "conditional", timesteps, change.expand(len(timesteps), -1))
+    with removed(family.pipe, []):
+        np.testing.assert_array_equal(images(other), unedited)
+    expected, _ = by_hand(other, change)
+    with removed(family.pipe, [Removal("c", "d", "steering", {}, (edit,))]):
+        np.testing.assert_array_equal(images(other), expected)
+    assert (expected != unedited).any()
+    return unedited
+
+
 def test_one_step_is_taken_or_refused_in_one_line(family):
-    model = family.model.model_copy(update={"steps": 1})
     if family.name != "pixart-alpha":
-        [(_, made)] = generate(family.pipe, WANTED[:1], model, 0)
-        assert np.isfinite(made).all()
+        as_by_hand(family, steps=1, guidance=min(1.0, family.model.guidance))
         return
+    model = family.model.model_copy(update={"steps": 1})
     with pytest.raises(ConfigError, match=r"one step of PixArtAlphaPipeline needs one of LCM.*take 2 steps or more"):
         list(generate(family.pipe, WANTED[:1], model, 0))
 
 
 def test_an_image_that_is_not_square(family):
-    model = family.model.model_copy(update={"size": (16, 32)})
-    [(_, made)] = generate(family.pipe, WANTED, model, 0)
+    made = as_by_hand(family, size=(16, 32))
     assert made.shape == (2, 16, 32, 3) and made.std() > 1
