@@ -1,12 +1,12 @@
 """The super-concept `round`: circle, ring and moon removed from canvas at once, beside a control.
 
-    python -m benchmarks.removals.super_concept --erase 0.1
+    python -m benchmarks.removals.super_concept --removals WORKSPACE/removals
 
 It stands in for several concepts of one run, such as parts of a body. Wanted: of images asked to show one of them,
-those that do fall by 95 %, and images asked to show other objects keep what they show within 2 %. The removals are
-UCE's, which learns from training prompts alone, merged into one; `--removals FOLDER` takes those of a run by
-`--method`. The control removes three other objects (cat, key, cup) in the same way: it must leave `round` alone. Test
-prompts.
+those that do fall by 95 %, and images asked to show other objects keep what they show within 2 %. `--removals FOLDER`
+takes the removals of a run by `--method` and merges them into one; without it they are UCE's, which learns from
+training prompts alone. The control removes three other objects (cat, key, cup) in the same way: it must leave `round`
+alone. Test prompts.
 """
 
 from collections.abc import Sequence
@@ -42,14 +42,14 @@ def learned(
     return Removal.merge(found)
 
 
-def test_images(config: RunConfig, prompts: Sequence[Prompt], count: int) -> list[Request]:
-    """Every cell of the three with a style, and `count` cells of objects that are in neither triple, in turn."""
+def test_images(config: RunConfig, prompts: Sequence[Prompt], count: int, each: int = 1) -> list[Request]:
+    """`each` images of every cell of the three with a style, and of `count` cells of objects in neither triple."""
     test = [p for p in prompts if p.split == "test" and DOMAIN in p.concepts]
     one_each = [choose(members, 1, config.evaluate.seed)[0] for members in cells(test).values()]
     one_each = choose(one_each, len(one_each), config.evaluate.seed)
     mine = [p for p in one_each if p.concepts[DOMAIN] in ROUND]
     others = [p for p in one_each if p.concepts[DOMAIN] not in (*ROUND, *OTHER)]
-    return [Request(p, 0) for p in (*mine, *others[:count])]
+    return [Request(p, i) for p in (*mine, *others[:count]) for i in range(each)]
 
 
 def counts(seen: Sequence[Judged]) -> dict[str, tuple[int, int]]:
@@ -71,8 +71,9 @@ def main() -> None:
     arguments.add_argument("--config", default="canvas")
     arguments.add_argument("--erase", type=float, default=0.1, help="UCE's setting")
     arguments.add_argument("--removals", type=Path, help="a run's removals in place of UCE's")
-    arguments.add_argument("--method", default="saeuron")
-    arguments.add_argument("--others", type=int, default=60, help="images of other objects")
+    arguments.add_argument("--method", default="gated_uce")
+    arguments.add_argument("--others", type=int, default=60, help="prompts for other objects")
+    arguments.add_argument("--images", type=int, default=1, help="images a prompt")
     options = arguments.parse_args()
     config = load(options.config)
     about = config.domains[DOMAIN]
@@ -81,15 +82,15 @@ def main() -> None:
         update={"domains": config.domains | {DOMAIN: about.model_copy(update={"concepts": every})}}
     )
     prompts, pipe = build(config.prompts, config.domains), load_pipeline(config.model.spec)
-    images = test_images(config, prompts, options.others)
+    images = test_images(config, prompts, options.others, options.images)
     looking = {name: judges.of_domain(name, domain) for name, domain in config.domains.items()}
     kinds: dict[str, list[Removal]] = {"unedited": []}
-    if options.removals:
-        files = [options.removals / f"{concept}.{options.method}.safetensors" for concept in ROUND]
-        kinds["removed"] = [Removal.merge([Removal.load(file) for file in files])]
-    else:
-        kinds["removed"] = [learned(pipe, config, prompts, ROUND, options.erase)]
-    kinds["control"] = [learned(pipe, config, prompts, OTHER, options.erase)]
+    for kind, concepts in (("removed", ROUND), ("control", OTHER)):
+        if options.removals:
+            files = [options.removals / f"{concept}.{options.method}.safetensors" for concept in concepts]
+            kinds[kind] = [Removal.merge([Removal.load(file) for file in files])]
+        else:
+            kinds[kind] = [learned(pipe, config, prompts, concepts, options.erase)]
     rows = []
     for kind, removals in kinds.items():
         found = counts(look(pipe, removals, images, looking, config.model, config.evaluate.seed))

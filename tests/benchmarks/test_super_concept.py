@@ -29,6 +29,10 @@ def test_images_that_are_asked_for() -> None:
     prompts = build(config.prompts, config.domains)
     asked = [r.prompt.concepts["object"] for r in of_round(config, prompts, 30)]
     assert {*asked[:-30]} == {*ROUND} and not {*asked[-30:]} & {*ROUND, *OTHER}
+    twice = of_round(config, prompts, 30, 2)
+    assert [r.index for r in twice] == [0, 1] * len(asked) and [
+        r.prompt.concepts["object"] for r in twice[::2]
+    ] == asked
     images = of_steps(config, "style", "neon", 10)
     styles = [r.prompt.concepts["style"] for r in images]
     assert styles[:10] == ["neon"] * 10 and len(images) == 20
