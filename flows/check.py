@@ -152,8 +152,10 @@ def _captured(config: RunConfig, workspace: Workspace) -> dict[str, int | None]:
     return {h: known[h] for h in config.hookpoints} if known.keys() >= {*config.hookpoints} else {}
 
 
-def check_blindspots(config: RunConfig, real: str, captions: str, seeing: str, pairs: int) -> None:
-    """Find what is wrong with the model's files, the real pictures, the vision model or the prompts, before anything.
+def check_blindspots(
+    config: RunConfig, real: str, captions: str, seeing: str, pairs: int, against: str = "", removals: bool = False
+) -> None:
+    """Find what is wrong with the models' files, the real pictures, the vision model or the prompts, before anything.
 
     Raises:
         UserError: the first mistake.
@@ -170,8 +172,25 @@ def check_blindspots(config: RunConfig, real: str, captions: str, seeing: str, p
     if size is not None:
         looked_at.check_size(size)
         check_size(seeing, size)
+    if against:
+        _check_against(config, against, removals)
     # A folder is looked into; a hub id is fetched.
     _ = features(seeing).identity
+
+
+def _check_against(config: RunConfig, against: str, removals: bool) -> None:
+    models.check(against, config.model.scheduler)
+    ours = config.model.spec
+    if not removals and models.identity(against) == models.identity(ours):
+        raise ConfigError(f"--against {against} is the model itself; name another one, or a removal with --remove.")
+    models.check_size(against, config.model.size)
+    sizes = [models.image_size(spec) for spec in (against, ours)]
+    if config.model.size is None and sizes[0] != sizes[1]:
+        theirs, its = (f"{s[0]} x {s[1]}" if s else "unknown size" for s in sizes)
+        raise ConfigError(
+            f"--against {against} draws pictures of {theirs} pixels, the model of {its}; give model.size in the "
+            "configuration."
+        )
 
 
 def check_device(device: str) -> None:

@@ -1,13 +1,15 @@
 """Blind spots that were planted in canvas: which are found, beside what must find nothing.
 
-    python -m benchmarks.pictures.blindspots --pairs 480 --plants 5 --keep FOLDER
+    python -m benchmarks.pictures.blindspots --pairs 480 --plants 10 --keep FOLDER
 
 Suppressed: one concept removed by `semantic_gate`, which is made from prompts alone; where its gate stays closed the
-picture is that of the unedited model, to the bit, and is not drawn again. Exaggerated: one style five times as often as
-each other one among generated pictures. Null: real pictures on either side. Copies: 5 % of the generated pictures are
-the real ones with noise of 0.02 and a shift of a pixel. Unusual: the plants of `benchmarks.pictures.realism`, and
-guidance 0 and 9. One SAE, learned from the real pictures and those of the unedited model, serves all of them. Test
-prompts; names are chosen and judged on further renders. `--keep` keeps drawn pictures in a folder.
+picture is that of the unedited model, to the bit, and is not drawn again. It is compared with real pictures, and with
+the unedited model by the same prompts and noise. Exaggerated: one style five times as often as each other one among
+generated pictures. Null: real pictures on either side; the unedited model beside itself with other noise. Copies: 5 %
+of the generated pictures are the real ones with noise of 0.02 and a shift of a pixel. Unusual: the plants of
+`benchmarks.pictures.realism`, and guidance 0 and 9. One SAE serves all of them; it is learned from the real pictures,
+further ones and those of the unedited model. Test prompts; names are chosen and judged on further renders. `--keep`
+keeps drawn pictures in a folder.
 """
 
 import json
@@ -26,7 +28,7 @@ from flows.config import load
 from saeuron import methods
 from saeuron.blindspots.dictionary import DictionaryConfig, Strengths, components, learn, projected, strengths
 from saeuron.blindspots.features import features
-from saeuron.blindspots.naming import is_name, named
+from saeuron.blindspots.naming import fires, is_name, named
 from saeuron.blindspots.pairs import copied_below, energies, nearest, shifts
 from saeuron.blindspots.prevalence import Prevalence, prevalence, strongest
 from saeuron.blindspots.real import Picture, Rendered
@@ -46,9 +48,12 @@ from saeuron.pipelines.loading import load_pipeline
 from saeuron.prompts import build
 from saeuron.sae.diagnosis.explanations import Explanation
 from saeuron.tuning import learning_prompts
+from tasks.inspection.blindspots import FLAGGED, BlindspotsConfig
 
 SEED = 9
-OTHERS = 960
+OTHERS = BlindspotsConfig().others
+NEW = 8
+"""New renders of each prompt, from which nothing is learned."""
 COMPONENTS = 256
 """Of the control: directions of pixels, either side of which is a latent."""
 MORE = 5
@@ -69,7 +74,8 @@ class Bench:
         self.plain = self.draw("unedited", self.requests)
         self.seeing = features("canvas")
         real, generated = self.rows(pixels(self.sample.real)), self.rows(self.plain)
-        self.sae = learn(torch.cat([real, generated]).flatten(0, 1), how)
+        further = self.rows(pixels(self.sample.further))
+        self.sae = learn(torch.cat([real, generated, further]).flatten(0, 1), how)
         self.real, self.generated = strengths(self.sae, real), strengths(self.sae, generated)
         self.chosen, self.judged = (self.look(pixels(side)) for side in (self.sample.chosen, self.sample.judged))
         self.names = names_of(self, self.chosen, self.judged)
@@ -80,14 +86,16 @@ class Bench:
     def look(self, pictures: Pixels) -> Strengths:
         return strengths(self.sae, self.rows(pictures))
 
-    def draw(self, name: str, requests: Sequence[Request], removals: Sequence[Removal] = (), **how: Any) -> Pixels:
+    def draw(
+        self, name: str, requests: Sequence[Request], removals: Sequence[Removal] = (), noise: int = SEED, **how: Any
+    ) -> Pixels:
         """Pictures, kept under a name."""
         place = self.keep / f"{name}.npy" if self.keep else None
         if place and place.exists():
             return np.asarray(np.load(place, allow_pickle=False))
         model = ModelConfig.model_validate({**self.config.model.model_dump(), **how})
         with removed(self.pipe, removals) as attached:
-            found = [p for _, p in generate(self.pipe, requests, model, SEED, extra=attached.call)]
+            found = [p for _, p in generate(self.pipe, requests, model, noise, extra=attached.call)]
         if place:
             np.save(place, np.concatenate(found), allow_pickle=False)
         return np.concatenate(found)
@@ -105,6 +113,11 @@ class Bench:
         pictures = self.plain.copy()
         pictures[opened] = self.draw(f"without_{concept}", [self.requests[i] for i in opened], [removal])
         return pictures, len(opened)
+
+
+def change(chosen: Strengths, before: Strengths, after: Strengths, *seed: object) -> Prevalence:
+    """What is drawn less or more often after a change, prompt by prompt."""
+    return prevalence(before.mean, after.mean, SEED, *seed, counted=(fires(chosen, before), fires(chosen, after)))
 
 
 def names_of(bench: Bench, chosen: Strengths, judged: Strengths) -> list[Explanation]:
@@ -136,41 +149,46 @@ def told(successes: int, n: int) -> str:
     return f"{successes} of {n} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
-def suppressed(bench: Bench, plain: Prevalence, each: int, only: Sequence[str], rows: list[dict[str, Any]]) -> None:
-    """Concepts removed one at a time, and the same with components of pixels in place of latents."""
-    flat = [torch.from_numpy(p.reshape(len(p), -1)).float() / 127.5 - 1 for p in (
-        pixels(bench.sample.real), pixels(bench.sample.chosen), pixels(bench.sample.judged))]  # fmt: skip
+def suppressed(bench: Bench, each: int, only: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Concepts removed one at a time, beside real pictures, the unedited model, and by components of pixels."""
+    flat = [_flat(pixels(side)) for side in (bench.sample.real, bench.sample.chosen, bench.sample.judged)]
     mean, directions = components(flat[0], COMPONENTS)
-    sides = [projected(mean, directions, side) for side in flat]
-    pixel_names = names_of(bench, sides[1], sides[2])
-    already = {i for i, v in enumerate(plain.verdict) if v == "suppressed"}
+    real, chosen, judged, plain = (projected(mean, directions, side) for side in [*flat, _flat(bench.plain)])
+    pixel_names = names_of(bench, chosen, judged)
     for domain in bench.config.domains:
-        hits, control, by_chance, right, wrong = 0, 0, 0.0, 0, 0
         concepts = bench.config.domains[domain].concepts
         concepts = [c for c in concepts if c in only] or [
             concepts[int(i)] for i in np.linspace(0, len(concepts) - 1, min(each, len(concepts)))
         ]
+        hits, right, flags, by_chance = dict[str, int](), dict[str, int](), dict[str, int](), 0.0
         for concept in concepts:
             pictures, drawn = bench.without(domain, concept)
-            found = prevalence(bench.real.mean, bench.look(pictures).mean, SEED, concept)
-            values = flagged(found, bench.names, "suppressed")
-            top = values[0] if values else set()
-            hits += concept in top
-            made = torch.from_numpy(pictures.reshape(len(pictures), -1)).float() / 127.5 - 1
-            by_pixels = prevalence(sides[0].mean, projected(mean, directions, made).mean, SEED, concept)
-            other = flagged(by_pixels, pixel_names, "suppressed")
-            control += bool(other) and concept in other[0]
-            by_chance += chance(bench.names, concept)
-            new = [v for i in strongest(found, "suppressed") if i not in already and is_name(bench.names[i])
-                   for v in [{c for _, c in bench.names[i].rule.values}] if bench.names[i].rule]  # fmt: skip
-            right, wrong = right + sum(concept in v for v in new), wrong + sum(concept not in v for v in new)
-            say(f"  without {concept}: {drawn} drawn; top {sorted(top) or '-'}; {len(values)} named latents flagged")
-            rows.append(
-                {"plant": concept, "domain": domain, "hit": concept in top, "flagged": [sorted(v) for v in values]}
-            )
-        say(f"suppressed {domain}: the surest names the plant {told(hits, len(concepts))}; random latent "
-            f"{100 * by_chance / len(concepts):.1f} %, components of pixels {told(control, len(concepts))}; of flagged "
-            f"names {told(right, right + wrong)} are the plant's")  # fmt: skip
+            made, by_pixels = bench.look(pictures), projected(mean, directions, _flat(pictures))
+            found = {
+                "real pictures": (prevalence(bench.real.mean, made.mean, SEED, concept), bench.names),
+                "the unedited model": (change(bench.chosen, bench.generated, made, concept), bench.names),
+                "real pictures, by pixels": (prevalence(real.mean, by_pixels.mean, SEED, concept), pixel_names),
+                "the unedited model, by pixels": (change(chosen, plain, by_pixels, concept), pixel_names),
+            }
+            row: dict[str, Any] = {"plant": concept, "domain": domain, "drawn": drawn}
+            for side, (seen, names) in found.items():
+                values = flagged(seen, names, "suppressed")
+                row[side] = [sorted(v) for v in values]
+                hits[side] = hits.get(side, 0) + (bool(values) and concept in values[0])
+                right[side] = right.get(side, 0) + sum(concept in v for v in values)
+                flags[side] = flags.get(side, 0) + len(values)
+            by_chance += chance(bench.names, concept) / len(concepts)
+            rows.append(row)
+            tops = "; ".join(f"{side}: {row[side][0] if row[side] else '-'} of {len(row[side])}" for side in found)
+            say(f"  without {concept}, {drawn} drawn: {tops}")
+        for side in hits:
+            say(f"suppressed {domain} beside {side}: the surest names the plant {told(hits[side], len(concepts))}; "
+                f"{told(right[side], flags[side])} of flagged names are the plant's")  # fmt: skip
+        say(f"  a named latent at random: {100 * by_chance:.1f} %")
+
+
+def _flat(pictures: Pixels) -> torch.Tensor:
+    return torch.from_numpy(pictures.reshape(len(pictures), -1)).float() / 127.5 - 1
 
 
 def exaggerated(bench: Bench, rows: list[dict[str, Any]]) -> None:
@@ -193,17 +211,36 @@ def exaggerated(bench: Bench, rows: list[dict[str, Any]]) -> None:
     say(f"exaggerated style: the surest names the plant {told(found_in, len(styles))}")
 
 
-def null(bench: Bench, runs: int, rows: list[dict[str, Any]]) -> None:
-    """New renders of the same prompts on either side."""
+def null(bench: Bench, runs: int, noises: int, rows: list[dict[str, Any]]) -> None:
+    """New renders of the same prompts on either side; the unedited model with other noise on either side.
+
+    In each run of the second, either side of a prompt takes one of the noises, drawn at random.
+    """
     prompts = [r.prompt for r in bench.requests]
-    any_, every = 0, 0
-    for run in range(runs):
+    rng = np.random.default_rng(SEED)
+    drawn = [bench.look(bench.draw(f"noise_{n}", bench.requests, noise=SEED + n)) for n in range(1, noises + 1)]
+    every = [bench.generated, *drawn]
+
+    def renders(run: int) -> Prevalence:
         sides = (bench.source.rendered.draw(prompts, SEED, "null", run, side) for side in (0, 1))
-        found = prevalence(*(bench.look(pixels(side)).mean for side in sides), SEED, "null", run)
-        count = sum(v in ("suppressed", "exaggerated") for v in found.verdict)
-        any_, every = any_ + bool(count), every + count
-    rows.append({"null": runs, "flagged": any_})
-    say(f"real against real: something is flagged in {told(any_, runs)} runs, {every} latents in all")
+        return prevalence(*(bench.look(pixels(side)).mean for side in sides), SEED, "null", run)
+
+    def noise(run: int) -> Prevalence:
+        picks = np.argsort(rng.random((len(every), len(prompts))), 0)[:2]
+        sides = [Strengths(*(np.stack(kind)[pick, np.arange(len(prompts))] for kind in zip(*every, strict=True)))
+                 for pick in picks]  # fmt: skip
+        return change(bench.chosen, sides[0], sides[1], "null", run)
+
+    for name, compare in {"real against real": renders, "unedited against unedited": noise}.items():
+        if compare is noise and not noises:
+            continue
+        counts = [sum(v in FLAGGED for v in compare(run).verdict) for run in range(runs)]
+        rows.append({"null": name, "runs": runs, "flagged": sum(map(bool, counts))})
+        say(f"{name}: something is flagged in {told(sum(map(bool, counts)), runs)} runs, {sum(counts)} latents in all")
+    if noises:
+        odd = usual(bench.chosen, [p.labels for p in bench.sample.chosen], bench.judged)
+        counts = [int(odd.unusual(side).sum()) for side in drawn]
+        say(f"unusual, of generated pictures that nothing was learned from: {told(sum(counts), noises * len(prompts))}")
 
 
 def copies(bench: Bench, rows: list[dict[str, Any]]) -> None:
@@ -234,15 +271,15 @@ def copies(bench: Bench, rows: list[dict[str, Any]]) -> None:
 def unusual(bench: Bench, guidance: int, rows: list[dict[str, Any]]) -> None:
     """Planted pictures that no removal made, beside the Mahalanobis distance, softmax and two controls."""
     labels = [p.labels for p in bench.sample.chosen]
-    found = usual(bench.chosen, labels, bench.real)
+    found = usual(bench.chosen, labels, bench.judged)
     scores: dict[str, Callable[[Pixels, Strengths], Any]] = {
         "latents": lambda p, s: found.score(s),
-        "without error": lambda p, s: usual(bench.chosen, labels, bench.real, 0.0).score(s),
+        "without error": lambda p, s: usual(bench.chosen, labels, bench.judged, 0.0).score(s),
         "Mahalanobis": lambda p, s: realism(CANVAS).distance(_floats(p)).numpy(),
         "softmax": lambda p, s: -sum(h.softmax(1).max(1).values for h in realism(CANVAS).model(_floats(p))).numpy(),
-        "shuffled": lambda p, s: shuffled(found, SEED).score(s),
+        "shuffled": lambda p, s: shuffled(found, s, SEED),
     }
-    new = pixels(bench.source.rendered.draw([r.prompt for r in bench.requests], SEED, "new"))
+    new = pixels(bench.source.rendered.draw([r.prompt for r in bench.requests] * NEW, SEED, "new"))
     seen = bench.look(new)
     ordinary = {name: score(new, seen) for name, score in scores.items()}
     say(f"unusual: of new renders {told(int(found.unusual(seen).sum()), len(new))}, of generated pictures "
@@ -275,9 +312,10 @@ def main() -> None:
     """Measure, and print each part as it is done."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--pairs", type=int, default=480)
-    arguments.add_argument("--plants", type=int, default=5, help="removed concepts of each domain")
+    arguments.add_argument("--plants", type=int, default=10, help="removed concepts of each domain")
     arguments.add_argument("--concepts", nargs="*", default=[], help="which ones, of both domains")
     arguments.add_argument("--runs", type=int, default=60, help="of the null")
+    arguments.add_argument("--noises", type=int, default=2, help="further noises of the unedited model; 0: none")
     arguments.add_argument("--guidance", type=int, default=48, help="pictures at each guidance; 0: none")
     arguments.add_argument("--steps", type=int, default=DictionaryConfig().steps, help="of the SAE's training")
     arguments.add_argument("--keep", type=Path, help="folder of drawn pictures")
@@ -299,8 +337,8 @@ def main() -> None:
     exaggerated(bench, rows)
     copies(bench, rows)
     unusual(bench, 0, rows)
-    suppressed(bench, plain, options.plants, options.concepts, rows)
-    null(bench, options.runs, rows)
+    suppressed(bench, options.plants, options.concepts, rows)
+    null(bench, options.runs, options.noises, rows)
     if options.guidance:
         unusual(bench, options.guidance, rows)
     say(f"{time.process_time() - began:.0f} s of processor time")

@@ -12,9 +12,11 @@ from flows.stages.prompts import prompts
 from flows.summary import counted, text_table
 from saeuron.blindspots.features import features
 from saeuron.blindspots.samples import FromFolder, source
+from saeuron.blindspots.unusual import FEWEST
 from saeuron.config import RunConfig
 from saeuron.figures.metrics import wilson
 from saeuron.methods.removal import Removal
+from saeuron.pipelines import loading as models
 from storage import Workspace, connect, text
 from tasks.engine import model
 from tasks.engine.step import publish
@@ -23,9 +25,12 @@ from tasks.inspection.blindspots import FLAGGED, PICTURE, BlindspotsConfig, Blin
 SHOWN = 8
 """Latents of each verdict that are printed."""
 WORDS = {"suppressed": "too rarely", "exaggerated": "too often"}
+CHANGED = {"suppressed": "less often", "exaggerated": "more often"}
 _FLAGGED = f"""
-SELECT latent, rule, f1, named, share, low, high, control_share, verdict FROM prevalence
-WHERE blindspots_id = ? AND verdict IN {FLAGGED} ORDER BY named DESC, abs(share - 0.5) DESC, latent
+SELECT latent, rule, f1, named, share, low, high, control_share, verdict,
+    beside / nullif(beside + real, 0) AS beside, change, change_low, change_high, changed
+FROM prevalence WHERE blindspots_id = ? AND (verdict IN {FLAGGED} OR changed IN {FLAGGED})
+ORDER BY named DESC, abs(coalesce(change, share) - 0.5) DESC, latent
 """
 
 
@@ -40,6 +45,7 @@ def blindspots_flow(
     pairs: int,
     device: str = "cpu",
     threads: int = 2,
+    against: str = "",
 ) -> dict[str, Any]:
     """Compare one model with one source of real pictures.
 
@@ -51,6 +57,7 @@ def blindspots_flow(
         removals: files of removals that are attached.
         pairs: real pictures, and generated ones.
         device: where models run. threads: torch threads on the CPU.
+        against: a model that is drawn beside without the removals; empty: none.
 
     Returns:
         {"blindspots": id, "summary", "rows": latents that are flagged, "picture", "counts", "run_id"}.
@@ -59,14 +66,14 @@ def blindspots_flow(
     model.set_threads(threads)
     run = Run.of(opened, config, device)
     with run.recorded("blindspots") as run_id:
-        job = blindspots_job(run, real, captions, seeing, removals, pairs)
+        job = blindspots_job(run, real, captions, seeing, removals, pairs, against)
         made = run.step(blindspots, job)
         run.publish(publish, job)
     return {"run_id": run_id, "counts": run.counts, "blindspots": made.id} | told(opened, made.id, job.places[PICTURE])
 
 
 def blindspots_job(
-    run: Run, real: str, captions: str, seeing: str, removals: Sequence[str], pairs: int
+    run: Run, real: str, captions: str, seeing: str, removals: Sequence[str], pairs: int, against: str = ""
 ) -> BlindspotsJob:
     """The job. Everything that it is made from is known by content.
 
@@ -92,6 +99,8 @@ def blindspots_job(
         prompts_id="" if own else prompts(run)[""].id,
         removals=tuple(str(file) for file in files),
         removal_names=names,
+        against=against,
+        against_id=models.identity(against) if against else "",
         removal_ids=tuple(hashlib.sha256(file.read_bytes()).hexdigest()[:20] for file in files),
     )
 
@@ -118,37 +127,60 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"{about['latents']} latents of {about['features']} features, {about['named']} with a name; "
         f"{100 * about['fvu']:.0f} % not rebuilt",
     ]
+    if about["against"]:
+        result += [
+            "",
+            text.filled(f"against {about['against']} without removals, same prompts and noise; share of pictures"),
+        ]
+        for verdict in FLAGGED:
+            mine = [row for row in rows if row["changed"] == verdict]
+            shown = [_shown(row, row["change"], row["change_low"], row["change_high"]) for row in mine[:SHOWN]]
+            result += _table(f"drawn {CHANGED[verdict]}", len(mine), [], shown)
+        result += ["", "against real pictures; beside: the share of the model without removals"]
     for verdict in FLAGGED:
-        mine = [row for row in rows if row["verdict"] == verdict]
-        if not mine:
-            result += ["", f"drawn {WORDS[verdict]}: nothing"]
-            continue
+        mine = sorted(
+            (row for row in rows if row["verdict"] == verdict), key=lambda r: (not r["named"], -abs(r["share"] - 0.5))
+        )
         shown = [
-            {
-                "latent": row["latent"],
-                "rule": row["rule"] if row["named"] else "no name",
-                "F1": row["f1"] if row["named"] else None,
-                "share": row["share"],
-                "95 %": f"{100 * row['low']:.0f} to {100 * row['high']:.0f}",
-                "control": row["control_share"],
-            }
+            _shown(row, row["share"], row["low"], row["high"])
+            | {"beside": row["beside"], "control": row["control_share"]}
             for row in mine[:SHOWN]
         ]
-        result += ["", f"drawn {WORDS[verdict]}: {counted(len(mine), 'latent')}, those with a name first; %"]
-        result.append(text_table(["latent", "rule", "F1", "share", "95 %", "control"], shown, wrapped=["rule"]))
+        more = ["beside"] * bool(about["against"]) + ["control"]
+        result += _table(f"drawn {WORDS[verdict]}", len(mine), more, shown)
     return [*result, "", *_controls(about)]
+
+
+def _shown(row: dict[str, Any], share: float, low: float, high: float) -> dict[str, Any]:
+    """The cells of a latent."""
+    named = row["named"]
+    about = {"latent": row["latent"], "rule": row["rule"] if named else "no name", "F1": row["f1"] if named else None}
+    return about | {"share": share, "95 %": f"{100 * low:.0f} to {100 * high:.0f}"}
+
+
+def _table(title: str, count: int, more: list[str], shown: list[dict[str, Any]]) -> list[str]:
+    """A heading with the number of latents, and the first of them."""
+    if not shown:
+        return ["", f"{title}: nothing"]
+    heading = f"{title}: {counted(count, 'latent')}, those with a name first; %"
+    return ["", heading, text_table(["latent", "rule", "F1", "share", "95 %", *more], shown, wrapped=["rule"])]
 
 
 def _controls(about: dict[str, Any]) -> list[str]:
     share = f"{about['control']} of {about['latents']} latents flagged"
     copies = _share(about["copies"], about["generated_pictures"])
-    odd = _share(about["unusual"], about["generated_pictures"])
-    new = f"; of new real ones {_share(about['unusual_new'], n)}" if (n := about["new_pictures"]) else ""
+    if about["unusual"] is None:
+        held_out = counted(about["held_out"], "real picture")
+        odd = f"out of the ordinary: not judged; {held_out} held out, a threshold of 1 % takes {FEWEST}: give more"
+    else:
+        made = _share(about["unusual"], about["generated_pictures"])
+        odd = f"out of the ordinary, where 1 % of new real ones are: {made} of generated pictures"
+        odd += f"; of new real ones {_share(about['unusual_new'], n)}" if (n := about["new_pictures"]) else ""
     return [
         "share: generated / (generated + real), 50 is as often; q <= 5 %",
         f"control: real pictures on either side, {about['control_pictures']} each: {share}",
         text.filled(f"copies, nearer to a real picture than other real ones are: {copies}"),
-        text.filled(f"out of the ordinary, where 1 % of real ones are: {odd} of generated pictures{new}"),
+        text.filled(odd),
     ]
 
 

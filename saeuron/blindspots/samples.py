@@ -3,6 +3,9 @@
 Rendered pictures: one render for each prompt; names and the ordinary come from further renders. Pictures of a folder:
 each with its caption as the prompt, or without captions beside any prompts; names and the ordinary come from halves of
 the folder. The control has real pictures on either side: other renders of the same prompts, or halves of the folder.
+
+What is said of new pictures must not come from pictures that latents have learned by heart. So the threshold of the
+ordinary is set by others: further renders, or the half of a folder that latents are not learned from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +20,8 @@ from saeuron.generation import Request
 from saeuron.noise import generator
 from saeuron.prompts import Prompt, cells, choose
 
+FURTHER = 4
+"""Further renders that latents are learned from, for each pair: with the pairs alone they are learned by heart."""
 FEWEST = 8
 """Pictures of a folder that can be compared."""
 Labels = Mapping[str, str | None]
@@ -31,7 +36,11 @@ class Sample(NamedTuple):
     chosen: list[Picture]
     """Real pictures to choose rules on and make profiles of."""
     judged: list[Picture]
-    """Real pictures to judge rules and set thresholds on."""
+    """Real pictures to judge rules and set thresholds on; latents are never learned from them."""
+    learned: int
+    """How many of `real`, and of the generated pictures, latents are learned from: the first ones."""
+    further: list[Picture]
+    """Further pictures to learn latents from."""
     control: tuple[list[Picture], list[Picture]]
     """Real pictures on either side."""
     fresh: bool
@@ -113,6 +122,8 @@ class FromRenderer:
             True,
             self.rendered.draw(more, seed, "chosen"),
             self.rendered.draw(more, seed, "judged"),
+            len(real),
+            self.rendered.draw(prompts * FURTHER, seed, "learned"),
             (real, self.rendered.draw(prompts, seed, "control")),
             True,
             True,
@@ -166,7 +177,9 @@ class FromFolder:
             real = [p._replace(labels=shown) for p, shown in zip(real, words([p.text for p in real]), strict=True)]
             labelled = True
         half = len(real) // 2
-        return Sample(real, paired, real[:half], real[half:], (real[:half], real[half:]), False, labelled)
+        # Either side of the control holds as many that latents are learned from as the other.
+        sides = real[::2], real[1::2]
+        return Sample(real, paired, real[:half], real[half:], half, [], sides, False, labelled)
 
 
 def _order(count: int, seed: int) -> list[int]:

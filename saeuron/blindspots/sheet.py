@@ -20,28 +20,22 @@ def most(strength: np.ndarray, count: int = ACROSS) -> list[int]:
 BLANK = [""] * ACROSS
 """The names of columns: none."""
 Band = tuple[str, Sequence[str], Sequence[tuple[str, Sequence[Picture]]]]
+Side = tuple[str, Sequence[Picture], np.ndarray]
+"""What one side is called, its pictures, and the strength of one latent in each."""
 
 
-def latent_band(
-    heading: str,
-    real: Sequence[Picture],
-    generated: Sequence[Picture],
-    mine: np.ndarray,
-    theirs: np.ndarray,
-    paired: bool,
-    by_real: bool,
-) -> Band:
-    """Pictures in which one latent is strongest on one side, above those of the same prompts on the other side.
+def latent_band(heading: str, first: Side, second: Side, paired: bool, by_first: bool) -> Band:
+    """Pictures in which a latent is strongest on one side, above those of the same prompts on the other side.
 
     Args:
-        mine, theirs: its strength in real and in generated pictures, [n] and [m].
         paired: picture i of either side is of one prompt; otherwise the strongest of either are shown.
-        by_real: whether the real side chooses.
+        by_first: whether the first side chooses.
     """
-    first, second = most(mine), most(theirs)
+    places = [most(strength) for _, _, strength in (first, second)]
     if paired:
-        first = second = first if by_real else second
-    return (heading, BLANK, [("real", [real[i] for i in first]), ("generated", [generated[i] for i in second])])
+        places = [places[0 if by_first else 1]] * 2
+    rows = [(name, [of[i] for i in at]) for (name, of, _), at in zip((first, second), places, strict=True)]
+    return (heading, BLANK, rows)
 
 
 def sheet(bands: Sequence[Band], title: str, path: Path) -> Path:

@@ -135,6 +135,19 @@ PREVALENCE = View(
         Column("verdict", "VARCHAR", "", "suppressed, exaggerated (q <= 0.05, share < 1/3, > 2/3), alike or rare"),
         Column("control_share", "DOUBLE", "1", "share with real pictures on both sides"),
         Column("control", "VARCHAR", "", "the verdict there"),
+        Column(
+            "beside", "DOUBLE", "activation", "mean of the model beside, same prompts and noise; null: there is none"
+        ),
+        Column(
+            "change",
+            "DOUBLE",
+            "1",
+            "of the pictures of both on which it fires, the share that are generated; 0.5: as many",
+        ),
+        Column("change_low", "DOUBLE", "1", "lower end of its 95 % interval"),
+        Column("change_high", "DOUBLE", "1", "upper end"),
+        Column("change_q", "DOUBLE", "1", "Benjamini-Hochberg's q of the change"),
+        Column("changed", "VARCHAR", "", "the verdict on the change, in the words of verdict; null: no model beside"),
         Column("n_real", "BIGINT", "images", "real pictures"),
         Column("n_generated", "BIGINT", "images", "generated pictures"),
     ),
@@ -167,11 +180,11 @@ OOD = View(
     key_meaning="the artifact, see prevalence",
     file="ood.parquet",
     columns=(
-        Column("kind", "VARCHAR", "", "real, generated, or new (real, but not learned from)"),
+        Column("kind", "VARCHAR", "", "real, generated, or new (real, but nothing was learned from it)"),
         Column("image", "VARCHAR", "", "the real picture, or key of the generated one: PROMPT_ID_INDEX"),
         Column("score", "DOUBLE", "1", "how far from what its kind looks like to the latents"),
-        Column("threshold", "DOUBLE", "1", "99 % quantile of the real pictures"),
-        Column("is_ood", "BOOLEAN", "", "whether score is above it"),
-        Column("control", "DOUBLE", "1", "the score by profiles shuffled over latents, without the error"),
+        Column("threshold", "DOUBLE", "1", "1 % of new real pictures are above it; null: too few were held out"),
+        Column("is_ood", "BOOLEAN", "", "whether score is above it; null: no threshold"),
+        Column("control", "DOUBLE", "1", "the score with its numbers shuffled over latents, without the error"),
     ),
 )

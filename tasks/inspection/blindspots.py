@@ -26,7 +26,7 @@ from saeuron.blindspots.real import Picture
 from saeuron.blindspots.samples import Sample, source
 from saeuron.blindspots.sheet import BLANK, LATENTS, Band, latent_band, sheet
 from saeuron.blindspots.sheet import PAIRS as SHOWN_PAIRS
-from saeuron.blindspots.unusual import shuffled, usual
+from saeuron.blindspots.unusual import FEWEST, shuffled, usual
 from saeuron.config import ModelConfig
 from saeuron.generation import Request, generate
 from saeuron.methods.removal import Removal, removed
@@ -51,8 +51,9 @@ class BlindspotsConfig(Config):
 
     pairs: int = Field(480, ge=8)
     """Real pictures, and as many generated ones."""
-    others: int = Field(960, ge=8)
-    """Further renders that rules are chosen on, and as many that they are judged on; of a folder, halves of it."""
+    others: int = Field(1920, ge=8)
+    """Further renders that rules are chosen on, and as many that they are judged on and that the threshold of the
+    ordinary is set by; of a folder, halves of it."""
     dictionary: DictionaryConfig = DictionaryConfig()
     """The SAE."""
     seed: int = 9
@@ -66,6 +67,8 @@ class BlindspotsSummary(Summary):
     features: str
     removals: tuple[str, ...]
     """Removals that the model had."""
+    against: str
+    """The model beside, without the removals; empty: none."""
     paired: bool
     """Whether each generated picture has a real one of its prompt."""
     real_pictures: int
@@ -77,18 +80,23 @@ class BlindspotsSummary(Summary):
     """Latents whose rule is a name: F1 of at least 0.5 on pictures that it was not chosen on."""
     suppressed: int
     exaggerated: int
+    less: int | None
+    """Latents that are drawn less often than by the model beside, and more often; None: there is none."""
+    more: int | None
     control: int
     """The same two counts together where real pictures stand on either side: there should be none."""
     control_pictures: int
     """Real pictures on either side of that control."""
     copies: int
     """Generated pictures nearer to a real one than real ones are to each other."""
-    unusual: int
-    """Generated pictures above the threshold of the ordinary."""
+    unusual: int | None
+    """Generated pictures above the threshold of the ordinary; None: too few pictures were held out for one."""
     unusual_new: int
-    """New real pictures above it, which the latents were not learned from."""
+    """New real pictures above it, from which neither latents nor the threshold come."""
     new_pictures: int
-    """Their number; 0 for a folder, all of which is learned from."""
+    """Their number; 0 for a folder, all of which is used."""
+    held_out: int
+    """Real pictures by which the threshold is set."""
     together: tuple[tuple[int, int, float, float], ...]
     """(latent, latent, lift among real pictures, among generated ones): the pairs whose lift differs most."""
 
@@ -97,14 +105,14 @@ class BlindspotsJob(Job):
     """One model beside one source of real pictures."""
 
     stage: ClassVar[str] = "blindspots"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     title: ClassVar[str] = "{called}"
     summary_type: ClassVar[type[Summary]] = BlindspotsSummary
     views: ClassVar[tuple[View, ...]] = (PREVALENCE, PAIRS, OOD)
     publishes: ClassVar[Mapping[str, str]] = {PICTURE: "pictures/{called}_blindspots.png"}
     command: ClassVar[str] = "saeuron blindspots --real {real} --features {features}"
     excluded_from_id: ClassVar[frozenset[str]] = frozenset(
-        {"called", "real", "captions", "features", "removals", "removal_names"}
+        {"called", "real", "captions", "features", "removals", "removal_names", "against"}
     )
 
     model: ModelConfig
@@ -129,6 +137,10 @@ class BlindspotsJob(Job):
     """Their names for people."""
     removal_ids: tuple[str, ...] = ()
     """Hashes of their files."""
+    against: str = ""
+    """A model that is drawn beside, without the removals, by the same prompts and noise; empty: none."""
+    against_id: str = ""
+    """The same by content."""
 
 
 class Looked(NamedTuple):
@@ -145,36 +157,42 @@ class Looked(NamedTuple):
     """xi of generated pictures at each shift."""
     fresh: Sequence[NDArray[np.float64]] | None
     """The same of other real pictures of the same prompts."""
+    without: Strengths | None
+    """Of pictures of the model beside, one for each generated one."""
 
 
 @step("blindspots")
 def blindspots(job: BlindspotsJob) -> Made:
-    """Generate, draw or read as many real pictures, learn latents of both, compare, write tables and picture."""
+    """Generate, draw or read as many real pictures, learn latents of all, compare, write tables and picture."""
     clock, config = Clock(), job.config
     prompts = prompt_sets.read(job.open, job.prompts_id) if job.prompts_id else []
     real = source(job.real, job.captions)
     requests = real.requests(prompts, config.pairs, config.seed)
+    beside = job.model.model_copy(update={"spec": job.against})
+    without = _generated(job, model.pipeline(beside, job.device), requests, ()) if job.against else None
     pipe = model.pipeline(job.model, job.device)
-    pictures = _generated(job, pipe, requests)
+    pictures = _generated(job, pipe, requests, job.removals)
     found = real.sample(requests, config.others, (pictures.shape[1], pictures.shape[2]), config.seed)
-    looked = _look(features(job.features, job.device), found, pictures, config)
+    looked = _look(features(job.features, job.device), found, pictures, without, config)
     rules = _rules(found, requests, looked)
     seen = prevalence(looked.real.mean, looked.generated.mean, config.seed, paired=found.paired)
     control = prevalence(*(side.mean for side in looked.control), config.seed, "control", paired=found.fresh)
-    latents = _latents(rules, seen, control, (len(found.real), len(pictures)))
+    change = _change(looked, config.seed)
+    latents = _latents(rules, seen, control, change, (len(found.real), len(pictures)))
     write_table(job.folder / PREVALENCE.file, table(latents, PREVALENCE))
     pairs = _pairs(found, requests, looked)
     write_table(job.folder / PAIRS.file, table(pairs, PAIRS))
     ood = _ood(found, requests, looked, config.seed)
     write_table(job.folder / OOD.file, table(ood, OOD))
     looked.sae.save(job.folder)
-    _picture(job, found, pictures, looked, rules, seen, pairs)
+    _picture(job, found, pictures, without, looked, rules, seen, change, pairs)
     model.note(job.folder, pipe, job.model.micro_batch)
     together = lifts(fires(looked.chosen, looked.real), fires(looked.chosen, looked.generated))
     summary = BlindspotsSummary(
         real=job.real,
         features=job.features,
         removals=job.removal_names,
+        against=job.against,
         paired=found.paired,
         real_pictures=len(found.real),
         generated_pictures=len(pictures),
@@ -183,44 +201,59 @@ def blindspots(job: BlindspotsJob) -> Made:
         named=sum(is_name(rule) for rule in rules),
         suppressed=seen.verdict.count("suppressed"),
         exaggerated=seen.verdict.count("exaggerated"),
+        less=change.verdict.count("suppressed") if change else None,
+        more=change.verdict.count("exaggerated") if change else None,
         control=sum(v in FLAGGED for v in control.verdict),
         control_pictures=len(looked.control[0].error),
         copies=sum(row["copied"] for row in pairs),
-        unusual=sum(row["is_ood"] for row in ood if row["kind"] == "generated"),
-        unusual_new=sum(row["is_ood"] for row in ood if row["kind"] == "new"),
+        unusual=None if len(found.judged) < FEWEST else _unusual(ood, "generated"),
+        unusual_new=_unusual(ood, "new"),
         new_pictures=sum(row["kind"] == "new" for row in ood),
+        held_out=len(found.judged),
         together=tuple(tuple(pair) for pair in together[:TOGETHER]),
     )
     return commit(job, {"prompts": job.prompts_id} if job.prompts_id else {}, summary, clock)
 
 
-def _generated(job: BlindspotsJob, pipe: Any, requests: Sequence[Request]) -> NDArray[np.uint8]:
-    """The picture of each request, with the removals attached."""
+def _generated(
+    job: BlindspotsJob, pipe: Any, requests: Sequence[Request], removals: Sequence[str]
+) -> NDArray[np.uint8]:
+    """The picture of each request, with the removals of some files attached."""
     found: list[NDArray[np.uint8]] = []
-    with removed(pipe, [Removal.load(Path(file)) for file in job.removals]) as attached:
+    with removed(pipe, [Removal.load(Path(file)) for file in removals]) as attached:
         for _, pictures in generate(pipe, requests, job.model, job.config.seed, extra=attached.call):
             found.append(pictures)
             progress.tell("blindspots", sum(map(len, found)), len(requests), "pictures")
     return np.concatenate(found)
 
 
-def _look(seeing: Features, found: Sample, pictures: NDArray[np.uint8], config: BlindspotsConfig) -> Looked:
-    """Learn latents of the rows of both sides, and look for them in every picture."""
+def _look(
+    seeing: Features,
+    found: Sample,
+    pictures: NDArray[np.uint8],
+    without: NDArray[np.uint8] | None,
+    config: BlindspotsConfig,
+) -> Looked:
+    """Learn latents of the rows of all sides, and look for them in every picture."""
     real, generated = _rows(seeing, found.real), seeing.rows(pictures)
     total = config.dictionary.steps
+    beside = seeing.rows(without) if without is not None else None
+    sides = [side[: found.learned] for side in (real, generated, beside) if side is not None]
+    sides += [_rows(seeing, found.further)] if found.further else []
     sae = learn(
-        torch.cat([real, generated]).flatten(0, 1),
+        torch.cat(sides).flatten(0, 1),
         config.dictionary,
         lambda point: progress.tell("blindspots", point.step, total, "steps of training"),
     )
-    sides = [strengths(sae, _rows(seeing, side)) for side in (found.chosen, found.judged, *found.control)]
+    others = [strengths(sae, _rows(seeing, side)) for side in (found.chosen, found.judged, *found.control)]
     ours = strengths(sae, real), strengths(sae, generated)
+    unedited = strengths(sae, beside) if beside is not None else None
 
     def moved(of: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
         return [strengths(sae, seeing.rows(each)).mean for each in shifts(of)]
 
     fresh = moved(np.stack([p.pixels for p in found.control[1]])) if found.fresh else None
-    return Looked(sae, *ours, sides[0], sides[1], (sides[2], sides[3]), moved(pictures), fresh)
+    return Looked(sae, *ours, others[0], others[1], (others[2], others[3]), moved(pictures), fresh, unedited)
 
 
 def _rows(seeing: Features, pictures: Sequence[Picture]) -> Tensor:
@@ -239,8 +272,20 @@ def _rules(found: Sample, requests: Sequence[Request], looked: Looked) -> list[E
     return named(made.take(slice(half)), shown[:half], made.take(slice(half, None)), shown[half:])
 
 
+def _change(looked: Looked, seed: int) -> Prevalence | None:
+    """What is drawn less or more often than by the model beside; None: there is none."""
+    if looked.without is None:
+        return None
+    counted = fires(looked.chosen, looked.without), fires(looked.chosen, looked.generated)
+    return prevalence(looked.without.mean, looked.generated.mean, seed, "change", counted=counted)
+
+
 def _latents(
-    rules: Sequence[Explanation], seen: Prevalence, control: Prevalence, ends: tuple[int, int]
+    rules: Sequence[Explanation],
+    seen: Prevalence,
+    control: Prevalence,
+    change: Prevalence | None,
+    ends: tuple[int, int],
 ) -> list[dict[str, Any]]:
     """Rows of `prevalence`."""
     return [
@@ -260,6 +305,12 @@ def _latents(
             "verdict": seen.verdict[i],
             "control_share": _number(control.share[i]),
             "control": control.verdict[i],
+            "beside": float(change.real[i]) if change else None,
+            "change": _number(change.share[i]) if change else None,
+            "change_low": _number(change.low[i]) if change else None,
+            "change_high": _number(change.high[i]) if change else None,
+            "change_q": _number(change.q[i]) if change else None,
+            "changed": change.verdict[i] if change else None,
             "n_real": ends[0],
             "n_generated": ends[1],
         }
@@ -290,44 +341,48 @@ def _pairs(found: Sample, requests: Sequence[Request], looked: Looked) -> list[d
 
 
 def _ood(found: Sample, requests: Sequence[Request], looked: Looked, seed: int) -> list[dict[str, Any]]:
-    """Rows of `ood`, of real pictures and of generated ones."""
-    labels = [p.labels if found.labelled else {} for p in found.chosen]
-    # Generated pictures are among those that the latents were learned from. So must be those that set the threshold.
-    ordinary = usual(looked.chosen, labels, looked.real if found.fresh else looked.judged)
-    control = shuffled(ordinary, seed)
+    """Rows of `ood`, of real pictures and of generated ones; nothing is called unusual if too few were held out."""
+    ordinary = usual(looked.chosen, [p.labels if found.labelled else {} for p in found.chosen], looked.judged)
     rows = []
     names = {"real": [p.name for p in found.real], "generated": [r.key for r in requests]}
     sides = {"real": looked.real, "generated": looked.generated}
     if found.fresh:
-        names["new"], sides["new"] = [p.name for p in found.judged], looked.judged
+        names["new"], sides["new"] = [p.name for p in found.control[1]], looked.control[1]
+    known = bool(np.isfinite(ordinary.threshold))
     for kind, side in sides.items():
-        scores, by_chance = ordinary.score(side), control.score(side)
+        scores, by_chance = ordinary.score(side), shuffled(ordinary, side, seed)
         for name, score, chance in zip(names[kind], scores, by_chance, strict=True):
-            row = {"kind": kind, "image": name, "score": float(score), "threshold": ordinary.threshold}
-            rows.append(row | {"is_ood": bool(score > ordinary.threshold), "control": float(chance)})
+            row = {"kind": kind, "image": name, "score": float(score), "control": float(chance)}
+            row |= {"threshold": ordinary.threshold if known else None}
+            rows.append(row | {"is_ood": bool(score > ordinary.threshold) if known else None})
     return rows
+
+
+def _unusual(ood: Sequence[Mapping[str, Any]], kind: str) -> int:
+    return sum(row["kind"] == kind and bool(row["is_ood"]) for row in ood)
 
 
 def _picture(
     job: BlindspotsJob,
     found: Sample,
     pictures: NDArray[np.uint8],
+    without: NDArray[np.uint8] | None,
     looked: Looked,
     rules: Sequence[Explanation],
     seen: Prevalence,
+    change: Prevalence | None,
     pairs: Sequence[Mapping[str, Any]],
 ) -> None:
     """The surest latents of either verdict, those with a name first, and the nearest pairs."""
     real = [p.pixels for p in found.real]
     bands: list[Band] = []
+    if change and looked.without and without is not None:
+        sides = ("without", list(without), looked.without), ("generated", list(pictures), looked.generated)
+        for verdict, words_ in zip(FLAGGED, ("less often than without", "more often than without"), strict=True):
+            bands += _bands(rules, change, verdict, words_, sides, True)
+    sides = ("real", real, looked.real), ("generated", list(pictures), looked.generated)
     for verdict, words_ in zip(FLAGGED, ("too rarely", "too often"), strict=True):
-        order = sorted(strongest(seen, verdict), key=lambda i: not is_name(rules[i]))
-        for i in order[:LATENTS]:
-            rule = rules[i].rule
-            called = f"{rule.words}, F1 {100 * rules[i].f1:.0f}" if rule and is_name(rules[i]) else "no name"
-            heading = f"drawn {words_}: latent {i} ({called}), share {100 * seen.share[i]:.0f} %"
-            strength = looked.real.mean[:, i], looked.generated.mean[:, i]
-            bands.append(latent_band(heading, real, list(pictures), *strength, found.paired, verdict == "suppressed"))
+        bands += _bands(rules, seen, verdict, words_, sides, found.paired)
     index = {p.name: i for i, p in enumerate(found.real)}
     near = sorted(range(len(pairs)), key=lambda i: pairs[i]["nearest_energy"])[:SHOWN_PAIRS]
     rows = [
@@ -337,6 +392,28 @@ def _picture(
     bands.append((f"nearest pairs; {sum(p['copied'] for p in pairs)} copies", BLANK, rows))
     removals = f" without {', '.join(job.removal_names)}" if job.removal_names else ""
     sheet(bands, f"{job.model.spec}{removals} beside {job.real}", job.folder / PICTURE)
+
+
+Side = tuple[str, Sequence[NDArray[np.uint8]], Strengths]
+
+
+def _bands(
+    rules: Sequence[Explanation],
+    found: Prevalence,
+    verdict: Verdict,
+    words_: str,
+    sides: tuple[Side, Side],
+    paired: bool,
+) -> list[Band]:
+    """The surest latents of a verdict on two sides of pictures."""
+    bands = []
+    for i in sorted(strongest(found, verdict), key=lambda i: not is_name(rules[i]))[:LATENTS]:
+        rule = rules[i].rule
+        called = f"{rule.words}, F1 {100 * rules[i].f1:.0f}" if rule and is_name(rules[i]) else "no name"
+        heading = f"drawn {words_}: latent {i} ({called}), share {100 * found.share[i]:.0f} %"
+        shown = [(name, pictures, strength.mean[:, i]) for name, pictures, strength in sides]
+        bands.append(latent_band(heading, shown[0], shown[1], paired, verdict == "suppressed"))
+    return bands
 
 
 def _number(value: float) -> float | None:

@@ -18,6 +18,9 @@ def blindspots(
     remove: Annotated[
         list[str] | None, typer.Option(help="Attach a removal: a concept, or a removal's file; repeatable.")
     ] = None,
+    against: Annotated[
+        str, typer.Option(help="Model (folder, hub id) drawn beside without removals; with --remove: the same model.")
+    ] = "",
     pairs: Annotated[int, typer.Option(min=8, help="Number of real pictures, and of generated ones.")] = 480,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
@@ -30,8 +33,10 @@ def blindspots(
     An SAE is trained on a vision model's activations for real and generated pictures. Its latents show what is drawn
     too rarely or too often; those that have a rule are named in words. A generated picture that is nearer to a real one
     than real ones are to each other counts as a copy. Pictures out of the ordinary are counted too. Controls: real
-    pictures on both sides, and shuffled profiles. The prompts are a folder's captions, or else the configuration's test
-    prompts. A new workspace uses the embedded configuration, canvas. Views: `prevalence`, `pairs`, `ood`.
+    pictures on both sides, and shuffled latents. With a removal the model is also drawn without it, by the same
+    prompts and noise: what it draws too rarely anyway is not the removal's doing. The prompts are a folder's captions,
+    or else the configuration's test prompts. A new workspace uses the embedded configuration, canvas. Views:
+    `prevalence`, `pairs`, `ood`.
 
     Example: saeuron blindspots --real canvas --features canvas --remove neon
     """
@@ -51,7 +56,8 @@ def blindspots(
     known = (workspace / runs.CONFIG).exists()
     config = runs.remembered(Workspace.open(workspace, create=False)) if known else load(None)
     files = [str(path.absolute()) for path in find(workspace, remove or [])]
-    check_blindspots(config, real, str(captions or ""), features, pairs)
+    against = against or (config.model.spec if files else "")
+    check_blindspots(config, real, str(captions or ""), features, pairs, against, bool(files))
     opened = Workspace.open(workspace)
     prepare(opened.root, verbose)
     check_server()
@@ -63,7 +69,7 @@ def blindspots(
 
     with on_prefect(console_for(as_json)):
         made = blindspots_flow(
-            config, str(opened.root), real, str(captions or ""), features, files, pairs, device, threads
+            config, str(opened.root), real, str(captions or ""), features, files, pairs, device, threads, against
         )
     if as_json:
         say(json.dumps({k: made[k] for k in ("blindspots", "summary", "rows", "picture")}, indent=2))

@@ -14,6 +14,7 @@ from saeuron.blindspots.dictionary import DictionaryConfig, strengths
 from saeuron.blindspots.features import features
 from saeuron.blindspots.pairs import shifts
 from saeuron.blindspots.samples import source
+from saeuron.blindspots.unusual import usual
 from saeuron.errors import BadPrompts, ConfigError
 from saeuron.generation import generate
 from saeuron.methods.parts import Call
@@ -29,13 +30,15 @@ from tests.end_to_end.process import run_here
 from tests.sae_workspace import configuration
 from tests.saeuron.blindspots.tiny_vit import save
 
-SMALL = BlindspotsConfig(pairs=12, others=12, dictionary=DictionaryConfig(steps=20, batch=64, expansion=1))
+SMALL = BlindspotsConfig(pairs=12, others=120, dictionary=DictionaryConfig(steps=20, batch=64, expansion=1))
 
 
-def job_of(workspace: Workspace, real: str, seeing: str, removals: tuple[str, ...] = ()) -> BlindspotsJob:
+def job_of(
+    workspace: Workspace, real: str, seeing: str, removals: tuple[str, ...] = (), against: str = ""
+) -> BlindspotsJob:
     run = Run.of(workspace, runs.remembered(workspace), "cpu")
     run.step = lambda task, job, **_: task.fn(job)  # type: ignore[method-assign]
-    found = blindspots_job(run, real, "", seeing, removals, 12)
+    found = blindspots_job(run, real, "", seeing, removals, 12, against)
     return found.model_copy(update={"config": SMALL})
 
 
@@ -70,7 +73,7 @@ def test_the_views_are_what_the_pictures_give_by_hand(rendered: BlindspotsJob, w
     requests = looked_at.requests(prompts, 12, seed)
     pipe = model.pipeline(rendered.model, "cpu")
     made = np.concatenate([p for _, p in generate(pipe, requests, rendered.model, seed)])
-    found = looked_at.sample(requests, 12, (32, 32), seed)
+    found = looked_at.sample(requests, SMALL.others, (32, 32), seed)
     sae, seeing = SAE.load(workspace.folder(rendered.id)), features("canvas")
     moved = [strengths(sae, seeing.rows(each)).mean for each in shifts(made)]
     xi = moved[0]
@@ -82,7 +85,7 @@ def test_the_views_are_what_the_pictures_give_by_hand(rendered: BlindspotsJob, w
         pairs = views.execute("select prompt_id, image_index, real, energy, nearest_energy from pairs").fetchall()
         kinds = dict(views.execute("select kind, count(*) from ood group by kind").fetchall())
         thresholds = views.execute("select count(distinct threshold), min(threshold) from ood").fetchone()
-        scores = views.execute("select quantile_cont(score, 0.99) from ood where kind = 'real'").fetchone()
+        odd = views.execute("select image, score, is_ood from ood where kind = 'new'").fetchall()
     assert len(rows) == 128 and {row[4] for row in rows} == {12}
     # Rounding may carry a number over its latent's threshold.
     for column, by_hand in ((1, real.mean(0)), (2, xi.mean(0))):
@@ -97,7 +100,15 @@ def test_the_views_are_what_the_pictures_give_by_hand(rendered: BlindspotsJob, w
         assert row[3] == pytest.approx(min(((m[i] - real[i]) ** 2).sum() for m in moved), rel=0.02)
         assert row[4] == pytest.approx(min(((m[i] - other) ** 2).sum() for m in moved for other in real), rel=0.02)
     assert kinds == {"real": 12, "generated": 12, "new": 12}
-    assert thresholds[0] == 1 and thresholds[1] == pytest.approx(scores[0])
+    chosen, judged, new = (
+        strengths(sae, seeing.rows(np.stack([p.pixels for p in side])))
+        for side in (found.chosen, found.judged, found.control[1])
+    )
+    ordinary = usual(chosen, [p.labels for p in found.chosen], judged)
+    assert thresholds == (1, pytest.approx(np.sort(ordinary.score(judged))[119], rel=1e-3))
+    assert [name for name, _, _ in odd] == [p.name for p in found.control[1]]
+    assert [score for _, score, _ in odd] == pytest.approx(ordinary.score(new), rel=0.02, abs=0.02)
+    assert [is_ood for _, _, is_ood in odd] == [score > thresholds[1] for _, score, _ in odd]
 
 
 def test_the_sheet_and_the_text(rendered: BlindspotsJob, workspace: Workspace) -> None:
@@ -108,14 +119,22 @@ def test_the_sheet_and_the_text(rendered: BlindspotsJob, workspace: Workspace) -
     rows = [
         {"latent": i, "rule": "object is cat, crescent, hexagram or watercolour and more", "f1": 0.7, "named": i < 2}
         | {"share": 0.1, "low": 0.0, "high": 0.2, "control_share": 0.5, "verdict": "suppressed"}
+        | {"beside": 0.12, "change": 0.9, "change_low": 0.8, "change_high": 1.0, "changed": "exaggerated"}
         for i in range(10)
     ]
+    beside = found | {"rows": rows, "summary": {**found["summary"], "against": "canvas"}}
+    changed = "\n".join(lines(beside))
+    assert "drawn less often: nothing" in changed and "drawn more often: 10 latents, those with a name" in changed
+    assert max(map(len, changed.splitlines())) <= 80 and "beside" in changed
     for shown in (found, found | {"rows": rows}):
         text = "\n".join(lines(shown)).splitlines()
         assert max(map(len, text)) <= 80
     assert any(line == "drawn too often: nothing" for line in text)
     assert any(line.startswith("drawn too rarely: 10 latents, those with a name first") for line in text)
     assert any("no name" in line for line in text)
+    few = found | {"summary": {**found["summary"], "unusual": None, "held_out": 5}}
+    said = " ".join(" ".join(lines(few)).split())
+    assert "out of the ordinary: not judged; 5 real pictures held out, a threshold of 1 % takes 99: give more" in said
 
 
 def test_a_folder_with_captions_and_a_vision_model_from_a_folder(
@@ -127,7 +146,10 @@ def test_a_folder_with_captions_and_a_vision_model_from_a_folder(
     summary = blindspots.fn(job).summary
     assert (summary["real_pictures"], summary["generated_pictures"], summary["paired"]) == (10, 10, True)
     assert summary["latents"] == 16 and summary["new_pictures"] == 0 and summary["control_pictures"] == 5
+    assert (summary["held_out"], summary["unusual"]) == (5, None)
     with connect(workspace) as views:
+        judged = views.execute("select count(threshold), count(is_ood) from ood where blindspots_id = ?", [job.id])
+        assert judged.fetchone() == (0, 0)
         names = views.execute("select real from pairs where blindspots_id = ?", [job.id]).fetchall()
     assert {name for (name,) in names} == {f"{i}.png" for i in range(10)}
     (folder / "captions.csv").rename(tmp_path / "captions.csv")
@@ -147,34 +169,58 @@ def test_a_folder_with_captions_and_a_vision_model_from_a_folder(
 def test_a_removal_is_attached_and_counts(workspace: Workspace, rendered: BlindspotsJob, tmp_path: Path) -> None:
     removal = Removal("neon", "style", "negative_prompt", {}, (Call({"negative_prompt": "neon"}),))
     removal.save(tmp_path / "neon.safetensors")
-    job = job_of(workspace, "canvas", "canvas", (str(tmp_path / "neon.safetensors"),))
+    job = job_of(workspace, "canvas", "canvas", (str(tmp_path / "neon.safetensors"),), rendered.model.spec)
     assert job.id != rendered.id and job.removal_names == ("neon by negative_prompt",)
     assert job.places[PICTURE] == "pictures/canvas_without_neon_blindspots.png"
-    blindspots.fn(job)
+    summary = blindspots.fn(job).summary
+    assert summary["against"] == job.against and summary["less"] is not None
     pipe = model.pipeline(job.model, "cpu")
     requests = source("canvas").requests(prompt_sets.read(workspace, job.prompts_id), 12, SMALL.seed)
     with removed(pipe, [removal]) as attached:
         made = np.concatenate([p for _, p in generate(pipe, requests, job.model, SMALL.seed, extra=attached.call)])
+    plain = np.concatenate([p for _, p in generate(pipe, requests, job.model, SMALL.seed)])
+    chosen = source("canvas").sample(requests, SMALL.others, (32, 32), SMALL.seed).chosen
     sae = SAE.load(workspace.folder(job.id))
-    xi = strengths(sae, features("canvas").rows(made)).mean.mean(0)
+    sides = [strengths(sae, features("canvas").rows(of)) for of in (made, plain, np.stack([p.pixels for p in chosen]))]
+    by_hand = [side.mean.mean(0) for side in sides[:2]]
+    ours, theirs = ((side.peak > 0.5 * sides[2].peak.max(0)).sum(0) for side in sides[:2])
     with connect(workspace) as views:
         rows = views.execute(
-            "select generated from prevalence where blindspots_id = ? order by latent", [job.id]
+            "select generated, beside, change, changed from prevalence where blindspots_id = ? order by latent",
+            [job.id],
         ).fetchall()
-    assert np.isclose([value for (value,) in rows], xi, rtol=1e-5, atol=1e-6).mean() > 0.97
+        alone = views.execute(
+            "select count(beside), count(changed) from prevalence where blindspots_id = ?", [rendered.id]
+        ).fetchone()
+    for column, xi in enumerate(by_hand):
+        assert np.isclose([row[column] for row in rows], xi, rtol=1e-5, atol=1e-6).mean() > 0.97
+    assert not np.allclose(*by_hand) and alone == (0, 0)
+    with np.errstate(invalid="ignore"):
+        share = ours / (ours + theirs)
+    found = np.array([np.nan if row[2] is None else row[2] for row in rows])
+    assert np.isclose(found, share, equal_nan=True).mean() > 0.97 and np.isfinite(found).any()
+    assert {row[3] for row in rows} <= {"alike", "rare", "suppressed", "exaggerated"}
 
 
 def test_what_changes_the_result_changes_the_id(rendered: BlindspotsJob) -> None:
     changed = [{"real_id": "other"}, {"features_id": "other"}, {"removal_ids": ("a",)}, {"model_id": "other"}]
-    assert len({rendered.id, *(rendered.model_copy(update=c).id for c in changed)}) == 5
+    changed.append({"against_id": "other"})
+    assert len({rendered.id, *(rendered.model_copy(update=c).id for c in changed)}) == 6
     assert rendered.model_copy(update={"real": "./canvas", "called": "x"}).id == rendered.id
 
 
-def test_mistakes_that_are_found_first(workspace: Workspace, tmp_path: Path) -> None:
+def test_mistakes_that_are_found_first(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     config = runs.remembered(workspace)
     check_blindspots(config, "canvas", "", "canvas", 12)
     with pytest.raises(ConfigError, match="--captions is for a folder of pictures; canvas renders"):
         check_blindspots(config, "canvas", "captions.csv", "canvas", 12)
+    with pytest.raises(ConfigError, match="is the model itself; name another one, or a removal with --remove"):
+        check_blindspots(config, "canvas", "", "canvas", 12, config.model.spec)
+    check_blindspots(config, "canvas", "", "canvas", 12, config.model.spec, True)
+    check_blindspots(config, "canvas", "", "canvas", 12, "canvas")
+    monkeypatch.setattr("saeuron.pipelines.loading.image_size", lambda spec: (64, 64) if spec == "canvas" else (32, 32))
+    with pytest.raises(ConfigError, match=r"--against canvas draws pictures of 64 x 64 pixels, the model of 32 x 32"):
+        check_blindspots(config, "canvas", "", "canvas", 12, "canvas")
     zebra = config.domains["object"].model_copy(update={"concepts": ("zebra", "moon")})
     other = config.model_copy(update={"domains": config.domains | {"object": zebra}})
     with pytest.raises(BadPrompts, match="the renderer 'canvas' cannot draw object 'zebra'"):
@@ -189,6 +235,10 @@ MISTAKES = {
     "table": (
         ["--real", "canvas", "--captions", "none.csv"],
         "no such table: none.csv; expected a file with the columns",
+    ),
+    "against": (
+        ["--real", "canvas", "--against", "./none"],
+        "no such model: './none'; expected 'canvas' or 'canvas20'",
     ),
     "device": (["--real", "canvas", "--device", "gpu"], "device 'gpu' cannot be used here"),
     "few": (["--real", "canvas", "--pairs", "3"], "Invalid value for '--pairs'"),
@@ -211,7 +261,7 @@ def test_an_empty_folder_and_an_unknown_removal(workspace: Workspace, tmp_path: 
 
 
 def test_the_command_says_what_was_made_where_and_what_next(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("flows.inspection.blindspots.BlindspotsConfig", lambda pairs: SMALL)
     words = ("blindspots", "--real", "canvas", "--pairs", "12", "-w", workspace.root)
@@ -222,4 +272,10 @@ def test_the_command_says_what_was_made_where_and_what_next(
     assert (
         shown[-1].startswith("next: saeuron sql ") and (workspace.root / "pictures" / "canvas_blindspots.png").exists()
     )
-    assert json.loads(run_here(*words, "--json").out)["summary"]["real"] == "canvas"
+    summary = json.loads(run_here(*words, "--json").out)["summary"]
+    assert (summary["real"], summary["against"], summary["less"]) == ("canvas", "", None)
+    Removal("neon", "style", "negative_prompt", {}, (Call({"negative_prompt": "neon"}),)).save(
+        tmp_path / "a.safetensors"
+    )
+    summary = json.loads(run_here(*words, "--remove", tmp_path / "a.safetensors", "--json").out)["summary"]
+    assert summary["against"] == runs.remembered(workspace).model.spec and summary["less"] is not None

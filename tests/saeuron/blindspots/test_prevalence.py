@@ -76,6 +76,36 @@ def test_real_against_real_flags_something_in_few_runs() -> None:
     assert flagged <= 5
 
 
+def test_what_a_model_draws_too_rarely_anyway_is_not_blamed_on_a_removal() -> None:
+    rng = np.random.default_rng(9)
+    shown = np.arange(480) % 20
+    real, unedited = (np.abs(rng.normal(size=(480, 40))) * 0.1 * (rng.random((480, 40)) < 0.2) for _ in range(2))
+    for side in (real, unedited):
+        side[np.arange(480), shown] += 1 + rng.random(480)
+    unedited[shown == 7, 7] *= 0.03
+    edited = unedited.copy()
+    edited[shown == 3, 3] *= 0.1
+    assert strongest(prevalence(real, edited), "suppressed")[0] == 7
+    found = prevalence(unedited, edited)
+    assert strongest(found, "suppressed") == [3] and found.p[7] == 1
+    assert not strongest(prevalence(unedited, unedited), "suppressed")
+
+
+def test_a_concept_of_few_pictures_is_found_by_counting_where_its_latent_is_faint_elsewhere() -> None:
+    rng = np.random.default_rng(10)
+    unedited = 0.05 + 0.01 * rng.random((480, 40))
+    shown = np.arange(480) % 20 == 3
+    unedited[shown, 3] += 0.5
+    edited = unedited.copy()
+    edited[shown, 3] -= 0.5
+    by_mass = prevalence(unedited, edited)
+    assert by_mass.share[3] > 1 / 3 and not strongest(by_mass, "suppressed")
+    found = prevalence(unedited, edited, counted=(unedited > 0.3, edited > 0.3))
+    assert strongest(found, "suppressed") == [3] and found.share[3] == found.high[3] == 0
+    assert found.p == pytest.approx(by_mass.p, nan_ok=True)
+    assert np.isnan(found.share[5]) and found.verdict[5] == "alike"
+
+
 def test_a_large_difference_of_few_pictures_is_no_finding() -> None:
     real, made = np.random.default_rng(5).random((30, 4)), np.random.default_rng(6).random((30, 4))
     real[:, 0], made[:, 0] = 0, 0

@@ -73,8 +73,9 @@ def test_rendered_samples_have_new_pictures_for_names_and_for_the_control() -> N
     assert drawn.paired and drawn.fresh and len(drawn.real) == 8 and len(drawn.chosen) == len(drawn.judged) == 12
     assert [p.labels for p in drawn.real] == [{**r.prompt.concepts} for r in requests]
     assert [p.labels for p in drawn.control[1]] == [p.labels for p in drawn.real]
-    sides = [drawn.real, drawn.chosen, drawn.judged, drawn.control[1]]
-    assert len({side[0].pixels.tobytes() for side in sides}) == 4
+    assert drawn.learned == 8 and len(drawn.further) == 32
+    sides = [drawn.real, drawn.chosen, drawn.judged, drawn.further, drawn.control[1]]
+    assert len({picture.pixels.tobytes() for side in sides for picture in side}) == sum(map(len, sides))
 
 
 def test_a_folder_with_captions_is_its_own_prompts(tmp_path: Path) -> None:
@@ -86,6 +87,9 @@ def test_a_folder_with_captions_is_its_own_prompts(tmp_path: Path) -> None:
     assert [p.text for p in drawn.real] == [r.prompt.text for r in requests]
     assert {p.name for p in drawn.chosen} | {p.name for p in drawn.judged} == {p.name for p in drawn.real}
     assert {p.labels.get("object") for p in drawn.real} == {"cat", None}
+    learned = {p.name for p in drawn.real[: drawn.learned]}
+    assert len(learned) == 5 and not drawn.further and not learned & {p.name for p in drawn.judged}
+    assert [sum(p.name in learned for p in side) for side in drawn.control] in ([2, 3], [3, 2])
     assert drawn.real[0].pixels.shape == (16, 16, 3)
     few = found.requests([], 8, 1)
     assert few == requests[:8]
