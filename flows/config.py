@@ -50,7 +50,7 @@ def load(source: str | None, settings: Sequence[str] = ()) -> RunConfig:
         values = _merge(_parse((EMBEDDED / f"{base}.yaml").read_bytes(), source), values)
     for setting in settings:
         _set(values, setting)
-    return _placed(_validate(RunConfig, values, source))
+    return _placed(validated(RunConfig, values, source))
 
 
 def changed(config: RunConfig, settings: Sequence[str]) -> RunConfig:
@@ -58,7 +58,7 @@ def changed(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     values = config.model_dump(mode="json")
     for setting in settings:
         _set(values, setting)
-    return _placed(_validate(RunConfig, values, "the workspace's configuration")) if settings else config
+    return _placed(validated(RunConfig, values, "the workspace's configuration")) if settings else config
 
 
 def _placed(config: RunConfig) -> RunConfig:
@@ -99,7 +99,7 @@ def load_concept(path: Path) -> ConceptConfig:
     """
     if not path.is_file():
         raise ConfigError(f"no such file: {path}; give a YAML file with `name` and `domain`.")
-    return _validate(ConceptConfig, _parse(path.read_bytes(), str(path)), str(path))
+    return validated(ConceptConfig, _parse(path.read_bytes(), str(path)), str(path))
 
 
 class _Loader(yaml.SafeLoader):
@@ -153,7 +153,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set {setting!r}: {text!r} is not a YAML value.") from None
 
 
-def _validate(model: type[Model], values: dict[str, Any], source: str) -> Model:
+def validated(model: type[Model], values: dict[str, Any], source: str) -> Model:
+    """The model of some values; raises a ConfigError of one line, which starts with `source`."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

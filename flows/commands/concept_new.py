@@ -55,6 +55,7 @@ def suggested(config: "RunConfig", name: str, domain: str, also: Sequence[str], 
     import yaml
 
     from flows.check import check_added
+    from flows.config import validated
     from saeuron.config import ConceptConfig
     from saeuron.errors import ConfigError, UnknownName
 
@@ -66,7 +67,7 @@ def suggested(config: "RunConfig", name: str, domain: str, also: Sequence[str], 
     templates = sentences(config, domain)
     judge = judge or _judge(config, domain, name)
     values = {"name": name, "domain": domain, "also": list(also), "templates": templates}
-    check_added(ConceptConfig.model_validate(values), _anyone(config))
+    check_added(validated(ConceptConfig, values, "concept new"), _anyone(config))
     lines = [
         f"# A concept of your own: read the sentences, and change what does not fit {name!r}.",
         f"# {{{domain}:a}} is the concept with its article, {{{domain}}} without.",
