@@ -1,6 +1,7 @@
 """`saeuron blindspots`: from real pictures to the three views, the sheet and the text; mistakes."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -261,7 +262,7 @@ def test_an_empty_folder_and_an_unknown_removal(workspace: Workspace, tmp_path: 
 
 
 def test_the_command_says_what_was_made_where_and_what_next(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.inspection.blindspots.BlindspotsConfig", lambda pairs: SMALL)
     words = ("blindspots", "--real", "canvas", "--pairs", "12", "-w", workspace.root)
@@ -274,8 +275,24 @@ def test_the_command_says_what_was_made_where_and_what_next(
     )
     summary = json.loads(run_here(*words, "--json").out)["summary"]
     assert (summary["real"], summary["against"], summary["less"]) == ("canvas", "", None)
+
+
+def test_a_removal_is_compared_with_the_model_itself_unless_another_is_named(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def flow(*arguments: object) -> dict[str, object]:
+        asked.append(str(arguments[-1]))
+        return dict.fromkeys(("blindspots", "summary", "rows", "picture"))
+
+    monkeypatch.setattr("flows.inspection.blindspots.blindspots_flow", flow)
+    monkeypatch.setattr("flows.display.on_prefect", nullcontext)
     Removal("neon", "style", "negative_prompt", {}, (Call({"negative_prompt": "neon"}),)).save(
         tmp_path / "a.safetensors"
     )
-    summary = json.loads(run_here(*words, "--remove", tmp_path / "a.safetensors", "--json").out)["summary"]
-    assert summary["against"] == runs.remembered(workspace).model.spec and summary["less"] is not None
+    words = ("blindspots", "--real", "canvas", "--json", "-w", workspace.root)
+    without = ("--remove", tmp_path / "a.safetensors")
+    for more in ((), without, (*without, "--against", "canvas"), ("--against", "canvas")):
+        assert run_here(*words, *more).code == 0
+    assert asked == ["", runs.remembered(workspace).model.spec, "canvas", "canvas"]
