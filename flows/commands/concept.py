@@ -31,9 +31,9 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
 
     opened = Workspace.open(workspace, create=False)
     dropped = Roster.of(opened, runs.remembered(opened)).dropped
-    stale = outdated(opened)
+    old_ones = outdated(opened)
     rows = [
-        row | {"outdated": stale.get((row["concept"], row["method"]))}
+        row | {"outdated": old_ones.get((row["concept"], row["method"]))}
         for row in concept_rows(opened)
         if row["concept"] not in dropped
     ]
@@ -92,8 +92,9 @@ def concept_add(
     opened = Workspace.open(workspace, create=False)
     work = add_concept(opened, load_concept(file))
     run_pipeline(work.config, workspace, work.concepts, device, threads, verbose, as_json, keep_config=False)
-    if not as_json and (stale := sorted({concept for (concept, _), old in outdated(opened).items() if old})):
-        say(f"outdated removals: {', '.join(stale)}; anew: {command('concept', 'refresh', '--all', workspace=opened)}")
+    if not as_json and (old_ones := sorted({concept for (concept, _), old in outdated(opened).items() if old})):
+        again = command("concept", "refresh", "--all", workspace=opened)
+        say(f"outdated removals: {', '.join(old_ones)}; compute them again with: {again}")
 
 
 @app.command("drop")
@@ -119,10 +120,10 @@ def concept_drop(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
     if names == (name,):
         raise ConfigError(f"concept {name!r} is the last one of {domain}; expected another one to remain.")
     concepts.drop(opened, config, name)
-    stale = sorted({c for (c, _), old in outdated(opened).items() if old})
+    old_ones = sorted({c for (c, _), old in outdated(opened).items() if old})
     say(f"{name} has left scores and runs; nothing was deleted (saeuron concept add FILE brings it back)")
-    say(f"outdated removals: {', '.join(stale) or 'none'}")
-    then = ("concept", "refresh", "--all") if stale else ("gc", "--dry-run")
+    say(f"outdated removals: {', '.join(old_ones) or 'none'}")
+    then = ("concept", "refresh", "--all") if old_ones else ("gc", "--dry-run")
     say(f"next: {command(*then, workspace=opened)}")
 
 

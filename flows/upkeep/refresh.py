@@ -47,16 +47,16 @@ def choose(workspace: Workspace, config: RunConfig, name: str | None, everything
     roster = Roster.of(workspace, config)
     if name:
         check_present(name, config, roster)
-    stale: dict[str, bool] = {}
+    is_old: dict[str, bool] = {}
     for (concept, _), old in outdated(workspace).items():
-        stale[concept] = stale.get(concept, False) or old
+        is_old[concept] = is_old.get(concept, False) or old
     if bool(name) == everything:
         given = "both" if name else "neither"
-        which = ", ".join(sorted(c for c, old in stale.items() if old)) or "none"
+        which = ", ".join(sorted(c for c, old in is_old.items() if old)) or "none"
         raise ConfigError(f"expected the name of a concept or --all, found {given}; outdated: {which}.")
     there = {concept: names for names in roster.present(config).values() for concept in names}
-    chosen = [name] if name else [concept for concept in there if concept in stale]
-    return [c for c in chosen if stale.get(c, True) or set(roster.reference(config, c)) != set(there[c])]
+    chosen = [name] if name else [concept for concept in there if concept in is_old]
+    return [c for c in chosen if is_old.get(c, True) or set(roster.reference(config, c)) != set(there[c])]
 
 
 def check_present(name: str, config: RunConfig, roster: Roster) -> None:

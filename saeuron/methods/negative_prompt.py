@@ -1,4 +1,4 @@
-"""Name the concept in the negative prompt, so that guidance pushes away from it: a baseline without training."""
+"""Name the concept in the negative prompt, so that guidance pushes away from it; nothing is learned."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Steering by a difference of means, without an SAE: a baseline.
+"""Steering by a difference of means, without an SAE.
 
     d(t) = mean of x over the target images at step t - mean of x over images of the other concepts
     x'   = x - strength d(t)    at every position

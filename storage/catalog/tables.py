@@ -48,9 +48,9 @@ def _dropped(workspace: Workspace) -> set[tuple[str, str]]:
 def _removal_rows(
     workspace: Workspace, manifests: list[Manifest], scores: list[Row], dropped: Set[tuple[str, str]]
 ) -> list[Row]:
-    stale = _stale(manifests, scores)
+    old = _outdated(manifests, scores)
     # Only removals in use can be outdated, not superseded ones or those of dropped concepts.
-    used = in_use(workspace, manifests) if stale else {}
+    used = in_use(workspace, manifests) if old else {}
     rows = []
     for manifest in manifests:
         row: Row = {name: manifest.summary.get(name) for name in _REMOVALS.names}
@@ -62,13 +62,13 @@ def _removal_rows(
             | {
                 "removal_id": manifest.id,
                 "settings": {name: str(value) for name, value in settings.items()},
-                "outdated": current and manifest.id in stale,
+                "outdated": current and manifest.id in old,
             }
         )
     return rows
 
 
-def _stale(removals: list[Manifest], scores: list[Row]) -> set[str]:
+def _outdated(removals: list[Manifest], scores: list[Row]) -> set[str]:
     """Removals whose reference set differs from the concepts scored now, under the same protocol and SAEs."""
     kinds = {row["score_id"]: (row["protocol"], row["domain"]) for row in scores}
     saes: dict[str, set[str]] = {}
@@ -77,7 +77,7 @@ def _stale(removals: list[Manifest], scores: list[Row]) -> set[str]:
         saes.setdefault(row["score_id"], set()).add(row["sae_id"])
         if row["current"]:
             now.setdefault((row["protocol"], row["domain"], row["sae_id"]), set()).add(row["score_id"])
-    stale = set()
+    found = set()
     for removal in removals:
         known = set(removal.summary.get("reference_ids") or ())
         used: set[str] = set()
@@ -85,8 +85,8 @@ def _stale(removals: list[Manifest], scores: list[Row]) -> set[str]:
             used = set.intersection(*(saes[name] for name in known))
         groups = {(*kinds[name], sae) for name in known if name in kinds for sae in used}
         if known != set().union(*(now.get(group, ()) for group in groups)):
-            stale.add(removal.id)
-    return stale
+            found.add(removal.id)
+    return found
 
 
 def _run_rows(folder: Path) -> list[Row]:

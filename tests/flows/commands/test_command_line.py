@@ -111,7 +111,9 @@ def test_adding_a_concept_says_what_it_made_outdated(tmp_path: Path, monkeypatch
     monkeypatch.setattr("flows.commands.concept.run_pipeline", lambda *_, **__: None)
     monkeypatch.setattr("flows.upkeep.refresh.outdated", lambda _: stale)
     add = ("concept", "add", tmp_path / "wood.yaml", "-w", tmp_path / "w")
-    assert run_here(*add).out == (f"outdated removals: neon; anew: saeuron concept refresh --all -w {tmp_path / 'w'}\n")
+    assert run_here(*add).out == (
+        f"outdated removals: neon; compute them again with: saeuron concept refresh --all -w {tmp_path / 'w'}\n"
+    )
     assert run_here(*add, "--json").out == ""
 
 
