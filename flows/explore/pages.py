@@ -18,7 +18,7 @@ from saeuron.pages.document import Gallery, render
 from saeuron.pages.removals import RemovalRecord
 from storage.manifests import Manifest
 from tasks.explore import history, latents
-from tasks.explore.concepts import ConceptRow
+from tasks.explore.concepts import ConceptRow, every
 from tasks.explore.inspected import inspected
 from tasks.explore.removals import record
 from tasks.explore.saes import Beside, beside
@@ -62,7 +62,7 @@ def routes(shelves: Shelves) -> APIRouter:
 
     @router.get("/")
     def concepts(q: str = "", domain: str = "", state: str = "", sort: str = "measured first", p: int = 0) -> Response:
-        rows = shelves.now().concepts
+        rows = shelves.now().once(every)
         found = [r for r in rows if _fits(r, q, domain, state)]
         found.sort(key=SORTS.get(sort, SORTS["name"]))
         return page(
@@ -82,9 +82,9 @@ def routes(shelves: Shelves) -> APIRouter:
     @router.get("/concept")
     def concept(name: str, method: str = "") -> Response:
         shelf = shelves.now()
-        row = next((r for r in shelf.concepts if r.concept == name), None)
+        row = next((r for r in shelf.once(every) if r.concept == name), None)
         if row is None:
-            raise UnknownName("concept", name, [r.concept for r in shelf.concepts])
+            raise UnknownName("concept", name, [r.concept for r in shelf.once(every)])
         methods = {m: e for (c, m), e in shelf.evaluations.items() if c == name}
         evaluation = methods.get(method or row.method)
         found = remembered(shelf, evaluation) if evaluation else None
@@ -187,7 +187,7 @@ def routes(shelves: Shelves) -> APIRouter:
         number = int(words) if words.isdecimal() and len(words) < 10 else None
         saes = _named(shelf, words) if words and number is None else []
         numbered_in = [m for m in shelf.of("sae") if number is not None and number < m.summary["n_latents"]]
-        found = [r for r in shelf.concepts if words and words.lower() in r.concept.lower()]
+        found = [r for r in shelf.once(every) if words and words.lower() in r.concept.lower()]
         explained = latents.firing_on(shelf, words, PAGE) if number is None else []
         lists = {"concepts": found[:PAGE], "saes": saes[:PAGE], "latents": numbered_in, "explained": explained}
         return page("search", title="Search", q=q, number=number, **lists)
@@ -229,7 +229,7 @@ def remembered(shelf: Shelf, evaluation: Manifest) -> RemovalRecord:
     if evaluation.id not in kept:
         if len(kept) > 100:
             kept.clear()
-        known = {row.concept for row in shelf.concepts}
+        known = {row.concept for row in shelf.once(every)}
 
         def linked(kind: str, **what: object) -> str:
             # A judge's label need not be a concept.

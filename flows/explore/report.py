@@ -14,7 +14,7 @@ from storage.manifests import Manifest
 from storage.seals import check_page
 from tasks.explore import run_report
 from tasks.explore.check import Checker, differences
-from tasks.explore.shelf import Shelf
+from tasks.explore.shelf import Shelf, remembered
 from tasks.registry import runs
 
 
@@ -30,7 +30,7 @@ class Subject:
         """
         self.shelf = Shelf(workspace)
         self.run: runs.Record | None = None
-        self.config: RunConfig | None = run_report.remembered(workspace)
+        self.config: RunConfig | None = remembered(workspace)
         self.evaluations: Sequence[Manifest] = run_report.of_concept(self.shelf, what) if what else []
         self.name = what or ""
         if not self.evaluations:

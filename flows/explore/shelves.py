@@ -10,6 +10,8 @@ from pathlib import Path
 
 from storage import Workspace
 from storage.layout import MANIFEST
+from tasks.explore.concepts import every
+from tasks.explore.latents import uses
 from tasks.explore.shelf import Shelf
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class Shelves:
         self._lock = threading.Lock()
         self._mark = self._fingerprint()
         self._rests_until = 0.0
-        self.shelf = Shelf(workspace).warm()
+        self.shelf = _read(workspace)
         self.read = datetime.now(UTC)
 
     def now(self) -> Shelf:
@@ -57,7 +59,7 @@ class Shelves:
         start = time.monotonic()
         mark = self._fingerprint()
         # The former reading may still answer a request: it is closed when nobody holds it.
-        self.shelf, self._mark, self.read = Shelf(self.workspace).warm(), mark, datetime.now(UTC)
+        self.shelf, self._mark, self.read = _read(self.workspace), mark, datetime.now(UTC)
         self._rests_until = time.monotonic() + _SPARE * (time.monotonic() - start)
 
     def _fingerprint(self) -> tuple[object, ...]:
@@ -76,3 +78,10 @@ def _entries(folder: "os.PathLike[str] | os.DirEntry[str]") -> list["os.DirEntry
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         return list(entries)
     return []
+
+
+def _read(workspace: Workspace) -> Shelf:
+    """A reading with all that pages would otherwise look up at their first view."""
+    shelf = Shelf(workspace)
+    _ = shelf.evaluations, shelf.outdated, shelf.protocols, shelf.small, shelf.once(uses), shelf.once(every)
+    return shelf

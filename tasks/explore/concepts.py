@@ -6,8 +6,7 @@ from typing import Any
 
 from storage.errors import StorageError
 from storage.manifests import Manifest
-from tasks.explore.run_report import remembered
-from tasks.explore.shelf import Shelf
+from tasks.explore.shelf import Shelf, remembered
 from tasks.registry import concepts
 
 Image = tuple[str, str]

@@ -270,7 +270,7 @@ def latent_page(shelf: Shelf, sae_id: str, latent: int) -> LatentPage:
         latent,
         replace(measured.pictured([latent])[0], scores=scores) if measured else None,
         scores,
-        shelf.uses.get((sae_id, latent), []),
+        shelf.once(uses).get((sae_id, latent), []),
         rows,
         explained(shelf, sae_id, latent),
     )

@@ -14,7 +14,6 @@ from saeuron.pages.pictures import picture_of
 from saeuron.pages.removals import Comparison, RemovalRecord
 from saeuron.pages.report import Report, page
 from storage import Workspace
-from storage.errors import StorageError
 from storage.files import file_name, read_json, write_atomic
 from storage.identity import split_id
 from storage.manifests import Manifest
@@ -134,11 +133,3 @@ def _inline(shelf: Shelf) -> Any:
 def place(workspace: Workspace, name: str) -> Path:
     """The default path of a report."""
     return workspace.reports / f"{file_name(name)}.html"
-
-
-def remembered(workspace: Workspace) -> RunConfig | None:
-    """The workspace's configuration; None if there is none, or it is damaged."""
-    try:
-        return runs.remembered(workspace)
-    except (ConfigError, StorageError):
-        return None

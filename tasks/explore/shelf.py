@@ -1,11 +1,13 @@
 """A workspace as it is at one time: its manifests by stage, its tables, its pictures."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pyarrow.compute as pc
 
+from saeuron.config import RunConfig
+from saeuron.errors import ConfigError
 from saeuron.figures.metrics import Judged
 from storage import Workspace, connect
 from storage.dense import shards
@@ -13,8 +15,10 @@ from storage.errors import StorageError
 from storage.manifests import Manifest
 from storage.published import in_use
 from storage.tables import IMAGES, JUDGEMENTS, read_table
+from tasks.registry import runs
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class Shelf:
@@ -28,6 +32,7 @@ class Shelf:
             self.manifests[manifest.id] = manifest
             self.stages.setdefault(manifest.stage, []).append(manifest)
         self.tables = connect(workspace)
+        self._found: dict[Callable[[Shelf], Any], Any] = {}
         self.diagnoses: dict[str, Any] = {}
         """Measurements of SAEs that were read."""
         # Of this shelf alone: a cache of all shelves would keep former ones.
@@ -70,29 +75,17 @@ class Shelf:
         """{SAE: the protocol of its newest scores}."""
         return {s["sae_id"]: m.summary["protocol"] for m in self.of("score") for s in m.summary["saes"]}
 
-    @functools.cached_property
-    def uses(self) -> dict[tuple[str, int], list[Any]]:
-        """{(SAE, latent): the removals that edit it}."""
-        from tasks.explore import latents
-
-        return latents.uses(self)
-
-    @functools.cached_property
-    def concepts(self) -> list[Any]:
-        """Every concept, see `tasks.explore.concepts`."""
-        from tasks.explore import concepts
-
-        return concepts.every(self)
+    def once(self, find: Callable[["Shelf"], T]) -> T:
+        """What a function finds in this shelf, kept from its first call on."""
+        if find not in self._found:
+            self._found[find] = find(self)
+        found: T = self._found[find]
+        return found
 
     @functools.cached_property
     def small(self) -> bool:
         """Whether pictures are so small that they are enlarged without smoothing."""
         return small(self)
-
-    def warm(self) -> "Shelf":
-        """Look up at once what pages would otherwise look up at their first view."""
-        _ = self.evaluations, self.outdated, self.protocols, self.uses, self.concepts, self.small
-        return self
 
     def _index(self, image_set_id: str) -> dict[str, Row]:
         folder = self.workspace.fetch(image_set_id, IMAGES.file)
@@ -173,3 +166,11 @@ def small(shelf: Shelf) -> bool:
         except (StorageError, OSError):
             continue
     return True
+
+
+def remembered(workspace: Workspace) -> RunConfig | None:
+    """The workspace's configuration; None if there is none, or it is damaged."""
+    try:
+        return runs.remembered(workspace)
+    except (ConfigError, StorageError):
+        return None

@@ -13,7 +13,7 @@ from saeuron.config import ModelConfig
 from saeuron.errors import ConfigError
 from saeuron.pages.pictures import Picture
 from storage import Workspace
-from tasks.explore.shelf import Shelf
+from tasks.explore.shelf import Shelf, remembered
 
 CELLS = 16
 """Rows and columns of the grid that a region is painted on."""
@@ -115,8 +115,6 @@ class Pictures(NamedTuple):
 
 def model_of(shelf: Shelf, request: Request) -> ModelConfig:
     """How the model is sampled for a request."""
-    from tasks.explore.run_report import remembered
-
     config = remembered(shelf.workspace)
     given = {"steps": request.steps, "guidance": request.guidance}
     model = config.model if config else ModelConfig()
@@ -223,8 +221,6 @@ def _setting(each: Chosen) -> tuple[float, float]:
 
 def _half(shelf: Shelf) -> Any:
     """The half of the batch that the workspace's removals edit."""
-    from tasks.explore.run_report import remembered
-
     config = remembered(shelf.workspace)
     return config.tune.half if config else "both"
 

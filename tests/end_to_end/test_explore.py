@@ -19,6 +19,8 @@ from flows.explore.app import create
 from flows.explore.guards import Guard
 from flows.explore.shelves import Shelves
 from storage import Workspace
+from tasks.explore.concepts import every
+from tasks.explore.latents import uses
 from tasks.explore.studio import Studio
 from tests.end_to_end.markup import problems, too_wide
 from tests.end_to_end.process import Cli, end_session, run_here
@@ -119,12 +121,12 @@ def test_what_is_wrong_with_a_page_is_noticed() -> None:
 
 
 def test_the_latent_that_a_removal_edits_names_it(client: TestClient, shelves: Shelves) -> None:
-    (sae, latent), uses = next(iter(shelves.shelf.uses.items()))
-    assert f"name={uses[0].concept}" in ok(client, f"/latent?sae={sae}&i={latent}")
+    (sae, latent), users = next(iter(shelves.shelf.once(uses).items()))
+    assert f"name={users[0].concept}" in ok(client, f"/latent?sae={sae}&i={latent}")
 
 
 def test_a_picture_is_the_stored_one(client: TestClient, shelves: Shelves) -> None:
-    image_set, key = shelves.shelf.concepts[0].unedited
+    image_set, key = shelves.shelf.once(every)[0].unedited
     answer = client.get(f"/image/{image_set}/{key}.png")
     assert answer.content == shelves.shelf.png(image_set, key) and "immutable" in answer.headers["cache-control"]
     assert client.get(f"/image/{image_set}/nothing.png").status_code == 404
@@ -258,7 +260,7 @@ def test_a_picture_that_is_brought_is_looked_at_and_kept_nowhere(
     client: TestClient, place: Path, shelves: Shelves
 ) -> None:
     before = files(place)
-    image_set, key = shelves.shelf.concepts[0].unedited
+    image_set, key = shelves.shelf.once(every)[0].unedited
     png = client.get(f"/image/{image_set}/{key}.png").content
     told = client.post("/api/look?prompt=a+cat", content=png).json()
     end = time.monotonic() + 120
