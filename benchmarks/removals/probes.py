@@ -10,7 +10,7 @@ drawn.
 """
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -49,6 +49,15 @@ SAES: dict[str, SAE | None] = {}
 """{name: SAE}; None: the module's coordinates."""
 
 
+def all_of(hookpoint: str, name: str) -> All:
+    """A probe that reads every latent of `SAES[name]`."""
+    sae, W, b = SAES[name], torch.zeros(0), torch.zeros(0)
+    if sae is not None:
+        W = sae.W_enc.detach().float()
+        b = sae.b_enc.detach() - W @ sae.b_dec.detach()
+    return All(hookpoint, name, torch.zeros(0), W, b, torch.zeros(0), 0.0)
+
+
 def images(prompts: Iterable[Prompt], split: str, domain: str, concept: str, count: int, seed: int) -> list[Request]:
     """One sentence of each cell of a concept, `count` images in all."""
     found = {p.text: p for p in prompts if p.split == split and p.concepts.get(domain) == concept}.values()
@@ -82,7 +91,7 @@ def main() -> None:
         SAES["untrained"] = notebook.train(rows, **untrained)[hookpoint]
         for name in SAES:
             seen = _seen(pipe, config, hookpoint, name, wanted)
-            _try(figures, domain, name, about.concepts, seen, options.n, _strongest)
+            _try(figures, domain, name, about.concepts, seen, options.n, strongest)
             if name == "trained":
                 _try(figures, domain, "random", about.concepts, seen, options.n, _drawn)
     show(figures, options.json)
@@ -92,13 +101,7 @@ def _seen(
     pipe: object, config: RunConfig, hookpoint: str, name: str, wanted: dict[tuple[str, str], list[Request]]
 ) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
     """{(split, concept): (max_q p [images, N], mean f [images, N])}."""
-    sae, found = SAES[name], {}
-    nothing = torch.zeros(0)
-    W, b = nothing, nothing
-    if sae is not None:
-        W = sae.W_enc.detach().float()
-        b = sae.b_enc.detach() - W @ sae.b_dec.detach()
-    probe = All(hookpoint, name, nothing, W, b, nothing, 0.0)
+    found, probe = {}, all_of(hookpoint, name)
     for split, seed in (("train", config.tune.seed), ("test", config.evaluate.seed)):
         keys = [key for key in wanted if key[0] == split]
         everything = [request for key in keys for request in wanted[key]]
@@ -114,7 +117,15 @@ Choice = Callable[[str, Tensor, Tensor, int], Tensor]
 """Which n latents: of (concept, mean f of the concept [N], of others [N], n)."""
 
 
-def _strongest(concept: str, mine: Tensor, others: Tensor, n: int) -> Tensor:
+def dealt(concept: str, concepts: Sequence[str]) -> list[tuple[str, int]]:
+    """(another concept, number of its image): images of the others in turn, from a place of the concept's own."""
+    rest, start = [c for c in concepts if c != concept], list(concepts).index(concept)
+    order = rest[start:] + rest[:start]
+    return [(order[i % len(order)], i // len(order)) for i in range(LEARNED)]
+
+
+def strongest(concept: str, mine: Tensor, others: Tensor, n: int) -> Tensor:
+    """The n latents with the greatest |s|, int64 [n]; `mine` and `others` are means of f, [N]."""
     score = mine / (mine.sum() + DELTA) - others / (others.sum() + DELTA)
     return score.abs().topk(n).indices
 
@@ -138,11 +149,7 @@ def _try(
         found, false = [], []
         for concept in concepts:
             rest = [c for c in concepts if c != concept]
-            # The others are dealt in turn, from a place of the concept's own.
-            start = list(concepts).index(concept)
-            order = rest[start:] + rest[:start]
-            dealt = [(order[i % len(order)], i // len(order)) for i in range(LEARNED)]
-            learned = torch.stack([seen["train", c][0][i] for c, i in dealt])
+            learned = torch.stack([seen["train", c][0][i] for c, i in dealt(concept, concepts)])
             means = torch.cat([seen["train", c][1] for c in rest]).mean(0)
             latents = choice(concept, seen["train", concept][1].mean(0), means, n)
             weights, bias = fit(seen["train", concept][0][:, latents], learned[:, latents])
