@@ -323,4 +323,4 @@ def test_what_is_made_later_is_seen_without_a_restart(place: Path, workspaces: P
     while gone in shelves.now().manifests:
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert {r.concept for r in shelves.now().concepts if r.state == "measured"} == {"stripes"}
+    assert {r.concept for r in shelves.now().once(every) if r.state == "measured"} == {"stripes"}
