@@ -10,7 +10,7 @@ drawn.
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -93,7 +93,7 @@ def main() -> None:
             seen = _seen(pipe, config, hookpoint, name, wanted)
             _try(figures, domain, name, about.concepts, seen, options.n, strongest)
             if name == "trained":
-                _try(figures, domain, "random", about.concepts, seen, options.n, _drawn)
+                _try(figures, domain, "random", about.concepts, seen, options.n, drawn)
     show(figures, options.json)
 
 
@@ -130,9 +130,20 @@ def strongest(concept: str, mine: Tensor, others: Tensor, n: int) -> Tensor:
     return score.abs().topk(n).indices
 
 
-def _drawn(concept: str, mine: Tensor, others: Tensor, n: int) -> Tensor:
+def drawn(concept: str, mine: Tensor, others: Tensor, n: int) -> Tensor:
+    """n latents, int64 [n], drawn among those that fire on the concept."""
     fires = (mine > 0).nonzero().flatten()
     return fires[torch.randperm(len(fires), generator=generator(0, "random latents", concept))[:n]]
+
+
+def fitted(
+    concept: str, train: Mapping[str, tuple[Tensor, Tensor]], n: int, choice: Choice
+) -> tuple[Tensor, Tensor, float]:
+    """(n latents, their weights, the bias) from {concept: (max_q p, mean f), [images, N] each} of training images."""
+    others = torch.stack([train[c][0][i] for c, i in dealt(concept, list(train))])
+    mine, means = train[concept], torch.cat([f for c, (_, f) in train.items() if c != concept]).mean(0)
+    latents = choice(concept, mine[1].mean(0), means, n)
+    return latents, *fit(mine[0][:, latents], others[:, latents])
 
 
 def _try(
@@ -145,14 +156,12 @@ def _try(
     choice: Choice,
 ) -> None:
     """Fit a probe for each concept, and add what it opens for."""
+    train = {concept: seen["train", concept] for concept in concepts}
     for n in counts:
         found, false = [], []
         for concept in concepts:
             rest = [c for c in concepts if c != concept]
-            learned = torch.stack([seen["train", c][0][i] for c, i in dealt(concept, concepts)])
-            means = torch.cat([seen["train", c][1] for c in rest]).mean(0)
-            latents = choice(concept, seen["train", concept][1].mean(0), means, n)
-            weights, bias = fit(seen["train", concept][0][:, latents], learned[:, latents])
+            latents, weights, bias = fitted(concept, train, n, choice)
 
             def opens(c: str, latents: Tensor = latents, weights: Tensor = weights, bias: float = bias) -> Tensor:
                 return seen["test", c][0][:, latents] @ weights + bias >= 0

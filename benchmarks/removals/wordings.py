@@ -6,21 +6,21 @@ misspellings, of objects of canvas.
 
 For each object of the protocol a gate learns from plain training sentences, and is tried on test sentences of each
 kind, one of each style and of none: the share of the object's that it opens for, and of others'. Gates: `prompt`, that
-of `semantic_gate`; `trained` and `untrained`, the probe of two latents of `gated_uce`, of the workspace's SAE and of
-its control. Then the workspace's removals are attached, and the images counted in which the judge still sees the
-object. An opening costs one run of the denoiser at most; only these pictures are drawn.
+of `semantic_gate`; `trained`, the probe of two latents of `gated_uce`; and its controls `untrained`, `random` (trained
+latents, drawn at random) and `coordinates` (of the module's output, without an SAE). Of `--draw` pictures are drawn
+with the workspace's removals, and those are counted in which the judge still sees the object.
 """
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.removals.probes import LEARNED, SAES, all_of, dealt, images, strongest
+from benchmarks.removals.probes import LEARNED, SAES, Choice, all_of, drawn, fitted, images, strongest
 from benchmarks.results import Figure, parser, show
 from flows.bench import protocol
 from saeuron import judges, tuning
@@ -29,8 +29,8 @@ from saeuron.canvas.vocabularies import CANVAS
 from saeuron.config import RunConfig
 from saeuron.generation import Request, generate
 from saeuron.methods.base import Evidence
-from saeuron.methods.detection.probe import fit, heights
-from saeuron.methods.removal import Removal
+from saeuron.methods.detection.probe import heights
+from saeuron.methods.removal import Removal, removed
 from saeuron.methods.text.semantic_gate import Semantic, told
 from saeuron.methods.text.states import rows
 from saeuron.pipelines.loading import load_pipeline
@@ -41,6 +41,8 @@ from storage import Workspace
 DOMAIN = "object"
 Opens = Callable[[str, Sequence[Request]], Tensor]
 """(concept, images) -> whether its gate opens for each, bool [images]."""
+Probes = Mapping[str, tuple[Tensor, Tensor, float]]
+"""{concept: (latents, weights, bias)}."""
 
 
 def main() -> None:
@@ -75,12 +77,13 @@ def main() -> None:
             m: Removal.load(options.workspace / "removals" / f"{name}.{m}.safetensors") for m in options.methods
         }
         for kind, asked in tried.items():
-            for method, removal in {"unedited": None, **removals}.items():
-                with removal.attached(pipe) if removal else nullcontext():
-                    drawn = [p for _, px in generate(pipe, asked[name], config.model, config.evaluate.seed) for p in px]
-                seen = judge(torch.stack([torch.from_numpy(p) for p in drawn]).numpy(), judges.choices(judge, names))
+            for method, chosen in {"unedited": [], **{m: [r] for m, r in removals.items()}}.items():
+                with removed(pipe, chosen) as attached:
+                    made = generate(pipe, asked[name], config.model, config.evaluate.seed, extra=attached.call)
+                    pictures = np.concatenate([batch for _, batch in made])
+                seen = judge(pictures, judges.choices(judge, names))
                 shown = sum(j.label == name for j in seen)
-                figures.append(Figure(f"{name} shown, {kind}, {method}", shown, f"of {len(drawn)}"))
+                figures.append(Figure(f"{name} shown, {kind}, {method}", shown, f"of {len(pictures)}"))
     show(figures, options.json)
 
 
@@ -94,11 +97,14 @@ def gates(
 ) -> Iterator[tuple[str, Opens]]:
     """Each kind of gate, by name, with one gate for each concept."""
     yield "prompt", by_prompt(pipe, config, prompts, names)
-    [hookpoint] = config.domains[DOMAIN].hookpoints
+    SAES["coordinates"] = None
     for manifest in workspace.artifacts("sae"):
         sae = SAE.load(workspace.whole(manifest.id))
-        if sae.info.hookpoint == hookpoint:
-            yield manifest.summary["dictionary"], by_probe(pipe, config, prompts, names, sae)
+        if sae.info.hookpoint in config.domains[DOMAIN].hookpoints:
+            SAES[manifest.summary["dictionary"]] = sae
+    for read in SAES:
+        kinds = {read: strongest, **({"random": drawn} if read == "trained" else {})}
+        yield from zip(kinds, by_probe(pipe, config, prompts, names, read, [*kinds.values()]), strict=True)
 
 
 def by_prompt(pipe: Any, config: RunConfig, prompts: Sequence[Prompt], names: Sequence[str]) -> Opens:
@@ -118,37 +124,34 @@ def by_prompt(pipe: Any, config: RunConfig, prompts: Sequence[Prompt], names: Se
     return opens
 
 
-def by_probe(pipe: Any, config: RunConfig, prompts: Sequence[Prompt], names: Sequence[str], sae: SAE) -> Opens:
-    """The probes of two latents of `gated_uce`."""
-    SAES[sae.info.hookpoint] = sae
-    probe, n = all_of(sae.info.hookpoint, sae.info.hookpoint), sae.info.n_latents
-    cache: dict[tuple[str, int, int], Tensor] = {}
+def by_probe(
+    pipe: Any, config: RunConfig, prompts: Sequence[Prompt], names: Sequence[str], read: str, choices: Sequence[Choice]
+) -> Iterator[Opens]:
+    """For each way to choose two latents of `SAES[read]`, the probes of `gated_uce`."""
+    [hookpoint] = config.domains[DOMAIN].hookpoints
+    probe = all_of(hookpoint, read)
+    cache: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
 
-    def seen(wanted: Sequence[Request], seed: int) -> Tensor:
+    def seen(wanted: Sequence[Request], seed: int) -> tuple[Tensor, Tensor]:
+        """max_q p and mean f, [images, N] each."""
         keys = [(r.prompt.text, r.index, seed) for r in wanted]
         if new := [r for r, key in zip(wanted, keys, strict=True) if key not in cache]:
             with torch.no_grad():
                 about = Evidence("", "", pipe=pipe, model=config.model, seed=seed)
                 for r, found in zip(new, heights(about, new, [probe])[0], strict=True):
-                    cache[r.prompt.text, r.index, seed] = found
-        return torch.stack([cache[key] for key in keys])
+                    cache[r.prompt.text, r.index, seed] = found.chunk(2)
+        p, f = zip(*(cache[key] for key in keys), strict=True)
+        return torch.stack(p), torch.stack(f)
 
     train = {c: seen(images(prompts, "train", DOMAIN, c, LEARNED, config.tune.seed), config.tune.seed) for c in names}
-    fitted = {name: fitted_probe(train, name, n) for name in names}
+    for choice in choices:
+        probes = {name: fitted(name, train, 2, choice) for name in names}
 
-    def opens(concept: str, wanted: Sequence[Request]) -> Tensor:
-        latents, weights, bias = fitted[concept]
-        return seen(wanted, config.evaluate.seed)[:, latents] @ weights + bias >= 0
+        def opens(concept: str, wanted: Sequence[Request], probes: Probes = probes) -> Tensor:
+            latents, weights, bias = probes[concept]
+            return seen(wanted, config.evaluate.seed)[0][:, latents] @ weights + bias >= 0
 
-    return opens
-
-
-def fitted_probe(train: Mapping[str, Tensor], name: str, n: int) -> tuple[Tensor, Tensor, float]:
-    """(two latents, their weights, the bias) from max_q p and mean f, [images, 2 N], of each concept."""
-    others = torch.stack([train[c][i, :n] for c, i in dealt(name, list(train))])
-    means = torch.cat([train[c][:, n:] for c in train if c != name]).mean(0)
-    latents = strongest(name, train[name][:, n:].mean(0), means, 2)
-    return latents, *fit(train[name][:, latents], others[:, latents])
+        yield opens
 
 
 if __name__ == "__main__":
