@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from flows.explore.app import create
 from flows.explore.guards import Guard
 from flows.explore.shelves import Shelves
+from flows.run import Run
 from saeuron.config import CaptureConfig, DomainConfig, ModelConfig, PromptsConfig, RunConfig, ScoreConfig
 from saeuron.pipelines.loading import identity
 from saeuron.sae.config import SAEConfig
@@ -18,6 +19,7 @@ from tasks.capture import CaptureJob, capture, capture_shard
 from tasks.explore.studio import Studio
 from tasks.prompts import PromptsJob, prompts
 from tasks.registry import runs
+from tasks.registry.saes import find
 from tasks.score import ScoreJob, score
 from tasks.train import TrainJob, train
 
@@ -44,6 +46,13 @@ def configuration(model_folder: Path) -> RunConfig:
         train=SAEConfig(expansion=2, k=4, batch=64, steps=30, lr=1e-2),
         score=ScoreConfig(images=3),
     )
+
+
+def directly(workspace: Workspace, hookpoint: str = HOOKPOINTS[0]) -> tuple[Run, Manifest]:
+    """(a run whose steps are plain calls, without Prefect; the SAE at a hookpoint)."""
+    run = Run.of(workspace, runs.remembered(workspace), "cpu")
+    run.step = lambda task, job, **_: task.fn(job)  # type: ignore[method-assign]
+    return run, find(workspace, hookpoint)
 
 
 def build(root: Path, model_folder: Path) -> Workspace:

@@ -9,28 +9,23 @@ sae.safetensors, cfg.json   the latents
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
-from saeuron.blindspots.dictionary import DictionaryConfig, Strengths, learn, strengths
-from saeuron.blindspots.features import Features, features
-from saeuron.blindspots.naming import fires, is_name, named, words
-from saeuron.blindspots.pairs import copied_below, energies, nearest, shifts
+from saeuron.blindspots.dictionary import DictionaryConfig, Strengths
+from saeuron.blindspots.features import features
+from saeuron.blindspots.naming import fires, is_name
 from saeuron.blindspots.prevalence import Prevalence, Verdict, lifts, prevalence, strongest
-from saeuron.blindspots.real import Picture
 from saeuron.blindspots.samples import Sample, source
 from saeuron.blindspots.sheet import BLANK, LATENTS, Band, latent_band, sheet
 from saeuron.blindspots.sheet import PAIRS as SHOWN_PAIRS
-from saeuron.blindspots.unusual import FEWEST, shuffled, usual
+from saeuron.blindspots.unusual import FEWEST
 from saeuron.config import ModelConfig
 from saeuron.generation import Request, generate
 from saeuron.methods.removal import Removal, removed
-from saeuron.sae.autoencoder import SAE
 from saeuron.sae.config import Config
 from saeuron.sae.diagnosis.explanations import Explanation
 from storage.declared import View
@@ -39,6 +34,7 @@ from tasks import prompts as prompt_sets
 from tasks.engine import model, progress
 from tasks.engine.job import Clock, Job, Made, Summary, commit
 from tasks.engine.step import step
+from tasks.inspection.compared import Looked, change_of, latent_rows, look, ood_rows, pair_rows, rules_of
 
 PICTURE = "blindspots.png"
 FLAGGED: tuple[Verdict, Verdict] = ("suppressed", "exaggerated")
@@ -143,24 +139,6 @@ class BlindspotsJob(Job):
     """The same by content."""
 
 
-class Looked(NamedTuple):
-    """Latents, and their strengths in pictures."""
-
-    sae: SAE
-    real: Strengths
-    generated: Strengths
-    chosen: Strengths
-    judged: Strengths
-    control: tuple[Strengths, Strengths]
-    """Two sides of real pictures."""
-    moved: Sequence[NDArray[np.float64]]
-    """xi of generated pictures at each shift."""
-    fresh: Sequence[NDArray[np.float64]] | None
-    """The same of other real pictures of the same prompts."""
-    without: Strengths | None
-    """Of pictures of the model beside, one for each generated one."""
-
-
 @step("blindspots")
 def blindspots(job: BlindspotsJob) -> Made:
     """Generate, draw or read as many real pictures, learn latents of all, compare, write tables and picture."""
@@ -173,16 +151,16 @@ def blindspots(job: BlindspotsJob) -> Made:
     pipe = model.pipeline(job.model, job.device)
     pictures = _generated(job, pipe, requests, job.removals)
     found = real.sample(requests, config.others, (pictures.shape[1], pictures.shape[2]), config.seed)
-    looked = _look(features(job.features, job.device), found, pictures, without, config)
-    rules = _rules(found, requests, looked)
+    looked = look(features(job.features, job.device), found, pictures, without, config.dictionary)
+    rules = rules_of(found, requests, looked)
     seen = prevalence(looked.real.mean, looked.generated.mean, config.seed, paired=found.paired)
     control = prevalence(*(side.mean for side in looked.control), config.seed, "control", paired=found.fresh)
-    change = _change(looked, config.seed)
-    latents = _latents(rules, seen, control, change, (len(found.real), len(pictures)))
+    change = change_of(looked, config.seed)
+    latents = latent_rows(rules, seen, control, change, (len(found.real), len(pictures)))
     write_table(job.folder / PREVALENCE.file, table(latents, PREVALENCE))
-    pairs = _pairs(found, requests, looked)
+    pairs = pair_rows(found, requests, looked)
     write_table(job.folder / PAIRS.file, table(pairs, PAIRS))
-    ood = _ood(found, requests, looked, config.seed)
+    ood = ood_rows(found, requests, looked, config.seed)
     write_table(job.folder / OOD.file, table(ood, OOD))
     looked.sae.save(job.folder)
     _picture(job, found, pictures, without, looked, rules, seen, change, pairs)
@@ -225,137 +203,6 @@ def _generated(
             found.append(pictures)
             progress.tell("blindspots", sum(map(len, found)), len(requests), "pictures")
     return np.concatenate(found)
-
-
-def _look(
-    seeing: Features,
-    found: Sample,
-    pictures: NDArray[np.uint8],
-    without: NDArray[np.uint8] | None,
-    config: BlindspotsConfig,
-) -> Looked:
-    """Learn latents of the rows of all sides, and look for them in every picture."""
-    real, generated = _rows(seeing, found.real), seeing.rows(pictures)
-    total = config.dictionary.steps
-    beside = seeing.rows(without) if without is not None else None
-    sides = [side[: found.learned] for side in (real, generated, beside) if side is not None]
-    sides += [_rows(seeing, found.further)] if found.further else []
-    sae = learn(
-        torch.cat(sides).flatten(0, 1),
-        config.dictionary,
-        lambda point: progress.tell("blindspots", point.step, total, "steps of training"),
-    )
-    others = [strengths(sae, _rows(seeing, side)) for side in (found.chosen, found.judged, *found.control)]
-    ours = strengths(sae, real), strengths(sae, generated)
-    unedited = strengths(sae, beside) if beside is not None else None
-
-    def moved(of: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
-        return [strengths(sae, seeing.rows(each)).mean for each in shifts(of)]
-
-    fresh = moved(np.stack([p.pixels for p in found.control[1]])) if found.fresh else None
-    return Looked(sae, *ours, others[0], others[1], (others[2], others[3]), moved(pictures), fresh, unedited)
-
-
-def _rows(seeing: Features, pictures: Sequence[Picture]) -> Tensor:
-    return seeing.rows(np.stack([p.pixels for p in pictures]))
-
-
-def _rules(found: Sample, requests: Sequence[Request], looked: Looked) -> list[Explanation]:
-    """The rule of each latent; from generated pictures and their prompts where nothing says what real ones show."""
-    if found.labelled:
-        labels = ([p.labels for p in side] for side in (found.chosen, found.judged))
-        return named(looked.chosen, next(labels), looked.judged, next(labels))
-    shown: list[dict[str, str | None]] = [{**r.prompt.concepts} for r in requests]
-    shown = shown if any(shown) else words([r.prompt.text for r in requests])
-    half = len(shown) // 2
-    made = looked.generated
-    return named(made.take(slice(half)), shown[:half], made.take(slice(half, None)), shown[half:])
-
-
-def _change(looked: Looked, seed: int) -> Prevalence | None:
-    """What is drawn less or more often than by the model beside; None: there is none."""
-    if looked.without is None:
-        return None
-    counted = fires(looked.chosen, looked.without), fires(looked.chosen, looked.generated)
-    return prevalence(looked.without.mean, looked.generated.mean, seed, "change", counted=counted)
-
-
-def _latents(
-    rules: Sequence[Explanation],
-    seen: Prevalence,
-    control: Prevalence,
-    change: Prevalence | None,
-    ends: tuple[int, int],
-) -> list[dict[str, Any]]:
-    """Rows of `prevalence`."""
-    return [
-        {
-            "latent": i,
-            "rule": rule.rule.words if rule.rule else None,
-            "concepts": [concept for _, concept in rule.rule.values] if rule.rule else [],
-            "f1": rule.f1,
-            "named": is_name(rule),
-            "real": float(seen.real[i]),
-            "generated": float(seen.generated[i]),
-            "share": _number(seen.share[i]),
-            "low": _number(seen.low[i]),
-            "high": _number(seen.high[i]),
-            "delta": float(seen.delta[i]),
-            "q": _number(seen.q[i]),
-            "verdict": seen.verdict[i],
-            "control_share": _number(control.share[i]),
-            "control": control.verdict[i],
-            "beside": float(change.real[i]) if change else None,
-            "change": _number(change.share[i]) if change else None,
-            "change_low": _number(change.low[i]) if change else None,
-            "change_high": _number(change.high[i]) if change else None,
-            "change_q": _number(change.q[i]) if change else None,
-            "changed": change.verdict[i] if change else None,
-            "n_real": ends[0],
-            "n_generated": ends[1],
-        }
-        for i, rule in enumerate(rules)
-    ]
-
-
-def _pairs(found: Sample, requests: Sequence[Request], looked: Looked) -> list[dict[str, Any]]:
-    """Rows of `pairs`: energies to the real picture of the prompt, of another prompt, and to the nearest one."""
-    real, made = looked.real.mean, looked.moved
-    near, limit = nearest(made, real), copied_below(real, made, looked.fresh)
-    own = energies(made, real) if found.paired else None
-    other = energies(made, np.roll(real, 1, 0)) if found.paired else None
-    return [
-        {
-            "prompt_id": request.prompt.id,
-            "image_index": request.index,
-            "real": found.real[i].name if found.paired else None,
-            "energy": float(own[i]) if own is not None else None,
-            "control": float(other[i]) if other is not None else None,
-            "nearest": found.real[near.place[i]].name,
-            "nearest_energy": float(near.energy[i]),
-            "copied_below": limit,
-            "copied": bool(near.energy[i] < limit),
-        }
-        for i, request in enumerate(requests)
-    ]
-
-
-def _ood(found: Sample, requests: Sequence[Request], looked: Looked, seed: int) -> list[dict[str, Any]]:
-    """Rows of `ood`, of real pictures and of generated ones; nothing is called unusual if too few were held out."""
-    ordinary = usual(looked.chosen, [p.labels if found.labelled else {} for p in found.chosen], looked.judged)
-    rows = []
-    names = {"real": [p.name for p in found.real], "generated": [r.key for r in requests]}
-    sides = {"real": looked.real, "generated": looked.generated}
-    if found.fresh:
-        names["new"], sides["new"] = [p.name for p in found.control[1]], looked.control[1]
-    known = bool(np.isfinite(ordinary.threshold))
-    for kind, side in sides.items():
-        scores, by_chance = ordinary.score(side), shuffled(ordinary, side, seed)
-        for name, score, chance in zip(names[kind], scores, by_chance, strict=True):
-            row = {"kind": kind, "image": name, "score": float(score), "control": float(chance)}
-            row |= {"threshold": ordinary.threshold if known else None}
-            rows.append(row | {"is_ood": bool(score > ordinary.threshold) if known else None})
-    return rows
 
 
 def _unusual(ood: Sequence[Mapping[str, Any]], kind: str) -> int:
@@ -414,7 +261,3 @@ def _bands(
         shown = [(name, pictures, strength.mean[:, i]) for name, pictures, strength in sides]
         bands.append(latent_band(heading, shown[0], shown[1], paired, verdict == "suppressed"))
     return bands
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -12,12 +12,11 @@ from saeuron.errors import ConfigError, UnknownName
 from saeuron.sae.diagnosis.explanations import Rule
 from storage import Workspace, connect
 from storage.manifests import Manifest
-from tasks.registry import runs
 from tasks.registry.saes import find
 from tasks.sae.describe import describe, strangers
 from tasks.sae.explain import explain
 from tests import sae_workspace
-from tests.sae_workspace import HOOKPOINTS, build
+from tests.sae_workspace import HOOKPOINTS, build, directly
 
 KNOWN = {"style": ("neon", "dots"), "object": ("cat", "moon")}
 
@@ -28,8 +27,7 @@ def made(
 ) -> tuple[Workspace, Run, Manifest, str]:
     """(workspace, run, SAE, its explanation), made without Prefect."""
     workspace = build(tmp_path_factory.mktemp("described") / "workspace", tiny_model_folder)
-    run, sae = Run.of(workspace, runs.remembered(workspace), "cpu"), find(workspace, HOOKPOINTS[0])
-    run.step = lambda task, job, **_: task.fn(job)  # type: ignore[method-assign]
+    run, sae = directly(workspace)
     return workspace, run, sae, explain.fn(explain_job(run, sae, 8)).id
 
 

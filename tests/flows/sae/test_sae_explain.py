@@ -18,10 +18,9 @@ from tasks import prompts as prompt_sets
 from tasks.engine import model
 from tasks.engine.judge import DomainJudge
 from tasks.registry import runs
-from tasks.registry.saes import find
 from tasks.sae.explain import ExplainConfig, explain, shown
 from tasks.sae.prove import images
-from tests.sae_workspace import HOOKPOINTS, build
+from tests.sae_workspace import HOOKPOINTS, build, directly
 
 IMAGES = 8
 
@@ -30,8 +29,7 @@ IMAGES = 8
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: pathlib.Path) -> tuple[Workspace, str, str]:
     """(workspace, the SAE, its explanation), made without Prefect; nobody judges."""
     workspace = build(tmp_path_factory.mktemp("explained") / "workspace", tiny_model_folder)
-    run, sae = Run.of(workspace, runs.remembered(workspace), "cpu"), find(workspace, HOOKPOINTS[0])
-    run.step = lambda task, job, **_: task.fn(job)  # type: ignore[method-assign]
+    run, sae = directly(workspace)
     return workspace, sae.id, explain.fn(explain_job(run, sae, IMAGES)).id
 
 

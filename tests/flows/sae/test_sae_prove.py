@@ -18,9 +18,8 @@ from storage import Workspace, connect
 from tasks import prompts as prompt_sets
 from tasks.engine import model
 from tasks.registry import runs
-from tasks.registry.saes import find
 from tasks.sae.prove import ProofConfig, images, prove
-from tests.sae_workspace import HOOKPOINTS, build
+from tests.sae_workspace import HOOKPOINTS, build, directly
 
 IMAGES = 8
 
@@ -29,8 +28,7 @@ IMAGES = 8
 def proved(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: pathlib.Path) -> tuple[Workspace, str, str]:
     """(workspace, the SAE, its proof), made without Prefect."""
     workspace = build(tmp_path_factory.mktemp("proved") / "workspace", tiny_model_folder)
-    run, sae = Run.of(workspace, runs.remembered(workspace), "cpu"), find(workspace, HOOKPOINTS[0])
-    run.step = lambda task, job, **_: task.fn(job)  # type: ignore[method-assign]
+    run, sae = directly(workspace)
     return workspace, sae.id, prove.fn(proof_job(run, sae, IMAGES)).id
 
 
