@@ -42,14 +42,16 @@ EDITED = 32
 def pipeline() -> Any:
     """Stable Diffusion 1.5 with random weights; its tokenizer and VAE are small ones, and are not timed."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextModel
 
+    from saeuron.canvas.model import build_tokenizer
     from tests.saeuron.pipelines import tiny
 
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(
         vae=tiny.vae(4),
-        text_encoder=tiny.clip_encoder(tiny.CLIPTextModel, 768),
-        tokenizer=tiny.build_tokenizer(tiny.LENGTH),
+        text_encoder=tiny.clip_encoder(CLIPTextModel, 768),
+        tokenizer=build_tokenizer(tiny.LENGTH),
         unet=unet().eval(),
         scheduler=DDIMScheduler(),
         safety_checker=None,

@@ -72,7 +72,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     workspace = Workspace.open(root / "workspace")
     where: dict[str, Any] = {"workspace": workspace.root}
     same = {"model": config.model, "model_id": identity(config.model.spec)}
-    made = prompts.prompts.fn(prompts.PromptsJob(**where, config=config.prompts, domains=config.domains))  # type: ignore[attr-defined]
+    made = prompts.prompts.fn(prompts.PromptsJob(**where, config=config.prompts, domains=config.domains))
     found = prompts.read(workspace, made.id)
     saes = {}
     for hookpoint in domain.hookpoints:
@@ -112,13 +112,13 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
             for h, i in saes.items()
         )
         known = workspace.artifacts("totals")
-        return {j.hookpoint: totals.totals.fn(j.based(known, workspace.has)).id for j in jobs}  # type: ignore[attr-defined]
+        return {j.hookpoint: totals.totals.fn(j.based(known, workspace.has)).id for j in jobs}
 
     # As a run leaves them: the domain before the concept joins it.
     add_up(reference.values())
 
     def ours() -> None:
-        mine = score.score.fn(own)  # type: ignore[attr-defined]
+        mine = score.score.fn(own)
         sums = add_up([*reference.values(), mine.id])
         candidates = trials.TrialsJob(
             **where, **same, config=config.tune, domain=DOMAIN, concept=CONCEPT, method="saeuron",
@@ -130,8 +130,8 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
             **where, trials=candidates, trials_id=candidates.id, domain=DOMAIN, concept=CONCEPT, method="saeuron",
             domains=(DOMAIN,), judges={DOMAIN: judge},
         )  # fmt: skip
-        trials.trials.fn(candidates)  # type: ignore[attr-defined]
-        tune.tune.fn(job)  # type: ignore[attr-defined]
+        trials.trials.fn(candidates)
+        tune.tune.fn(job)
         workspace.delete(job.id)
         workspace.delete(candidates.id)
         workspace.delete(own.id)
@@ -158,7 +158,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     start = time.perf_counter()
     for hookpoint, sae in saes.items():
         members = tuple(sorted(reference.values()))
-        packs.packs.fn(packs.PacksJob(**where, hookpoint=hookpoint, sae_id=sae, scores=members))  # type: ignore[attr-defined]
+        packs.packs.fn(packs.PacksJob(**where, hookpoint=hookpoint, sae_id=sae, scores=members))
     packed = time.perf_counter() - start
     share = packed / len(reference) * (1 + max(0.0, math.log2(len(reference) / LOOSE)))
     ratios = [a / b for a, b in zip(times["ours"], times["bare"], strict=True)]
@@ -241,7 +241,7 @@ def _made_up(root: Path, config: RunConfig) -> Workspace:
             for name in ("removal.safetensors", "sheet.png", "scores.png"):
                 job.folder.mkdir(parents=True, exist_ok=True)
                 (job.folder / name).write_bytes(planned.id.encode())
-            about: dict[str, Any] = {
+            summaries: dict[str, dict[str, Any]] = {
                 "removal": {
                     "settings": {"n": 4, "gamma": -1.0},
                     "concept": concept,
@@ -250,8 +250,8 @@ def _made_up(root: Path, config: RunConfig) -> Workspace:
                 },
                 "score": {"saes": []},
                 "capture": {"hookpoint": job.label, "model_id": run.model_id, "width": 128},
-            }.get(job.stage, {})
-            workspace.commit(job.id, config=job.identity, inputs={}, summary=about, seconds=1.0)
+            }
+            workspace.commit(job.id, config=job.identity, inputs={}, summary=summaries.get(job.stage, {}), seconds=1.0)
 
     return workspace
 

@@ -34,7 +34,19 @@ from storage.catalog.diagnosis import FILES
 from storage.dense import shards
 from storage.files import write_json
 from storage.identity import artifact_id
-from storage.tables import CONFUSION, DAMAGE, GRID, IMAGES, JUDGEMENTS, METRICS, REMOVAL_LATENTS, table, write_table
+from storage.tables import (
+    CONFUSION,
+    DAMAGE,
+    GRID,
+    IMAGES,
+    JUDGEMENTS,
+    METRICS,
+    PROMPTS,
+    REMOVAL_LATENTS,
+    table,
+    write_table,
+)
+from tasks.explore.concepts import every
 from tasks.explore.studio import Studio
 from tasks.packs import PacksJob, packs
 from tasks.registry import runs
@@ -76,8 +88,9 @@ def main() -> None:
 
 def _pages(client: TestClient, shelves: Shelves, repeats: int) -> list[Figure]:
     sae = shelves.shelf.of("sae")[0]
-    measured = [r for r in shelves.shelf.concepts if r.method]
+    measured = [r for r in every(shelves.shelf) if r.method]
     n, names = sae.summary["n_latents"], [r.concept for r in measured]
+    pictures = [r.unedited for r in measured if r.unedited]
     run = runs.records(shelves.workspace)[0].run_id
     kinds = {
         "concepts": lambda i: f"/?p={i}&sort={('name', 'mean', 'harms')[i % 3]}",
@@ -92,7 +105,7 @@ def _pages(client: TestClient, shelves: Shelves, repeats: int) -> list[Figure]:
         "search": lambda i: f"/search?q=concept+{i}",
         "try it": lambda i: "/try",
         "SQL": lambda i: "/sql",
-        "picture": lambda i: "/image/{}/{}.png".format(*measured[i].unedited),
+        "picture": lambda i: "/image/{}/{}.png".format(*pictures[i]),
     }
     figures = []
     for name, address in kinds.items():
@@ -123,14 +136,14 @@ def _made(workspace: Workspace, concepts: int, steps: int, latents: int) -> None
     sae = _sae(workspace, latents)
     scores = make(workspace, concepts, steps, latents, sae)
     place: dict[str, Any] = {"workspace": workspace.root, "hookpoint": HOOKPOINT, "sae_id": sae}
-    totals.fn(TotalsJob(**place, domain="style", scores=tuple(sorted(scores))))  # type: ignore[attr-defined]
-    packs.fn(PacksJob(**place, scores=tuple(sorted(scores))))  # type: ignore[attr-defined]
+    totals.fn(TotalsJob(**place, domain="style", scores=tuple(sorted(scores))))
+    packs.fn(PacksJob(**place, scores=tuple(sorted(scores))))
     _diagnosis(workspace, sae, latents, steps, rng)
     objects = [f"object {i}" for i in range(4)]
     prompts = [(f"{c} {o}", {"style": c, "object": o}) for c in names for o in objects]
     plain, judged = _images(workspace, "unedited", prompts, (), rng, pictures=True)
     unedited = [Judged(key, 0, asked, dict(asked)) for key, asked in prompts]
-    made, known = {}, list[Any]()
+    made, known = dict[str, bool](), list[Any]()
     for index, name in enumerate(names):
         some = [p for p in prompts if p[1]["style"] == name]
         some += [
@@ -179,7 +192,7 @@ def _diagnosis(workspace: Workspace, sae: str, latents: int, steps: int, rng: An
         heat = rng.integers(0, 255, (count, GRID_SIDE**2), dtype=np.uint8)
         example = {
             "latent": np.repeat(every, EXAMPLES), "rank": np.tile(np.arange(1, EXAMPLES + 1), latents),
-            "prompt_id": rng.choice(keys, count), "image_index": np.zeros(count, int),
+            "prompt_id": rng.choice(keys, count), "image_index": np.zeros(count, int), "mean": rng.random(count),
             "timestep": np.full(count, timesteps[0]), "position": rng.integers(0, GRID_SIDE**2, count),
             "value": rng.random(count), "heat": [h.tobytes() for h in heat],
         }  # fmt: skip
@@ -198,8 +211,18 @@ def _diagnosis(workspace: Workspace, sae: str, latents: int, steps: int, rng: An
             {**about, "loss": loss, "timesteps": timesteps, "grid": [GRID_SIDE, GRID_SIDE]},
         )
 
+    asked = [
+        {"prompt_id": key, "text": key, "split": "test", "concepts": {"style": "concept 0"}, "seed": None,
+         "guidance": None, "source": ""}
+        for key in keys
+    ]  # fmt: skip
+    texts = _commit(
+        workspace, "prompts", 1, {"held": len(keys)},
+        lambda folder: write_table(folder / PROMPTS.file, table(asked, PROMPTS)),
+    )  # fmt: skip
     about = {"sae_id": sae, "hookpoint": HOOKPOINT, "fvu": 0.2, "l0": 32.0, "dead": 1, "always_on": 0}
-    _commit(workspace, "diagnosis", 1, {"sae": sae}, write, summary={**about, "recovered": 0.9, "images": 256})
+    summary = {**about, "recovered": 0.9, "images": 256}
+    _commit(workspace, "diagnosis", 1, {"sae": sae}, write, inputs={"prompts": texts}, summary=summary)
 
 
 def _table(columns: dict[str, Any], kind: str) -> Any:
@@ -300,7 +323,12 @@ def _removed(
         **about, "removal_id": removal_id, "edited": [images], "unedited": [plain], "seeds": 1,
         "domains": ["style", "object"], "judgements": {images: seen, plain: judged},
     }  # fmt: skip
-    found = {**about, "value": summary(metrics), "verdict": ("holds", "weak", "failed")[index % 3], "reason": ""}
+    found: dict[str, Any] = {
+        **about,
+        "value": summary(metrics),
+        "verdict": ("holds", "weak", "failed")[index % 3],
+        "reason": "",
+    }
     found |= {"metrics": figures, "harmed": [], "others": len(harms), "images": len(edited)}
     evaluation = _commit(workspace, "evaluation", 4, config, write, summary=found, inputs={"removal": removal_id})
     return {removal_id: False, images: False, evaluation: False}

@@ -147,7 +147,7 @@ def _asked(root: Path, files: list[Path], question: Question, threads: int, repe
         connecting = time.perf_counter() - start
         rows = len(connection.execute(question.sql).fetchall())
         cold = time.perf_counter() - start
-        times, work = [], []
+        times, work = list[float](), list[float]()
         while len(times) < (3 if cold > 2 else repeats):
             start, worked = time.perf_counter(), time.process_time()
             connection.execute(question.sql).fetchall()

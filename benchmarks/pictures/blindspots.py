@@ -156,9 +156,9 @@ def suppressed(bench: Bench, each: int, only: Sequence[str], rows: list[dict[str
     real, chosen, judged, plain = (projected(mean, directions, side) for side in [*flat, _flat(bench.plain)])
     pixel_names = names_of(bench, chosen, judged)
     for domain in bench.config.domains:
-        concepts = bench.config.domains[domain].concepts
-        concepts = [c for c in concepts if c in only] or [
-            concepts[int(i)] for i in np.linspace(0, len(concepts) - 1, min(each, len(concepts)))
+        every = bench.config.domains[domain].concepts
+        concepts = [c for c in every if c in only] or [
+            every[int(i)] for i in np.linspace(0, len(every) - 1, min(each, len(every)))
         ]
         hits, right, flags, by_chance = dict[str, int](), dict[str, int](), dict[str, int](), 0.0
         for concept in concepts:

@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def main() -> None:
     options = arguments.parse_args()
     names = list(PEERS) if options.peers is None else [name for name in options.peers.split(",") if name]
     check_names(arguments, names)
-    shape = {field: getattr(options, field) or value for field, value in _fitting().items()}
+    shape: dict[str, Any] = {field: getattr(options, field) or value for field, value in _fitting().items()}
     if shape["latents"] % shape["width"] or shape["k"] > shape["latents"]:
         arguments.error(
             f"--latents is {shape['latents']}; a multiple of --width {shape['width']} that holds --k latents"
