@@ -50,7 +50,7 @@ def load(source: str | None, settings: Sequence[str] = ()) -> RunConfig:
         values = _merge(_parse((EMBEDDED / f"{base}.yaml").read_bytes(), source), values)
     for setting in settings:
         _set(values, setting)
-    return _placed(validated(RunConfig, values, source))
+    return _placed(validated(RunConfig, values, source, settings))
 
 
 def changed(config: RunConfig, settings: Sequence[str]) -> RunConfig:
@@ -58,7 +58,7 @@ def changed(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     values = config.model_dump(mode="json")
     for setting in settings:
         _set(values, setting)
-    return _placed(validated(RunConfig, values, "the workspace's configuration")) if settings else config
+    return _placed(validated(RunConfig, values, "the workspace's configuration", settings)) if settings else config
 
 
 def _placed(config: RunConfig) -> RunConfig:
@@ -153,13 +153,18 @@ def _set(values: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set {setting!r}: {text!r} is not a YAML value.") from None
 
 
-def validated(model: type[Model], values: dict[str, Any], source: str) -> Model:
-    """The model of some values; raises a ConfigError of one line, which starts with `source`."""
+def validated(model: type[Model], values: dict[str, Any], source: str, settings: Sequence[str] = ()) -> Model:
+    """The model of some values; raises a ConfigError of one line.
+
+    The line starts with `source`, or with the one of `settings` that gave what is wrong.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(p) for p in first["loc"])
+        keys = {setting.partition("=")[0]: setting for setting in settings}
+        source = next((f"--set {s}" for key, s in keys.items() if f"{place}.".startswith(f"{key}.")), source)
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "extra_forbidden":
             hint = _nearest(model, first["loc"])

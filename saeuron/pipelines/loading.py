@@ -18,10 +18,10 @@ from saeuron.pipelines.source import check_parts, fetched, folder_of, read
 from saeuron.quiet import quiet
 
 
-def check(spec: str | Path, scheduler: str | None = None) -> None:
+def check(spec: str | Path, scheduler: str | None = None, weights: bool = True) -> None:
     """Check that `spec` can be a supported model, and the scheduler's name; loads nothing.
 
-    A hub id passes, because only the hub can tell.
+    A hub id passes, because only the hub can tell. Without `weights` its configuration files are enough.
 
     Raises:
         BadModel: there is no such model, or its family is not supported.
@@ -30,7 +30,7 @@ def check(spec: str | Path, scheduler: str | None = None) -> None:
     """
     folder = folder_of(spec)
     if folder is not None:
-        check_parts(spec, folder, family_at(spec))
+        check_parts(spec, folder, family_at(spec), weights)
     if scheduler is not None:
         _scheduler(scheduler, None if folder is None else family_at(spec))
 

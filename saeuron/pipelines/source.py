@@ -106,8 +106,15 @@ def _explained(spec: str | Path, error: Exception) -> BadModel:
     return BadModel(f"cannot fetch model {str(spec)!r}: {why}")
 
 
-def check_parts(spec: str | Path, folder: Path, family: Family) -> None:
-    """Raise `BadModel` for a part that the family needs and that is missing, or has no weights but pickled ones."""
+def check_parts(spec: str | Path, folder: Path, family: Family, weights: bool = True) -> None:
+    """Raise `BadModel` for a part that the family needs and that is missing, or has no weights but pickled ones.
+
+    Args:
+        spec: the model's name in messages.
+        folder: its files.
+        family: what they are read as.
+        weights: whether they are needed.
+    """
     index = read(folder, "model_index.json")
     networks = [family.root, "vae", *(name for name in family.text_roots if name not in family.optional)]
     for name in (*networks, "scheduler"):
@@ -118,9 +125,15 @@ def check_parts(spec: str | Path, folder: Path, family: Family) -> None:
             )
         if not any((folder / name).glob("*.json")):
             raise BadModel(f"{spec} has no {name}/config.json; expected the whole folder of a diffusers pipeline.")
-    for name in networks:
-        if any((folder / name).glob("*.bin")) and not any((folder / name).glob("*.safetensors")):
+    for name in networks if weights else ():
+        if any((folder / name).glob("*.safetensors")):
+            continue
+        if any((folder / name).glob("*.bin")):
             raise BadModel(
                 f"{spec} has the weights of its {name.replace('_', ' ')} only as .bin, a pickle, which is not "
                 "loaded; load it yourself where you trust it, and save it with save_pretrained(FOLDER)."
             )
+        raise BadModel(
+            f"{spec} has no weights of its {name.replace('_', ' ')}: {name}/ holds no .safetensors; "
+            "fetch the model again."
+        )

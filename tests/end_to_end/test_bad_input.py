@@ -64,7 +64,7 @@ RUNS = {
         settings("model.size=[32, 33]"),
         "32 x 33 pixels (height, width) do not fit canvas20; its VAE and denoiser",
     ),
-    "no size": (settings("model.size=0"), "model.size: expected a height and a width in pixels"),
+    "no size": (settings("model.size=0"), "--set model.size=0: model.size: expected a height and a width in pixels"),
     "device": (["--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
     "unknown device": (["--device", "gpu"], "device 'gpu' cannot be used here"),
     "dtype": (["--dtype", "float8"], "model.dtype: Input should be 'float32', 'float16' or 'bfloat16'"),
@@ -115,6 +115,7 @@ FOLDERS = {
     "no text encoder": "has no text encoder: its model_index.json names none, and StableDiffusionPipeline needs one",
     "no folder of one": "has no text_encoder/config.json; expected the whole folder of a diffusers pipeline",
     "only pickles": "has the weights of its unet only as .bin, a pickle, which is not loaded; load it yourself",
+    "no weights": "has no weights of its unet: unet/ holds no .safetensors; fetch the model again",
     "no text-to-image": "has the class StableVideoDiffusionPipeline, which is not supported; expected StableDiffusion",
 }
 
@@ -132,6 +133,8 @@ def test_a_folder_that_is_no_whole_pipeline(name: str, tiny_model_folder: Path, 
             (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(
                 folder / "unet" / "diffusion_pytorch_model.bin"
             )
+        case "no weights":
+            (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
         case _:
             index["_class_name"] = "StableVideoDiffusionPipeline"
     (folder / "model_index.json").write_text(json.dumps(index))

@@ -50,7 +50,7 @@ def hookpoints(
     from flows.hints import command
     from saeuron.pipelines import loading
 
-    loading.check(model)
+    loading.check(model, weights=rank is not None)
     pixels = _pixels(size)
     loading.check_size(model, pixels)
     if rank is None:
