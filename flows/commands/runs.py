@@ -50,8 +50,8 @@ def _show(workspace: object, view: str, columns: list[str], order: str, as_json:
     if as_json:
         say(json.dumps(rows, indent=2, default=str))
     else:
-        ids = [name for name in columns if name.endswith("_id")]
-        say(text_table(columns, rows, wrapped=["hookpoint", *ids], optional=["domain", *ids]))
+        # A removal is named by its concept and method, an SAE by its id, which can be copied while it is whole.
+        say(text_table(columns, rows, wrapped=["hookpoint"], optional=["domain", "removal_id", "n_latents", "k"]))
         noun = {"saes": "SAE"}.get(view, view.removesuffix("s"))
         percent = any(isinstance(value, float) for row in rows for value in row.values())
         say(f"({counted(len(rows), noun)}{'; fractions in percent' if percent else ''})")

@@ -301,6 +301,13 @@ class TestLook:
         done = run_here("sql", query, "-w", workspace)
         assert done.code == 2 and done.complaint and not done.out
 
+    def test_sae_list_shows_ids_that_can_be_copied(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        text = run_here("sae", "list", "-w", workspace).out
+        found = [path.name for path in (workspace / "artifacts" / "sae").iterdir()]
+        assert found and all(f"\n{sae_id} " in text for sae_id in found)
+        assert max(map(len, text.splitlines())) <= 80
+
     def test_concept_list(self, workspace: Path) -> None:
         found = json.loads(run_here("concept", "list", "-w", workspace, "--json").out)
         assert [(r["domain"], r["concept"]) for r in found] == [

@@ -22,7 +22,7 @@ DEVICES = ("cpu:0", "cpu:1")
 
 
 WHOLE = "dask-whole"
-"""To a removal and its figures (`make faults`); the others make what comes before, in steps like the others."""
+"""To a removal and its figures; the others make what comes before. It and Ray: `make faults`."""
 
 
 def runner(name: str) -> tuple[str, ...]:
@@ -79,7 +79,9 @@ class Killer(threading.Thread):
         return {holder(folder / f"{name.replace(':', '-')}.lock") for name in DEVICES}
 
 
-@pytest.fixture(scope="module", params=["dask", "ray", pytest.param(WHOLE, marks=pytest.mark.full)])
+@pytest.fixture(
+    scope="module", params=["dask", *(pytest.param(name, marks=pytest.mark.full) for name in ("ray", WHOLE))]
+)
 def disturbed(
     request: pytest.FixtureRequest, server: None, workspaces: Path, temporary: Path
 ) -> Iterator[tuple[Done, Killer]]:
