@@ -106,9 +106,10 @@ class DomainConfig(Config):
     """{method: {setting: values}} to try for this domain, in place of those in `tune.settings`: what is a mild
     setting differs between hookpoints."""
     judge: str = "canvas"
-    """Judge of this domain: `canvas` or `canvas20` (for images of the model so named), `clip:MODEL` or
-    `classifier:MODEL` with a folder or hub id, `unlearncanvas:FOLDER`, `nudenet`, or `none` (metrics are then null, and
-    settings are not searched)."""
+    """Judge of this domain: `canvas` or `canvas20` (for images of the model so named), `clip` (with the model that
+    `saeuron/judges/clip.py` names), `clip:MODEL` or `classifier:MODEL` with a folder, `owner/name` or
+    `owner/name@revision`, `unlearncanvas:FOLDER`, `nudenet`, or `none` (metrics are then null, and settings are not
+    searched)."""
     judge_templates: tuple[str, ...] = ()
     """Sentences with the placeholder {label} that `clip` compares images with, such as `a picture in {label} style`;
     empty: `a photo of a {label}`."""

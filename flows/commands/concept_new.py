@@ -12,8 +12,6 @@ from flows.commands.options import WORKSPACE, WorkspaceOption, say
 if TYPE_CHECKING:
     from saeuron.config import RunConfig
 
-CLIP = "clip:openai/clip-vit-base-patch32"
-
 
 def concept_new(
     name: Annotated[str, typer.Argument(help="The concept, as prompts name it; quote several words.")],
@@ -90,12 +88,14 @@ def _anyone(config: "RunConfig") -> "RunConfig":
 def _judge(config: "RunConfig", domain: str, name: str) -> str:
     """CLIP, where the domain's judge has no label for the concept; empty where it can judge it."""
     from saeuron import judges
+    from saeuron.judges.clip import MODEL
 
+    clip = f"clip:{MODEL}"
     about = config.domains[domain]
     if about.judge == judges.NONE:
-        return CLIP
+        return clip
     labels = judges.of_domain(domain, about).labels
-    return "" if labels is None or name in labels else CLIP
+    return "" if labels is None or name in labels else clip
 
 
 def sentences(config: "RunConfig", domain: str) -> dict[str, list[str]]:

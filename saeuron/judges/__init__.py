@@ -11,7 +11,7 @@ folder.py         where a judge's model lies, and its hash
 renamed.py        a judge whose labels are named otherwise than the concepts
 vit.py            a vision transformer with timm's names of weights
 
-A judge is named by a specification, `NAME` or `NAME:ARGUMENT`: `canvas`, `clip:openai/clip-vit-large-patch14`.
+A judge is named by a specification, `NAME` or `NAME:ARGUMENT`: `canvas`, `clip:openai/clip-vit-large-patch14@main`.
 A judge of your own is made known by `register`, or by an entry point of the group `saeuron.judges`.
 docs/extending.md has the recipe.
 """

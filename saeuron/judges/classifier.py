@@ -24,7 +24,7 @@ class ClassifierJudge:
     Images are resized and normalised as preprocessor_config.json says, with Pillow's resampling.
 
     Args:
-        argument: a local folder or a hub id; safetensors only.
+        argument: a local folder, or a hub id with or without `@revision`; safetensors only.
         domain: any; not used.
         templates: none.
         device: where the model runs, in float32.

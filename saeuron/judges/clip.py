@@ -20,6 +20,8 @@ from saeuron.quiet import quiet
 if TYPE_CHECKING:
     import torch
 
+MODEL = "openai/clip-vit-large-patch14"
+"""The model of a judge that names none. It has safetensors; OpenAI's smaller ones have only pickles."""
 TEMPLATES = ("a photo of a {label}",)
 """Sentences for the labels, if none are configured."""
 _KINDS = ("clip", "siglip")
@@ -36,14 +38,14 @@ class ClipJudge:
     the model's training. CLIP's score is a softmax over the labels, SigLIP's a sigmoid of each label by itself.
 
     Args:
-        argument: a local folder or a hub id; safetensors only.
+        argument: a local folder, or a hub id with or without `@revision`; safetensors only. Empty: `MODEL`.
         domain: any; not used.
         templates: sentences with the placeholder {label}; empty: `TEMPLATES`.
         device: where the model runs, in float32.
 
     Raises:
         BadModel: the folder does not exist, or holds no CLIP or SigLIP. A hub id is checked at first use.
-        ConfigError: the argument is missing, or a template is malformed.
+        ConfigError: a template is malformed.
     """
 
     labels = None
@@ -51,7 +53,7 @@ class ClipJudge:
 
     def __init__(self, argument: str, domain: str, templates: Sequence[str], device: str) -> None:
         del domain
-        self._model = ModelFolder("clip", argument, _KINDS)
+        self._model = ModelFolder("clip", argument or MODEL, _KINDS)
         self._device = device
         self._known: tuple[tuple[str, ...], Any] = ((), None)
         self._templates = tuple(templates) or TEMPLATES

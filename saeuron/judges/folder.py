@@ -14,6 +14,8 @@ FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 class ModelFolder:
     """The folder or hub id of a judge's model. A folder is checked at once, a hub id when it is first used.
 
+    A hub id is `owner/name`, or `owner/name@revision` for a branch, tag, commit or `refs/pr/N`.
+
     Args:
         judge: the judge's name, for messages.
         spec: a local folder or a hub id.
@@ -22,7 +24,7 @@ class ModelFolder:
 
     Raises:
         ConfigError: `spec` is empty.
-        BadModel: the folder does not exist, holds another kind of model, or no safetensors.
+        BadModel: the folder does not exist, holds another kind of model, or no safetensors; or nothing follows @.
     """
 
     def __init__(
@@ -38,7 +40,11 @@ class ModelFolder:
             raise ConfigError(f"the judge {judge!r} needs a model; expected {expected}.")
         self.spec, self._owner, self._wanted = spec, owner, wanted
         self._judge, self._kinds = judge, kinds
+        name, at, revision = spec.partition("@")
+        self._hub_id, self._revision = name, revision or None
         self.local = self._found()
+        if self.local is None and at and not revision:
+            raise BadModel(f"no revision after @ in {spec!r}; expected owner/name@revision, or owner/name.")
         if self.local:
             self._check(self.local)
 
@@ -50,11 +56,10 @@ class ModelFolder:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(self.spec, allow_patterns=list(FILES)))
+            folder = Path(snapshot_download(self._hub_id, revision=self._revision, allow_patterns=list(FILES)))
         except Exception as error:
-            raise BadModel(
-                f"cannot fetch {self._owner} {self.spec!r}: {why_not_fetched(self.spec, None, error)}"
-            ) from error
+            why = why_not_fetched(self._hub_id, self._revision, error)
+            raise BadModel(f"cannot fetch {self._owner} {self.spec!r}: {why}") from error
         self._check(folder)
         return folder
 
@@ -72,7 +77,7 @@ class ModelFolder:
         path = Path(self.spec).expanduser()
         if path.is_dir():
             return path
-        if path.is_absolute() or self.spec.startswith((".", "~")) or self.spec.count("/") > 1:
+        if path.is_absolute() or self.spec.startswith((".", "~")) or self._hub_id.count("/") > 1:
             wanted = self._wanted or f"{self._judge}:FOLDER with {self._what}, or {self._judge}:HUB_ID"
             raise BadModel(f"no such folder: {self.spec!r}; expected {wanted}.")
         return None
@@ -90,4 +95,7 @@ class ModelFolder:
             needed = ", ".join(self._kinds)
             raise BadModel(f"{folder} holds a model of type {kind!r}; the judge {self._judge!r} needs one of {needed}.")
         if not any(folder.glob("*.safetensors")):
-            raise BadModel(f"{folder} holds no .safetensors file; use a model that has one.")
+            raise BadModel(
+                f"{self.spec} holds no .safetensors file; use a model that has one, or a revision of it "
+                "(owner/name@revision) that has."
+            )

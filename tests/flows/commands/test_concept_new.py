@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from flows.check import check_added
-from flows.commands.concept_new import CLIP, suggested
+from flows.commands.concept_new import suggested
 from flows.config import load, load_concept
 from saeuron.config import PromptsConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.figures.words import a
+from saeuron.judges.clip import MODEL
 from saeuron.prompts import Prompt, from_templates, placeholders
+
+CLIP = f"clip:{MODEL}"
 
 
 def written(tmp_path: Path, *args: object, source: str = "canvas20", settings: tuple[str, ...] = ()):

@@ -20,6 +20,7 @@ from transformers import (
 from saeuron.canvas.model import build_tokenizer
 from saeuron.errors import BadModel, ConfigError
 from saeuron.judges import choices, create
+from saeuron.judges.clip import MODEL
 from tests.tiny_clip import SIDE, save_tiny_clip, spread
 
 LABELS = ("neon", "dots", "mosaic", "watercolour", "sepia")
@@ -204,8 +205,57 @@ def test_what_is_no_clip_is_refused_before_anything_is_loaded(clip_folder, tmp_p
         create(f"clip:{copy}", "style")
     with pytest.raises(BadModel, match=r"no such folder: '\./nowhere'"):
         create("clip:./nowhere", "style")
-    with pytest.raises(ConfigError, match="needs a model; expected clip:FOLDER or clip:HUB_ID"):
-        create("clip", "style")
+    with pytest.raises(BadModel, match=r"no revision after @ in 'some/clip@'; expected owner/name@revision, or owner"):
+        create("clip:some/clip@", "style")
+    with pytest.raises(BadModel, match=r"no such folder: 'some/clip/large@v1'"):
+        create("clip:some/clip/large@v1", "style")
+
+
+@pytest.fixture
+def hub(clip_folder, tmp_path, monkeypatch):
+    """A hub with a CLIP: all revisions have safetensors but `old`. The list is what it was asked: (name, revision)."""
+    pickled = shutil.copytree(clip_folder, tmp_path / "old")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    asked = []
+
+    def snapshot(name, revision, allow_patterns):
+        asked.append((name, revision))
+        assert "*.safetensors" in allow_patterns and not any("bin" in pattern for pattern in allow_patterns)
+        return str(pickled if revision == "old" else clip_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    return asked
+
+
+def test_a_judge_that_names_no_model_has_the_default_one(hub, clip_folder, pictures):
+    bare, named = create("clip", "style", TEMPLATES), create(f"clip:{MODEL}", "style", TEMPLATES)
+    assert MODEL == "openai/clip-vit-large-patch14" and hub == []  # nothing is fetched before it is used
+    assert bare.identity == named.identity == create(f"clip:{clip_folder}", "style", TEMPLATES).identity
+    assert hub == [(MODEL, None)] * 2
+    assert bare(pictures[:3], LABELS) == named(pictures[:3], LABELS)
+    assert create("clip:google/siglip", "style", TEMPLATES).identity == bare.identity and hub[-1][0] == "google/siglip"
+
+
+@pytest.mark.parametrize("revision", ["v1", "refs/pr/21", "0f1e2d3c"])
+def test_a_revision_of_the_hub_is_asked_for(hub, clip_folder, revision):
+    judge = create(f"clip:some/clip@{revision}", "style")
+    assert judge.identity == create(f"clip:{clip_folder}", "style").identity
+    assert hub == [("some/clip", revision)]
+
+
+def test_a_revision_with_pickles_alone_is_refused_and_another_advised(hub):
+    with pytest.raises(BadModel) as caught:
+        _ = create("clip:some/clip@old", "style").identity
+    assert str(caught.value) == (
+        "some/clip@old holds no .safetensors file; use a model that has one, or a revision of it "
+        "(owner/name@revision) that has."
+    )
+
+
+def test_a_folder_may_have_an_at_in_its_name(hub, clip_folder, tmp_path):
+    copy = shutil.copytree(clip_folder, tmp_path / "clip@mine")
+    assert create(f"clip:{copy}", "style").identity == create(f"clip:{clip_folder}", "style").identity
+    assert hub == []
 
 
 @pytest.mark.parametrize("template", ["a photo", "a {style} photo", "{label} {label}", "{label", "{}"])

@@ -60,11 +60,26 @@ def test_a_judge_and_an_sae_that_the_hub_refuses_are_told_of_in_the_same_words(n
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(BadModel) as judge:
-        _ = create("clip:some/model", "style").identity
+        _ = create("clip:some/model@v9", "style").identity
     with pytest.raises(BadSAE) as sae:
         locate("some/model", "unet.mid_block")
-    assert f"cannot fetch the judge's model 'some/model': {said}" in str(judge.value)
+    assert f"cannot fetch the judge's model 'some/model@v9': {said}" in str(judge.value)
     assert str(sae.value).startswith("cannot fetch SAE 'some/model' from the hub") and said in str(sae.value)
+
+
+@pytest.mark.parametrize("judge", ["clip", "classifier"])
+def test_a_judges_revision_that_is_not_there_is_named(judge, monkeypatch):
+    asked, (error, said) = [], ANSWERS["revision"]
+
+    def fail(*args, **kwargs):
+        asked.append((args[0], kwargs["revision"]))
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(BadModel) as caught:
+        _ = create(f"{judge}:some/model@v9", "style").identity
+    assert f"cannot fetch the judge's model 'some/model@v9': {said}" in str(caught.value)
+    assert "\n" not in str(caught.value) and asked == [("some/model", "v9")]
 
 
 def test_what_is_no_folder_and_no_hub_id(tmp_path):
