@@ -21,7 +21,7 @@ from tasks.explore import history, latents
 from tasks.explore.concepts import ConceptRow, every
 from tasks.explore.inspected import inspected
 from tasks.explore.removals import record
-from tasks.explore.saes import Beside, beside
+from tasks.explore.saes import Beside, beside, names
 from tasks.explore.shelf import Row, Shelf
 from tasks.registry import runs
 
@@ -143,6 +143,7 @@ def routes(shelves: Shelves) -> APIRouter:
             sae=about,
             measured=measured,
             plots=_sae_plots(measured) if measured else {},
+            names=names(shelf, about.id, lambda latent: link("latent", sae=about.id, i=latent)),
             others=others,
             pareto=_pareto(others, about) if len(others.saes) > 1 else "",
             rows=rows,

@@ -1,6 +1,7 @@
 """Measure whether an SAE's latents name concepts better than its controls, and print what was found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from prefect import flow
@@ -12,21 +13,13 @@ from flows.sae.report import captured, sampling
 from flows.stages.prompts import prompts
 from flows.summary import text_table
 from saeuron.config import RunConfig
-from storage import Workspace, connect
+from saeuron.pages.contents import Naming, NamingMeans
+from storage import Workspace
 from storage.manifests import Manifest
 from tasks.engine import model
+from tasks.sae.naming import GOOD, naming
 from tasks.sae.proof_tests import TESTS, proof_test
 from tasks.sae.prove import ProofConfig, ProofJob, prove
-
-KINDS = ("supervised", "trained", "frozen", "untrained", "neurons")
-"""Order of the table: the ceiling first."""
-GOOD = 0.9
-"""A latent with at least this F1 is said to name its concept."""
-
-_FIGURES = """
-SELECT kind, domain, avg(f1), avg((f1 >= ?)::INTEGER), avg(auroc), count(*), any_value(images)
-FROM dictionary WHERE proof_id = ? GROUP BY ALL
-"""
 
 
 @flow(name="sae prove", flow_run_name="sae prove in {workspace}", validate_parameters=True)
@@ -50,7 +43,7 @@ def sae_prove(
         device: where models run. threads: torch threads on the CPU.
 
     Returns:
-        {"proof": id or None, "figures": rows of the table, "tests": {test: rows of the view `proofs`}, "counts",
+        {"proof": id or None, "figures": records of `NamingMeans`, "tests": {test: rows of the view `proofs`}, "counts",
         "run_id"}.
     """
     opened = Workspace.open(workspace, create=False)
@@ -91,32 +84,19 @@ def proof_job(run: Run, sae: Manifest, images: int) -> ProofJob:
 
 def figures(workspace: Workspace, proof_id: str) -> list[dict[str, Any]]:
     """Means over the concepts of each domain, for each kind of dictionary."""
-    with connect(workspace) as views:
-        rows = views.execute(_FIGURES, [GOOD, proof_id]).fetchall()
-    names = ("kind", "domain", "f1", "named", "auroc", "concepts", "images")
-    found = [dict(zip(names, row, strict=True)) for row in rows]
-    return sorted(found, key=lambda row: (row["domain"], KINDS.index(row["kind"])))
+    return [asdict(each) for each in naming(workspace, workspace.manifest(proof_id)).means]
 
 
-def lines(sae: Manifest, found: list[dict[str, Any]]) -> list[str]:
+def lines(sae: Manifest, found: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table, and in one sentence for each domain what it says."""
-    shown = [
-        {"domain": r["domain"], "dictionary": r["kind"], "mean F1": r["f1"], "F1 >= 90": r["named"]} for r in found
-    ]
-    for row, r in zip(shown, found, strict=True):
-        row |= {"AUROC": r["auroc"], "concepts": r["concepts"]}
+    names = {"domain": "domain", "kind": "dictionary", "precision": "precision", "recall": "recall", "f1": "mean F1"}
+    names |= {"named": f"F1 >= {100 * GOOD:.0f}", "auroc": "AUROC", "concepts": "concepts"}
+    shown = [{said: row[name] for name, said in names.items()} for row in found]
     images = found[0]["images"] if found else 0
-    told = [
+    means = [NamingMeans(**row) for row in found]
+    return [
         f"{sae.id} at {sae.summary['hookpoint']}",
         f"best latent of each concept: chosen on {images} validation images, judged on {images} test images; percent",
-        text_table(["domain", "dictionary", "mean F1", "F1 >= 90", "AUROC", "concepts"], shown),
+        text_table(list(names.values()), shown),
+        *Naming("", means, (), GOOD).sentences,
     ]
-    for domain in dict.fromkeys(r["domain"] for r in found):
-        by = {r["kind"]: r["named"] for r in found if r["domain"] == domain}
-        if "untrained" in by:
-            verb = "more than" if by["trained"] > by["untrained"] else "not more than"
-            told.append(
-                f"{domain}: the trained SAE names {100 * by['trained']:.0f} % of the concepts, {verb} the untrained "
-                f"one, {100 * by['untrained']:.0f} %"
-            )
-    return told

@@ -129,6 +129,73 @@ class StepFigures:
 
 
 @dataclass(frozen=True)
+class Named:
+    """The latent that names one concept best, see `saeuron.sae.diagnosis.detection`; shares, of test images."""
+
+    domain: str
+    concept: str
+    latent: int | None
+    """None: none fires on the images that it would be chosen on."""
+    precision: float
+    recall: float
+    f1: float
+    auroc: float
+    untrained: float | None
+    """F1 of the best latent of an SAE that was never trained; None: there is no such control."""
+    href: str
+    """Where the latent is shown; empty: nowhere."""
+
+
+@dataclass(frozen=True)
+class NamingMeans:
+    """How well single latents of one kind of dictionary name the concepts of a domain: means over the concepts."""
+
+    domain: str
+    kind: str
+    """`trained`, the controls `untrained` and `frozen`, `neurons`, or `supervised`."""
+    precision: float
+    recall: float
+    f1: float
+    auroc: float
+    named: float
+    """Share of the concepts whose best latent has at least the F1 `Naming.good`."""
+    concepts: int
+    images: int
+    """Test images."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How well single latents of an SAE name concepts, beside its controls."""
+
+    proof_id: str
+    means: Sequence[NamingMeans]
+    """By domain; in each the ceiling first, as KINDS of `tasks/sae/naming.py` has them."""
+    concepts: Sequence[Named]
+    """By domain, the highest F1 first; of the trained SAE."""
+    good: float
+    """F1 from which a latent is said to name its concept."""
+
+    def of(self, domain: str) -> list[Named]:
+        """The concepts of one domain."""
+        return [each for each in self.concepts if each.domain == domain]
+
+    @property
+    def sentences(self) -> list[str]:
+        """For each domain, whether the trained SAE names more concepts than the untrained one."""
+        said = []
+        for domain in dict.fromkeys(each.domain for each in self.means):
+            share = {each.kind: each.named for each in self.means if each.domain == domain}
+            if "trained" in share and "untrained" in share:
+                verb = "more than" if share["trained"] > share["untrained"] else "not more than"
+                said.append(
+                    f"{domain}: the trained SAE names {100 * share['trained']:.0f} % of the concepts, {verb} the "
+                    f"untrained one, {100 * share['untrained']:.0f} %"
+                )
+        return said
+
+
+@dataclass(frozen=True)
 class SAEReport:
     """Everything that the page of an SAE shows."""
 
@@ -155,3 +222,5 @@ class SAEReport:
     """The latents to show."""
     protocol: str | None = None
     """The protocol of the scores; None: it was never scored."""
+    naming: Naming | None = None
+    """What its latents name; None: there is no proof."""

@@ -4,7 +4,7 @@ shelf.py       a workspace as it is now: manifests, tables, pictures
 removals.py    everything known of one removal that was evaluated
 latents.py     scores of latents for a concept, and latents as the page of an SAE shows them
 inspected.py   words and heads that a latent fires by, and what steering it does
-saes.py        an SAE beside the others of its hookpoint
+saes.py        an SAE beside the others of its hookpoint, and what its latents name
 concepts.py    every concept: how far it is, its figures, a picture
 history.py     runs: what each made, and what that cost
 trying.py      one prompt with latents and removals turned by hand

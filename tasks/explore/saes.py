@@ -1,10 +1,12 @@
-"""An SAE beside the others of its hookpoint: how well each rebuilds, at how many active latents."""
+"""An SAE beside the others of its hookpoint, how well each rebuilds; and what its latents name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from saeuron.pages.contents import Naming
 from storage.manifests import Manifest
 from tasks.explore.shelf import Shelf
+from tasks.sae.naming import naming
 
 
 class Compared(NamedTuple):
@@ -55,3 +57,9 @@ def _words(m: Manifest) -> str:
     named = [str(s["variant"]), f"N {s['n_latents']}", *([f"k {s['k']}"] if s.get("k") else [])]
     kind = s.get("dictionary")
     return ", ".join(named + ([kind] if kind not in (None, "trained") else []))
+
+
+def names(shelf: Shelf, sae_id: str, href: Callable[[int], str]) -> Naming | None:
+    """What single latents of an SAE name, by its newest proof; None: there is none. `href`: the address of a latent."""
+    proof = shelf.newest("proof", sae_id=sae_id)
+    return naming(shelf.workspace, proof, href) if proof is not None else None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saeuron.pages.contents import ConceptScore, Example, Latent, SAEReport, StepFigures
+from saeuron.pages.contents import ConceptScore, Example, Latent, Naming, SAEReport, StepFigures
 from saeuron.pages.pictures import Picture, picture_of
 from saeuron.pages.sae import page
 from saeuron.pages.sheet import sheet
@@ -20,6 +20,7 @@ from storage.files import read_json, write_atomic
 from storage.manifests import Manifest
 from storage.seals import sealed_page
 from storage.tables import PROMPTS, read_table
+from tasks.sae.naming import naming
 from tasks.sae.report import EXAMPLES, FIGURES, IMAGES, LATENTS, PROFILES, STABILITY, STEPS
 
 SHOWN = 50
@@ -193,8 +194,15 @@ class Diagnosis:
         """One record per (timestep, half), noisiest first."""
         return [StepFigures(**row) for row in read_table(self.folder / STEPS).to_pylist()]
 
+    def naming(self) -> Naming | None:
+        """What its latents name, by the newest proof, linked within the page; None: there is no proof."""
+        proof = newest(self.workspace, "proof", sae_id=self.sae_id)
+        return naming(self.workspace, proof, "#latent-{}".format) if proof is not None else None
+
     def report(self) -> SAEReport:
-        """The contents of the page."""
+        """The contents of the page: the latents that name concepts follow those that are shown anyway."""
+        found, shown = self.naming(), self.shown()
+        best = [each.latent for each in found.concepts if each.latent is not None] if found else []
         return SAEReport(
             sae_id=self.sae_id,
             hookpoint=self.manifest.summary["hookpoint"],
@@ -208,8 +216,9 @@ class Diagnosis:
             chance=self.chance,
             dead=np.flatnonzero(self.latents["dead"]).tolist(),
             always_on=np.flatnonzero(self.latents["always_on"]).tolist(),
-            latents=self.describe(self.shown()),
+            latents=self.describe(list(dict.fromkeys([*shown, *best]))),
             protocol=self.protocol,
+            naming=found,
         )
 
 

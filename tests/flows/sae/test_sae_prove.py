@@ -1,6 +1,7 @@
 """`saeuron sae prove`: an SAE beside its controls, from the job to the view `dictionary`."""
 
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from flows.run import Run
 from flows.sae.prove import figures, lines, proof_job
+from flows.sae.report import diagnosis_job
 from saeuron import capturing
 from saeuron.config import CaptureConfig
 from saeuron.errors import BadPrompts
@@ -18,8 +20,11 @@ from storage import Workspace, connect
 from tasks import prompts as prompt_sets
 from tasks.engine import model
 from tasks.registry import runs
+from tasks.sae.naming import naming
+from tasks.sae.page import Diagnosis, write_page
 from tasks.sae.prove import ProofConfig, images, prove
-from tests.sae_workspace import HOOKPOINTS, build, directly
+from tasks.sae.report import diagnose
+from tests.sae_workspace import HOOKPOINTS, build, directly, explorer
 
 IMAGES = 8
 
@@ -84,12 +89,63 @@ def test_the_table_names_the_control_and_fits_the_terminal(proved: tuple[Workspa
     assert sum("the untrained one" in line for line in text) == 2
 
 
+def test_means_are_those_that_sql_finds_and_concepts_stand_beside_the_untrained_ones(
+    proved: tuple[Workspace, str, str],
+) -> None:
+    workspace, _, proof = proved
+    found = naming(workspace, workspace.manifest(proof), lambda latent: f"/{latent}")
+    with connect(workspace) as views:
+        means = views.execute(
+            "select domain, kind, avg(precision), avg(recall), avg(f1), avg(auroc), avg((f1 >= 0.9)::int), count(*) "
+            "from dictionary where proof_id = ? group by all",
+            [proof],
+        ).fetchall()
+        pairs = views.execute(
+            "select t.domain, t.concept, t.latent, t.f1, u.f1 from dictionary t join dictionary u using "
+            "(proof_id, domain, concept) where t.kind = 'trained' and u.kind = 'untrained' and proof_id = ? "
+            "order by t.domain, t.f1 desc, t.concept",
+            [proof],
+        ).fetchall()
+    mine = {(m.domain, m.kind): (m.precision, m.recall, m.f1, m.auroc, m.named, m.concepts) for m in found.means}
+    assert len(mine) == 10 and mine.keys() == {row[:2] for row in means}
+    for domain, kind, *figures_ in means:
+        assert mine[domain, kind] == pytest.approx(figures_)
+    assert [(c.domain, c.concept, c.latent, c.f1, c.untrained) for c in found.concepts] == pairs
+    assert [c.href for c in found.concepts] == ["" if c.latent is None else f"/{c.latent}" for c in found.concepts]
+
+
+def test_both_pages_show_them_and_without_a_proof_the_command(
+    proved: tuple[Workspace, str, str], tmp_path: pathlib.Path
+) -> None:
+    workspace, sae_id, proof = proved
+    found = naming(workspace, workspace.manifest(proof))
+    run, sae = directly(workspace)
+    made = diagnose.fn(diagnosis_job(run, sae, workspace.manifest(sae.inputs["capture"]), 4, 16))
+    written = write_page(Diagnosis(workspace, made.id), tmp_path / "page.html").read_text()
+    bare = next(m.id for m in workspace.artifacts("sae") if m.summary["hookpoint"] == HOOKPOINTS[1])
+    with explorer(workspace) as client:
+        shown, without = (client.get("/sae", params={"id": name}).text for name in (sae_id, bare))
+    linked = {f"sae={sae_id}&amp;i={c.latent}" for c in found.concepts if c.latent is not None}
+    assert linked and all(part in shown for part in linked)
+    assert {f'href="#latent-{c.latent}"' for c in found.concepts if c.latent is not None} <= set(
+        re.findall(r'href="#latent-[0-9]+"', written)
+    )
+    for text in (written, shown):
+        assert all(f"<p>{said}.</p>" in text for said in found.sentences) and "saeuron sae prove" not in text
+        for c in found.concepts:
+            cells = [c.precision, c.recall, c.f1, c.untrained, c.auroc]
+            row = "".join(f"<td>{100 * v:.1f}</td>" for v in cells if v is not None)
+            assert row in text.replace("</td>\n<td>", "</td><td>")
+    assert f"<code>saeuron sae prove {bare}</code>" in without
+
+
 def test_better_is_said_only_where_it_is() -> None:
     class Fake:
         id, summary = "sae_v2_1", {"hookpoint": "unet.mid_block"}
 
     def row(kind: str, named: float) -> dict[str, object]:
-        return {"kind": kind, "domain": "style", "f1": 0.5, "named": named, "auroc": 0.5, "concepts": 4, "images": 9}
+        means = dict.fromkeys(("precision", "recall", "f1", "auroc"), 0.5)
+        return {"kind": kind, "domain": "style", **means, "named": named, "concepts": 4, "images": 9}
 
     better = lines(Fake(), [row("trained", 0.75), row("untrained", 0.25)])  # type: ignore[arg-type]
     equal = lines(Fake(), [row("trained", 0.25), row("untrained", 0.25)])  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from saeuron.pages import plots
-from saeuron.pages.contents import ConceptScore, Example, Latent, SAEReport, StepFigures
+from saeuron.pages.contents import ConceptScore, Example, Latent, Named, Naming, NamingMeans, SAEReport, StepFigures
 from saeuron.pages.document import Gallery, heat_colours, number, overlay, percent, render
 from saeuron.pages.sae import page
 from saeuron.pages.sheet import sheet
@@ -158,16 +158,19 @@ class TestPage:
             scores = [ConceptScore(name, name, [999, 499, 0], [0.3, 0.2, 0.1])]
             heat = np.zeros((4, 4), np.uint8)
             shown = replace(latent(3), scores=scores, examples=[Example("k", name, picture(0), heat, 1.0, 999, 0, 0)])
+            means = NamingMeans(name, "trained", 0.5, 0.5, 0.5, 0.5, 0.5, 1, 8)
+            best = Named(name, name, 3, 0.5, 0.5, 0.5, 0.5, None, f"#{name}")
             names = {"hookpoint": name, "sae_id": name, "against": name, "config": {name: {"a": name}}}
+            names["naming"] = Naming("proof", [means], [best], 0.9)
             return parsed(page(report(**names, latents=[shown], stability=np.ones(5), chance=0.1)))
 
         hostile = """<script>alert("1")</script>'" onload='x' {{ 7 * 7 }}</title></style>"""
         same_length = "n" * len(hostile)
         found, harmless = named(hostile), named(same_length)
         assert found.seen == harmless.seen and found.attributes == harmless.attributes
-        # Title, heading, id, configuration, stability, tables, plots and caption show it as it was given.
-        assert "".join(found.text).count(hostile) == "".join(harmless.text).count(same_length) == 14
-        assert sum(hostile in value for value in found.values) == 2
+        # Title, heading, id, what it names, configuration, stability, tables, plots, caption show it as given.
+        assert "".join(found.text).count(hostile) == "".join(harmless.text).count(same_length) == 17
+        assert sum(hostile in value for value in found.values) == 3
 
     def test_pictures_that_contradict_the_score_are_marked(self) -> None:
         def asking(*names: str) -> str:
