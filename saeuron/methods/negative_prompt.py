@@ -34,7 +34,7 @@ class NegativePrompt(Method):
         for value in values:
             try:
                 filled = str(value).format(concept="c", domain="d")
-            except (KeyError, IndexError, ValueError):
+            except (KeyError, IndexError, ValueError, AttributeError):
                 filled = ""
             if not filled.strip():
                 raise ConfigError(f"text holds {value!r}; expected a sentence with {{concept}} or {{domain}} in it.")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 WIDE = 58
 """Columns of a path: the longest of Stable Diffusion XL."""
-SENTENCES = ("An image of {concept}.", "The {concept}.")
+CONCEPT = "{concept}"
+SENTENCES = (f"An image of {CONCEPT}.", f"The {CONCEPT}.")
 
 
 def hookpoints(
@@ -67,8 +68,8 @@ def hookpoints(
         return
     sentences = tuple(prompt or SENTENCES)
     for sentence in sentences:
-        if sentence.count("{concept}") != 1:
-            raise ConfigError(f"--prompt {sentence!r}: expected a sentence with {{concept}} once in it.")
+        if sentence.count(CONCEPT) != 1:
+            raise ConfigError(f"--prompt {sentence!r}: expected a sentence with {CONCEPT} once in it.")
     if len(sentences) < 2:
         raise ConfigError("--prompt is there once; give two or more sentences: the control is another sentence.")
     if not instead or rank in instead:
@@ -105,13 +106,10 @@ def _ranked(
 
     set_threads(threads)
     config = ModelConfig(spec=model, steps=steps, guidance=guidance, size=size)
+    # Not str.format: other braces in a sentence are words of it.
     pairs = [
-        Pair(
-            s.format(concept=concept),
-            s.format(concept=other),
-            sentences[(i + 1) % len(sentences)].format(concept=other),
-        )
-        for i, s in enumerate(sentences)
+        Pair(s.replace(CONCEPT, concept), s.replace(CONCEPT, other), another.replace(CONCEPT, other))
+        for s, another in zip(sentences, (*sentences[1:], sentences[0]), strict=True)
         for other in instead
     ]
     pipe = pipeline(config, device)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.upkeep import doctor
+from saeuron.pipelines.patching import Pair, Share
 from tests.end_to_end.process import run_here
 
 
@@ -40,6 +41,35 @@ def test_a_ranking_stands_beside_its_control(tiny_model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ((), [("An image of cat.", "An image of moon.", "The moon."), ("The cat.", "The moon.", "An image of moon.")]),
+        (
+            ("A {concept} {x}.", "{0} {concept} {"),
+            [("A cat {x}.", "A moon {x}.", "{0} moon {"), ("{0} cat {", "{0} moon {", "A moon {x}.")],
+        ),
+    ],
+)
+def test_sentences_name_the_concept_and_keep_other_braces(
+    given: tuple[str, ...],
+    asked: list[tuple[str, ...]],
+    tiny_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    def shares(pipe: object, pairs: list[Pair], groups: list[list[str]], *args: object, **about: object) -> list[Share]:
+        seen.extend(map(tuple, pairs))
+        return [Share(tuple(group), 0.5, 0.4, 0.6, {}, len(pairs)) for group in groups]
+
+    monkeypatch.setattr("saeuron.pipelines.patching.shares", shares)
+    words = [word for text in given for word in ("--prompt", text)]
+    done = run_here("hookpoints", tiny_model_folder, "--rank", "cat", "--instead", "moon", *words)
+    assert done.code == 0, done.err
+    assert seen == asked * 2  # the shares, and the control
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--rank", "cat"], "--rank cat needs --instead OTHER"),
@@ -52,6 +82,10 @@ def test_a_ranking_stands_beside_its_control(tiny_model_folder: Path) -> None:
             "--prompt is there once; give two or more",
         ),
         (["--rank", "cat", "--instead", "moon", "--prompt", "A cat."], "--prompt 'A cat.': expected a sentence with"),
+        (
+            ["--rank", "cat", "--instead", "moon", "--prompt", "A {concept}.", "--prompt", "A {x}."],
+            "--prompt 'A {x}.': expected a sentence with {concept} once in it",
+        ),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], said: str, tiny_model_folder: Path) -> None:

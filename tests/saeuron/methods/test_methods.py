@@ -110,6 +110,7 @@ def test_a_negative_prompt_is_the_pipelines_own(evidence, tiny_pipe):
         ("saeuron", {"n": ()}, "setting 'n' of the method 'saeuron' has no values"),
         ("saeuron", {"n": (0,)}, "n holds 0; a removal edits a whole number of latents, at least 1"),
         ("saeuron", {"n": (2.5,)}, "n holds 2.5"),
+        ("negative_prompt", {"text": ("{concept.x}",)}, "text holds '{concept.x}'; expected a sentence with {concept}"),
         ("saeuron", {"gamma": (-1.0, 0.0)}, "gamma holds 0.0; the multiplier of an edited latent is negative"),
         ("steering", {"strength": (0,)}, "strength holds 0; expected numbers above 0"),
         ("negative_prompt", {"text": ("{who}",)}, "text holds '{who}'"),
