@@ -95,6 +95,8 @@ def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
         s = manifest.summary
         where = ", ".join(s["hookpoints"]) or "no hookpoint"
         about = f"{told(s['settings'])}, {counted(s['latents'], 'latent')} at {where}"
+        if read := s.get("latents_read"):
+            about += f", {counted(read, 'latent')} read to decide where to act"
         lines.append(text.filled(f"removal {manifest.id} by {s['method']}: {about}"))
     evaluations = sorted((m for m in workspace.artifacts("evaluation") if m.summary["concept"] == name), key=order)
     for manifest in evaluations:

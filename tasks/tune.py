@@ -1,6 +1,6 @@
 """Choose the removal of one concept by one method: judge the validation images of its candidates, keep the best."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,9 @@ import torch
 from pydantic import JsonValue
 
 from saeuron.figures.metrics import Judged
+from saeuron.methods.detection.probe import Probe
 from saeuron.methods.latents import LatentEdit
+from saeuron.methods.parts import Part, Watch
 from saeuron.methods.removal import Removal
 from saeuron.tuning import Trial, best, trial
 from storage.declared import View
@@ -25,6 +27,8 @@ from tasks.engine.step import step
 from tasks.trials import UNEDITED, TrialsJob
 
 FILE = "removal.safetensors"
+EDITS, READS = "edits", "reads"
+"""What a removal does with a latent."""
 
 
 class RemovalSummary(Summary):
@@ -46,6 +50,8 @@ class RemovalSummary(Summary):
     hookpoints: tuple[str, ...]
     latents: int
     """Different latents that it edits, over all hookpoints and steps."""
+    latents_read: int
+    """Different latents that it reads and does not edit, to decide where to act."""
     ua: float | None
     ira: float | None
     cra: float | None
@@ -55,7 +61,7 @@ class TuneJob(Job):
     """The removal of one concept by one method: one of its trials."""
 
     stage: ClassVar[str] = "removal"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     views: ClassVar[tuple[View, ...]] = SHIPPED["removal"]
     title: ClassVar[str] = "{concept} by {method}"
     summary_type: ClassVar[type[Summary]] = RemovalSummary
@@ -101,8 +107,8 @@ def tune(job: TuneJob) -> Made:
     about_it = {"concept": job.concept, "method": job.method}
     grid = [{**about_it, **row, "chosen": t is chosen} for t, row in zip(judged, map(_tried, judged), strict=True)]
     write_table(job.folder / GRID.file, table(grid, GRID))
-    edited = [{**about_it, **row} for row in latent_rows(removal)]
-    write_table(job.folder / REMOVAL_LATENTS.file, table(edited, REMOVAL_LATENTS))
+    used = latent_rows(removal)
+    write_table(job.folder / REMOVAL_LATENTS.file, table([{**about_it, **row} for row in used], REMOVAL_LATENTS))
     summary = RemovalSummary(
         domain=job.domain,
         concept=job.concept,
@@ -114,7 +120,8 @@ def tune(job: TuneJob) -> Made:
         reference=tuple(sorted(job.trials.reference)),
         reference_ids=tuple(sorted(job.trials.scores.values())),
         hookpoints=tuple(dict.fromkeys(e.hookpoint for e in removal.edits)),
-        latents=sum(len(part.latents) for part in removal.parts if isinstance(part, LatentEdit)),
+        latents=different(used, EDITS),
+        latents_read=different(used, READS),
         **_validated(chosen),
     )
     return commit(job, {"trials": job.trials_id}, summary, clock)
@@ -132,16 +139,31 @@ def _tried(each: Trial) -> dict[str, Any]:
 
 
 def latent_rows(removal: Removal) -> list[dict[str, Any]]:
-    """One row for each latent that the removal edits at a timestep, as in the view `removal_latents`."""
-    rows = []
+    """One row for each latent that the removal edits or reads at a timestep, as in the view `removal_latents`."""
+    found = [row for part in removal.parts for row in _used(part, EDITS)]
     for part in removal.parts:
-        if not isinstance(part, LatentEdit):
-            continue
-        where = {"hookpoint": part.hookpoint, "sae_id": part.sae_id, "half": part.half}
+        if isinstance(part, Watch):
+            found += [row for inner in part.watched for row in _used(inner, READS)]
+    return found
+
+
+def _used(part: Part, role: str) -> Iterator[dict[str, Any]]:
+    if isinstance(part, Probe):
+        where = {"role": role, "hookpoint": part.hookpoint, "sae_id": part.sae_id, "half": "conditional"}
+        for latent, weight in zip(part.latents.tolist(), part.weights.tolist(), strict=True):
+            # The first step of a generation, whatever its timestep is.
+            yield where | {"timestep": None, "latent": latent, "factor": None, "floor": None, "weight": weight}
+    elif isinstance(part, LatentEdit):
+        where = {"role": role, "hookpoint": part.hookpoint, "sae_id": part.sae_id, "half": part.half}
         for t, i in torch.isfinite(part.floor).nonzero().tolist():
             latent = {"timestep": int(part.timesteps[t]), "latent": int(part.latents[i])}
-            rows.append({**where, **latent, "factor": float(part.factor[t, i]), "floor": float(part.floor[t, i])})
-    return rows
+            factor = float(part.factor[t, i]) if role == EDITS else None
+            yield where | latent | {"factor": factor, "floor": float(part.floor[t, i]), "weight": None}
+
+
+def different(rows: Sequence[Mapping[str, Any]], role: str) -> int:
+    """How many latents there are in rows of `latent_rows` with that role, over all hookpoints and steps."""
+    return len({(row["hookpoint"], row["sae_id"], row["latent"]) for row in rows if row["role"] == role})
 
 
 def _trials(job: TuneJob, found: list[Removal]) -> list[Trial]:

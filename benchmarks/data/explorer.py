@@ -283,7 +283,7 @@ def _removed(
     def removal(folder: Path) -> None:
         edits = [
             {**who, "hookpoint": HOOKPOINT, "sae_id": sae, "half": "both", "timestep": 20 * t, "latent": i,
-             "factor": -1.0, "floor": 0.0}
+             "role": "edits", "factor": -1.0, "floor": 0.0, "weight": None}
             for i in chosen for t in range(steps)
         ]  # fmt: skip
         write_table(folder / REMOVAL_LATENTS.file, table(edits, REMOVAL_LATENTS))
@@ -294,8 +294,9 @@ def _removed(
         write_table(folder / GRID.file, table(grid, GRID))
 
     fields = {"settings": {"n": 8}, "content": "", "searched": True, "reference_set": "r", "reference": ["a", "b"]}
-    fields |= {"reference_ids": [], "hookpoints": [HOOKPOINT], "latents": 32, "ua": 0.9, "ira": 0.9, "cra": 0.9}
-    removal_id = _commit(workspace, "removal", 7, who, removal, summary={**about, **fields})
+    fields |= {"reference_ids": [], "hookpoints": [HOOKPOINT], "latents": 32, "latents_read": 0}
+    fields |= {"ua": 0.9, "ira": 0.9, "cra": 0.9}
+    removal_id = _commit(workspace, "removal", 9, who, removal, summary={**about, **fields})
     images, seen = _images(workspace, f"without {name}", some, [removal_id], rng, pictures=False)
     edited = [
         Judged(key, 0, asked, {**asked, "style": "other"} if asked["style"] == name else dict(asked))

@@ -244,6 +244,11 @@ class Hooked(NamedTuple):
 class Watch(Part):
     """A part that reads some modules and edits others, with a memory within one generation."""
 
+    @property
+    def watched(self) -> tuple[Part, ...]:
+        """The inner parts by which it looks: their latents are read and never edited."""
+        return ()
+
     @classmethod
     @abstractmethod
     def hooked(cls, parts: Sequence[Self], pipe: Any) -> Hooked:

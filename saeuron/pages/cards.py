@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import saeuron
+from saeuron.methods.detection.probe import Probe
 from saeuron.methods.latents import LatentEdit
+from saeuron.methods.parts import Watch
 from saeuron.methods.removal import Removal
 from saeuron.pages.document import render
 from saeuron.sae.autoencoder import SAE
@@ -84,6 +86,13 @@ def removal_card(
         | {"half": e.half}
         for e in removal.edits
     ]
+    read = [
+        {"hookpoint": f"`{p.hookpoint}`", "SAE": f"`{p.sae_id}`", "latents": len(p.latents)}
+        for part in removal.parts
+        if isinstance(part, Watch)
+        for p in part.watched
+        if isinstance(p, Probe | LatentEdit)
+    ]
     return render(
         "removal_card.md",
         removal=removal,
@@ -91,6 +100,7 @@ def removal_card(
         model=published(str(about.get("model", ""))),
         reference=sorted(about.get("reference") or ()),
         edits=edits,
+        read=read,
         figures=figures,
         outcome=outcome,
         file=file,

@@ -15,6 +15,8 @@ CURVES = 6
 """Latents in a plot of scores."""
 VICTIMS = 14
 """Concepts in the plot of damage."""
+ROLES = {"edits": "edited", "reads": "only read, to decide where to act"}
+"""{role in the view `removal_latents`: what becomes of the latent, in words}."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,18 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class EditedLatent:
-    """A latent and a concept: its score, and how a removal edits it."""
+class UsedLatent:
+    """A latent and a concept: its score, and how a removal uses it."""
 
     latent: int
     scores: Sequence[float]
     """[T], score for the concept at each step; empty: it was not scored."""
     steps: int = 0
-    """Steps at which it is edited."""
+    """Steps at which it is used."""
     factor: tuple[float, float] | None = None
-    """Least and largest of what multiplies it."""
+    """Least and largest of what multiplies it; None: it is not edited."""
+    weight: float | None = None
+    """Its weight in a probe; None: no probe reads it."""
     href: str = ""
 
     @property
@@ -112,19 +116,26 @@ class EditedLatent:
 
 @dataclass(frozen=True)
 class AtHookpoint:
-    """The latents of one SAE that matter for a concept."""
+    """The latents of one SAE that matter for a concept, or that a removal uses in one way."""
 
     hookpoint: str
     sae_id: str
     timesteps: Sequence[int]
     """[T], descending."""
-    latents: Sequence[EditedLatent]
+    latents: Sequence[UsedLatent]
     """Best first."""
     more: int = 0
     """How many others there are."""
     shown: Sequence[Latent] = ()
     """Some of them with their top images, where the SAE was measured."""
     href: str = ""
+    role: str = ""
+    """What a removal does with them, a key of `ROLES`; empty: no removal is shown."""
+
+    @property
+    def doing(self) -> str:
+        """The role in words."""
+        return ROLES.get(self.role, "")
 
     @property
     def plot(self) -> str:

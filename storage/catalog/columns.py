@@ -172,6 +172,7 @@ COLUMNS: dict[str, list[Column]] = {
         Column("reference_set", "VARCHAR", "", "the set of concepts that its scores were computed over"),
         Column("hookpoints", "VARCHAR[]", "", "modules that it edits"),
         Column("latents", "BIGINT", "latents", "different latents that it edits, over all timesteps"),
+        Column("latents_read", "BIGINT", "latents", "different latents that it only reads, to decide where to act"),
         Column("ua", "DOUBLE", "1", "unlearning accuracy on the validation prompts"),
         Column("ira", "DOUBLE", "1", "in-domain retain accuracy on the validation prompts"),
         Column("cra", "DOUBLE", "1", "cross-domain retain accuracy on the validation prompts"),

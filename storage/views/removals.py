@@ -13,13 +13,19 @@ REMOVAL_LATENTS = View(
     columns=(
         Column("concept", "VARCHAR", "", "the concept that it removes"),
         Column("method", "VARCHAR", "", "how it was made"),
+        Column("role", "VARCHAR", "", "edits: it changes the latent; reads: it reads it, to decide where to act"),
         HOOKPOINT,
         Column("sae_id", "VARCHAR", "", "the SAE, see saes"),
-        Column("half", "VARCHAR", "", "half of the guidance batch that is edited"),
-        Column("timestep", "INTEGER", "scheduler step", "denoising timestep, high is noisy"),
+        Column("half", "VARCHAR", "", "half of the guidance batch that is edited or read"),
+        Column(
+            "timestep", "INTEGER", "scheduler step", "denoising timestep, high is noisy; null: a probe's first step"
+        ),
         Column("latent", "UINTEGER", "index", "latent of the SAE, from 0"),
-        Column("factor", "DOUBLE", "1", "multiplier of the latent where it is edited"),
-        Column("floor", "DOUBLE", "activation", "it is edited where it is above this"),
+        Column("factor", "DOUBLE", "1", "multiplier of the latent where it is edited; null: it is only read"),
+        Column(
+            "floor", "DOUBLE", "activation", "it is edited, or its sensor fires, above this; null: a probe reads it"
+        ),
+        Column("weight", "DOUBLE", "1 / activation", "weight of its pre-activation in a probe; null: no probe"),
     ),
 )
 GRID = View(

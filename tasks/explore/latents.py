@@ -7,7 +7,7 @@ from typing import Any
 from saeuron.checkpoint import load_tensors
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.pages.contents import ConceptScore, Latent
-from saeuron.pages.removals import AtHookpoint, EditedLatent
+from saeuron.pages.removals import ROLES, AtHookpoint, UsedLatent
 from saeuron.sae.diagnosis.dictionary import neighbours
 from storage.manifests import Manifest
 from storage.tables import REMOVAL_LATENTS, read_table
@@ -57,25 +57,26 @@ def best(shelf: Shelf, domain: str, concept: str, link: Link, count: int = BEST)
     return found
 
 
-def edited(shelf: Shelf, removal: Manifest, link: Link, count: int = BEST, shown: int = 0) -> list[AtHookpoint]:
-    """The latents that a removal edits, at each SAE, those with the highest score for its concept first.
+def used(shelf: Shelf, removal: Manifest, link: Link, count: int = BEST, shown: int = 0) -> list[AtHookpoint]:
+    """The latents that a removal edits or reads, at each SAE, those with the highest score for its concept first.
 
     Args:
         shown: how many of each SAE come with their top images, where the SAE was measured.
     """
     table = read_table(shelf.workspace.fetch(removal.id, REMOVAL_LATENTS.file) / REMOVAL_LATENTS.file)
-    groups: dict[tuple[str, str], dict[int, list[float]]] = {}
+    groups: dict[tuple[str, str, str], dict[int, list[dict[str, Any]]]] = {}
     for row in table.to_pylist():
-        groups.setdefault((row["hookpoint"], row["sae_id"]), {}).setdefault(row["latent"], []).append(row["factor"])
+        # Tables of earlier versions have no role: they hold edited latents alone.
+        where = (row["hookpoint"], row["sae_id"], row.get("role") or "edits")
+        groups.setdefault(where, {}).setdefault(row["latent"], []).append(row)
     found = []
-    for (hookpoint, sae_id), factors in groups.items():
+    for (hookpoint, sae_id, role), rows in groups.items():
         scores = scored(shelf, removal.summary["domain"], removal.summary["concept"], sae_id)
-        place = _place(shelf, scores, hookpoint, sae_id, list(factors), factors, link)
+        place = _place(shelf, scores, hookpoint, sae_id, list(rows), rows, link)
         some = place.latents[:count]
         pictured = pictured_latents(shelf, sae_id, [each.latent for each in some[:shown]])
-        found.append(
-            AtHookpoint(hookpoint, sae_id, place.timesteps, some, len(place.latents) - len(some), pictured, place.href)
-        )
+        more = len(place.latents) - len(some)
+        found.append(replace(place, latents=some, more=more, shown=pictured, role=role))
     return found
 
 
@@ -85,22 +86,21 @@ def _place(
     hookpoint: str,
     sae_id: str,
     latents: Sequence[int],
-    factors: dict[int, list[float]],
+    uses: dict[int, list[dict[str, Any]]],
     link: Link,
 ) -> AtHookpoint:
+    """Latents at one SAE; `uses`: {latent: its rows in the table of a removal}."""
     rows = shelf.rows(_SCORES, scores.id, sae_id, list(latents)) if scores else []
     known = {row["latent"]: row["scores"] for row in rows}
     timesteps = rows[0]["timesteps"] if rows else []
-    records = [
-        EditedLatent(
-            latent,
-            known.get(latent, []),
-            len(factors.get(latent, ())),
-            (min(factors[latent]), max(factors[latent])) if latent in factors else None,
-            link("latent", sae=sae_id, i=latent),
-        )
-        for latent in [*known, *(i for i in latents if i not in known)]
-    ]
+    records = []
+    for latent in [*known, *(i for i in latents if i not in known)]:
+        at = uses.get(latent, ())
+        factors = [row["factor"] for row in at if row["factor"] is not None]
+        span = (min(factors), max(factors)) if factors else None
+        weight = next((row["weight"] for row in at if row.get("weight") is not None), None)
+        address = link("latent", sae=sae_id, i=latent)
+        records.append(UsedLatent(latent, known.get(latent, []), len(at), span, weight, address))
     return AtHookpoint(hookpoint, sae_id, timesteps, records, href=link("sae", id=sae_id))
 
 
@@ -122,14 +122,25 @@ def pictured_latents(shelf: Shelf, sae_id: str, latents: Sequence[int]) -> list[
 
 @dataclass(frozen=True)
 class Use:
-    """A removal that edits a latent."""
+    """A removal that edits or reads a latent, and its figures."""
 
     concept: str
     method: str
     removal_id: str
+    role: str
     steps: int
-    factor: tuple[float, float]
-    """Least and largest."""
+    factor: tuple[float, float] | None
+    """Least and largest; None: it is not edited."""
+    weight: float | None
+    """Its weight in a probe; None: no probe reads it."""
+    value: float | None = None
+    """(UA + IRA + CRA) / 3 of the removal; None: it was not measured."""
+    verdict: str = ""
+
+    @property
+    def doing(self) -> str:
+        """The role in words."""
+        return ROLES[self.role]
 
 
 @dataclass(frozen=True)
@@ -194,8 +205,8 @@ FROM statistics_by_latent WHERE sae_id = ? AND protocol = ? AND latent = ? GROUP
 """
 _USES = """
 SELECT
-    sae_id, latent, concept, method, removal_id,
-    count(DISTINCT timestep) AS steps, min(factor) AS low, max(factor) AS high
+    sae_id, latent, concept, method, removal_id, coalesce(role, 'edits') AS role,
+    count(DISTINCT timestep) AS steps, min(factor) AS low, max(factor) AS high, any_value(weight) AS weight
 FROM removal_latents GROUP BY ALL ORDER BY ALL
 """
 
@@ -234,12 +245,18 @@ def firing_on(shelf: Shelf, words: str, count: int) -> list[Explained]:
 
 
 def uses(shelf: Shelf) -> dict[tuple[str, int], list[Use]]:
-    """{(SAE, latent): the removals that edit it}, of those that are the newest of their concept and method."""
+    """{(SAE, latent): the removals that use it}, of those that are the newest of their concept and method."""
     newest = {(m.summary["concept"], m.summary["method"]): m.id for m in shelf.of("removal")}
     found: dict[tuple[str, int], list[Use]] = {}
     for row in shelf.rows(_USES):
         if newest.get((row["concept"], row["method"])) == row["removal_id"]:
-            use = Use(row["concept"], row["method"], row["removal_id"], row["steps"], (row["low"], row["high"]))
+            factor = None if row["low"] is None else (row["low"], row["high"])
+            about = (row["concept"], row["method"], row["removal_id"], row["role"], row["steps"], factor, row["weight"])
+            evaluated = shelf.evaluations.get((row["concept"], row["method"]))
+            if evaluated is not None and evaluated.config["removal_id"] == row["removal_id"]:
+                use = Use(*about, evaluated.summary["value"], evaluated.summary.get("verdict", ""))
+            else:
+                use = Use(*about)
             found.setdefault((row["sae_id"], row["latent"]), []).append(use)
     return found
 

@@ -10,7 +10,7 @@ from saeuron.pages.removals import AtHookpoint, Attack, Candidate, Made, Pair, R
 from storage.manifests import Manifest
 from storage.tables import CONFUSION, DAMAGE, GRID, METRICS, QUALITY, read_table
 from tasks import report
-from tasks.explore.latents import Link, edited, nowhere
+from tasks.explore.latents import Link, nowhere, used
 from tasks.explore.shelf import Row, Shelf
 
 Source = Callable[[str, Sequence[Row]], Mapping[str, str]]
@@ -32,13 +32,13 @@ def record(
         source: where pictures are found.
         link: addresses of other pages.
         most: pairs of pictures of each kind of prompts.
-        shown: edited latents of each SAE that come with their top images.
+        shown: used latents of each SAE that come with their top images.
     """
     about, config = evaluation.summary, evaluation.config
     removal = shelf.manifests.get(config["removal_id"])
     places: list[AtHookpoint] = []
-    if removal and removal.summary["latents"]:
-        places = edited(shelf, removal, link, shown=shown)
+    if removal and (removal.summary["latents"] or removal.summary.get("latents_read")):
+        places = used(shelf, removal, link, shown=shown)
     found = _read(shelf, evaluation, CONFUSION.file, Confusion)
     wrong = sorted(
         (c for c in found if c.asked != c.seen and (c.n or c.n_unedited)), key=lambda c: (c.n_unedited - c.n, -c.n)

@@ -29,7 +29,7 @@ LIMIT = 5_000_000
 PICTURES = (10, 6, 3, 1)
 """Pairs of pictures of each kind of prompts, the first number that keeps the report below LIMIT."""
 SHOWN = 2
-"""Edited latents of each SAE that come with their top images."""
+"""Used latents of each SAE that come with their top images."""
 
 
 def of_run(shelf: Shelf, run: runs.Record) -> tuple[list[Manifest], RunConfig]:

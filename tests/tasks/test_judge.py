@@ -115,8 +115,8 @@ def configured(workspace: Workspace, style: str, **more: Any) -> RunConfig:
     return config.model_copy(update={"domains": domains, "evaluate": evaluation})
 
 
-def removal(workspace: Workspace, config: RunConfig) -> tuple[TuneJob, Made]:
-    """One with the default settings, for there is no judge."""
+def removal(workspace: Workspace, config: RunConfig, method: str = "saeuron", **settings: Any) -> tuple[TuneJob, Made]:
+    """One of neon with one candidate, for there is no judge."""
     scores = {m.summary["concept"]: m.id for m in workspace.artifacts("score")}
     [sae_id] = {i for m in workspace.artifacts("score") for i in [m.config["saes"][HOOKPOINTS[0]]]}
     sums = TotalsJob(
@@ -125,14 +125,14 @@ def removal(workspace: Workspace, config: RunConfig) -> tuple[TuneJob, Made]:
     )  # fmt: skip
     tried = TrialsJob(
         workspace=workspace.root, model=config.model, model_id=Run.of(workspace, config, "cpu").model_id,
-        config=config.tune, domain="style", concept="neon", method="saeuron",
-        candidates=({"n": 2, "gamma": -1.5},), reference=tuple(scores),
+        config=config.tune, domain="style", concept="neon", method=method,
+        candidates=(settings or {"n": 2, "gamma": -1.5},), reference=tuple(scores),
         prompts_ids=(workspace.artifacts("prompts")[0].id,), images_id="", hookpoints=HOOKPOINTS[:1],
         saes={HOOKPOINTS[0]: sae_id}, scores=scores, totals={HOOKPOINTS[0]: totals.fn(sums).id},
     )  # fmt: skip
     job = TuneJob(
         workspace=workspace.root, trials=tried, trials_id=trials.fn(tried).id, domain="style", concept="neon",
-        method="saeuron", domains=("style", "object"), judges={},
+        method=method, domains=("style", "object"), judges={},
     )  # fmt: skip
     return job, tune.fn(job)
 

@@ -43,6 +43,11 @@ class GatedMap(Watch):
         # A file gives a list.
         object.__setattr__(self, "layers", tuple(self.layers))
 
+    @property
+    def watched(self) -> tuple[Probe, ...]:
+        """Its probes."""
+        return self.probes
+
     def scaled(self, strength: float) -> "GatedMap":
         """The map's change times `strength`; the images on which it acts stay the same."""
         return replace(self, up=strength * self.up)

@@ -36,6 +36,11 @@ class GuidanceMask(Watch):
     amount: float
     """How many times e_c - e_u is subtracted: 1 + push."""
 
+    @property
+    def watched(self) -> tuple[GatedEdit, ...]:
+        """Its sensors."""
+        return self.sensors
+
     def scaled(self, strength: float) -> "GuidanceMask":
         """The change times `strength`."""
         return replace(self, amount=strength * self.amount)

@@ -8,7 +8,7 @@ from saeuron.figures.damage import Confusion, Damage
 from saeuron.figures.metrics import Metric
 from saeuron.figures.quality import Quality
 from saeuron.pages import dots
-from saeuron.pages.removals import AtHookpoint, Attack, Candidate, Comparison, EditedLatent, Pair, RemovalRecord, Rival
+from saeuron.pages.removals import AtHookpoint, Attack, Candidate, Comparison, Pair, RemovalRecord, Rival, UsedLatent
 from saeuron.pages.report import Report, figures_of, page
 from tests.saeuron.pages.test_pages import latent, parsed
 
@@ -39,7 +39,7 @@ RECORD = RemovalRecord(
     attacks=[Attack("gradient, hidden", 1.0, 4, 0, 1, 1.0)],
     rivals=[Rival("untrained", "failed", 0.5, {"UA": {"value": 0.2, "low": 0.1, "high": 0.4}})],
     candidates=[Candidate("n 1", True, 0.9, 1.0, 0.8, None), Candidate("n 2", False, 0.8, 1.0, 0.6, None)],
-    places=[AtHookpoint("unet.a", "sae_v2_cc", [9, 0], [EditedLatent(3, [0.1, 0.3], 2, (-1.0, 0.0))], 4, [latent(3)])],
+    places=[AtHookpoint("unet.a", "sae_v2_cc", [9, 0], [UsedLatent(3, [0.1, 0.3], 2, (-1.0, 0.0))], 4, [latent(3)])],
 )  # fmt: skip
 REPORT = Report(
     title="Run 1",

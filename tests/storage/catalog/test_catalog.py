@@ -305,6 +305,7 @@ def test_a_removal_is_outdated_when_concepts_change(workspace: Workspace, score:
     about |= {
         "settings": {"n": 2, "gamma": -1.0},
         "latents": 7,
+        "latents_read": 2,
         "ua": 0.9,
         "ira": None,
         "cra": 1.0,
@@ -328,7 +329,7 @@ def test_a_removal_is_outdated_when_concepts_change(workspace: Workspace, score:
     with connect(workspace) as connection:
         row = connection.execute("SELECT * EXCLUDE removal_id FROM removals WHERE removal_id = ?", [plain]).fetchall()
     told = {"n": "2", "gamma": "-1.0"}
-    assert row == [("style", "ink", "saeuron", told, None, "r", ["unet.mid_block"], 7, 0.9, None, 1.0, True)]
+    assert row == [("style", "ink", "saeuron", told, None, "r", ["unet.mid_block"], 7, 2, 0.9, None, 1.0, True)]
 
 
 def test_the_view_runs_has_the_records_of_runs(workspace: Workspace) -> None:
