@@ -187,6 +187,7 @@ def audit(job: AuditJob) -> Made:
             job.config.hide,
             attached.call,
             attached.gates,
+            attached.needs_guidance,
         )
 
         def note(batch: Sequence[Attempt], before: bool) -> None:

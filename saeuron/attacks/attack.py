@@ -54,7 +54,10 @@ class Target:
     call: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the pipeline's call that belong to the removal."""
     gates: Sequence[Gate] = ()
-    """What the removal decides before a generation begins."""
+    """Where the removal decides whether it acts."""
+    guided: bool = False
+    """Whether it acts only where a prediction with the prompt is set against one without. Losses and inversion then
+    use what the sampler makes of the two at the model's guidance, otherwise the prediction with the prompt."""
     broken: set[int] = field(default_factory=set)
     """Prompts that the caller counts as broken: they are not attacked further."""
 
@@ -72,20 +75,16 @@ class Target:
         """Starting noise of the prompts, float32 [n, C, H, W]: that of their first image in an evaluation."""
         return starting_noise(self.seed, [Request(self.prompts[i], 0) for i in indices], latent_shape(self.pipe))
 
-    def draw(
-        self, texts: Sequence[str], noise: torch.Tensor, *, guidance: float | None = None, call: bool = True
-    ) -> NDArray[np.uint8]:
+    def draw(self, texts: Sequence[str], noise: torch.Tensor, *, guidance: float | None = None) -> NDArray[np.uint8]:
         """Pictures of these texts, uint8 [n, H, W, 3], in padded micro-batches as in an evaluation.
 
         Args:
             noise: float32 [n, C, H, W].
             guidance: guidance scale; the model's own by default.
-            call: whether the removal's arguments are passed on; they may need guidance.
         """
         model, found = self.model, []
         if guidance is not None:
             model = model.model_copy(update={"guidance": guidance})
-        extra = self.call if call else {}
         start = 0
         while start < len(texts):
             size = memory.fits(self.pipe, model.micro_batch)
@@ -93,7 +92,7 @@ class Target:
             lacking = min(-(-len(part) // LANES) * LANES, size) - len(part)
             filled = torch.cat([begin, begin[-1:].expand(lacking, -1, -1, -1)])
             try:
-                found.append(sample(self.pipe, part + part[-1:] * lacking, filled, model, extra)[: len(part)])
+                found.append(sample(self.pipe, part + part[-1:] * lacking, filled, model, self.call)[: len(part)])
             except Exception as error:
                 if not memory.full(error):
                     raise

@@ -39,14 +39,14 @@ class Gradient(Attack):
             if not todo:
                 return
             told = [prefixed(tokenizer, filler, texts[i]) for i in todo]
-            where = _places(tokenizer, told, effort.words)
+            ids, where = _places(tokenizer, told, effort.words)
             for number in range(effort.iterations):
                 drawn = [
                     _drawn(theta[i], generator(target.seed, "words", target.prompts[i].id, timestep, number))
                     for i in todo
                 ]
                 soft = torch.cat([chosen.to(embeddings) @ embeddings for chosen in drawn])
-                with torch.enable_grad(), replaced(target.pipe, where, soft):
+                with torch.enable_grad(), replaced(target.pipe, where, soft, ids):
                     loss = noised.loss(todo, told, timestep).sum()
                 gradients = torch.autograd.grad(loss, [theta[i] for i in todo])
                 for i, gradient in zip(todo, gradients, strict=True):
@@ -77,10 +77,10 @@ def _drawn(theta: Tensor, draws: torch.Generator) -> Tensor:
     return hard + soft - soft.detach()
 
 
-def _places(tokenizer: object, texts: list[str], words: int) -> Tensor:
-    """bool [B, L]: where the words of the attack stand, after the token that starts a text."""
+def _places(tokenizer: object, texts: list[str], words: int) -> tuple[Tensor, Tensor]:
+    """(token ids int64 [B, L], where the words of the attack stand bool [B, L]: after the token that starts a text)."""
     assert callable(tokenizer)
-    length = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.shape
-    where = torch.zeros(length, dtype=torch.bool)
+    ids: Tensor = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    where = torch.zeros(ids.shape, dtype=torch.bool)
     where[:, 1 : words + 1] = True
-    return where
+    return ids, where

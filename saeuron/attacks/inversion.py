@@ -12,7 +12,9 @@ with the removal attached, an empty prompt and no guidance, from the picture to 
 derivative of the step for a denoiser whose v = (eps - sqrt(1 - b) z_b) / sqrt(b) hardly depends on z_b.
 
 Drawing from that noise brings the picture back wherever the removal acts on texts alone. The first picture is drawn
-with the prompt and the model's guidance, the second with the empty prompt and none.
+with the prompt and the model's guidance, the second with the empty prompt and none. A removal that acts only under
+guidance (`Target.guided`) would be switched off without it: for one, the sampler is run backwards, and the second
+picture drawn, with the model's guidance.
 """
 
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from collections.abc import Iterator
 import torch
 
 from saeuron.attacks.attack import Attack, Attempt, Effort, Target, attempts
-from saeuron.attacks.soft import unguided
+from saeuron.attacks.soft import predicting
 from saeuron.errors import ConfigError
 from saeuron.pipelines import family_of
 
@@ -38,12 +40,12 @@ class Inversion(Attack):
         if not target.todo:
             return
         noise = inverted(target)
-        for number, guidance in enumerate((None, 1.0)):
+        for number in (0, 1):
             todo = target.todo
             if not todo:
                 return
-            texts = [target.text(i) if guidance is None else "" for i in todo]
-            pictures = target.draw(texts, noise[todo], guidance=guidance, call=guidance is None)
+            texts = ["" if number else target.text(i) for i in todo]
+            pictures = target.draw(texts, noise[todo], guidance=1.0 if number and not target.guided else None)
             yield attempts(todo, texts, pictures, number)
 
 
@@ -52,7 +54,7 @@ def inverted(target: Target) -> torch.Tensor:
     """Starting noise of every picture, float32 [n, C, H, W], on the CPU.
 
     Raises:
-        ConfigError: the scheduler has no alphas_cumprod.
+        ConfigError: the scheduler has no alphas_cumprod, or guidance cannot be computed outside a call.
     """
     pipe, family = target.pipe, family_of(target.pipe)
     alphas = getattr(pipe.scheduler, "alphas_cumprod", None)
@@ -67,12 +69,12 @@ def inverted(target: Target) -> torch.Tensor:
     found, size = [], target.model.micro_batch
     for start in range(0, len(target.pictures), size):
         z = family.encode_images(pipe, torch.from_numpy(target.pictures[start : start + size]))
-        with unguided(pipe):
-            words = family.encode_prompt(pipe, [""] * len(z))
+        with predicting(target) as model:
+            words = model.encoded([""] * len(z))
             for timestep, a, b in zip(timesteps, levels, levels[1:], strict=False):
                 cleaner, slope = z, (a * b) ** 0.5 + ((1 - a) * (1 - b)) ** 0.5
                 for _ in range(ROUNDS):
-                    eps = family.predict_noise(pipe, z, timestep, words)
+                    eps = model.noise(z, timestep, words)
                     step = (a / b) ** 0.5 * (z - (1 - b) ** 0.5 * eps) + (1 - a) ** 0.5 * eps
                     z = z + (cleaner - step) / slope
         found.append(z.float().cpu())

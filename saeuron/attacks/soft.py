@@ -1,13 +1,17 @@
 """Token embeddings that a gradient can reach, in a pipeline with one text encoder, and the loss that they lower.
 
-A removal may decide at the first step whether it acts at all (`saeuron.methods.detection.decision`). That decision is
-taken here as in a generation from the prompt's own noise: where it says no, the loss is the unedited model's. A yes or
-no has no gradient, so how far a gate is open is added to the loss: the text is also led to where the gate stays shut.
+A removal may decide whether it acts at all: by the prompt, by the image, or once at the first step
+(`saeuron.methods.detection.decision`). The last is taken here as in a generation from the prompt's own noise: where it
+says no, the loss is the unedited model's. A yes or no has no gradient, so how far a gate is open is added to the loss:
+the text is also led to where the gate stays shut.
+
+The loss is that of the prediction with the prompt. A removal that acts only under guidance (`Target.guided`) takes no
+part in it; its loss is that of what the sampler uses, e_u + g (e_c - e_u) with the model's guidance g.
 """
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +20,7 @@ from torch import Tensor
 from saeuron.attacks.attack import Target, tokenizer_of
 from saeuron.errors import ConfigError
 from saeuron.hooks import device_of
+from saeuron.methods.detection.decision import Decision
 from saeuron.noise import generator
 from saeuron.pipelines import family_of
 from saeuron.sae.diagnosis.denoising import evenly
@@ -59,12 +64,13 @@ def check_length(tokenizer: Any, texts: Sequence[str]) -> None:
 
 
 @contextmanager
-def replaced(pipe: Any, where: Tensor, embeddings: Tensor) -> Iterator[None]:
+def replaced(pipe: Any, where: Tensor, embeddings: Tensor, ids: Tensor | None = None) -> Iterator[None]:
     """Put embeddings in place of those of some tokens while prompts are encoded.
 
     Args:
         where: bool [B, L], or int64 [] for every token with that id.
         embeddings: float32 [number of true entries, d], row by row; or [d].
+        ids: int64 [B, L], the only batch in which this is done; None: in every one of that shape.
     """
     table = pipe.text_encoder.get_input_embeddings()
 
@@ -73,6 +79,8 @@ def replaced(pipe: Any, where: Tensor, embeddings: Tensor) -> Iterator[None]:
         mask = args[0] == where.to(args[0].device) if where.ndim == 0 else where
         if mask.shape != output.shape[:-1] or not mask.any():
             return None  # another batch, such as the empty prompts of guidance
+        if ids is not None and not torch.equal(args[0], ids.to(args[0].device)):
+            return None
         new = output.clone()
         new[mask] = embeddings.to(output.dtype)
         return new
@@ -84,11 +92,16 @@ def replaced(pipe: Any, where: Tensor, embeddings: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-@contextmanager
-def unguided(pipe: Any) -> Iterator[None]:
+def unguided(pipe: Any) -> AbstractContextManager[None]:
     """The denoiser's batch holds conditional rows alone, as if the pipeline had been called without guidance."""
+    return at_guidance(pipe, 1.0)
+
+
+@contextmanager
+def at_guidance(pipe: Any, scale: float) -> Iterator[None]:
+    """The denoiser's batch holds the rows that it has in a call of the pipeline with this guidance scale."""
     had = vars(pipe).get("_guidance_scale")
-    pipe._guidance_scale = 1.0
+    pipe._guidance_scale = scale
     try:
         yield
     finally:
@@ -97,6 +110,44 @@ def unguided(pipe: Any) -> Iterator[None]:
             del pipe._guidance_scale
         else:
             pipe._guidance_scale = had
+
+
+class Prediction:
+    """What a target's sampler uses; see the head of this file. Made by `predicting`."""
+
+    def __init__(self, target: Target) -> None:
+        self.target, self.family = target, family_of(target.pipe)
+
+    def encoded(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Keyword arguments of the denoiser for these prompts, and for the removal's negative prompt."""
+        negative = self.target.call.get("negative_prompt", "")
+        return self.family.encode_prompt(self.target.pipe, texts, *([negative] if negative else []))
+
+    def noise(self, noised: Tensor, timestep: int, words: Mapping[str, Any]) -> Tensor:
+        """Predicted noise [b, C, H, W] for latents z_t of that shape."""
+        found = self.family.predict_noise(self.target.pipe, noised, timestep, words)
+        if not self.target.guided:
+            return found
+        without, with_prompt = found.chunk(2)
+        return without + self.target.model.guidance * (with_prompt - without)
+
+
+@contextmanager
+def predicting(target: Target) -> Iterator[Prediction]:
+    """A context in which a target's denoiser is called outside its pipeline.
+
+    Raises:
+        ConfigError: its removal acts only under guidance, which this pipeline applies only within a call, or the model
+            is sampled without.
+    """
+    pipe = target.pipe
+    with at_guidance(pipe, target.model.guidance if target.guided else 1.0):
+        if target.guided and not family_of(pipe).guided(pipe):
+            raise ConfigError(
+                f"this removal acts only under guidance, and {type(pipe).__name__} has none outside a call, or "
+                f"model.guidance is {target.model.guidance:g}: take others (--attack paraphrase)."
+            )
+        yield Prediction(target)
 
 
 class Noised:
@@ -118,6 +169,8 @@ class Noised:
     def loss(self, indices: Sequence[int], texts: Sequence[str], timestep: int, *part: object) -> Tensor:
         """|eps_edit(z_t, text) - eps|^2, the mean over a picture, plus how far gates are open; [len(indices)].
 
+        eps_edit is `Prediction.noise`.
+
         `part` seeds the noise.
         """
         target, pipe = self.target, self.target.pipe
@@ -131,19 +184,19 @@ class Noised:
                 for i in indices
             ]
         ).to(self.clean)
-        with unguided(pipe), ExitStack() as held:
+        with predicting(target) as model, ExitStack() as held:
             noised = self.family.add_noise(pipe, self.clean[list(indices)], noise, timestep)
-            words = self.family.encode_prompt(pipe, texts)
             margins = [held.enter_context(gate.held()) for gate in target.gates]
+            words = model.encoded(texts)
             self._decide(indices, words)
+            found = model.noise(noised, timestep, words)
             opened = [torch.stack(each).amax(0) for each in margins if each]
-            found = self.family.predict_noise(pipe, noised, timestep, words)
         loss = (found.float() - noise.float()).square().flatten(1).mean(1)
         return loss + sum(((margin + SHUT).clamp(min=0) for margin in opened), torch.zeros_like(loss))
 
     def _decide(self, indices: Sequence[int], words: Mapping[str, Any]) -> None:
-        """Run the first step unedited, from the prompts' own noise; gates look at it, and at nothing later."""
-        gates, pipe = self.target.gates, self.target.pipe
+        """Run the first step unedited, from the prompts' own noise; decisions look at it, and at nothing later."""
+        gates, pipe = [gate for gate in self.target.gates if isinstance(gate, Decision)], self.target.pipe
         if not gates:
             return
         scheduler = copy.deepcopy(pipe.scheduler)

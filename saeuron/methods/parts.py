@@ -9,8 +9,8 @@ saves them.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -37,6 +37,11 @@ class Part(ABC):
         super().__init_subclass__(**options)
         if "kind" in cls.__dict__:
             KINDS[cls.kind] = cls
+
+    @property
+    def needs_guidance(self) -> bool:
+        """Whether it acts only where a prediction with the prompt is set against one without."""
+        return False
 
     @abstractmethod
     def scaled(self, strength: float) -> Self:
@@ -115,6 +120,22 @@ class Edit(Part):
     half: Half
     """Half of the guided batch that is edited."""
 
+    @property
+    def needs_guidance(self) -> bool:
+        """An edit of the unconditional half alone."""
+        return self.half == "unconditional"
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether it decides for each image or prompt if it edits it: see `margin`."""
+        return False
+
+    def margin(self, rows: Tensor, timestep: int) -> Tensor:
+        """How far the gate is open for each image or prompt, float32 [B] in [-1, 1] of rows [B, positions, D] of the
+        conditional half; open at 0 and above. It can be differentiated with respect to the rows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no gate")
+
     @abstractmethod
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
         """x' - x, float32 [B, positions, D] of rows [B, positions, D]; exactly zero where nothing is edited."""
@@ -186,6 +207,11 @@ class Call(Part):
     arguments: dict[str, str]
     """{argument: text}."""
 
+    @property
+    def needs_guidance(self) -> bool:
+        """True for a negative prompt."""
+        return "negative_prompt" in self.arguments
+
     def scaled(self, strength: float) -> Self:
         """Refused: a text has no strength between 0 and 1."""
         raise ConfigError(f"strength {strength:g}: {', '.join(self.arguments)} has none between 0 and 1; take 0 or 1.")
@@ -219,17 +245,49 @@ class Editor(Protocol):
 
 
 class Gate(Protocol):
-    """A decision at a generation's first step that holds to its end. In a pipeline's call it is taken automatically;
-    a denoising loop outside a call has to set the flags itself (`saeuron.attacks.soft`).
+    """A place where a removal decides whether it acts: an `Opening`, or a `Decision` of the first step
+    (`saeuron.methods.detection.decision`).
     """
 
-    silent: bool
-    """If set, the denoiser runs unedited."""
-    asleep: bool
-    """If set, nothing is read."""
-
     def held(self) -> AbstractContextManager[list[Tensor]]:
-        """See `saeuron.methods.detection.decision.Decision.held`."""
+        """A context that yields a list, to which each reading of the gate adds margins, float32 [images] in [-1, 1].
+
+        A gate is open at 0 and above. Margins can be differentiated with respect to what the model is given.
+        """
+
+
+class Opening:
+    """The gate of an edit, read where it is edited."""
+
+    def __init__(self, edit: Edit) -> None:
+        self.edit = edit
+        self._margins: list[Tensor] | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[list[Tensor]]:
+        """See `Gate.held`."""
+        self._margins = []
+        try:
+            yield self._margins
+        finally:
+            self._margins = None
+
+    def look(self, step: Step, output: Tensor, source: Tensor | None) -> None:
+        """A reader; it does nothing outside `held`."""
+        del source
+        if self._margins is None:
+            return
+        if len(rows := to_rows(step.half(output, "conditional"))):
+            self._margins.append(self.edit.margin(rows.float(), step.timestep))
+
+
+def relative(reading: Tensor, threshold: Tensor) -> Tensor:
+    """(reading - threshold) / (|reading| + |threshold|), in [-1, 1]; -1 where the threshold is infinite.
+
+    No gradient flows through the divisor.
+    """
+    scale = (reading.detach().abs() + threshold.abs()).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.where(torch.isfinite(threshold), (reading - threshold) / scale, -1.0)
 
 
 class Hooked(NamedTuple):

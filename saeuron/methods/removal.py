@@ -19,7 +19,7 @@ from torch import Tensor
 from saeuron.checkpoint import load_tensors, save_tensors, stripped
 from saeuron.errors import BadWeights, ConfigError, OtherModel
 from saeuron.hooks import Reader, Step, attached, device_of
-from saeuron.methods.parts import Call, Change, Edit, Editor, Gate, Part, Watch, add_changes
+from saeuron.methods.parts import Call, Change, Edit, Editor, Gate, Opening, Part, Watch, add_changes
 from saeuron.pipelines.loading import origin
 
 FORMAT = 4
@@ -178,7 +178,9 @@ class Attached(NamedTuple):
     overlap: dict[str, int]
     """{SAE or hookpoint: number of pairs (step, latent) that several removals edit}."""
     gates: tuple[Gate, ...] = ()
-    """Decisions that are taken at a generation's first step."""
+    """Where it is decided whether a removal acts."""
+    needs_guidance: bool = False
+    """Whether some part acts only where a prediction with the prompt is set against one without."""
 
 
 def combine(parts: Sequence[Part]) -> tuple[list[Part], dict[str, int]]:
@@ -242,7 +244,11 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
     gates: list[Gate] = []
     for part in parts:
         if isinstance(part, Edit):
-            editors.setdefault(part.hookpoint, []).append(part.to(device))
+            edit = part.to(device)
+            editors.setdefault(part.hookpoint, []).append(edit)
+            if edit.has_gate:
+                gates.append(gate := Opening(edit))
+                readers.setdefault(part.hookpoint, []).append(gate.look)
         elif isinstance(part, Call):
             call |= part.arguments
         elif isinstance(part, Change):
@@ -262,7 +268,7 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
         chains = {path: [partial(add_changes, group)] for path, group in editors.items()}
         seen = {path: partial(_in_turn, group) for path, group in readers.items()}
         stack.enter_context(attached(pipe, readers=seen, editors=chains))
-        yield Attached(call, overlap, tuple(gates))
+        yield Attached(call, overlap, tuple(gates), any(part.needs_guidance for part in parts))
 
 
 def _in_turn(readers: Sequence[Reader], step: Step, output: Tensor, source: Tensor | None) -> None:

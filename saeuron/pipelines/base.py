@@ -241,8 +241,12 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
-        """Keyword arguments of the denoiser for these prompts, with the rows of a guided batch if it is guided."""
+    def encode_prompt(self, pipe: Any, texts: Sequence[str], negative: str = "") -> dict[str, Any]:
+        """Keyword arguments of the denoiser for these prompts, with the rows of a guided batch if it is guided.
+
+        Args:
+            negative: the text of the unconditional half; ignored where the batch is not guided.
+        """
 
     @abstractmethod
     def add_noise(self, pipe: Any, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:

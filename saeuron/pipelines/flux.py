@@ -77,7 +77,8 @@ class Flux(Flow):
             "img_ids": torch.empty(places, 3, device="meta"),
         }
 
-    def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
+    def encode_prompt(self, pipe: Any, texts: Sequence[str], negative: str = "") -> dict[str, Any]:
+        del negative
         words, pooled, ids = pipe.encode_prompt(list(texts), None, device=self.device(pipe))
         return {"encoder_hidden_states": words, "pooled_projections": pooled, "txt_ids": ids}
 

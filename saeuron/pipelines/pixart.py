@@ -53,8 +53,9 @@ class PixArtSigma(StableDiffusion):
             "added_cond_kwargs": self.added(config, 1, (8 * height, 8 * width), text),
         }
 
-    def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
+    def encode_prompt(self, pipe: Any, texts: Sequence[str], negative: str = "") -> dict[str, Any]:
         """The encoded texts, without guidance: only a call knows of it."""
+        del negative
         words, mask, _, _ = pipe.encode_prompt(list(texts), False, device=self.device(pipe))
         size = self.latent_shape(pipe)[1:]
         pixels = (size[0] * pipe.vae_scale_factor, size[1] * pipe.vae_scale_factor)

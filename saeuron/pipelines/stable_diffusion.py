@@ -55,10 +55,10 @@ class StableDiffusion(Family):
             "encoder_hidden_states": torch.empty(1, 77, config["cross_attention_dim"], device="meta"),
         }
 
-    def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
+    def encode_prompt(self, pipe: Any, texts: Sequence[str], negative: str = "") -> dict[str, Any]:
         guided = self.guided(pipe)
-        positive, negative = pipe.encode_prompt(list(texts), self.device(pipe), 1, guided)
-        return {"encoder_hidden_states": torch.cat([negative, positive]) if guided else positive}
+        positive, other = pipe.encode_prompt(list(texts), self.device(pipe), 1, guided, [negative] * len(texts))
+        return {"encoder_hidden_states": torch.cat([other, positive]) if guided else positive}
 
     def add_noise(self, pipe: Any, clean: Tensor, noise: Tensor, timestep: int) -> Tensor:
         """sqrt(a) z + sqrt(1 - a) eps, with a = the scheduler's cumulative alpha.

@@ -33,14 +33,19 @@ class StableDiffusion3(Flow):
             "pooled_projections": torch.empty(1, config["pooled_projection_dim"], device="meta"),
         }
 
-    def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
-        guided = self.guided(pipe)
-        positive, negative, pooled, negative_pooled = pipe.encode_prompt(
-            list(texts), None, None, device=self.device(pipe), do_classifier_free_guidance=guided
+    def encode_prompt(self, pipe: Any, texts: Sequence[str], negative: str = "") -> dict[str, Any]:
+        guided, told = self.guided(pipe), [negative] * len(texts)
+        positive, other, pooled, other_pooled = pipe.encode_prompt(
+            list(texts),
+            None,
+            None,
+            device=self.device(pipe),
+            do_classifier_free_guidance=guided,
+            negative_prompt=told,
         )
         return {
-            "encoder_hidden_states": torch.cat([negative, positive]) if guided else positive,
-            "pooled_projections": torch.cat([negative_pooled, pooled]) if guided else pooled,
+            "encoder_hidden_states": torch.cat([other, positive]) if guided else positive,
+            "pooled_projections": torch.cat([other_pooled, pooled]) if guided else pooled,
         }
 
     def predict_noise(self, pipe: Any, noised: Tensor, timestep: int, prompts: Mapping[str, Any]) -> Tensor:

@@ -35,16 +35,18 @@ class StableDiffusionXL(StableDiffusion):
         }
         return super().probe(config, height, width) | {"added_cond_kwargs": added}
 
-    def encode_prompt(self, pipe: Any, texts: Sequence[str]) -> dict[str, Any]:
+    def encode_prompt(self, pipe: Any, texts: Sequence[str], negative: str = "") -> dict[str, Any]:
         guided, device = self.guided(pipe), self.device(pipe)
-        positive, negative, pooled, negative_pooled = pipe.encode_prompt(
-            list(texts), device=device, do_classifier_free_guidance=guided
+        # Without a text the pipeline may take zeros, which are not the states of the empty text.
+        told = [negative] * len(texts) if negative else None
+        positive, other, pooled, other_pooled = pipe.encode_prompt(
+            list(texts), device=device, do_classifier_free_guidance=guided, negative_prompt=told
         )
         size = tuple(side * pipe.vae_scale_factor for side in self.latent_shape(pipe)[1:])
         # Original size, top left corner of the crop, target size: the defaults of the pipeline's call.
         sizes = torch.tensor([[*size, 0, 0, *size]], dtype=positive.dtype, device=device)
-        words = torch.cat([negative, positive]) if guided else positive
-        pooled = torch.cat([negative_pooled, pooled]) if guided else pooled
+        words = torch.cat([other, positive]) if guided else positive
+        pooled = torch.cat([other_pooled, pooled]) if guided else pooled
         added = {"text_embeds": pooled, "time_ids": sizes.repeat(len(pooled), 1)}
         return {"encoder_hidden_states": words, "added_cond_kwargs": added}
 

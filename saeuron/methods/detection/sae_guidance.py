@@ -41,6 +41,11 @@ class GuidanceMask(Watch):
         """Its sensors."""
         return self.sensors
 
+    @property
+    def needs_guidance(self) -> bool:
+        """It takes guidance back."""
+        return True
+
     def scaled(self, strength: float) -> "GuidanceMask":
         """The change times `strength`."""
         return replace(self, amount=strength * self.amount)
