@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,7 +131,7 @@ def export(
 ) -> None:
     """Write test images under the benchmark's names.
 
-    The benchmark's own scripts can then score them.
+    The benchmark's own scripts can then score them. Images without a style are also written as Seed_Images.
 
     Example: saeuron unlearncanvas export Crayon --out answers/Crayon
     """
@@ -147,20 +147,23 @@ def export(
         known = {m.summary["concept"] for m in found if m.summary["method"] == method}
         raise UnknownName(f"concept evaluated with {method}", concept, known)
     names = benchmark.export(opened, mine[-1].inputs["unedited" if unedited else "edited"], out)
-    say(f"{len(names)} images in {out}, such as {names[0]}")
-    if wanting := _wanting(names):
-        say(text.filled(f"note: {wanting}"))
+    say(f"{len(names)} files in {out}, such as {names[0]}")
+    if lacks := wanting(names):
+        say(text.filled(f"note: {lacks}"))
     beside = ("export", concept, "--method", method, "--unedited", "--out", f"{out}-unedited")
     say(f"next: {command('unlearncanvas', *(() if unedited else beside), workspace=opened)}")
 
 
-def _wanting(names: list[str]) -> str:
-    """A note on images that the benchmark's script needs and that are missing; empty if there are none."""
-    from saeuron.judges.unlearncanvas import OBJECTS, STYLES
-    from tasks.exchange.benchmark import SEEDS
+def wanting(names: Sequence[str]) -> str:
+    """A note on files that the benchmark's script opens and that are missing; empty if there are none."""
+    from tasks.exchange.benchmark import PHOTOGRAPHS, read_by_script
 
-    wanted = {f"{s}_{o}_seed{seed}.jpg" for s in STYLES for o in OBJECTS for seed in SEEDS if s != "Seed_Images"}
-    missing = len(wanted - {*names})
+    wanted, here = read_by_script(), {*names}
+    missing = [name for name in wanted if name not in here]
     if not missing:
         return ""
-    return f"its script reads {len(wanted)} styled images, and {missing} of them are not here; it stops at the first"
+    told = f"the benchmark's accuracy.py opens {len(wanted)} files and stops at {missing[0]}, the first of "
+    told += f"{len(missing)} that are missing."
+    if not any(name.startswith(PHOTOGRAPHS) for name in names):
+        told += f" None is named {PHOTOGRAPHS}_OBJECT_seedN.jpg: no test prompt is without a style."
+    return told

@@ -1,19 +1,27 @@
 """UnlearnCanvas: the configurations, its anchor prompts, the names of its images, the table."""
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from flows.commands.measure.unlearncanvas import table
+from flows.commands.measure.unlearncanvas import table, wanting
 from flows.config import load
 from saeuron.config import DomainConfig, PromptsConfig
 from saeuron.errors import BadPrompts
 from saeuron.figures.published import PUBLISHED
 from saeuron.judges.unlearncanvas import OBJECTS, STYLES, spoken
 from saeuron.prompts import build
-from tasks.exchange.benchmark import image_name
+from storage import Workspace
+from storage.identity import artifact_id
+from tasks.exchange.benchmark import image_name, read_by_script
 from tasks.prompts import PromptsJob
 from tests.end_to_end.process import run_here
+from tests.saeuron.judges.test_classifiers import timm_names, tiny_vit
 
 
 @pytest.fixture
@@ -98,6 +106,117 @@ def test_images_get_the_benchmarks_names() -> None:
     assert image_name(asked, 4) == "Artist_Sketch_Cats_seed888.jpg" and image_name(asked, 5) is None
     assert image_name({"object": "Cats"}, 1) == "Cats_seed288.jpg"
     assert image_name({"style": "Monet"}, 0) is None
+
+
+def test_the_names_that_the_benchmarks_script_opens() -> None:
+    opened = read_by_script()
+    assert len(opened) == len({*opened}) == 51 * 20 * 5
+    assert opened[:2] == ["Abstractionism_Architectures_seed188.jpg", "Abstractionism_Bears_seed188.jpg"]
+    assert opened[20] == "Abstractionism_Architectures_seed288.jpg" and opened[-1] == "Winter_Waterfalls_seed888.jpg"
+    assert opened.index("Seed_Images_Architectures_seed188.jpg") == 38 * 100
+
+
+def evaluated(folder: Path, monkeypatch: pytest.MonkeyPatch, styles: Iterable[str | None]) -> Path:
+    """A workspace with one evaluation, of Monet; its image sets hold every object in these styles (None: in none)."""
+    opened = Workspace.open(folder / "w")
+    sets = {
+        "images_v3_target": [s for s in styles if s == "Monet"],
+        "images_v3_others": [s for s in styles if s != "Monet"],
+    }
+    summary = {"domain": "style", "concept": "Monet", "method": "saeuron"}
+    inputs = {"edited": [*sets], "unedited": [*sets]}
+    opened.commit(artifact_id("evaluation", 1, summary), config={}, inputs=inputs, summary=summary, seconds=0)
+
+    def index(workspace: Workspace, image_set: str) -> list[dict[str, object]]:
+        asked = [[("object", o), *([("style", s)] if s else [])] for s in sets[image_set] for o in OBJECTS]
+        return [{"asked": each, "image_index": i} for each in asked for i in range(5)]
+
+    def batches(workspace: Workspace, image_set: str, rows: list[dict[str, object]]) -> Iterator[tuple[object, object]]:
+        # Unstyled images are white, styled ones black.
+        shades = [255 * (len(row["asked"]) == 1) for row in rows]  # type: ignore[arg-type]
+        yield rows, np.stack([np.full((8, 8, 3), shade, np.uint8) for shade in shades])
+
+    monkeypatch.setattr("tasks.images.index", index)
+    monkeypatch.setattr("tasks.images.batches", batches)
+    monkeypatch.setattr("tasks.exchange.benchmark.write_atomic", Path.write_bytes)  # 5,200 times to the disk is slow
+    return folder / "w"
+
+
+ALL: list[str | None] = [None, *(spoken(s) for s in STYLES if s != "Seed_Images")]
+
+
+def test_a_whole_export_has_every_file_that_the_scripts_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, out = evaluated(tmp_path, monkeypatch, ALL), tmp_path / "answers"
+    done = run_here("unlearncanvas", "export", "Monet", "--out", out, "-w", workspace)
+    assert done.code == 0 and "note:" not in done.out, done.out + done.err
+    assert f"5200 files in {out}, such as Abstractionism_Architectures_seed188.jpg" in done.out
+    assert f"next: saeuron unlearncanvas export Monet --method saeuron --unedited --out {out}-unedited" in done.out
+    # accuracy.py: for every style, seed and object, and nothing asks whether the file is there.
+    for style in STYLES:
+        for seed in (188, 288, 588, 688, 888):
+            for name in OBJECTS:
+                assert (out / f"{style}_{name}_seed{seed}.jpg").is_file()
+    # SAeUron's script, of unstyled images.
+    for name in OBJECTS:
+        plain, photograph = (out / f"{prefix}{name}_seed188.jpg" for prefix in ("", "Seed_Images_"))
+        assert plain.read_bytes() == photograph.read_bytes()
+        with Image.open(plain) as picture:
+            assert np.asarray(picture.convert("L")).min() > 250
+    with Image.open(out / "Monet_Cats_seed888.jpg") as picture:
+        assert np.asarray(picture).max() < 5
+
+
+def test_what_an_export_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, out = evaluated(tmp_path, monkeypatch, ["Monet", None]), tmp_path / "answers"
+    done = run_here("unlearncanvas", "export", "Monet", "--unedited", "--out", out, "-w", workspace)
+    assert done.code == 0, done.err
+    said = (
+        "the benchmark's accuracy.py opens 5100 files and stops at Abstractionism_Architectures_seed188.jpg, the first "
+    )
+    assert f"note: {said}of 4900 that are missing." in " ".join(done.out.split()) and "None is named" not in done.out
+    assert next(name for name in read_by_script() if not (out / name).exists()) == read_by_script()[0]
+
+
+def test_that_there_are_no_photographs_is_said() -> None:
+    styled = [name for name in read_by_script() if not name.startswith("Seed_Images")]
+    assert wanting(styled).endswith(
+        "stops at Seed_Images_Architectures_seed188.jpg, the first of 100 that are missing. None is named "
+        "Seed_Images_OBJECT_seedN.jpg: no test prompt is without a style."
+    )
+    assert wanting(read_by_script()) == ""
+
+
+def test_a_style_named_seed_images_keeps_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, out = evaluated(tmp_path, monkeypatch, ["Monet", None, "Seed Images"]), tmp_path / "answers"
+    assert run_here("unlearncanvas", "export", "Monet", "--out", out, "-w", workspace).code == 0
+    with Image.open(out / "Seed_Images_Cats_seed188.jpg") as asked, Image.open(out / "Cats_seed188.jpg") as plain:
+        assert np.asarray(asked).max() < 5 and np.asarray(plain).min() > 250
+    assert len([*out.iterdir()]) == 300
+
+
+def test_an_export_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = evaluated(tmp_path, monkeypatch, ["Monet"])
+    done = run_here("unlearncanvas", "export", "Monett", "--out", tmp_path / "a", "-w", workspace)
+    assert done.code == 2 and "unknown concept evaluated with saeuron 'Monett': did you mean 'Monet'" in done.complaint
+    monkeypatch.setattr("tasks.images.index", lambda *a: [{"asked": [("style", "Monet")], "image_index": 0}])
+    done = run_here("unlearncanvas", "export", "Monet", "--out", tmp_path / "a", "-w", workspace)
+    assert done.code == 2 and "no image names an object; UnlearnCanvas's names need the domains" in done.complaint
+    assert not (tmp_path / "a").exists()
+
+
+def test_classifiers_are_converted_one_after_the_other(tmp_path: Path) -> None:
+    heads = tmp_path / "heads"
+    for name, classes in (("style50_cls", STYLES), ("object_cls", OBJECTS)):
+        torch.save({"model_state_dict": timm_names(tiny_vit(classes, side=224, patch=32))}, tmp_path / f"{name}.pth")
+    done = run_here("unlearncanvas", "convert", tmp_path / "style50_cls.pth", "--out", heads)
+    assert done.code == 0, done.err
+    content = hashlib.sha256((heads / "style.safetensors").read_bytes()).hexdigest()
+    assert done.out.splitlines()[:2] == [f"{heads / 'style.safetensors'}: 51 classes of style", f"sha256 {content}"]
+    assert done.out.splitlines()[2] == f"next: saeuron unlearncanvas convert OBJECT.pth --out {heads}"
+    done = run_here("unlearncanvas", "convert", tmp_path / "object_cls.pth", "--out", heads)
+    assert done.code == 0 and f"--set domains.object.judge=unlearncanvas:{heads} --plan" in done.out
+    done = run_here("unlearncanvas", "convert", tmp_path / "none.pth", "--out", heads)
+    assert done.code == 2 and "no such file" in done.complaint
 
 
 def test_the_table_has_published_rows_and_means_of_ones_own() -> None:
