@@ -1,8 +1,9 @@
 """`saeuron bench`: a removal on a fixed protocol, as one row of docs/leaderboard.md."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from saeuron.figures.words import harm, percent
 from saeuron.methods import UNTRAINED
 from storage import Workspace, text
 
+RANDOM = "random"
 SUFFIX = "_bench"
 """A protocol that ships is a configuration with this end: `canvas` is canvas_bench.yaml."""
 COLUMNS = (
@@ -104,8 +106,8 @@ def of_run(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) -
 
     [method] = config.method
     ids = {(e["concept"], e["method"]): e["id"] for e in result["evaluations"]}
-    [control] = _controls([UNTRAINED], method) or [None]
-    removed = [judged(workspace, ids[c, m], ids.get((c, control))) for c, m in ids if m == method]
+    beside = [next(iter(_controls([kind], method)), None) for kind in (UNTRAINED, RANDOM)]
+    removed = [judged(workspace, ids[c, m], *(ids.get((c, name)) for name in beside)) for c, m in ids if m == method]
     used = runs.record(workspace.runs / f"{result['run_id']}.json").artifacts or {}
     return row(tuple(config.domains), removed), sum(workspace.manifest(name).seconds for name in used)
 
@@ -117,14 +119,16 @@ def page(benched: Benched) -> str:
     if len(rows) > 1:
         rows.append(_row("mean", found.edited, found.unedited, None))
     header = ["removed", *(h for name in METRICS for h in (name, f"({name})")), "mean", "worst victim"]
-    lines = [benched.method, "", text_table(header, rows, wrapped=["worst victim"])]
-    lines += [
-        "",
-        text.filled(
-            f"Percent, on {counted(found.images, 'test image')}; in brackets: the unedited model, on the same."
-        ),
-        f"mean of (UA + IRA + CRA) / 3: {_interval(found.edited.mean, found.low, found.high)}",
-    ]
+    lines = [benched.method, "", text_table(header, rows, wrapped=["worst victim"]), ""]
+    images = counted(found.images, "test image")
+    lines += [text.filled(f"Percent, on {images}; in brackets: the unedited model, on the same."), ""]
+    lines += ["95 % intervals", _table(found, {name: partial(_ends, name) for name in (*METRICS, "mean")})]
+    minus = {UNTRAINED: found.difference, RANDOM: found.minus_random}
+    if any(minus.values()):
+        fields = {f"minus {UNTRAINED}": "difference", f"minus {RANDOM}": "minus_random"}
+        lines += ["", "mean minus that of a control (95 %)"]
+        lines += [_table(found, {said: partial(_minus, name) for said, name in fields.items() if getattr(found, name)})]
+    lines += ["", f"mean of (UA + IRA + CRA) / 3: {_interval(found.edited.mean, found.low, found.high)}"]
     if found.odd:
         lines.append(
             text.filled(
@@ -132,12 +136,12 @@ def page(benched: Benched) -> str:
                 f"own (unedited {percent(found.odd[1])})"
             )
         )
-    if found.difference:
-        d = found.difference
-        beats = f"beats {UNTRAINED}" if d.beats else f"does not beat {UNTRAINED}"
-        lines.append(f"{beats}: {_interval(d.value, d.low, d.high, '+')} points")
-    else:
-        lines.append(f"no difference to {UNTRAINED}: no such control was run beside this")
+    for kind, d in minus.items():
+        if d:
+            beats = f"beats {kind}" if d.beats else f"does not beat {kind}"
+            lines.append(f"{beats}: {_interval(d.value, d.low, d.high, '+')} points")
+        else:
+            lines.append(f"no difference to {kind}: no such control was run beside this")
     lines += [f"{benched.seconds:.0f} s", benched.command]
     return "\n".join(lines)
 
@@ -158,6 +162,23 @@ def markdown(benched: Benched) -> str:
         f"`{benched.command}`",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _table(found: Row, cells: Mapping[str, Callable[[Measured | Row], str]]) -> str:
+    """A line for each removal, and for all of several."""
+    of: list[tuple[str, Measured | Row]] = [(each.concept, each) for each in found.removals]
+    of += [("mean", found)] if len(of) > 1 else []
+    return text_table(["removed", *cells], [{"removed": n, **{k: f(m) for k, f in cells.items()}} for n, m in of])
+
+
+def _ends(name: str, measured: Measured | Row) -> str:
+    low, high = measured.intervals[name]
+    return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _minus(name: str, measured: Measured | Row) -> str:
+    d = getattr(measured, name)
+    return _interval(d.value, d.low, d.high, "+")
 
 
 def _row(name: str, edited: Figures, unedited: Figures, measured: Measured | None) -> dict[str, Any]:

@@ -153,16 +153,20 @@ class _Noting:
         return (sum(second) / len(second), sum(first) / len(first)) if first else None
 
 
-def judged(workspace: Workspace, evaluation_id: str, control: str | None = None) -> Removed:
-    """What the judges saw on the images of an evaluation, and on those of the control's evaluation of the concept."""
+def judged(workspace: Workspace, evaluation_id: str, control: str | None = None, random: str | None = None) -> Removed:
+    """What the judges saw on the images of an evaluation, and on those of its controls' evaluations of the concept.
+
+    Args:
+        control, random: the evaluations of the untrained control and of the one with random latents; None: not run.
+    """
     manifest = workspace.manifest(evaluation_id)
     edited = _read(workspace, manifest, "edited")
     wanted = {(j.prompt_id, j.index) for j in edited}
     unedited = [j for j in _read(workspace, manifest, "unedited") if (j.prompt_id, j.index) in wanted]
-    beside = _read(workspace, workspace.manifest(control), "edited") if control else None
+    untrained, drawn = (_read(workspace, workspace.manifest(c), "edited") if c else None for c in (control, random))
     quality = [Quality(**q) for q in manifest.summary["quality"]]
     odd = (q.value, q.unedited) if (q := verdict.broken(quality)) and q.unedited is not None else None
-    return Removed(manifest.summary["domain"], manifest.summary["concept"], edited, unedited, beside, odd)
+    return Removed(manifest.summary["domain"], manifest.summary["concept"], edited, unedited, untrained, drawn, odd)
 
 
 def _read(workspace: Workspace, manifest: Manifest, role: str) -> list[Judged]:

@@ -1,13 +1,16 @@
 """One row of a table of methods: the figures of several removals by one method, and of each removal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from saeuron.figures.comparison import Difference, Pair, compare_all
+from saeuron.figures.comparison import Difference, Pair, compare_all, share
 from saeuron.figures.damage import Damage, damage
 from saeuron.figures.metrics import Judged, Metric, evaluate, summary
 
 METRICS = ("UA", "IRA", "CRA")
+
+Ends = tuple[float | None, float | None]
+"""Ends of a 95 % interval; None: something could not be judged."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class Removed:
     edited: Sequence[Judged]
     unedited: Sequence[Judged]
     control: Sequence[Judged] | None = None
-    """Judged images with the control's removal of the same concept; None: no control."""
+    """Judged images with the untrained control's removal of the same concept; None: no such control."""
+    random: Sequence[Judged] | None = None
+    """The same of the control with latents drawn at random."""
     odd: tuple[float, float] | None = None
     """Shares of the images asked to show the concept that do not look like the model's own, with the removal and
     without; None: no judge tells."""
@@ -48,6 +53,11 @@ class Measured:
     """The other concept that loses most; None: no judge saw another."""
     odd: tuple[float, float] | None
     """Same as `Removed.odd`."""
+    intervals: Mapping[str, Ends]
+    """Of UA, IRA, CRA and mean, as `Row.intervals`."""
+    difference: Difference | None
+    minus_random: Difference | None
+    """As those of the row."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +71,13 @@ class Row:
     high: float | None
     unedited: Figures
     difference: Difference | None
-    """Difference from the control, paired by image; None: not every removal has a control."""
+    """Difference from the untrained control, paired by image; None: not every removal has such a control."""
     images: int
     """Images with a removal; those of the unedited model are as many."""
+    minus_random: Difference | None
+    """The same from the control with latents drawn at random."""
+    intervals: Mapping[str, Ends]
+    """95 % intervals of UA, IRA and CRA, as `saeuron.figures.comparison.share` has them, and of the mean."""
 
     @property
     def odd(self) -> tuple[float, float] | None:
@@ -93,18 +107,38 @@ def row(domains: Sequence[str], removed: Sequence[Removed]) -> Row:
         found = evaluate(each.domain, each.concept, domains, each.edited, each.unedited)
         plain = evaluate(each.domain, each.concept, domains, each.unedited, each.unedited)
         victim = next(iter(damage(each.domain, each.concept, each.edited, each.unedited)), None)
-        measured.append(Measured(each.domain, each.concept, _figures(found), _figures(plain), victim, each.odd))
-    alone = compare_all(domains, [(each.domain, Pair(each.concept, each.edited, None)) for each in removed])
-    paired = [(r.domain, Pair(r.concept, r.edited, r.control)) for r in removed if r.control is not None]
+        beside = (_intervals(domains, [each]), *_differences(domains, [each]))
+        measured.append(
+            Measured(each.domain, each.concept, _figures(found), _figures(plain), victim, each.odd, *beside)
+        )
+    intervals, (untrained, random) = _intervals(domains, removed), _differences(domains, removed)
     return Row(
         tuple(measured),
         _over([each.edited for each in measured]),
-        alone.low,
-        alone.high,
+        *intervals["mean"],
         _over([each.unedited for each in measured]),
-        compare_all(domains, paired) if len(paired) == len(removed) else None,
+        untrained,
         sum(len(each.edited) for each in removed),
+        random,
+        intervals,
     )
+
+
+def _intervals(domains: Sequence[str], removed: Sequence[Removed]) -> dict[str, Ends]:
+    pairs = [(each.domain, Pair(each.concept, each.edited, None)) for each in removed]
+    found = {name: share(domains, pairs, name) for name in METRICS} | {"mean": compare_all(domains, pairs)}
+    return {name: (each.low, each.high) for name, each in found.items()}
+
+
+def _differences(domains: Sequence[str], removed: Sequence[Removed]) -> tuple[Difference | None, Difference | None]:
+    """Minus the untrained control, minus the random one; None where not every removal has it."""
+
+    def minus(controls: Sequence[Sequence[Judged] | None]) -> Difference | None:
+        both = zip(removed, controls, strict=True)
+        pairs = [(r.domain, Pair(r.concept, r.edited, seen)) for r, seen in both if seen is not None]
+        return compare_all(domains, pairs) if len(pairs) == len(removed) else None
+
+    return minus([each.control for each in removed]), minus([each.random for each in removed])
 
 
 def _figures(metrics: Sequence[Metric]) -> Figures:

@@ -1,6 +1,7 @@
 """`saeuron bench` of removals that were made elsewhere; those that a run learns are in end_to_end/test_controls.py."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from flows import bench
 from flows.config import load
 from saeuron.canvas import FOLDERS
+from saeuron.figures.metrics import Judged
+from saeuron.figures.row import Removed, row
 from saeuron.methods.parts import Call
 from saeuron.methods.removal import Removal
 from saeuron.notebook import evaluate
@@ -72,7 +75,11 @@ def test_a_file_and_an_object_have_the_figures_of_the_library() -> None:
         assert (one["domain"], one["concept"], found["images"]) == ("object", "cat", 12)
         for name in ("UA", "IRA", "CRA"):
             assert (one["edited"][name], one["unedited"][name]) == pytest.approx(expected[name])
-        assert found["low"] <= found["edited"]["mean"] <= found["high"] and found["difference"] is None
+        assert found["low"] <= found["edited"]["mean"] <= found["high"]
+        assert found["difference"] is found["minus_random"] is one["difference"] is None
+        for name in ("UA", "IRA", "CRA", "mean"):
+            low, high = found["intervals"][name]
+            assert low <= found["edited"][name] <= high and one["intervals"] == found["intervals"]
     assert file["command"] == f"saeuron bench {TINY} cat.safetensors"
     assert thing["command"] == f"saeuron bench {TINY} erasing_bench:negative --removed cat"
 
@@ -105,12 +112,36 @@ def test_a_pipeline_that_draws_something_else_loses_it_all(tiny_model_folder: Pa
 def test_the_page_fits_and_the_line_is_of_the_table() -> None:
     done = run_here("bench", TINY, "cat.safetensors", "--threads", "1")
     assert done.code == 0 and "12 test images" in done.out and "no difference to untrained" in done.out
+    assert "no difference to random" in done.out and "95 % intervals" in done.out and "minus" not in done.out
     command = f"saeuron bench {TINY} cat.safetensors"
     assert all(len(line) <= 80 or line == command for line in done.out.splitlines())
     line = run_here("bench", TINY, "cat.safetensors", "--threads", "1", "--markdown")
     cells = [cell.strip() for cell in line.out.strip().strip("|").split("|")]
     assert not line.err and len(cells) == len(bench.COLUMNS)
     assert (cells[0], cells[1], cells[-1], cells[-4]) == ("cat.safetensors", "cat", f"`{command}`", "-")
+
+
+def test_the_page_has_a_table_by_concept_beside_both_controls() -> None:
+    plain = [
+        Judged(f"{s} {o}", 0, {"style": s, "object": o}, {"style": s, "object": o})
+        for s in ("neon", "dots", "stripes", "watercolour") for o in ("cat", "moon", "crescent", "key")
+    ]  # fmt: skip
+
+    def gone(domain: str, concept: str) -> list[Judged]:
+        return [replace(j, seen={**j.seen, domain: "x"}) if j.asked[domain] == concept else j for j in plain]
+
+    where = (("style", "watercolour"), ("object", "crescent"))
+    removed = [Removed(d, c, gone(d, c), plain, control=plain, random=gone(d, c)) for d, c in where]
+    found = bench.page(bench.Benched("saeuron", row(("style", "object"), removed), 60, "saeuron bench"))
+    lines = found.splitlines()
+    assert max(map(len, lines)) <= 80
+    at = lines.index("95 % intervals")
+    assert [line.split()[0] for line in lines[at + 3 : at + 6]] == ["watercolour", "crescent", "mean"]
+    at = lines.index("mean minus that of a control (95 %)")
+    assert lines[at + 1].split() == ["removed", "minus", "untrained", "minus", "random"]
+    # UA is 1 with the removal and 0 with the first control: a third of the mean.
+    assert all("+33.3 (33.3 to 33.3)" in line and "+0.0 (0.0 to 0.0)" in line for line in lines[at + 3 : at + 6])
+    assert "does not beat random: +0.0 (0.0 to 0.0) points" in lines
 
 
 def test_the_table_of_the_leaderboard_has_these_columns() -> None:

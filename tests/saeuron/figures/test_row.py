@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from saeuron.figures.comparison import Pair, compare
+from saeuron.figures.comparison import Pair, compare, share
 from saeuron.figures.metrics import Judged, evaluate, summary
 from saeuron.figures.row import Removed, row
 
@@ -90,6 +90,31 @@ def test_the_difference_is_to_the_control_and_needs_one_for_every_removal() -> N
     assert row(DOMAINS, [made[0], Removed("object", "cat", made[1].edited, made[1].unedited)]).difference is None
     one, two = row(DOMAINS, made[:1]).difference, Pair("neon", made[0].edited, made[0].control)
     assert one == compare("style", DOMAINS, [two])
+
+
+def test_each_removal_has_its_intervals_and_its_differences_from_both_controls() -> None:
+    made = [replace(r, random=seen(i + 20, (r.domain, r.concept), 0.5, 0.9)) for i, r in enumerate(removals())]
+    found = row(DOMAINS, made)
+    assert found.minus_random is not None and found.difference is not None
+    assert found.minus_random.value == pytest.approx(
+        np.mean([value(r, list(r.edited)) - value(r, list(r.random or ())) for r in made])
+    )
+    pairs = [(r.domain, Pair(r.concept, r.edited, None)) for r in made]
+    for name in ("UA", "IRA", "CRA"):
+        expected = share(DOMAINS, pairs, name)
+        assert found.intervals[name] == (expected.low, expected.high)
+        for each in (found, *found.removals):
+            low, high = each.intervals[name]
+            assert low is not None and high is not None and low <= getattr(each.edited, name) <= high
+    assert found.intervals["mean"] == (found.low, found.high)
+    for mine, r in zip(found.removals, made, strict=True):
+        alone = row(DOMAINS, [r])
+        assert (mine.intervals, mine.difference, mine.minus_random) == (
+            alone.intervals, alone.difference, alone.minus_random,
+        )  # fmt: skip
+    half = row(DOMAINS, [made[0], replace(made[1], random=None)])
+    assert half.minus_random is None and half.difference is not None
+    assert [each.minus_random is None for each in half.removals] == [False, True]
 
 
 def test_the_worst_victim_is_that_of_the_removal_that_harms_most() -> None:
