@@ -75,6 +75,19 @@ def stable_diffusion() -> Any:
     )  # fmt: skip
 
 
+def stable_diffusion_15() -> Any:
+    """With the blocks of Stable Diffusion 1.5's UNet, so that modules have the same paths."""
+    down, up = ["CrossAttnDownBlock2D"] * 3, ["CrossAttnUpBlock2D"] * 3
+    pipe = stable_diffusion()
+    pipe.register_modules(
+        unet=unet(
+            block_out_channels=(8, 8, 16, 16), layers_per_block=2, down_block_types=(*down, "DownBlock2D"),
+            up_block_types=("UpBlock2D", *up),
+        )
+    )  # fmt: skip
+    return pipe
+
+
 def stable_diffusion_2() -> Any:
     """As Stable Diffusion 2: its UNet projects by linear layers, and predicts velocities."""
     about = {"prediction_type": "v_prediction", "steps_offset": 1, "clip_sample": False}
@@ -162,9 +175,14 @@ STEPS = {"sdxl": 1}
 
 def save(name: str, folder: Path) -> Path:
     """The tiny pipeline of that name, always with the same weights."""
+    return save_built(BUILD[name], folder)
+
+
+def save_built(build: Callable[[], Any], folder: Path) -> Path:
+    """A pipeline that is built anew, always with the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        pipe = BUILD[name]()
+        pipe = build()
         with torch.no_grad():  # so that prompts and steps make a difference
             for part in pipe.components.values():
                 for weight in part.parameters() if isinstance(part, torch.nn.Module) else ():
