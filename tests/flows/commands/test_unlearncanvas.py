@@ -44,6 +44,37 @@ def test_the_configurations_have_every_style_and_object_of_the_benchmark(name: s
     assert config.tune.concepts == removed and config.evaluate.seeds == 5
     assert (config.train.expansion * 1280, config.train.k, config.train.lr) == (20480, 32, 4e-4)
     assert (config.model.guidance, config.model.scheduler) == (9.0, "DDIMScheduler")
+    assert config.domains["style"].hookpoints == ("unet.up_blocks.1.attentions.2",)
+    assert config.domains["object"].hookpoints == ("unet.up_blocks.1.attentions.1",)
+    # Steps to score and evaluate with, and to capture with; the half that SAEs and scores read.
+    assert (config.model.steps, config.capture.steps, config.capture.half) == (100, 50, "conditional")
+    assert (config.train.variant, config.train.batch, config.train.steps) == ("batch_topk", 4096, 20_000)
+    gammas = (-1.0,) if name == "sd15_style" else (-5.0, -10.0, -20.0, -30.0)
+    assert config.tune.settings["saeuron"] == {"n": (1, 2, 3), "gamma": gammas}
+    assert config.method == ("saeuron",)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("sd15_style", 2_550_000), ("sd15_object", 1_275_000)])
+def test_the_papers_training_is_as_docs_sd15_says(name: str, steps: int) -> None:
+    said = Path("docs/sd15.md").read_text()
+    words = ["capture.positions=256", "capture.every=1", f"train.steps={steps}"]
+    assert all(word in said for word in words)
+    ours, paper = load(name), load(name, words)
+    kept = [c.capture.positions / 256 / c.capture.every for c in (ours, paper)]  # type: ignore[operator]
+    assert kept == [pytest.approx(1 / 20), 1]
+    # 80 anchor prompts of 20 objects, in 50 styles and unstyled; 50 steps of 256 positions.
+    images = paper.capture.prompts_per_cell * 20 * 50 + paper.capture.plain_prompts * 20
+    rows = images * paper.capture.steps * 256  # type: ignore[operator]
+    assert (images, rows) == (81_600, 1_044_480_000)
+    epochs = 10 if name == "sd15_style" else 5
+    assert paper.train.steps * paper.train.batch == epochs * rows
+    assert ours.train.steps * ours.train.batch / (rows / 20) == pytest.approx(1.57, abs=0.01)
+    assert round(paper.train.steps / ours.train.steps) == (128 if name == "sd15_style" else 64)
+    # What a longer training leaves as it is.
+    changed = {"steps"}
+    assert paper.train.model_dump(exclude=changed) == ours.train.model_dump(exclude=changed)
+    assert (ours.train.schedule, ours.train.warmup, ours.train.clip, ours.train.auxk_alpha) == ("linear", 0, 1, 1 / 32)
+    assert ours.train.dead_rows == 10_000_000
 
 
 def test_anchors_become_81600_training_prompts(benchmark: Path) -> None:
