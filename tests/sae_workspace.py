@@ -1,5 +1,9 @@
 """A workspace with two SAEs of a tiny untrained model, scored on two styles: made without Prefect, in seconds."""
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi.testclient import TestClient
@@ -7,7 +11,11 @@ from fastapi.testclient import TestClient
 from flows.explore.app import create
 from flows.explore.guards import Guard
 from flows.explore.shelves import Shelves
+from flows.inspection.attribute import attribution_job
+from flows.inspection.steer import steer_jobs
 from flows.run import Run
+from flows.sae.explain import explain_job
+from flows.sae.report import diagnosis_job
 from saeuron.config import CaptureConfig, DomainConfig, ModelConfig, PromptsConfig, RunConfig, ScoreConfig
 from saeuron.pipelines.loading import identity
 from saeuron.sae.config import SAEConfig
@@ -17,9 +25,13 @@ from storage.manifests import Manifest
 from storage.tables import EXPLANATIONS, table, write_table
 from tasks.capture import CaptureJob, capture, capture_shard
 from tasks.explore.studio import Studio
+from tasks.inspection.attribute import attributed
+from tasks.inspection.steer import steer
 from tasks.prompts import PromptsJob, prompts
 from tasks.registry import runs
 from tasks.registry.saes import find
+from tasks.sae.explain import explain
+from tasks.sae.report import StabilityJob, diagnose, stability
 from tasks.score import ScoreJob, score
 from tasks.train import TrainJob, train
 
@@ -117,7 +129,43 @@ def explained(workspace: Workspace, sae: Manifest, prompts_id: str = "") -> str:
     return name
 
 
+def looked_into(workspace: Workspace, hookpoint: str) -> tuple[str, int]:
+    """Measure the SAE at a cross-attention, say in words what it fires on, and turn one of its latents up and down.
+
+    Returns:
+        (the SAE, that latent). Few images each: figures mean nothing.
+    """
+    run, sae = directly(workspace, hookpoint)
+    job = diagnosis_job(run, sae, workspace.read(sae.inputs["capture"]), images=4, rows=40)
+    diagnose.fn(job)
+    explain.fn(explain_job(run, sae, 8))
+    control = next(m for m in workspace.artifacts("sae") if m.summary.get("dictionary") == "untrained")
+    stability.fn(StabilityJob(workspace=run.workspace, sae_id=sae.id, against_id=control.id))
+    [chosen] = steer_jobs(run, sae, None, 1, 1)
+    steer.fn(chosen.model_copy(update={"config": chosen.config.model_copy(update={"alphas": (4.0,)})}))
+    attributed.fn(attribution_job(run, sae, chosen.latent))
+    return sae.id, chosen.latent
+
+
 def explorer(workspace: Workspace) -> TestClient:
     """A browser's requests to the explorer of a workspace, without a socket."""
     app = create(Shelves(workspace), Studio(), Guard("127.0.0.1", 8130))
     return TestClient(app, base_url="http://127.0.0.1:8130", headers={"accept": "text/html"})
+
+
+@contextmanager
+def served(workspace: Workspace, token: str = "") -> Iterator[str]:
+    """The explorer of a workspace on a socket, for the length of a `with` block; its address."""
+    import uvicorn
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        app = create(Shelves(workspace), Studio(threads=1), Guard("127.0.0.1", port, token))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=20)

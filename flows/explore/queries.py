@@ -67,13 +67,22 @@ async def _asked(shelves: Shelves, request: Request, sql: str) -> Any:
     """The result of a query, which ends when nobody waits for it any more. Raises BadQuery."""
     stop = threading.Event()
     query = asyncio.create_task(asyncio.to_thread(run_query, shelves.workspace, sql, seconds=SECONDS, stop=stop))
+    gone = asyncio.create_task(_gone(request))
     try:
-        while not (await asyncio.wait({query}, timeout=0.2))[0]:
-            if await request.is_disconnected():
-                break
+        await asyncio.wait({query, gone}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.set()
+        gone.cancel()
     return await query
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the browser has closed the connection.
+
+    `Request.is_disconnected` does not see that here: it looks for an instant, and a middleware takes longer to answer.
+    """
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def cells(table: Any) -> tuple[list[tuple[str, bool]], list[list[tuple[str, bool]]]]:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-KEYS = {"tab": "\ue004", "enter": "\ue007", "space": " ", "down": "\ue015", "right": "\ue014"}
+KEYS = {"tab": "\ue004", "enter": "\ue007", "space": " ", "down": "\ue015", "right": "\ue014", "control": "\ue009"}
+KEYS |= {"shift": "\ue008"}
 
 
 def missing() -> str:
@@ -27,6 +28,7 @@ class Browser:
     """One window."""
 
     def __init__(self, port: int, profile: Path) -> None:
+        self.port = port
         self.base = f"http://127.0.0.1:{port}"
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
         # It asks nothing of other hosts.
@@ -44,11 +46,19 @@ class Browser:
         except urllib.error.HTTPError as error:
             raise AssertionError(json.load(error)["value"]["message"]) from None
 
+    @contextlib.contextmanager
+    def another(self, profile: Path) -> Iterator["Browser"]:
+        """A second browser with a profile of its own, for the length of a `with` block."""
+        other = Browser(self.port, profile)
+        try:
+            yield other
+        finally:
+            other._ask("DELETE", other.session)
+
     def resize(self, width: int, height: int = 1000) -> None:
         """The size of what is shown, which may be narrower than a window can be."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}
-        self._ask("POST", f"{self.session}/goog/cdp/execute", command)
+        self.devtools("Emulation.setDeviceMetricsOverride", **metrics)
 
     def open(self, address: str) -> None:
         """Load a page, and wait until it was painted: what the mouse does before then is lost."""
@@ -67,9 +77,38 @@ class Browser:
         return self._ask("POST", f"{self.session}/execute/async", {"script": script, "args": []})
 
     def press(self, *keys: str) -> None:
-        """Keys one after another, by their names in KEYS or as they are."""
-        actions = [{"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")]
+        """Keys one after another, by their names in KEYS or as they are; `shift+tab`: both at once."""
+        actions = []
+        for key in keys:
+            held = [KEYS.get(each, each) for each in (key.split("+") if len(key) > 1 else [key])]
+            actions += [{"type": "keyDown", "value": each} for each in held]
+            actions += [{"type": "keyUp", "value": each} for each in reversed(held)]
         self._ask("POST", f"{self.session}/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
+
+    def element(self, selector: str) -> str:
+        """The path of the one element that a selector of CSS finds."""
+        found = self._ask("POST", f"{self.session}/element", {"using": "css selector", "value": selector})
+        return f"{self.session}/element/{next(iter(found.values()))}"
+
+    def click(self, selector: str) -> None:
+        """Click an element with the mouse; one that is hidden or covered is refused."""
+        self._ask("POST", f"{self.element(selector)}/click")
+
+    def write(self, selector: str, text: str) -> None:
+        """Type into a field, or choose a file by its path."""
+        self._ask("POST", f"{self.element(selector)}/value", {"text": text})
+
+    def devtools(self, method: str, **parameters: Any) -> Any:
+        """A command of Chromium's DevTools protocol, and its answer."""
+        return self._ask("POST", f"{self.session}/goog/cdp/execute", {"cmd": method, "params": parameters})
+
+    def drop(self, selector: str, path: Path) -> None:
+        """Drop a file on an element, as from a file manager."""
+        box = "const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.x + 5, b.y + 5]"
+        x, y = self.run(box, selector)
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.devtools("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def errors(self) -> list[str]:
         """What the console said since the last call, warnings left out."""

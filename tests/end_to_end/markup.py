@@ -40,7 +40,8 @@ class Markup(HTMLParser):
             self._unnamed.append((tag, about.get("id")))
         if tag == "table" and not any("scroll" in str(a.get("class", "")).split() for _, a in self._open):
             self.problems.append("a table is wider than a phone and does not scroll by itself")
-        if "scroll" in str(about.get("class", "")).split() and about.get("tabindex") != "0":
+        scrolls = tag == "pre" or "scroll" in str(about.get("class", "")).split()
+        if scrolls and about.get("tabindex") != "0":
             self.problems.append("what scrolls cannot be reached by the keyboard")
         if tag == "img" and "alt" not in about:
             self.problems.append("a picture has no alt")

@@ -113,6 +113,7 @@ def test_what_is_wrong_with_a_page_is_noticed() -> None:
         "<h1>two</h1>",
         "<p id='a'></p><p id='a'></p>",
         "<div class='scroll'></div>",
+        "<pre>x</pre>",
     ):
         assert len(problems(good.format(bad))) == 1, bad
     assert problems(good.format("<label>Seed <input name='q'></label><label for='x'>X</label><input id='x'>")) == []

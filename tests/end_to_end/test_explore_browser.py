@@ -6,25 +6,22 @@ SAEURON_SCREENSHOTS, a folder, what was shown is kept there.
 
 import os
 import shutil
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from flows.explore.app import create
-from flows.explore.guards import Guard
-from flows.explore.shelves import Shelves
 from storage import Workspace
-from tasks.explore.studio import Studio
 from tests.end_to_end.driver import Browser, browsing, missing
+from tests.sae_workspace import looked_into, served
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "a browser is here")
 
-PAGES = ("/", "/concept?name=stripes", "/concept?name=moon", "/latent?sae={sae}&i=3", "/saes", "/sae?id={sae}",
-         "/runs", "/run?id={run}", "/search?q=stripes", "/search", "/sql?q=select+concept,value+from+evaluations",
+PAGES = ("/", "/concept?name=stripes", "/concept?name=moon", "/latent?sae={sae}&i={latent}",
+         "/latent?sae={bare}&i=3", "/saes", "/sae?id={sae}", "/sae?id={bare}", "/runs", "/run?id={run}",
+         "/diff?a=last&b=last", "/search?q=stripes", "/search", "/sql?q=select+concept,value+from+evaluations",
          "/try", "/nowhere", "/report?of=1")  # fmt: skip
 
 
@@ -34,18 +31,20 @@ def place(workspace: Path, workspaces: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(place: Path) -> Iterator[str]:
-    import uvicorn
+def names(place: Path) -> dict[str, Any]:
+    """What the addresses of pages hold: an SAE that was looked into and a latent of it, another SAE, the run."""
+    opened = Workspace.open(place)
+    hookpoints = [m.summary["hookpoint"] for m in opened.artifacts("sae")]
+    inner = next(h for h in hookpoints if h.endswith("attn2"))
+    bare = next(m.id for m in opened.artifacts("sae") if m.summary["hookpoint"] != inner)
+    sae, latent = looked_into(opened, inner)
+    return {"sae": sae, "latent": latent, "bare": bare, "run": next(path.stem for path in place.glob("runs/*.json"))}
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        app = create(Shelves(Workspace.open(place, create=False)), Studio(threads=1), Guard("127.0.0.1", port))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{port}"
-        server.should_exit = True
-        thread.join(timeout=20)
+
+@pytest.fixture(scope="module")
+def site(place: Path, names: dict[str, Any]) -> Iterator[str]:
+    with served(Workspace.open(place, create=False)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +54,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def pages(place: Path) -> list[str]:
-    opened = Workspace.open(place, create=False)
-    sae = next(m.id for m in opened.artifacts("sae") if m.summary["hookpoint"].endswith("attn2"))
-    run = next(path.stem for path in place.glob("runs/*.json"))
-    return [page.format(sae=sae, run=run) for page in PAGES]
+def pages(names: dict[str, Any]) -> list[str]:
+    return [page.format(**names) for page in PAGES]
 
 
 SETTLED = """
@@ -88,15 +84,16 @@ def test_every_page_fits_and_says_nothing_in_the_console(
         assert browser.run("return document.title && document.querySelectorAll('h1').length") == 1, page
         if folder := os.environ.get("SAEURON_SCREENSHOTS"):
             name = page.split("?")[0].strip("/") or "concepts"
-            browser.picture(Path(folder) / f"{name}-{width}.png")
+            browser.picture(Path(folder) / f"{pages.index(page):02d}-{name}-{width}.png")
 
 
-def test_axe_finds_nothing_serious(browser: Browser, site: str, pages: list[str]) -> None:
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_serious(browser: Browser, site: str, pages: list[str], width: int) -> None:
     axe = os.environ.get("SAEURON_AXE")
     if not axe:
         pytest.skip("SAEURON_AXE names no axe.min.js (npm install axe-core)")
     code, found = Path(axe).read_text(), dict[str, Any]()
-    browser.resize(1280)
+    browser.resize(width)
     for page in pages:
         browser.open(site + page)
         browser.until(SETTLED)
@@ -108,16 +105,50 @@ def test_axe_finds_nothing_serious(browser: Browser, site: str, pages: list[str]
     assert found == {}
 
 
+def test_what_was_measured_of_a_latent_and_its_sae_is_drawn(browser: Browser, site: str, names: dict[str, Any]) -> None:
+    """Heatmaps over images, tiles, curves, bars of words, steering; and SAEs of one hookpoint beside one another."""
+    browser.resize(1280)
+    browser.errors()  # those of former pages
+    browser.open(f"{site}/latent?sae={names['sae']}&i={names['latent']}")
+    browser.until(SETTLED)
+    sizes = "return [...document.querySelectorAll(arguments[0])].map((e) => Math.min(e.clientWidth, e.clientHeight))"
+    for selector, least in ((".strip .im", 1), (".strip .over img", 1), (".tile", 5), (".plots svg", 3)):
+        found = browser.run(sizes, selector)
+        assert len(found) >= least and min(found) > 20, (selector, found)
+    assert browser.run("return document.querySelectorAll('.strip .over img').length") == browser.run(
+        "return document.querySelectorAll('.strip figure').length"
+    )
+    text = browser.run("return document.querySelector('main').innerText")
+    for said in ("Fires on: ", "Turned up and down", "a latent drawn at random", "Words that it fires by", "stability"):
+        assert said in text or said in browser.run("return document.querySelector('main').innerHTML"), said
+    browser.open(f"{site}/sae?id={names['sae']}")
+    text = browser.run("return document.querySelector('main').innerText")
+    assert "Beside other SAEs of this hookpoint" in text and "untrained" in text
+    # Its trained form, an untrained one and a frozen one.
+    assert browser.run("return document.querySelectorAll('.beside svg circle').length") >= 3
+    # The most active latent is the first of the table, and its link leads to it.
+    browser.click("td a[href^='/latent?']")
+    browser.until("return document.querySelector('h1').textContent.startsWith('Latent ')")
+    assert browser.run("return document.querySelectorAll('.strip .over img').length") >= 1
+    assert browser.errors() == []
+
+
 def focused(browser: Browser) -> str:
-    return str(browser.run("const e = document.activeElement; return e.id || e.name || e.textContent.trim()"))
+    """What has the focus, by its id, its field's name, its name for those who do not see it, or its text."""
+    return str(
+        browser.run(
+            "const e = document.activeElement;"
+            "return e.id || e.name || e.getAttribute('aria-label') || e.textContent.trim()"
+        )
+    )
 
 
-def tab_to(browser: Browser, name: str) -> None:
+def tab_to(browser: Browser, name: str, key: str = "tab") -> None:
     for _ in range(60):
-        browser.press("tab")
+        browser.press(key)
         if focused(browser) == name:
             return
-    raise AssertionError(f"no tab leads to {name}")
+    raise AssertionError(f"no {key} leads to {name}")
 
 
 def test_a_picture_is_drawn_by_keyboard_alone(browser: Browser, site: str) -> None:
@@ -134,10 +165,12 @@ def test_a_picture_is_drawn_by_keyboard_alone(browser: Browser, site: str) -> No
     assert browser.run("return document.querySelectorAll('#latents .chip').length") == 1
     tab_to(browser, "go")
     # The grid has one place in the order of tabs; arrows move within it.
-    browser.run("document.querySelector('#grid [tabindex=\"0\"]').focus()")
+    tab_to(browser, "row 1, column 1")
     browser.press("right", "down", "space", "right", "space")
     assert browser.run("return document.querySelector('#where').textContent") == "2 of 256 cells"
-    browser.run("document.querySelector('#go').focus()")
+    tab_to(browser, "clear")
+    tab_to(browser, "row 2, column 3", "shift+tab")
+    tab_to(browser, "go", "shift+tab")
     browser.press("enter")
     browser.until("return document.querySelector('#edited').naturalWidth === 32", 120)
     assert browser.errors() == []
@@ -165,3 +198,127 @@ def test_a_region_is_painted_with_the_mouse(browser: Browser, site: str) -> None
     mouse = {"type": "pointer", "id": "mouse", "actions": [*steps, {"type": "pointerUp", "button": 0}]}
     browser._ask("POST", f"{browser.session}/actions", {"actions": [mouse]})
     browser.until("return document.querySelector('#where').textContent === '5 of 256 cells'", 10)
+
+
+def drawn(browser: Browser, seconds: float = 120) -> str:
+    """Wait until what was asked for is drawn, and return the edited picture, as a data URI."""
+    browser.until("return /^[0-9.]+ s$/.test(document.querySelector('#said').textContent)", seconds)
+    browser.until("const p = document.querySelector('#edited'); return p.complete && p.naturalWidth === 32", 20)
+    return str(
+        browser.run(
+            "const p = document.querySelector('#edited'), c = document.createElement('canvas');"
+            "c.width = p.naturalWidth; c.height = p.naturalHeight;"
+            "c.getContext('2d').drawImage(p, 0, 0); return c.toDataURL()"
+        )
+    )
+
+
+def test_a_long_drawing_is_stopped(browser: Browser, site: str) -> None:
+    browser.resize(1280)
+    browser.open(f"{site}/try")
+    browser.write("[name=steps]", "200")
+    browser.click("#go")
+    browser.until("return document.querySelector('#said').textContent.startsWith('step ')", 60)
+    assert browser.run("const p = document.querySelector('#progress'); return !p.hidden && p.value < 0.9")
+    browser.click("#stop")
+    browser.until("return document.querySelector('#said').textContent === 'cancelled'", 20)
+    assert browser.run("return document.querySelector('#stop').hidden && document.querySelector('#progress').hidden")
+    assert browser.run("return document.querySelector('#edited').hidden")
+    # The next one is not held up by it.
+    browser.run("document.querySelector('[name=steps]').value = ''")
+    browser.click("#go")
+    browser.until("return document.querySelector('#unedited').naturalWidth === 32", 60)
+    assert browser.errors() == []
+
+
+def test_two_browsers_do_not_disturb_each_other(
+    browser: Browser, site: str, names: dict[str, Any], tmp_path: Path
+) -> None:
+    links = [f"{site}/try?prompt=A+cat&seed={seed}&latent={names['sae']}:3:on:{30 * seed}" for seed in (1, 2)]
+    alone = []
+    for link in links:
+        browser.open(link)
+        alone.append(drawn(browser))
+    assert alone[0] != alone[1]
+    with browser.another(tmp_path / "profile") as other:
+        for each, link in zip((browser, other), links, strict=True):
+            each.open(link + "&steps=20")
+        # The second waits or draws; that the first is stopped does not reach it.
+        browser.click("#stop")
+        browser.until("return document.querySelector('#said').textContent === 'cancelled'", 20)
+        drawn(other)
+        for each, link in zip((browser, other), links, strict=True):
+            each.open(link)
+        assert [drawn(each) for each in (browser, other)] == alone
+        assert browser.errors() == other.errors() == []
+
+
+@pytest.mark.parametrize("how", ["chosen", "dropped"])
+def test_a_picture_that_is_brought_is_looked_at(browser: Browser, site: str, tmp_path: Path, how: str) -> None:
+    Image.effect_noise((32, 32), 90).convert("RGB").save(tmp_path / "mine.png")
+    browser.resize(1280)
+    browser.open(f"{site}/search")
+    if how == "chosen":
+        browser.write("#look [type=file]", str(tmp_path / "mine.png"))
+        browser.click("#look button")
+    else:
+        browser.drop("#look", tmp_path / "mine.png")
+    browser.until("return document.querySelectorAll('#fires h3').length === 3", 120)
+    browser.until("return [...document.querySelectorAll('#fires img')].every((i) => i.complete)", 20)
+    assert browser.run("return document.querySelectorAll('#fires a[href^=\"/latent?\"]').length") > 3
+    assert browser.run(BROKEN) == [] and browser.errors() == []
+    # What is no picture is said to be none.
+    (tmp_path / "other.png").write_bytes(b"no picture")
+    browser.write("#look [type=file]", str(tmp_path / "other.png"))
+    browser.click("#look button")
+    browser.until(
+        "return document.querySelector('#look [data-said]').textContent.includes('this is not a picture')", 20
+    )
+    assert [e for e in browser.errors() if "/api/look" not in e] == []
+
+
+def test_a_query_is_asked_mended_and_stopped(browser: Browser, site: str) -> None:
+    browser.resize(1280)
+    browser.open(f"{site}/sql")
+    browser.write("#query", "select concept, valu from evaluations")
+    browser.click(".sql button")
+    browser.until("return document.querySelector('[role=alert]')?.textContent.includes('valu')", 30)
+    browser.run("document.querySelector('#query').select()")
+    browser.write("#query", "select concept, value from evaluations order by concept")
+    browser.press("control+enter")
+    browser.until("return document.querySelectorAll('.scroll tbody tr').length === 2", 30)
+    assert browser.run("return document.querySelector('.scroll tbody').innerText.split(/\\s+/)[0]") == "cat"
+    assert browser.run("return document.querySelectorAll('.plots svg').length") == 1
+    csv = (
+        "const done = arguments[0]; fetch(document.querySelector('a[download]').href).then((a) => a.text()).then(done)"
+    )
+    assert browser.run_async(csv).splitlines()[0] == "concept,value"
+    # One that never ends: the form stays as it is, and can be asked again.
+    browser.open(f"{site}/sql")
+    browser.write("#query", "select count(*) from range(1000000) a, range(1000000) b where a.range + b.range = -1")
+    # The driver waits for a page that is on its way, so what is pressed meanwhile is told beforehand.
+    browser.run(
+        "const said = document.querySelector('.sql [data-said]'), stop = document.querySelector('.sql [data-stop]');"
+        "setTimeout(() => document.querySelector('.sql button').click(), 0);"
+        "setTimeout(() => { window.seen = [said.textContent, stop.hidden]; stop.click(); }, 1500)"
+    )
+    browser.until("return window.seen", 30)
+    assert browser.run("return window.seen") == ["asking", False]
+    assert browser.run("return document.querySelector('.sql [data-said]').textContent") == "stopped"
+    assert browser.run("return document.querySelector('#query').value").startswith("select count(*) from range")
+    assert browser.errors() == []
+
+
+def test_an_address_with_a_token_opens_and_one_without_does_not(browser: Browser, place: Path) -> None:
+    with served(Workspace.open(place, create=False), "a-long-secret") as address:
+        browser.open(address)
+        assert "needs its token" in browser.run("return document.body.textContent")
+        browser.errors()
+        browser.open(f"{address}/sql?token=a-long-secret&q=select+1")
+        assert browser.run("return location.search") == "?q=select+1"
+        assert browser.run("return document.querySelector('h1').textContent") == "SQL"
+        # It is not asked for again, also not by what a page fetches, and no script can read it.
+        browser.open(f"{address}/concept?name=stripes")
+        browser.until(SETTLED)
+        assert browser.run(BROKEN) == [] and browser.run("return document.cookie") == ""
+        assert browser.errors() == []
