@@ -46,12 +46,15 @@ def report(
     from flows.hints import command
     from storage import text
     from tasks.engine import model
+    from tasks.explore.run_report import too_large
 
     model.set_threads(threads)
     subject = Subject(opened, what)
     path = out or subject.place
     if not (check and path.exists()):
         subject.write(path)
+    if large := too_large(path.stat().st_size):
+        typer.echo(f"note: {large}", err=True)
     compared, lines = subject.check(path, device) if check else (0, [])
     if as_json:
         names = [m.id for m in subject.evaluations]

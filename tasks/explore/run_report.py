@@ -26,10 +26,9 @@ from tasks.registry.records import parsed
 
 LIMIT = 5_000_000
 """Largest report in bytes: above it, fewer pictures are shown."""
-PICTURES = (10, 6, 3, 1)
-"""Pairs of pictures of each kind of prompts, the first number that keeps the report below LIMIT."""
-SHOWN = 2
-"""Used latents of each SAE that come with their top images."""
+PICTURES = ((10, 2), (6, 2), (3, 2), (1, 2), (1, 0))
+"""(pairs of pictures of each kind of prompts, used latents of each SAE that come with their top images): the first
+that keeps the report below LIMIT, else the last."""
 
 
 def of_run(shelf: Shelf, run: runs.Record) -> tuple[list[Manifest], RunConfig]:
@@ -77,17 +76,27 @@ def write(
     config: RunConfig | None,
     commands: Iterable[str],
 ) -> Path:
-    """Write the report of some evaluations, all or nothing."""
+    """Write the report of some evaluations, all or nothing; `too_large` tells of one above LIMIT."""
     text = ""
-    for most in PICTURES:
+    for most, shown in PICTURES:
         source = _inline(shelf)
-        found = [record(shelf, e, source, most=most, shown=SHOWN) for e in evaluations]
+        found = [record(shelf, e, source, most=most, shown=shown) for e in evaluations]
         text = page(_report(shelf, evaluations, found, title, about, config, commands))
         if len(text.encode()) < LIMIT:
             break
     write_atomic(path, sealed_page(text))
     shelf.workspace.share(path)
     return path
+
+
+def too_large(size: int) -> str:
+    """One line about a report of `size` bytes that is above LIMIT; else empty."""
+    if size < LIMIT:
+        return ""
+    return (
+        f"the page has {size / 1e6:.1f} MB, expected less than {LIMIT / 1e6:.0f} MB: it shows as few pictures "
+        "as it can; for a smaller page report one concept: saeuron report CONCEPT"
+    )
 
 
 def _report(
