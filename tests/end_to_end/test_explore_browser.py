@@ -4,8 +4,11 @@ With SAEURON_AXE, the path of axe.min.js of the npm package axe-core, its seriou
 SAEURON_SCREENSHOTS, a folder, what was shown is kept there.
 """
 
+import base64
 import os
+import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from PIL import Image
 
 from storage import Workspace
+from tests.end_to_end import printed
 from tests.end_to_end.driver import Browser, browsing, missing
 from tests.sae_workspace import looked_into, served
 
@@ -131,6 +135,55 @@ def test_what_was_measured_of_a_latent_and_its_sae_is_drawn(browser: Browser, si
     browser.until("return document.querySelector('h1').textContent.startsWith('Latent ')")
     assert browser.run("return document.querySelectorAll('.strip .over img').length") >= 1
     assert browser.errors() == []
+
+
+CUT = """
+const room = document.documentElement.clientWidth, found = [];
+const clipped = (e) => getComputedStyle(e).overflowX !== "visible" && e.scrollWidth > e.clientWidth + 1;
+for (const e of document.querySelectorAll("main :not(title)")) {
+  if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
+  const text = document.createRange();
+  text.selectNodeContents(e);
+  const box = text.getBoundingClientRect();
+  let within = e;
+  while (within !== document.body && !clipped(within)) within = within.parentElement;
+  const hidden = !e.checkVisibility({ contentVisibilityAuto: true }) || within !== document.body;
+  if (hidden || box.left < -1 || box.right > room + 1) found.push(e.textContent.slice(0, 60));
+}
+return found
+"""
+"""Texts that are hidden, beyond the page's sides, or cut by something that they are in."""
+ROWS = """
+return [...document.querySelectorAll("tr")].map((row) => [...row.cells].map((cell) => cell.textContent).join(" "))
+"""
+
+
+def test_a_report_on_paper_has_all_its_text(browser: Browser, site: str) -> None:
+    browser.open(f"{site}/report?of=1")
+    pdf = base64.b64decode(browser.devtools("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)["data"])
+    pages = printed.pages(pdf)
+    text = plain("".join(pages))
+    rows = browser.run(ROWS)
+    folded = browser.run("return [...document.querySelectorAll('details')].map((d) => d.textContent)")
+    assert len(rows) > 60 and len(folded) == 3
+    assert [row for row in rows if plain(row) not in text] == []
+    # What is folded on a screen is in the PDF: the artifacts of either removal, and the configuration.
+    assert all(plain(said)[-40:] in text for said in folded)
+    # The run and either removal begin a page, and no page is empty.
+    assert len(pages) >= 3 and len(pages) == len(re.findall(rb"/Type\s*/Page\b", pdf)) and all(pages)
+    assert sum(plain(page).startswith(("stripesstyle,removed", "catobject,removed")) for page in pages) == 2
+    # And nothing of it lies beyond the paper, whose width is 210 mm less two margins of a centimetre.
+    try:
+        browser.resize(717)
+        browser.devtools("Emulation.setEmulatedMedia", media="print")
+        assert browser.run(CUT) == []
+    finally:
+        browser.devtools("Emulation.setEmulatedMedia", media="")
+
+
+def plain(text: str) -> str:
+    """Without spaces, and letters that fonts join as single ones."""
+    return re.sub(r"\s", "", unicodedata.normalize("NFKC", text))
 
 
 def focused(browser: Browser) -> str:
