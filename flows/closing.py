@@ -34,7 +34,7 @@ def closing(workspace: Workspace, config: RunConfig, result: Mapping[str, Any]) 
         # One method needs no name here: the means above name it.
         lines += outcome(e, e["concept"] if one else f"{e['concept']} by {e['method']}", workspace)
     if evaluations:
-        lines += [text.filled(line) for line in _compared(result["comparisons"]) or _without_control(config)]
+        lines += [text.filled(line) for line in _compared(result["comparisons"]) + _without_control(config, result)]
         lines.append("")
         if note := unsearched(config):
             lines.append(text.filled(note))
@@ -211,13 +211,20 @@ def _compared(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _without_control(config: RunConfig) -> list[str]:
-    """A line that says what the figures do not show, where a method that edits latents ran without controls."""
+def _without_control(config: RunConfig, result: Mapping[str, Any]) -> list[str]:
+    """A line that says what the figures do not show, where a method that reads an SAE was compared with no control."""
     from flows.stages.compare import controlled
+    from saeuron import methods
 
-    if not controlled(config):
+    compared = {each["method"] for each in result["comparisons"]}
+    alone = [name for name in controlled(config) if name not in compared]
+    if not alone:
         return []
-    return ["No control was run: these figures do not show that trained latents matter (controls.methods)."]
+    own = [methods.control(name, methods.UNTRAINED) for name in alone]
+    named = ", ".join(n for n, m in zip(own, alone, strict=True) if methods.get(n).like == m)
+    of = f" of {', '.join(alone)}" if len(alone) < len(controlled(config)) or config.controls.methods else ""
+    told = f"controls.methods: {named}" if named else "controls.methods"
+    return [f"No control{of} was run: these figures do not show that trained latents matter ({told})."]
 
 
 def _example(config: RunConfig, domain: str, concept: str) -> str:

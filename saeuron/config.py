@@ -268,9 +268,9 @@ class ControlsConfig(Config):
     """Controls: methods that show how much of a figure is owed to trained latents, and how much there was to win."""
 
     methods: tuple[str, ...] = ()
-    """Methods that are tuned and evaluated beside the chosen ones, and compared with each of these that edits latents,
-    image by image; one that is like a single method, with that: `untrained`, `frozen`, `random`, `supervised`, or any
-    other. None by default, because each costs about as much as the method itself (docs/adr/0013)."""
+    """Methods that are tuned and evaluated beside the chosen ones, and compared with each of these that reads an SAE,
+    image by image; one that is like a single method, with that alone: `untrained`, `frozen`, `random`, `supervised`, or
+    any other. None by default, because each costs about as much as the method itself (docs/adr/0013)."""
     concepts: tuple[str, ...] | None = None
     """Concepts that they are run for; None: all that get a removal."""
 

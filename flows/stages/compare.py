@@ -18,9 +18,9 @@ def wanted_of(config: RunConfig, concepts: list[str]) -> list[Wanted]:
 
 
 def controlled(config: RunConfig) -> tuple[str, ...]:
-    """The chosen methods that have controls: those that read latents and are not controls themselves."""
-    latents = [name for name in config.method if "latents" in methods.get(name).needs]
-    return tuple(name for name in latents if name not in config.controls.methods)
+    """The chosen methods that have controls: those that read an SAE and are not controls themselves."""
+    reading = [name for name in config.method if methods.get(name).reads_sae]
+    return tuple(name for name in reading if name not in config.controls.methods)
 
 
 def controls(config: RunConfig, concept: str) -> tuple[str, ...]:
@@ -32,14 +32,11 @@ def controls(config: RunConfig, concept: str) -> tuple[str, ...]:
 
 
 def own_controls(config: RunConfig, method: str) -> tuple[str, ...]:
-    """The controls that a method is compared with: its own, if there are any, and those that belong to no method.
+    """The controls that a method is compared with: those that are like it, and those that belong to no method.
 
     A control with another kind of edit would measure the edit, not the training of the SAE.
     """
-    of = {name: methods.get(name).like for name in config.controls.methods}
-    if method not in of.values():
-        return config.controls.methods
-    return tuple(name for name, like in of.items() if like in ("", method))
+    return tuple(name for name in config.controls.methods if methods.get(name).like in ("", method))
 
 
 def compare(run: Run, evaluations: Mapping[Wanted, tuple[EvaluateJob, Made]]) -> list[Made]:

@@ -63,7 +63,7 @@ BUILT_IN = {
 }
 """{name: module:class}, imported on first use."""
 UNTRAINED = "untrained"
-_WITH_LATENTS = ("replace", "tiered", "sauce", "sae_guidance", "gated_uce")
+_WITH_LATENTS = ("replace", "tiered", "sauce", "sae_guidance", "gated_uce", "itd", "text_latents")
 """Methods that have a control `NAME_untrained`. The one of `saeuron` is called `untrained`."""
 _made: dict[str, "Method"] = {}
 
@@ -99,12 +99,12 @@ def control(name: str, kind: str) -> str:
 
 
 def _with_untrained(name: str) -> "Method | None":
-    """The control `NAME_untrained` of a method that reads latents: the same method with an untrained SAE."""
+    """The control `NAME_untrained` of a method that reads an SAE: the same method with an untrained SAE."""
     of = name.removesuffix(f"_{UNTRAINED}")
     if of == name or of not in names() or (of in BUILT_IN and of not in _WITH_LATENTS):
         return None
     method = get(of)
-    if "latents" not in method.needs or method.dictionary == UNTRAINED:
+    if not method.reads_sae or method.dictionary == UNTRAINED:
         return None
     return type(name, (type(method),), {"name": name, "dictionary": UNTRAINED, "like": of})()
 

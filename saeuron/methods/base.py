@@ -61,11 +61,16 @@ class Method(ABC):
     """`latents`: SAEs and the concept's statistics; `activations`: the pipeline and training images; `prompts`: the
     pipeline and training prompts."""
     dictionary: ClassVar[Dictionary] = "trained"
-    """The kind of SAEs that a method with `latents` is given. The run makes them."""
+    """The kind of SAEs that a method with `latents` is given, which the run makes; or of one that it makes itself."""
     like: ClassVar[str] = ""
     """The method that a control belongs to. It tries that method's values, unless it has values of its own."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """{setting: values to try if the configuration names none}. Without a judge, the mildest combination is taken."""
+
+    @property
+    def reads_sae(self) -> bool:
+        """Whether its removals read an SAE of the kind `dictionary`: the run's, with `latents`, or one of its own."""
+        return "latents" in self.needs
 
     def check(self, config: RunConfig) -> None:  # noqa: B027 - most methods have nothing to check
         """Raise ConfigError if a run of this configuration cannot use the method."""

@@ -202,6 +202,7 @@ def test_a_protocol_that_is_none(protocol: str, said: str) -> None:
         ("saeuron", ("untrained", "random")),
         ("gated_uce", ("gated_uce_untrained", "gated_uce_random")),
         ("replace", ("replace_untrained",)),
+        ("itd", ("itd_untrained",)),
         ("uce", ()),
         ("untrained", ()),
         ("gated_uce_untrained", ()),

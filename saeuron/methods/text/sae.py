@@ -21,7 +21,7 @@ from saeuron.methods.base import Evidence
 from saeuron.methods.latents import LatentEdit, edit_latents
 from saeuron.methods.text.states import BATCH, layer, rows
 from saeuron.sae.autoencoder import SAE
-from saeuron.sae.config import SAEConfig
+from saeuron.sae.config import Dictionary, SAEConfig
 from saeuron.sae.streams import in_memory
 from saeuron.sae.training import Trainer, together
 
@@ -34,8 +34,8 @@ PASSES = 40
 """Passes over the training rows, at most."""
 FIRST = 1
 """The start token is the same in every prompt and is left alone."""
-_trained: dict[tuple[str, str], SAE] = {}
-"""{(hookpoint, hash of rows and settings): the last SAE}: concepts of a domain share their prompts and so the SAE."""
+_trained: dict[Dictionary, tuple[tuple[str, str], SAE]] = {}
+"""{kind: (hookpoint and hash of rows and settings, the last SAE)}: concepts of a domain share prompts so the SAE."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,11 @@ class TextLatents:
 def text_latents(evidence: Evidence, number: int, training: SAEConfig = TRAINING) -> TextLatents:
     """Find the concept's latents in the SAE of a layer, which is trained first unless another concept's run did it.
 
+    Returns:
+        The latents; none at all, if none belongs to the concept alone in an SAE that was not trained.
+
     Raises:
-        ConfigError: no latent belongs to the concept alone.
+        ConfigError: none belongs to the concept alone in a trained one.
     """
     hookpoint = layer(evidence.pipe, number)
     texts = sorted({p.text for p in (*evidence.asked, *evidence.retained)})
@@ -78,8 +81,9 @@ def text_latents(evidence: Evidence, number: int, training: SAEConfig = TRAINING
         if (count := int(fires[:, chosen].any(1).sum())) > covered:
             best, covered = chosen, count
         selected //= 2
-    if covered:
-        return TextLatents(sae, best, asked)
+    if covered or training.dictionary != "trained":
+        # A control whose SAE has no latent of the concept changes nothing: that is its result, not a mistake.
+        return TextLatents(sae, best if covered else torch.zeros_like(best), asked)
     raise ConfigError(
         f"none of the {sae.info.n_latents} latents of the text encoder's SAE at {hookpoint} is among the {most} "
         f"strongest of prompts for {evidence.concept!r} alone; take another layer."
@@ -102,7 +106,8 @@ def ranks(sae: SAE, states: Tensor, most: int) -> Tensor:
 def _sae(pipe: Any, texts: Sequence[str], hookpoint: str, training: SAEConfig) -> SAE:
     x = rows(pipe, texts, hookpoint)[:, FIRST:].flatten(0, 1)
     key = hookpoint, hashlib.sha256(x.numpy().tobytes() + training.model_dump_json().encode()).hexdigest()
-    if key not in _trained:
+    known = _trained.get(training.dictionary)
+    if known is None or known[0] != key:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(training.seed))[:ROWS]
         # Few prompts need fewer steps: each row is seen PASSES times at most.
         batch = min(training.batch, len(order))
@@ -111,6 +116,5 @@ def _sae(pipe: Any, texts: Sequence[str], hookpoint: str, training: SAEConfig) -
         stream = in_memory(x[order].numpy(), batch, training.seed)
         trainer.initialise(x[order[:batch]])
         together([trainer], stream, {})
-        _trained.clear()
-        _trained[key] = trainer.sae.requires_grad_(False)
-    return _trained[key]
+        known = _trained[training.dictionary] = key, trainer.sae.requires_grad_(False)
+    return known[1]

@@ -21,6 +21,11 @@ class TextLatents(Method):
     needs = frozenset({"prompts"})
     grid: ClassVar = {"beta": (0.0, -2.0, -8.0), "layer": (-2,)}
 
+    @property
+    def reads_sae(self) -> bool:
+        """It trains one on prompts."""
+        return True
+
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
         """Near 1 before far below."""
         numbers = (int,) if name == "layer" else (int, float)
@@ -43,7 +48,7 @@ class TextLatents(Method):
         """One edit of the text encoder."""
         number = settings["layer"]
         if number not in learned:
-            learned[number] = sae.text_latents(evidence, number)
+            learned[number] = sae.text_latents(evidence, number, sae.TRAINING.learning(self.dictionary))
         return (self.edit(learned[number], settings["beta"]),)
 
     def edit(self, found: sae.TextLatents, beta: float) -> GatedEdit:

@@ -59,6 +59,36 @@ def test_itd_edits_the_prompts_that_ask_for_the_concept(evidence, found):
     assert bool(((edit.gated(x, -1)[1] >= edit.tau) == (q > 0)).all()) and (delta[:, 0] == 0).all() and (q > 0).any()
 
 
+@pytest.mark.parametrize("name", ["itd", "text_latents"])
+def test_the_control_is_the_same_edit_of_an_sae_that_was_never_trained(name, evidence, monkeypatch):
+    monkeypatch.setattr(text_sae, "TRAINING", TRAINING)
+    settings = {"beta": -2.0, "layer": -2}
+    method, control = methods.get(name), methods.get(f"{name}_untrained")
+    [trained], [untrained] = (m.parts(evidence, m.learn(evidence), settings) for m in (method, control))
+    assert isinstance(control, type(method)) and (control.dictionary, control.like) == ("untrained", name)
+    assert (trained.kind, trained.hookpoint) == (untrained.kind, untrained.hookpoint)
+    saes = [text_sae.text_latents(evidence, -2, TRAINING.learning(kind)).sae for kind in ("trained", "untrained")]
+    for sae, part in zip(saes, (trained, untrained), strict=True):
+        assert len(part.latents) and torch.equal(part.W_dec, sae.W_dec[part.latents])
+    # As it was drawn: the encoder is the decoder's transpose, and the trained one's is not.
+    ties = [torch.nn.functional.cosine_similarity(sae.W_enc, sae.W_dec).min() for sae in saes]
+    assert ties[1] > 0.999 > ties[0]
+
+
+@pytest.mark.parametrize("name", ["itd", "text_latents"])
+def test_a_control_without_a_latent_of_the_concept_changes_nothing_and_a_trained_sae_is_refused(name, evidence):
+    # The same prompts on both sides: no latent is the concept's alone.
+    same = Evidence("neon", "style", pipe=evidence.pipe, asked=evidence.asked, retained=evidence.asked)
+    with pytest.raises(ConfigError, match="none of the 128 latents"):
+        text_sae.text_latents(same, -2, TRAINING)
+    found = text_sae.text_latents(same, -2, TRAINING.learning("untrained"))
+    assert not found.chosen.any()
+    removal = Removal("neon", "style", name, {}, (methods.get(f"{name}_untrained").edit(found, -8.0),))
+    texts = ["A neon star.", "A dots star."]
+    pairs = zip(draw(evidence.pipe, texts, [removal]), draw(evidence.pipe, texts, []), strict=True)
+    assert all((a == b).all() for a, b in pairs)
+
+
 def draw(pipe, texts, removals):
     asked = requests([Prompt(t, "test") for t in texts], 1)
     with removed(pipe, removals) as call:
