@@ -111,6 +111,25 @@ def test_a_hub_that_refuses(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "w" / "artifacts").exists()
 
 
+@pytest.mark.parametrize("name", ["gated", "missing", "revision", "no network", "no pipeline"])
+def test_a_doctor_says_what_the_hub_answers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error, said = ANSWERS[name]
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    done = run_here("doctor", "some/model@v9", "-w", tmp_path / "w", "--json")
+    (found,) = (f for f in json.loads(done.out) if f["what"] == "model")
+    assert done.code == 1 and found["verdict"] == "bad"
+    assert f"cannot fetch model 'some/model@v9': {said}" in found["found"] and "\n" not in found["found"]
+    assert "Traceback" not in done.err and not (tmp_path / "w").exists()
+    # For people: the same in lines of 80 columns.
+    shown = run_here("doctor", "some/model@v9", "-w", tmp_path / "w")
+    assert shown.code == 1 and f"bad model {found['found']}"[:70] in " ".join(shown.out.split())
+
+
 FOLDERS = {
     "no text encoder": "has no text encoder: its model_index.json names none, and StableDiffusionPipeline needs one",
     "no folder of one": "has no text_encoder/config.json; expected the whole folder of a diffusers pipeline",
