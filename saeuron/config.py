@@ -380,7 +380,8 @@ class RunConfig(Config):
     verdict: VerdictConfig = VerdictConfig()
     features: str = ""
     """Features for Frechet distances of retained images: `inception:FILE.safetensors`, the network of papers
-    (`saeuron inception` makes the file), or `clip:MODEL`. Empty: the features of the concept's judge."""
+    (`saeuron inception` makes the file), or `clip` or `clip:MODEL`, which also gives CLIP scores where no judge does.
+    Empty: the features of the concept's judge."""
     saes: dict[str, str] = Field({})
     """{hookpoint: SAE of the workspace, by its id or a prefix of it}: used instead of training one, for example after
     `saeuron sae import`. `saeuron run` brings it itself from a folder, or from `hub:owner/name[:folder]`; one text in

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from saeuron import extractors
 from saeuron.config import VerdictConfig
 from saeuron.figures import quality as figures_of_quality
 from saeuron.figures import verdict
@@ -116,6 +117,8 @@ class EvaluateJob(Job):
         del fields["features"]
         if not self.features_id:
             del fields["features_id"]
+        elif self.features.partition(":")[0] != extractors.INCEPTION:
+            fields["agreement"] = "by features too"  # Before, only a judge gave CLIP scores.
         return fields
 
     @property
@@ -188,7 +191,7 @@ def quality(job: EvaluateJob) -> list[Quality]:
         edited, plain = _each(job, lambda rows, pictures: how(pictures))
         for said, mine in _by_file(prompts, edited, retained):
             found += figures_of_quality.distance(_only(edited, mine), _only(plain, mine), who.extractor, said)
-    if who := next((w for w in watching if hasattr(w, "agreement")), None):
+    if who := next((w for w in (*watching, extractor) if hasattr(w, "agreement")), None):
         fit = who.agreement
         edited, plain = _each(
             job, lambda rows, pictures: fit(pictures, [prompts[row["prompt_id"]].text for row in rows])

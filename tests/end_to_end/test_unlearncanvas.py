@@ -8,23 +8,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from flows.config import load
+from saeuron.judges import create
 from saeuron.judges import unlearncanvas as benchmark
 from saeuron.methods.removal import Removal
 from storage import Workspace
 from tasks import images
+from tasks import prompts as prompt_sets
 from tasks.exchange.benchmark import SEEDS, image_name
 from tests.end_to_end.process import Done, rows, run_here
 from tests.saeuron.judges.test_classifiers import timm_names, tiny_vit
 from tests.saeuron.pipelines import tiny
+from tests.tiny_clip import save_tiny_clip
 
 pytestmark = pytest.mark.timeout(600)
 
 STYLES, OBJECTS = ("Joy", "Rust"), ("Cats", "Sea")
+CAPTIONS = ("A cat on a mat.", "A moon over a house.")
 CHEAP = {
     "model": {"steps": 2},
     "capture": {"prompts_per_cell": 2, "plain_prompts": 2, "positions": 2, "every": 1, "steps": 2},
@@ -57,8 +62,13 @@ def made(server: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     config = CHEAP | {
         "base": "sd15_style",
         "domains": {name: {"concepts": concepts, "judge": judge} for name, concepts in domains.items()},
-        "prompts": {"unlearncanvas": str(folder / "UnlearnCanvas")},
+        "prompts": {
+            "unlearncanvas": str(folder / "UnlearnCanvas"),
+            "files": [{"path": str(folder / "coco_few.csv")}],
+        },
+        "features": f"clip:{save_tiny_clip(folder / 'clip')}",
     }
+    (folder / "coco_few.csv").write_text("caption\n" + "\n".join(CAPTIONS) + "\n")
     config["model"] = {**CHEAP["model"], "spec": str(model)}
     (folder / "my.yaml").write_text(json.dumps(config))
     done = run_here("run", folder / "my.yaml", "-w", folder / "w", "--threads", "1")
@@ -95,7 +105,7 @@ from judgements j join images i using (image_set_id, key) where i.split = 'test'
 
 def by_hand(judged: list[dict[str, Any]], edited: bool) -> dict[str, float]:
     """UA, IRA and CRA of Joy, from the judgements one by one."""
-    mine = [r for r in judged if r["edited"] == edited]
+    mine = [r for r in judged if r["edited"] == edited and r["asked"]]  # captions ask for nothing
     assert len(mine) == 2 * 5 * 6  # two judges, five images of six prompts
     ua, ira, cra = list[bool](), list[bool](), list[bool]()
     for row in mine:
@@ -149,8 +159,34 @@ def test_an_export_has_these_images_under_the_benchmarks_names(
     (image_set,) = evaluation.inputs["edited" if edited else "unedited"]
     for rows_, pictures in images.batches(opened, image_set, images.index(opened, image_set)):
         for row, picture in zip(rows_, pictures, strict=True):
-            name = image_name(dict(row["asked"]), row["image_index"])
-            assert name is not None
+            if (name := image_name(dict(row["asked"]), row["image_index"])) is None:
+                assert not row["asked"]
+                continue
             data = io.BytesIO()
             Image.fromarray(picture).save(data, "JPEG", quality=75)
             assert (tmp_path / "a" / name).read_bytes() == data.getvalue()
+
+
+def test_captions_have_a_clip_score_by_the_features_where_no_judge_gives_one(made: tuple[Path, Path, Done]) -> None:
+    root, heads, _ = made
+    opened = Workspace.open(root, create=False)
+    (evaluation,) = opened.artifacts("evaluation")
+    quality = [q for q in evaluation.summary["quality"] if q["image_set"] == "prompts of coco_few"]
+    assert [q["metric"] for q in quality] == ["Frechet distance", "CLIP score"]
+    (prompts,) = opened.artifacts("prompts")
+    texts = {p.id: p.text for p in prompt_sets.read(opened, prompts.id) if p.source == "coco_few"}
+    assert {*texts.values()} == {*CAPTIONS}
+    clip, expected = create(f"clip:{heads.parent / 'clip'}", "style"), []
+    for kind in ("edited", "unedited"):
+        (image_set,) = evaluation.inputs[kind]
+        index = [row for row in images.index(opened, image_set) if row["prompt_id"] in texts]
+        assert len(index) == 5 * len(CAPTIONS)
+        scores = [
+            clip.agreement(pictures, [texts[row["prompt_id"]] for row in batch])  # type: ignore[attr-defined]
+            for batch, pictures in images.batches(opened, image_set, index)
+        ]
+        expected.append(float(np.concatenate(scores).mean()))
+    (score,) = (q for q in quality if q["metric"] == "CLIP score")
+    assert score["n"] == 10 and score["extractor"].startswith("image embedding of clip-")
+    assert (score["value"], score["unedited"]) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+    assert expected[0] != expected[1] and all(0 < each < 100 for each in expected)
