@@ -232,6 +232,9 @@ class Call(Part):
 class Change(Part):
     """A change of the pipeline itself, undone when its context ends."""
 
+    switches: ClassVar[bool] = False
+    """Whether it is made and undone while the context lasts; then it is attached after those that are not."""
+
     @abstractmethod
     def changed(self, pipe: Any) -> AbstractContextManager[None]:
         """Change the pipeline; when the context ends it is restored, bit for bit."""

@@ -263,7 +263,8 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
         for path, editor in hooked.editors:
             editors.setdefault(path, []).append(editor)
     with ExitStack() as stack:
-        for change in changes:
+        # Each puts back what it found, so one that comes and goes must lie within those that stay.
+        for change in sorted(changes, key=lambda change: change.switches):
             stack.enter_context(change.changed(pipe))
         chains = {path: [partial(add_changes, group)] for path, group in editors.items()}
         seen = {path: partial(_in_turn, group) for path, group in readers.items()}

@@ -122,23 +122,40 @@ def model_of(shelf: Shelf, request: Request) -> ModelConfig:
 
 
 def check(shelf: Shelf, request: Request) -> None:
-    """Raise ConfigError or UnknownName for a request that cannot be carried out, before anything is loaded."""
+    """Raise ConfigError or UnknownName for a request that cannot be carried out, before the model is loaded."""
+    from saeuron.methods.local import WHOLE, in_text, unlimited
+    from saeuron.methods.removal import Removal
     from tasks.explore.latents import sae_of
     from tasks.generate import file_of
 
     if not request.prompt.strip():
         raise ConfigError("there is no prompt; say what to draw.")
+    first, last = span(shelf, request)
+    steps, region = first > 0 or last is not None, bool(request.region)
     for each in request.latents:
-        n = sae_of(shelf, each.sae).summary["n_latents"]
-        if each.latent >= n:
+        about = sae_of(shelf, each.sae).summary
+        if each.latent >= (n := about["n_latents"]):
             raise ConfigError(f"latent {each.latent}: {each.sae} has {n}; expected 0 to {n - 1}.")
+        if (steps or region) and in_text(about["hookpoint"]):
+            raise ConfigError(f"latent {each.latent} of {about['hookpoint']} runs before all steps and acts {WHOLE}")
     for name, strength in request.removals:
-        file_of(shelf.workspace, name)
+        file = file_of(shelf.workspace, name)
         if not 0 <= strength <= 1:
             raise ConfigError(f"strength {strength:g} of {name}: expected 0 to 1.")
-    steps = model_of(shelf, request).steps
-    if request.first >= steps or (request.last is not None and request.last < request.first):
-        raise ConfigError(f"steps {request.first} to {request.last}: expected a range of 0 to {steps - 1}.")
+        if not (steps or region or 0 < strength < 1):
+            continue
+        # Some have no strength between 0 and 1, others no limits.
+        if why := unlimited(Removal.load(file).at(strength), steps=steps, region=region):
+            raise ConfigError(why)
+    count = model_of(shelf, request).steps
+    if request.first >= count or (request.last is not None and request.last < request.first):
+        raise ConfigError(f"steps {request.first} to {request.last}: expected a range of 0 to {count - 1}.")
+
+
+def span(shelf: Shelf, request: Request) -> tuple[int, int | None]:
+    """(first, last) step at which anything is edited; last None: to the end, also where the request names the last."""
+    end = request.last is None or request.last >= model_of(shelf, request).steps - 1
+    return request.first, None if end else request.last
 
 
 def generate(
@@ -212,7 +229,8 @@ def removal_of(shelf: Shelf, request: Request, aspect: float) -> Any:
         return None
     cells = request.cells
     region = None if cells is None else torch.tensor(cells)
-    return local(found, first=request.first, last=request.last, region=region, aspect=aspect)
+    first, last = span(shelf, request)
+    return local(found, first=first, last=last, region=region, aspect=aspect)
 
 
 def _setting(each: Chosen) -> tuple[float, float]:
@@ -262,8 +280,9 @@ def python(shelf: Shelf, request: Request) -> str:
                 f"parts.append(turned(SAE.load({folder!r}), {{{settings}}}, sae_id={sae!r}, half={_half(shelf)!r}))"
             )
         lines.append("removals.append(Removal('latents', 'by hand', 'saeuron', {}, tuple(parts)))")
-    where = f", first={request.first}" if request.first else ""
-    where += f", last={request.last}" if request.last is not None else ""
+    first, last = span(shelf, request)
+    where = f", first={first}" if first else ""
+    where += f", last={last}" if last is not None else ""
     if request.region:
         lines[0:0] = ["import torch"]
         lines.append(f"bits = [bit == '1' for bit in f\"{{int('{request.region}', 16):0{CELLS * CELLS}b}}\"]")

@@ -12,17 +12,21 @@ from flows.stages.evaluate import evaluate
 from flows.stages.tune import Wanted
 from flows.summary import concept_page
 from saeuron import judges
+from saeuron.errors import ConfigError
+from saeuron.methods.local import LocalWatch
 from saeuron.methods.removal import Removal
 from saeuron.pages.cards import removal_card
 from storage import Workspace
 from storage.catalog.query import run_query
 from storage.tables import REMOVAL_LATENTS, read_table, table, write_table
 from tasks import tune
+from tasks.explore import trying
 from tasks.explore.latents import uses
 from tasks.explore.shelf import Shelf
 from tests.sae_workspace import build, explorer
 from tests.tasks.test_judge import Bright, Direct, configured, removal
 
+BASE = "http://127.0.0.1:8130"
 SETTINGS: dict[str, dict[str, Any]] = {
     "gated_uce": {"n": 2, "erase": 1.0, "toward": "farthest"},
     "saeuron": {"n": 2, "gamma": -1.5},
@@ -131,3 +135,29 @@ def test_a_removal_of_an_earlier_version_shows_the_latents_that_it_edits(made: d
     with explorer(old) as client:
         assert "steps edited" in client.get("/concept?name=neon&method=saeuron").text
         assert client.get("/concept?name=neon&method=gated_uce").status_code == 200
+
+
+def test_what_cannot_be_limited_is_refused_before_anything_is_drawn(made: dict[str, Any], tmp_path: Path) -> None:
+    workspace = Workspace.open(Path(shutil.copytree(made["workspace"].root, tmp_path / "w")))
+    for method in SETTINGS:
+        name = workspace.removals / f"neon.{method}.safetensors"
+        name.parent.mkdir(exist_ok=True)
+        shutil.copy(workspace.folder(made[method]) / tune.FILE, name)
+    shelf = Shelf(workspace)
+
+    def asked(method: str, **more: Any) -> trying.Request:
+        return trying.Request(prompt="A neon cat.", removals=((f"neon.{method}", 1.0),), **more)
+
+    region = "f" * (trying.CELLS**2 // 4)
+    for method in ("gated_uce", "sae_guidance"):
+        with pytest.raises(ConfigError, match="decides by itself where it acts: paint no region"):
+            trying.check(shelf, asked(method, region=region))
+        with explorer(workspace) as client:
+            answer = client.post("/api/try", content=asked(method, region=region).query, headers={"origin": BASE})
+            assert answer.status_code == 400 and "paint no region" in answer.json()["error"]
+        trying.check(shelf, asked(method, first=1))
+    trying.check(shelf, asked("saeuron", first=1, region=region))
+    # Two steps in all: 0 to 1 is no limit.
+    assert trying.span(shelf, asked("saeuron", last=1)) == (0, None)
+    [part] = trying.removal_of(shelf, asked("gated_uce", first=1), 1.0).parts
+    assert isinstance(part, LocalWatch) and (part.first, part.last) == (1, None)
