@@ -55,13 +55,15 @@ def report(
         subject.write(path)
     if large := too_large(path.stat().st_size):
         typer.echo(f"note: {large}", err=True)
-    compared, lines = subject.check(path, device) if check else (0, [])
+    compared, lines, unchecked = subject.check(path, device) if check else (0, [], [])
     if as_json:
         names = [m.id for m in subject.evaluations]
-        say(json.dumps({"page": str(path), "evaluations": names, "checked": compared, "differ": lines}, indent=2))
+        told = {"page": str(path), "evaluations": names, "checked": compared, "differ": lines, "unchecked": unchecked}
+        say(json.dumps(told, indent=2))
     else:
         if check:
             say("\n".join(text.filled(line, "  ") for line in lines) or f"{compared} figures are those of the images")
+            say(text.filled(f"not checked: {'; '.join(unchecked)}", "  "))
         say(f"page: {path} ({path.stat().st_size / 1e6:.1f} MB)")
         words = ("explore",) if check else ("report", *filter(None, [what]), "--check")
         say(f"next: {command(*words, workspace=workspace)}")

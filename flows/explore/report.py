@@ -13,7 +13,7 @@ from storage.identity import split_id
 from storage.manifests import Manifest
 from storage.seals import check_page
 from tasks.explore import run_report
-from tasks.explore.check import Checker, differences
+from tasks.explore.check import BESIDE, Checker, differences
 from tasks.explore.shelf import Shelf, remembered
 from tasks.registry import runs
 
@@ -75,14 +75,14 @@ class Subject:
         """The default path to write it to."""
         return run_report.place(self.shelf.workspace, self.name)
 
-    def check(self, path: Path, device: str = "cpu") -> tuple[int, list[str]]:
+    def check(self, path: Path, device: str = "cpu") -> tuple[int, list[str], list[str]]:
         """Judge the images again, and compare with the figures of the page at `path`.
 
         Returns:
-            (figures that were compared, one line for each that differs).
+            (figures that were compared, one line for each that differs, what the page shows and was not compared).
 
         Raises:
-            ConfigError: the page is not a report, or is of an evaluation that is not here.
+            ConfigError: the page is not a report, is of an earlier version, or of an evaluation that is not here.
             ArtifactDamaged: it is not as it was written.
         """
         check_page(path)
@@ -90,16 +90,28 @@ class Subject:
             shown = figures_of(path.read_text("utf-8"))
         except ValueError as error:
             raise ConfigError(f"{path} is not a report: {error}; expected a file that saeuron report wrote.") from None
+        if any("verdict" in figures and "mean" not in figures for figures in shown.values()):
+            raise ConfigError(f"{path} is of an earlier version, which kept fewer figures: write the report again.")
         checker, lines, compared = Checker(self.shelf, self.config, device), [], 0
+        seen = []
         for name, figures in shown.items():
-            evaluation = self.shelf.manifests.get(name)
-            if evaluation is None:
+            manifest = self.shelf.manifests.get(name.removeprefix(BESIDE))
+            if manifest is None:
                 raise ConfigError(f"{path} shows {name}, which is not here any more: write the report again.")
-            about = evaluation.summary
+            about = manifest.summary
+            if manifest.stage == "comparison":
+                who, again = (
+                    f"{about['domain']}: {about['method']} beside {about['control']}",
+                    checker.compared(manifest),
+                )
+            else:
+                who, again = f"{about['concept']} by {about['method']}", checker.again(manifest, name != manifest.id)
+                unknown = tuple(checker.unknown(manifest))
+                figures = {n: value for n, value in figures.items() if not n.startswith(unknown)}
+                seen.append(manifest)
             compared += len(figures)
-            found = differences(figures, checker.again(evaluation))
-            lines += [f"{about['concept']} by {about['method']}: {line}" for line in found]
-        return compared, lines
+            lines += [f"{who}: {line}" for line in differences(figures, again)]
+        return compared, lines, checker.unchecked(seen)
 
 
 def _run(shelf: Shelf, what: str | None) -> runs.Record:

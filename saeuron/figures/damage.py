@@ -76,3 +76,9 @@ def confusion(edited: Sequence[Judged], unedited: Sequence[Judged]) -> list[Conf
         for images in (edited, unedited)
     ]
     return [Confusion(*key, counts[0][key], counts[1][key]) for key in sorted(counts[0] | counts[1])]
+
+
+def mistaken(found: Sequence[Confusion]) -> list[Confusion]:
+    """Labels that are seen and were not asked for, of `confusion`; those that the removal adds most come first."""
+    wrong = (c for c in found if c.asked != c.seen and (c.n or c.n_unedited))
+    return sorted(wrong, key=lambda c: (c.n_unedited - c.n, -c.n))

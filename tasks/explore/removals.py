@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from saeuron.figures.damage import Confusion, Damage
+from saeuron.figures.damage import Confusion, Damage, mistaken
 from saeuron.figures.metrics import Metric
 from saeuron.figures.quality import Quality
 from saeuron.pages.removals import AtHookpoint, Attack, Candidate, Made, Pair, RemovalRecord, Rival
@@ -39,10 +39,7 @@ def record(
     places: list[AtHookpoint] = []
     if removal and (removal.summary["latents"] or removal.summary.get("latents_read")):
         places = used(shelf, removal, link, shown=shown)
-    found = _read(shelf, evaluation, CONFUSION.file, Confusion)
-    wrong = sorted(
-        (c for c in found if c.asked != c.seen and (c.n or c.n_unedited)), key=lambda c: (c.n_unedited - c.n, -c.n)
-    )
+    wrong = mistaken(_read(shelf, evaluation, CONFUSION.file, Confusion))
     damage = _read(shelf, evaluation, DAMAGE.file, Damage)
     named = {about["concept"], *(d.harmed for d in damage), *(c.seen for c in wrong), *(c.asked for c in wrong)}
     return RemovalRecord(
@@ -133,18 +130,22 @@ def pairs(shelf: Shelf, evaluation: Manifest, source: Source, most: int) -> list
 
 def rivals(shelf: Shelf, evaluation: Manifest, link: Link = nowhere) -> list[Rival]:
     """The newest evaluations of the same concept by other methods and controls."""
-    about = evaluation.summary
     return [
         Rival(
-            method,
+            m.summary["method"],
             m.summary.get("verdict", ""),
             m.summary["value"],
             m.summary["metrics"],
-            link("concept", name=concept, method=method),
+            link("concept", name=m.summary["concept"], method=m.summary["method"]),
         )
-        for (concept, method), m in shelf.evaluations.items()
-        if concept == about["concept"] and method != about["method"]
+        for m in others(shelf, evaluation)
     ]
+
+
+def others(shelf: Shelf, evaluation: Manifest) -> list[Manifest]:
+    """The newest evaluation of the same concept by each other method and control."""
+    mine, by = evaluation.summary["concept"], evaluation.summary["method"]
+    return [m for (concept, method), m in shelf.evaluations.items() if concept == mine and method != by]
 
 
 def candidates(shelf: Shelf, removal: Manifest) -> list[Candidate]:

@@ -18,8 +18,8 @@ from storage.files import file_name, read_json, write_atomic
 from storage.identity import split_id
 from storage.manifests import Manifest
 from storage.seals import sealed_page
-from tasks.explore.check import figures
-from tasks.explore.removals import record
+from tasks.explore.check import BESIDE, figures, of_comparison, of_summary
+from tasks.explore.removals import others, record
 from tasks.explore.shelf import Row, Shelf
 from tasks.registry import runs
 from tasks.registry.records import parsed
@@ -110,13 +110,9 @@ def _report(
 ) -> Report:
     concepts = {(r.domain, r.concept) for r in found}
     compared = {m.id: m for m in shelf.of("comparison")}.values()
-    newest = {(m.summary["domain"], m.summary["method"], m.summary["control"]): m.summary for m in compared}
+    newest = {(m.summary["domain"], m.summary["method"], m.summary["control"]): m for m in compared}
+    beside = [m for m in newest.values() if any((m.summary["domain"], c) in concepts for c in m.summary["concepts"])]
     fields = Comparison.__dataclass_fields__
-    comparisons = [
-        Comparison(**{name: s[name] for name in fields})
-        for s in newest.values()
-        if any((s["domain"], c) in concepts for c in s["concepts"])
-    ]
     models = [m.config["model_id"] for e in evaluations for m in shelf.whence(e.id) if "model_id" in m.config]
     return Report(
         title=title,
@@ -124,12 +120,23 @@ def _report(
         model_id=models[0] if models else "",
         facts=about,
         removals=found,
-        comparisons=comparisons,
+        comparisons=[Comparison(**{name: m.summary[name] for name in fields}) for m in beside],
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) if config else "",
         commands=list(commands),
         hard=shelf.small,
-        figures={r.evaluation_id: figures(r.metrics, r.damage, r.verdict) for r in found},
+        figures=_figures(shelf, evaluations, found, beside),
     )
+
+
+def _figures(
+    shelf: Shelf, evaluations: Sequence[Manifest], found: Sequence[RemovalRecord], beside: Sequence[Manifest]
+) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        r.evaluation_id: figures(r.metrics, r.damage, r.verdict, r.value, r.confusion, r.quality) for r in found
+    }
+    rivals = {m.id: m for e in evaluations for m in others(shelf, e) if m.id not in shown}
+    shown |= {f"{BESIDE}{name}": of_summary(m.summary) for name, m in rivals.items()}
+    return shown | {m.id: of_comparison(m.summary) for m in beside}
 
 
 def _inline(shelf: Shelf) -> Any:

@@ -9,8 +9,10 @@ import yaml
 
 from flows.config import load
 from saeuron.methods.removal import Removal
+from saeuron.pages.report import figures_of
 from storage import Workspace
 from tests.end_to_end.process import LARGE, TINY, Done, rows, run_here
+from tests.end_to_end.test_report import changed
 
 pytestmark = pytest.mark.timeout(600)
 SETTINGS = ("controls.methods=[untrained,random]", "controls.concepts=[stripes]")
@@ -53,6 +55,28 @@ def test_removals_by_controls_are_not_published_and_none_is_missed(ran: tuple[Do
     missed = run_here("verify", "-w", folder)
     gone.rename(folder / "removals" / "cat.saeuron.safetensors")
     assert missed.code == 1 and "cat.saeuron" in missed.out and "untrained" not in missed.out
+
+
+def test_a_report_checks_comparisons_and_controls_too(ran: tuple[Done, Path], tmp_path: Path) -> None:
+    _, folder = ran
+    page = tmp_path / "run.html"
+    assert run_here("report", "-w", folder, "--out", page).code == 0
+    done = run_here("report", "--check", "--out", page, "-w", folder, "--json")
+    assert done.code == 0 and json.loads(done.out)["differ"] == [], done.out
+    html = page.read_text()
+    figures = figures_of(html)
+    compared = [name for name in figures if name.startswith("comparison_")]
+    rows_beside = [name for name in figures if name.startswith("beside evaluation_")]
+    assert len(compared) == len(rows_beside) == 2
+    figures[compared[0]]["low"] -= 0.01
+    figures[rows_beside[1]]["CRA"] -= 0.01
+    done = run_here(
+        "report", "--check", "--out", changed(html, figures, tmp_path / "other.html"), "-w", folder, "--json"
+    )
+    differ = json.loads(done.out)["differ"]
+    assert done.code == 1 and len(differ) == 2
+    assert any(" beside " in line and ": low: the report says" in line for line in differ)
+    assert any(line.startswith("stripes by ") and ": CRA: the report says" in line for line in differ)
 
 
 def test_comparisons_are_the_differences_of_the_figures(ran: tuple[Done, Path]) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,22 +37,50 @@ def test_its_figures_are_recomputed_from_the_images(reported: Path) -> None:
     done = run_here("report", "--check", "-w", reported, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    assert found["differ"] == [] and found["checked"] > 40
+    assert found["differ"] == [] and found["checked"] > 90
 
 
-def test_another_figure_is_noticed(reported: Path, tmp_path: Path) -> None:
-    html = (reported / "reports" / "run-1.html").read_text().rsplit("<!--", 1)[0]
-    figures = figures_of(html)
-    name = next(iter(figures))
-    figures[name]["UA"] += 0.01
+def changed(html: str, figures: dict[str, dict[str, Any]], path: Path) -> Path:
+    """A report that shows other figures, sealed as if it had been written so."""
     start = html.index('id="figures">') + len('id="figures">')
-    other = tmp_path / "other.html"
-    other.write_bytes(sealed_page(html[:start] + json.dumps(figures) + html[html.index("</script>", start) :]))
-    done = run_here("report", "--check", "--out", other, "-w", reported)
-    assert done.code == 1 and "UA: the report says" in done.out
+    html = html.rsplit("<!--", 1)[0]
+    path.write_bytes(sealed_page(html[:start] + json.dumps(figures) + html[html.index("</script>", start) :]))
+    return path
+
+
+def test_another_figure_of_each_kind_is_noticed(reported: Path, tmp_path: Path) -> None:
+    html = (reported / "reports" / "run-1.html").read_text()
+    figures = figures_of(html)
+    of = next(f for f in figures.values() if any(n.startswith("images of ") for n in f))
+    kinds = ("UA", "mean", "loss of ", "images of ", "Frechet distance, ", "out of the ordinary, asked")
+    names = [next(n for n in of if n.startswith(kind) and of[n] is not None) for kind in kinds]
+    for name in names:
+        of[name] += 1 if name.startswith("images of ") else 0.01
+    of["verdict"] = "holds well"
+    other = changed(html, figures, tmp_path / "other.html")
+    done = run_here("report", "--check", "--out", other, "-w", reported, "--json")
+    told = json.loads(done.out)
+    assert done.code == 1 and len(told["differ"]) == len(names) + 1
+    assert all(any(f": {name}: the report says " in line for line in told["differ"]) for name in [*names, "verdict"])
+    assert told["unchecked"][0] == "attacks"
     # One whose bytes are not as they were written is refused before anything is judged.
     other.write_bytes(other.read_bytes().replace(b"stripes", b"strip3s", 1))
     assert run_here("report", "--check", "--out", other, "-w", reported).code == 1
+
+
+def test_a_figure_that_is_left_out_is_noticed_and_what_is_not_checked_is_said(reported: Path, tmp_path: Path) -> None:
+    html = (reported / "reports" / "run-1.html").read_text()
+    figures = figures_of(html)
+    name = next(n for f in figures.values() for n in f if n.startswith("Frechet distance"))
+    next(f for f in figures.values() if name in f).pop(name)
+    done = run_here("report", "--check", "--out", changed(html, figures, tmp_path / "less.html"), "-w", reported)
+    assert done.code == 1 and "Frechet distance" in done.out and "the report says None" in " ".join(done.out.split())
+    assert "\nnot checked: attacks; settings that were tried; " in done.out
+    # A page of before, without means, is not compared with what is there now.
+    for of in figures.values():
+        del of["mean"]
+    done = run_here("report", "--check", "--out", changed(html, figures, tmp_path / "old.html"), "-w", reported)
+    assert done.code == 2 and "is of an earlier version" in done.complaint
 
 
 def test_a_concept_has_one_too(reported: Path) -> None:
