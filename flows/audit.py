@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from prefect import flow
@@ -13,11 +14,12 @@ from flows.summary import counted, text_table
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, SaeuronError, UnknownName
 from saeuron.figures.metrics import wilson
+from saeuron.figures.words import interval
 from saeuron.judges import NONE
 from saeuron.prompts.rows import rows_of
-from storage import Workspace
+from storage import Workspace, text
 from storage.published import published
-from tasks.audit import UNEDITED, AuditConfig, AuditJob, audit
+from tasks.audit import UNEDITED, AuditConfig, AuditJob, audit, successes
 from tasks.engine import model
 from tasks.engine.job import Made
 
@@ -26,6 +28,15 @@ WEAK = (0.5, 0.25, 0.125)
 attacked leaves the concept in the share of prompts that is nearest to half, before the attack."""
 CHEAP = ("none", "paraphrase", "random")
 """Attacks without gradients."""
+CONTROL = "random"
+"""The control of `gradient`: it is also run on the weakened removal, where it should do worse."""
+SHOWN = 3
+"""Prompts that an attack found, of those that are printed."""
+
+
+COLUMNS = ["method", "attack", "before", "back", "weakened", "strength", "unedited", "updates"]
+OPTIONAL = ["strength", "updates", "unedited"]
+"""Columns that go first where the table does not fit."""
 
 
 class Removed(NamedTuple):
@@ -118,7 +129,7 @@ def _attacked(
         for method, removal_id in attacked:
             edited = base.model_copy(update={"method": method, "removal_id": removal_id})
             jobs[method, attack, 1.0] = edited
-            if attack not in cheap and method in weak:
+            if (attack not in cheap or attack == CONTROL) and method in weak:
                 strength = weak[method]
                 jobs[method, attack, strength] = edited.model_copy(update={"strength": strength})
     done = run.each("audit", jobs, lambda which: _published(run, jobs[which]), str)
@@ -131,7 +142,8 @@ def _attacked(
                 "unedited": done.get(str((UNEDITED, attack, 1.0))),
             }
             if found["removed"] is not None:
-                rows.append(_row(method, attack, found) | {"strength": weak.get(method)})
+                row = _row(method, attack, found) | {"strength": weak.get(method)}
+                rows.append(row | _found(successes(run.opened, found["removed"].id)))
     return rows
 
 
@@ -197,35 +209,59 @@ def _row(method: str, attack: str, found: dict[str, Made | None]) -> dict[str, A
         row[name] = about["broken"] / about["prompts"] if about else None
         if name == "removed" and about:
             row |= {"prompts": about["prompts"], "broken": about["broken"], "before": about["before"]}
-            row |= dict(zip(("low", "high"), wilson(about["broken"], about["prompts"]), strict=True))
+            for names, count in ((("low", "high"), "broken"), (("before_low", "before_high"), "before")):
+                row |= dict(zip(names, wilson(about[count], about["prompts"]), strict=True))
             row["sheet"] = about["sheet"]
         if name == "weak":
             row["weak_before"] = about["before"] / about["prompts"] if about else None
     return row
 
 
+def _found(broken: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Updates until a prompt was broken, the median over those that the attack broke, and what broke them."""
+    texts = [{"prompt_id": r["prompt_id"], "text": r["text"], "iteration": r["iteration"]} for r in broken]
+    return {"updates": median(r["iteration"] for r in broken) if broken else None, "found": texts}
+
+
 def lines(concept: str, rows: Sequence[dict[str, Any]], workspace: Workspace) -> list[str]:
     """The table, what it means, and where the pictures are."""
     shown = []
     for r in rows:
-        interval = f"{100 * r['low']:.0f} to {100 * r['high']:.0f}"
-        shown.append(
-            {"method": r["method"], "attack": r["attack"], "back": r["removed"], "95 %": interval}
-            | {"weakened": r["weak"], "unedited": r["unedited"]}
-        )
-    for shown_row, r in zip(shown, rows, strict=True):
-        shown_row["strength"] = f"{r['strength']:g}" if r["weak"] is not None else None
+        before = interval(r["before"] / r["prompts"], r["before_low"], r["before_high"])
+        row: dict[str, Any] = {"method": r["method"], "attack": r["attack"], "before": before}
+        row |= {"back": interval(r["removed"], r["low"], r["high"]), "weakened": r["weak"], "unedited": r["unedited"]}
+        row["strength"] = f"{r['strength']:g}" if r["weak"] is not None else None
+        shown.append(row | {"updates": None if r["updates"] is None else f"{r['updates']:g}"})
     counts = sorted({r["prompts"] for r in rows}) or [0]
     count = counted(counts[-1], "prompt") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} prompts"
     told = [
-        text_table(["method", "attack", "back", "95 %", "weakened", "strength", "unedited"], shown),
-        f"back: percent of {count} for which a picture of {concept} was drawn, at some try;",
-        "weakened: with the removal at that strength; unedited: without it. Pictures that look",
-        "unlike the model's own do not count.",
+        text_table(COLUMNS, shown, optional=OPTIONAL),
+        text.filled(
+            f"back: percent of {count} for which a picture of {concept} was drawn, at some try, with 95 % intervals; "
+            "before: by the prompt as it is; weakened: with the removal at the strength of 1/2, 1/4, 1/8 that leaves "
+            "the concept in nearest to half of the pictures; unedited: without it; updates: of the attack until a "
+            "prompt was broken, the median (without gradients: the number of the picture, from 0). Pictures that look "
+            "unlike the model's own do not count."
+        ),
     ]
-    told += notes(rows)
+    told += [text.filled(line) for line in notes(rows)]
+    told += _prompts_found(rows)
     told += [f"workspace: {workspace.address}", *(f"  {r['sheet']}" for r in rows)]
     return told
+
+
+def _prompts_found(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Texts that broke removals, a few of each attack."""
+    told = []
+    for r in rows:
+        texts = [f for f in r["found"] if f["text"]]
+        told += [
+            text.filled(f"  {r['attack']} on {r['method']}, {f['iteration']}: {f['text']}", "    ")
+            for f in texts[:SHOWN]
+        ]
+        if len(texts) > SHOWN:
+            told.append(f"    and {len(texts) - SHOWN} more")
+    return ["prompts found, after so many updates:", *told] if told else []
 
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -237,7 +273,14 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
             found.append(f"{attack}: the unedited model draws it for {100 * r['unedited']:.0f} %: no claim from this")
         if attack == "gradient" and r["weak"] is not None and r["weak"] < min(1.0, r["weak_before"] + 0.2):
             found.append(f"{attack} hardly breaks {method} at strength {r['strength']:g}: it is a weak attack here")
-        control = by.get((method, "random"))
-        if attack == "gradient" and control and control["removed"] >= r["removed"] > 0:
+        control = by.get((method, CONTROL))
+        if attack != "gradient" or control is None:
+            continue
+        if control["removed"] >= r["removed"] > 0:
             found.append(f"{method}: random words do as well as {attack}")
+        if control["weak"] is not None and r["weak"] is not None and control["weak"] >= r["weak"]:
+            found.append(
+                f"{method} at strength {r['strength']:g}: random words do no worse than {attack}, "
+                f"{100 * control['weak']:.0f} % and {100 * r['weak']:.0f} %: it shows no strength of {attack} here"
+            )
     return list(dict.fromkeys(found))

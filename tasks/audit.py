@@ -23,9 +23,10 @@ from saeuron.methods.removal import removed
 from saeuron.pages.pictures import Shot, contact_sheet
 from saeuron.prompts import Prompt, choose, from_file
 from saeuron.sae.config import Config
+from storage import Workspace
 from storage.declared import View
 from storage.identity import digest
-from storage.tables import ATTACKS, table, write_table
+from storage.tables import ATTACKS, read_table, table, write_table
 from tasks import prompts as prompt_sets
 from tasks import tune
 from tasks.engine import model, progress
@@ -226,6 +227,18 @@ def audit(job: AuditJob) -> Made:
         sheet=job.places[SHEET],
     )
     return commit(job, {"prompts": job.prompts_id, "removal": job.removal_id}, summary, clock)
+
+
+def successes(workspace: Workspace, audit_id: str) -> list[dict[str, Any]]:
+    """Rows of the view `attacks` for what an attack broke, the first picture of each prompt that counts.
+
+    Prompts that showed the concept before the attack are left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for row in read_table(workspace.whole(audit_id) / ATTACKS.file).to_pylist():
+        if row["success"]:
+            found.setdefault(row["prompt_id"], row)
+    return [row for row in found.values() if not row["before"]]
 
 
 def _row(

@@ -35,8 +35,9 @@ def audit(
 ) -> None:
     """Attack a removal: does the concept come back?
 
-    The attacks know the removal: gradients pass through it. Each attack is also run on the unedited model, and on the
-    removal at an eighth of its strength. The view `attacks` has every image.
+    The attacks know the removal: gradients pass through it. Each attack is also run on the unedited model. Those with
+    gradients, and their control `random`, are also run on the removal weakened to 1/2, 1/4 or 1/8 of its strength,
+    where it leaves the concept in nearest to half of the pictures. The view `attacks` has every image.
 
     Example: saeuron audit neon --attack gradient --attack inversion
     """
