@@ -126,6 +126,11 @@ class Cost:
     """Time per image as a ratio to plain generation; None: not measured."""
     odd: float | None = None
     """Share of the images asked to show the concept that are out of the ordinary; None: no judge can tell."""
+    frechet: float | None = None
+    """Frechet distance of the images not asked to show it, from the same unedited; None: not computed, or in several
+    extractors' features."""
+    frechet_control: float | None = None
+    """That of two seeds unedited; None as above, or with one image a prompt."""
 
 
 def side_by_side(
@@ -160,7 +165,7 @@ def side_by_side(
     files = {n: [tune.load(workspace.whole(ids[n, c])) for c in common] for n in names}
     ratios = _timed(workspace, config, {n: of[0] for n, of in files.items()}, device, threads) if threads else {}
     made = {n: [workspace.manifest(ids[n, c]) for c in common] for n in names}
-    costs = {}
+    costs, evaluations = {}, {n: [workspace.manifest(evaluated[n, c]) for c in common] for n in names}
     for entry in found.entries:
         needs, of = methods.get(entry.method).needs, made[entry.method]
         trials = [workspace.manifest(m.inputs["trials"]) for m in of]
@@ -171,7 +176,9 @@ def side_by_side(
             images=round(mean(t.summary["images"] * (t.summary["candidates"] + 1) for t in trials)) + learned,
             bytes=round(mean((workspace.whole(m.id) / tune.FILE).stat().st_size for m in of)),
             overhead=ratios.get(entry.method),
-            odd=_odd([workspace.manifest(evaluated[entry.method, c]) for c in common]),
+            odd=_odd(evaluations[entry.method]),
+            frechet=_frechet(evaluations[entry.method], "value"),
+            frechet_control=_frechet(evaluations[entry.method], "control"),
         )
     return found, costs
 
@@ -184,6 +191,19 @@ def _odd(evaluations: Sequence[Manifest]) -> float | None:
         if q["metric"] == ODD and q["image_set"] == f"asked to show {m.summary['concept']}"
     ]
     return mean(found) if len(found) == len(evaluations) else None
+
+
+def _frechet(evaluations: Sequence[Manifest], which: str) -> float | None:
+    found = [
+        q
+        for m in evaluations
+        for q in m.summary.get("quality", ())
+        if q["metric"] == "Frechet distance" and q["image_set"] == f"not asked to show {m.summary['concept']}"
+    ]
+    # Distances in features of several extractors have no mean.
+    if len(found) < len(evaluations) or len({q["extractor"] for q in found}) > 1:
+        return None
+    return None if any(q[which] is None for q in found) else mean(q[which] for q in found)
 
 
 def _shared(workspace: Workspace, config: RunConfig, method: str) -> float:

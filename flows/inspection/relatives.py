@@ -202,8 +202,9 @@ def templates(config: RunConfig, concept: str | None) -> dict[str, Any]:
     }
 
 
-def confusable(config: RunConfig, pairs: int) -> list[str]:
-    """The objects of a configuration in its most confusable pairs: those whose templates in the renderer overlap most.
+def confusable(config: RunConfig, pairs: int) -> list[tuple[str, str, float]]:
+    """The most confusable pairs of objects of a configuration, (one, another, IoU): those whose templates in the
+    renderer overlap most.
 
     Raises:
         ConfigError: the model is not canvas, or the configuration has fewer than two of its objects.
@@ -218,7 +219,7 @@ def confusable(config: RunConfig, pairs: int) -> list[str]:
             f"--confusable: the model is {spec} and the configuration has {counted(len(mine), 'object')} of a "
             f"renderer; expected two or more of {' or '.join(FOLDERS)}."
         )
-    return list(dict.fromkeys(name for a, b, _ in most_alike(mine, pairs) for name in (a, b)))
+    return most_alike(mine, pairs)
 
 
 def template_lines(found: dict[str, Any]) -> list[str]:

@@ -109,6 +109,10 @@ def compare_all(
             return Difference(None, None, None, images, len(prompts), 0)
         parts += mine
 
+    if not parts:
+        # A run with one domain has no CRA.
+        return Difference(None, None, None, images, len(prompts), 0)
+
     def total(times: NDArray[np.float64]) -> NDArray[np.float64]:
         weighted = np.stack([part.weight * part.value(times) for part in parts])
         found: NDArray[np.float64] = weighted.sum(0) / len(pairs)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from saeuron.figures.comparison import METRICS, Difference, Pair, compare_all, share
 from saeuron.figures.row import Removed
 
+SHARES = (*METRICS, "CRA-target")
+"""Metrics of each method that are shares of images."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -18,7 +21,7 @@ class Entry:
 
     method: str
     figures: Mapping[str, Difference]
-    """UA, IRA, CRA and `mean`, each with its interval."""
+    """UA, IRA, CRA, CRA-target and `mean`, each with its interval; `mean` is that of the first three."""
     difference: Difference | None
     """Difference of the mean from the method that all are compared with; None for that method itself."""
     becomes: Mapping[str, list[tuple[str, float]]]
@@ -64,7 +67,7 @@ def contest(
 
 
 def _figures(domains: Sequence[str], pairs: Sequence[tuple[str, Pair]]) -> dict[str, Difference]:
-    return {name: share(domains, pairs, name) for name in METRICS} | {"mean": compare_all(domains, pairs)}
+    return {name: share(domains, pairs, name) for name in SHARES} | {"mean": compare_all(domains, pairs)}
 
 
 def becomes(removal: Removed) -> list[tuple[str, float]]:

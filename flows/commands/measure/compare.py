@@ -1,7 +1,7 @@
 """`saeuron compare`: methods side by side."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,12 +75,16 @@ def compare(
     else:
         work = measure(Workspace.open(workspace, create=False), concepts or ())
         config, chosen = changed(work.config, told), work.concepts or []
+    pairs: list[tuple[str, str, float]] = []
     if confusable:
         from flows.inspection.relatives import confusable as alike
 
         if concepts:
             raise ConfigError(f"--confusable {confusable} chooses the concepts; name none beside it.")
-        chosen = alike(config, confusable)
+        pairs = alike(config, confusable)
+        chosen = list(dict.fromkeys(name for pair in pairs for name in pair[:2]))
+        if not as_json:
+            say(alike_line(pairs))
     known = [*config.method, *config.controls.methods]
     if against and against not in known:
         raise ConfigError(f"--against {against}: it is not among the methods that are compared: {', '.join(known)}.")
@@ -105,7 +109,9 @@ def compare(
         out,
     )
     if as_json:
-        say(json.dumps({**asdict(found), "costs": {name: asdict(c) for name, c in costs.items()}}, indent=2))
+        told_pairs = {"confusable": pairs} if confusable else {}
+        about = {"costs": {name: asdict(c) for name, c in costs.items()}, **told_pairs}
+        say(json.dumps({**asdict(found), **about}, indent=2))
     else:
         say(page(found, costs, beside, removed))
         say(f"wrote {out}")
@@ -163,6 +169,14 @@ def _left_out(
     say(f"next: {command('sql', query, workspace=opened)}")
 
 
+def alike_line(pairs: Sequence[tuple[str, str, float]]) -> str:
+    """The pairs that --confusable chose."""
+    from storage import text
+
+    named = ", ".join(f"{a} and {b} ({100 * iou:.0f} %)".replace(" ", text.NO_BREAK) for a, b, iou in pairs)
+    return text.filled(f"pairs that the renderer draws most alike (overlap of their templates): {named}")
+
+
 def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], removed: str) -> str:
     """The tables as text."""
     from flows.summary import counted, text_table
@@ -188,7 +202,25 @@ def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], remo
         )
     )
     lines += [text.filled(verdict(found, controls)), ""]
-    costly = ["method", "seconds", "shared s", "tuning images", "kB", "time per image", "odd"]
+    drawn: list[dict[str, Any]] = [{"method": "unedited", "CRA-target": _interval(found.unedited["CRA-target"])}]
+    for e in found.entries:
+        about = costs[e.method]
+        picture: dict[str, Any] = {"method": named(e.method), "CRA-target": _interval(e.figures["CRA-target"])}
+        picture["odd"] = about.odd
+        for column, distance in (("Frechet", about.frechet), ("(Frechet)", about.frechet_control)):
+            picture[column] = None if distance is None else f"{distance:.3g}"
+        drawn.append(picture)
+    lines += [
+        text_table(["method", "CRA-target", "odd", "Frechet", "(Frechet)"], drawn),
+        "",
+        text.filled(
+            "CRA-target: CRA of the images asked to show a removed concept; odd: percent of these that do not look "
+            "like the model's own; Frechet: distance of the images not asked to show it from the same unedited, in "
+            "brackets of two seeds unedited, means over concepts."
+        ),
+        "",
+    ]
+    costly = ["method", "seconds", "shared s", "tuning images", "kB", "time per image"]
     lines.append(
         text_table(
             costly,
@@ -200,7 +232,6 @@ def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], remo
                     "tuning images": c.images,
                     "kB": f"{c.bytes / 1000:.0f}",
                     "time per image": f"{c.overhead:.2f} x" if c.overhead else "-",
-                    "odd": c.odd,
                 }
                 for name, c in costs.items()
             ],
@@ -211,8 +242,7 @@ def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], remo
         text.filled(
             "Means over concepts; seconds: to learn and tune, as the machine was then; shared: capture, SAEs and "
             "scores, once for all concepts; tuning images: generated to learn and to choose; time per image: to plain "
-            "generation, in one process; odd: percent of the images asked to show a removed concept that do not look "
-            "like the model's own."
+            "generation, in one process."
         ),
         "",
         "What images asked to show a removed concept become:",

@@ -159,8 +159,8 @@ def test_the_objects_of_the_most_confusable_pairs(workspace: Workspace) -> None:
     pairs = sorted(
         ((overlap[i, j], OBJECTS[i], OBJECTS[j]) for i in range(5) for j in range(i + 1, 5)), key=lambda p: -p[0]
     )
-    assert confusable(config, 1) == [*pairs[0][1:]]
-    assert {*confusable(config, 3)} == {name for _, *names in pairs[:3] for name in names}
+    assert confusable(config, 1) == [(*pairs[0][1:], pytest.approx(pairs[0][0]))]
+    assert {p[:2] for p in confusable(config, 3)} == {(a, b) for _, a, b in pairs[:3]}
     other = config.model_copy(update={"model": config.model.model_copy(update={"spec": "elsewhere"})})
     with pytest.raises(ConfigError, match="the model is elsewhere and the configuration has 0 objects"):
         confusable(other, 1)

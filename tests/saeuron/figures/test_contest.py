@@ -40,11 +40,29 @@ def test_figures_are_means_over_concepts(removed):
     for entry in found.entries:
         alone = [evaluate("style", r.concept, ("style", "object"), r.edited, r.unedited) for r in removed[entry.method]]
         assert entry.figures["mean"].value == pytest.approx(np.mean([summary(a) for a in alone]))
-        for name in ("UA", "IRA", "CRA"):
+        for name in ("UA", "IRA", "CRA", "CRA-target"):
             mine = entry.figures[name]
             assert mine.value == pytest.approx(np.mean([m.value for a in alone for m in a if m.metric == name]))
             assert mine.low <= mine.value <= mine.high
     assert found.unedited["UA"].value == 0 and found.unedited["IRA"].value == 1
+
+
+def test_cra_target_is_the_share_of_right_objects_where_the_concept_was_asked(removed):
+    found = {e.method: e for e in contest(("style", "object"), removed).entries}
+    for name, of in removed.items():
+        shares = []
+        for r in of:
+            mine = [j for j in r.edited if j.asked["style"] == r.concept]
+            shares.append(sum(j.seen["object"] == j.asked["object"] for j in mine) / len(mine))
+        assert found[name].figures["CRA-target"].value == pytest.approx(np.mean(shares))
+    assert len({e.figures["CRA-target"].value for e in found.values()}) > 1
+
+
+def test_a_run_with_one_domain_has_no_cra():
+    plain = [Judged(s, i, {"style": s}, {"style": s}) for s in STYLES for i in range(2)]
+    entry = contest(("style",), {"uce": [Removed("style", "neon", plain, plain)]}).entries[0]
+    assert entry.figures["CRA"].value is None and entry.figures["CRA-target"].value is None
+    assert entry.figures["IRA"].value == 1
 
 
 def test_differences_are_paired_and_better_is_said_beyond_chance_alone(removed):
