@@ -142,7 +142,9 @@ def looked_into(workspace: Workspace, hookpoint: str) -> tuple[str, int]:
     control = next(m for m in workspace.artifacts("sae") if m.summary.get("dictionary") == "untrained")
     stability.fn(StabilityJob(workspace=run.workspace, sae_id=sae.id, against_id=control.id))
     [chosen] = steer_jobs(run, sae, None, 1, 1)
-    steer.fn(chosen.model_copy(update={"config": chosen.config.model_copy(update={"alphas": (4.0,)})}))
+    # One setting, and pictures of one step: that takes a third.
+    quick = {"config": chosen.config.model_copy(update={"alphas": (4.0,)})}
+    steer.fn(chosen.model_copy(update=quick | {"model": chosen.model.model_copy(update={"steps": 1})}))
     attributed.fn(attribution_job(run, sae, chosen.latent))
     return sae.id, chosen.latent
 
