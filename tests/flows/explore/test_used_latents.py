@@ -100,7 +100,7 @@ def test_the_page_of_a_removal_and_its_report_show_the_latents_that_it_reads(mad
     workspace, probe = made["workspace"], probe_of(made)
     with explorer(workspace) as client:
         page = client.get("/concept?name=neon&method=gated_uce").text
-        used = page[page.index("Latents that the removal uses") : page.index("Latents with the highest score")]
+        used = page[page.index("Latents that the removal uses") : page.index("<h2>Figures</h2>")]
         for latent in probe.latents.tolist():
             assert f"/latent?sae={probe.sae_id}&amp;i={latent}" in used
         assert "only read, to decide where to act" in used and "steps read" in used and "factor" not in used
