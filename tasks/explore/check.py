@@ -32,7 +32,7 @@ UNCHECKED = (
     "attacks",
     "settings that were tried",
     "scores and pictures of latents",
-    "damage to others but for the points lost",
+    "shares and intervals of damage that is not certain",
 )
 """What a report shows and no check computes again."""
 
@@ -53,7 +53,16 @@ def figures(
     found: dict[str, Any] = {"verdict": word, "mean": value}
     for m in metrics:
         found |= _measured(m.metric, m.value, m.low, m.high, m.unedited)
-    found |= {f"loss of {d.domain} {d.harmed}": d.loss for d in harms}
+    for d in harms:
+        name = f"loss of {d.domain} {d.harmed}"
+        found[name] = d.loss
+        if d.certain:
+            found |= {
+                f"{name} low": d.low,
+                f"{name} high": d.high,
+                f"{name} before": d.before,
+                f"{name} after": d.after,
+            }
     for c in wrong[:CONFUSED]:
         name = f"images of {c.domain} {c.asked} seen as {c.seen}"
         found |= {name: c.n, f"{name} unedited": c.n_unedited}

@@ -1,11 +1,12 @@
 """What a check of a report compares, how closely, and what it says that it cannot."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from saeuron.figures.damage import Confusion, mistaken
+from saeuron.figures.damage import Confusion, Damage, mistaken
 from tasks.explore.check import CONFUSED, FEATURES, UNCHECKED, Checker, differences, figures
 
 
@@ -44,6 +45,16 @@ def test_the_pairs_of_labels_that_a_page_shows_are_compared() -> None:
     named = figures([], [], "holds", 1.0, wrong)
     assert named["images of style neon seen as c19"] == 19 and "images of style neon seen as c3" not in named
     assert len(named) == 2 + 2 * CONFUSED and not any("neon seen as neon" in name for name in named)
+
+
+def test_the_interval_of_damage_is_compared_where_it_is_certain() -> None:
+    sure = Damage("cat", "object", 1.0, 0.7, 0.3, 0.1, 0.5, True, 20, 10)
+    unsure = replace(sure, harmed="moon", low=-0.1, certain=False)
+    named = figures([], [sure, unsure], "weak", 0.9)
+    assert named["loss of object cat low"] == 0.1 and named["loss of object cat after"] == 0.7
+    assert named["loss of object moon"] == 0.3 and "loss of object moon low" not in named
+    # Another one that is certain, or is not any more, is noticed.
+    assert len(differences(named, figures([], [sure, replace(unsure, certain=True)], "weak", 0.9))) == 4
 
 
 def test_features_that_are_not_here_are_said_to_be_unchecked() -> None:
