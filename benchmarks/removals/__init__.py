@@ -5,6 +5,7 @@ same_pictures.py  pictures that a removal leaves as they are, to the bit
 probes.py         how well a probe of n latents tells a concept
 wordings.py       gates where a concept is asked for in other words
 steps.py          removals at other numbers of steps
+schedulers.py     removals with other schedulers
 thresholds.py     thresholds in place of TopK
 super_concept.py  three concepts at once
 """
