@@ -384,8 +384,8 @@ class RunConfig(Config):
     Empty: the features of the concept's judge."""
     saes: dict[str, str] = Field({})
     """{hookpoint: SAE of the workspace, by its id or a prefix of it}: used instead of training one, for example after
-    `saeuron sae import`. `saeuron run` brings it itself from a folder, or from `hub:owner/name[:folder]`; one text in
-    place of the map is for every hookpoint."""
+    `saeuron sae import`. `saeuron run` brings it itself from a folder, or from
+    `hub:owner/name[@revision][:folder]`; one text in place of the map is for every hookpoint."""
     thresholds: ThresholdsConfig = ThresholdsConfig()
     runner: RunnerConfig = RunnerConfig()
 

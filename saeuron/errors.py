@@ -25,6 +25,18 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def hub_id(spec: str) -> tuple[str, str | None]:
+    """(repository, revision) of `owner/name`, or of `owner/name@revision`: a branch, tag, commit or `refs/pr/N`.
+
+    Raises:
+        BadModel: nothing follows @.
+    """
+    name, at, revision = spec.partition("@")
+    if at and not revision:
+        raise BadModel(f"no revision after @ in {spec!r}; expected owner/name@revision, or owner/name.")
+    return name, revision or None
+
+
 def why_not_fetched(repository: str, revision: str | None, error: Exception) -> str:
     """Why the Hugging Face hub did not give a repository, and what to do; without a capital and a full stop."""
     from huggingface_hub import errors

@@ -11,7 +11,10 @@ from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, import, export, describe and measure SAEs.")
 
 Named = Annotated[
-    str, typer.Argument(help="A folder; an SAE of the workspace, by its id or hookpoint; or owner/name[:folder].")
+    str,
+    typer.Argument(
+        help="A folder; an SAE of the workspace, by its id or hookpoint; or owner/name[@revision][:folder]."
+    ),
 ]
 Scale = Annotated[
     float | None,
@@ -21,7 +24,7 @@ Scale = Annotated[
 
 @app.command("import")
 def sae_import(
-    source: Annotated[str, typer.Argument(help="A folder, or owner/name[:folder] on the hub.")],
+    source: Annotated[str, typer.Argument(help="A folder, or owner/name[@revision][:folder] on the hub.")],
     hookpoint: Annotated[
         str, typer.Option(help="The module that it reads; by default the one that the source names.")
     ] = "",

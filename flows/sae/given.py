@@ -8,7 +8,7 @@ from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 
 HUB = "hub:"
-"""Begins the name of an SAE on the hub: `hub:owner/name`, `hub:owner/name:folder`."""
+"""Begins the name of an SAE on the hub: `hub:owner/name[@revision][:folder]`."""
 
 
 def elsewhere(saes: Mapping[str, str]) -> dict[str, str]:

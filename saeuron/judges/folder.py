@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from saeuron.errors import BadModel, ConfigError, why_not_fetched
+from saeuron.errors import BadModel, ConfigError, hub_id, why_not_fetched
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -40,11 +40,7 @@ class ModelFolder:
             raise ConfigError(f"the judge {judge!r} needs a model; expected {expected}.")
         self.spec, self._owner, self._wanted = spec, owner, wanted
         self._judge, self._kinds = judge, kinds
-        name, at, revision = spec.partition("@")
-        self._hub_id, self._revision = name, revision or None
         self.local = self._found()
-        if self.local is None and at and not revision:
-            raise BadModel(f"no revision after @ in {spec!r}; expected owner/name@revision, or owner/name.")
         if self.local:
             self._check(self.local)
 
@@ -55,10 +51,11 @@ class ModelFolder:
             return self.local
         from huggingface_hub import snapshot_download
 
+        name, revision = hub_id(self.spec)
         try:
-            folder = Path(snapshot_download(self._hub_id, revision=self._revision, allow_patterns=list(FILES)))
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
         except Exception as error:
-            why = why_not_fetched(self._hub_id, self._revision, error)
+            why = why_not_fetched(name, revision, error)
             raise BadModel(f"cannot fetch {self._owner} {self.spec!r}: {why}") from error
         self._check(folder)
         return folder
@@ -77,7 +74,7 @@ class ModelFolder:
         path = Path(self.spec).expanduser()
         if path.is_dir():
             return path
-        if path.is_absolute() or self.spec.startswith((".", "~")) or self._hub_id.count("/") > 1:
+        if path.is_absolute() or self.spec.startswith((".", "~")) or hub_id(self.spec)[0].count("/") > 1:
             wanted = self._wanted or f"{self._judge}:FOLDER with {self._what}, or {self._judge}:HUB_ID"
             raise BadModel(f"no such folder: {self.spec!r}; expected {wanted}.")
         return None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from saeuron.canvas import FOLDERS
-from saeuron.errors import BadModel, first_line, why_not_fetched
+from saeuron.errors import BadModel, first_line, hub_id, why_not_fetched
 from saeuron.pipelines.base import Family
 
 PATTERNS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
@@ -30,20 +30,13 @@ def folder_of(spec: str | Path) -> Path | None:
             f"{spec} is a file; expected a folder with a diffusers pipeline. A checkpoint in one file becomes one with "
             "from_single_file(FILE) of its class in diffusers, then save_pretrained(FOLDER)."
         )
-    if str(spec).endswith("@"):
-        raise BadModel(f"no revision after @ in {str(spec)!r}; expected owner/name@revision, or owner/name.")
-    if isinstance(spec, Path) or path.is_absolute() or spec.startswith((".", "~")) or hub_id(spec)[0].count("/") != 1:
+    name = hub_id(str(spec))[0]
+    if isinstance(spec, Path) or path.is_absolute() or spec.startswith((".", "~")) or name.count("/") != 1:
         raise BadModel(
             f"no such model: {str(spec)!r}; expected {' or '.join(map(repr, FOLDERS))}, "
             "a folder with a diffusers pipeline, or a hub id."
         )
     return None
-
-
-def hub_id(spec: str | Path) -> tuple[str, str | None]:
-    """(repository, revision) of `owner/name` or `owner/name@revision`."""
-    name, _, revision = str(spec).partition("@")
-    return name, revision or None
 
 
 def fetched(spec: str | Path, fetch: bool = True) -> Path:
@@ -59,7 +52,7 @@ def fetched(spec: str | Path, fetch: bool = True) -> Path:
         return folder
     from huggingface_hub import snapshot_download
 
-    name, revision = hub_id(spec)
+    name, revision = hub_id(str(spec))
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=[*PATTERNS], local_files_only=not fetch)
     except Exception as error:
@@ -88,7 +81,7 @@ def _path(spec: str | Path, name: str) -> Path:
         return folder / name
     from huggingface_hub import hf_hub_download
 
-    repository, revision = hub_id(spec)
+    repository, revision = hub_id(str(spec))
     try:
         return Path(hf_hub_download(repository, name, revision=revision))
     except Exception as error:
@@ -102,7 +95,7 @@ def _explained(spec: str | Path, error: Exception) -> BadModel:
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         why = "it is not a diffusers pipeline: it lacks a file of one, such as model_index.json"
     else:
-        why = why_not_fetched(*hub_id(spec), error)
+        why = why_not_fetched(*hub_id(str(spec)), error)
     return BadModel(f"cannot fetch model {str(spec)!r}: {why}")
 
 

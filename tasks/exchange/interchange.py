@@ -54,14 +54,14 @@ def find(workspace: Path, text: str, hookpoint: str = "", scale: float | None = 
         except UnknownName as error:
             if not seems_hub_id(text):
                 kind, name, known, _ = error.args
-                hint = "Or give a folder, or owner/name[:subfolder] of the hub."
+                hint = "Or give a folder, or owner/name[@revision][:subfolder] of the hub."
                 raise UnknownName(kind, name, known, hint) from None
             named = None
         if named is not None:
             folder = Workspace.open(workspace, create=False).fetch(named.id)
             return Found(named.id, read(folder, hookpoint), named)
         if not seems_hub_id(text):
-            raise UnknownName("SAE", text, (), "Or give a folder, or owner/name[:subfolder] of the hub.")
+            raise UnknownName("SAE", text, (), "Or give a folder, or owner/name[@revision][:subfolder] of the hub.")
     return Found(text, _read(text, hookpoint, scale)[1])
 
 

@@ -4,10 +4,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from saeuron.errors import why_not_fetched
+from saeuron.errors import hub_id, why_not_fetched
 from saeuron.sae.interchange.folder import PICKLED, PICKLES, BadSAE, has_pickles
 
-_HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<inner>[\w./-]+))?")
+_HUB = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./+-]*)?)(?::(?P<inner>[\w./-]+))?")
+"""A revision holds no colon: git allows none in a name."""
 _FILES = ("cfg.json", "sae.safetensors", "sae_weights.safetensors", "activation_scaler.json")
 _SHOWN = 8
 
@@ -28,7 +29,7 @@ class Located:
 
 
 def seems_hub_id(text: str) -> bool:
-    """Whether the text has the form `owner/name` or `owner/name:subfolder`."""
+    """Whether the text has the form `owner/name[@revision][:subfolder]`."""
     return _HUB.fullmatch(text) is not None
 
 
@@ -36,11 +37,12 @@ def locate(source: str, hookpoint: str = "") -> Located:
     """The folder that `source` names.
 
     Args:
-        source: a folder, or a file in it; or `owner/name`, `owner/name:subfolder` on the hub.
+        source: a folder, or a file in it; or `owner/name[@revision][:subfolder]` on the hub.
         hookpoint: which SAE to take if there are several, by the name of its folder.
 
     Raises:
         BadSAE: nothing is found, or no SAE or several, or a pickle.
+        BadModel: nothing follows @.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -52,34 +54,36 @@ def locate(source: str, hookpoint: str = "") -> Located:
     match = _HUB.fullmatch(source)
     if match is None or path.suffix in PICKLES:
         raise BadSAE(
-            f"no such folder: {source}; expected a folder with cfg.json, or owner/name[:subfolder] on the hub."
+            f"no such folder: {source}; expected a folder with cfg.json, or owner/name[@revision][:subfolder] on the "
+            "hub."
         )
-    return _fetched(match["repo"], match["inner"], source, hookpoint)
+    return _fetched(match["id"], match["inner"], source, hookpoint)
 
 
-def _fetched(repo: str, inner: str | None, source: str, hookpoint: str) -> Located:
+def _fetched(spec: str, inner: str | None, source: str, hookpoint: str) -> Located:
     if inner is None:
         # Configurations are small: they identify one SAE among many before any weights are fetched.
-        root = _snapshot(repo, ["*cfg.json"])
+        root = _snapshot(spec, ["*cfg.json"])
         inner = _descend(root, source, hookpoint).relative_to(root).as_posix()
     prefix = "" if inner == "." else f"{inner.strip('/')}/"
-    root = _snapshot(repo, [prefix + name for name in _FILES])
+    root = _snapshot(spec, [prefix + name for name in _FILES])
     path = root / prefix
     if not (path / "cfg.json").is_file():
         raise BadSAE(
-            f"{source} holds no cfg.json; expected a folder of SAeUron, sparsify or SAELens ({repo}:subfolder)."
+            f"{source} holds no cfg.json; expected a folder of SAeUron, sparsify or SAELens ({spec}:subfolder)."
         )
     return Located(path, root.name)
 
 
-def _snapshot(repo: str, patterns: list[str]) -> Path:
+def _snapshot(spec: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
+    repo, revision = hub_id(spec)
     try:
-        return Path(snapshot_download(repo, allow_patterns=patterns))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except Exception as error:
-        reason = why_not_fetched(repo, None, error)
-        raise BadSAE(f"cannot fetch SAE {repo!r} from the hub, and it is not a folder here: {reason}") from error
+        reason = why_not_fetched(repo, revision, error)
+        raise BadSAE(f"cannot fetch SAE {spec!r} from the hub, and it is not a folder here: {reason}") from error
 
 
 def _descend(top: Path, source: str, hookpoint: str) -> Path:

@@ -100,7 +100,11 @@ def test_without_figures_it_says_so(workspace: Workspace, tmp_path: Path) -> Non
 
 
 def test_a_model_of_the_hub_is_named_and_a_folder_of_this_disk_is_not(workspace: Workspace, tmp_path: Path) -> None:
-    for model, front, shown in (("owner/sd", "owner/sd", "owner/sd"), (str(tmp_path / "my-sd"), None, "my-sd")):
+    for model, front, shown in (
+        ("owner/sd", "owner/sd", "owner/sd"),
+        ("owner/sd@v1", "owner/sd", "owner/sd@v1"),
+        (str(tmp_path / "my-sd"), None, "my-sd"),
+    ):
         removal(model).save(workspace.removals / "neon.saeuron.safetensors")
         run_here("removal", "export", "neon", "--out", tmp_path / "out", "-w", workspace.root)
         card = (tmp_path / "out" / "README.md").read_text()

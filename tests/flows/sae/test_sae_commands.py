@@ -17,7 +17,7 @@ from flows.check import check_saes
 from flows.config import load
 from flows.sae import given
 from saeuron.config import RunConfig
-from saeuron.errors import ConfigError
+from saeuron.errors import BadModel, ConfigError
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from saeuron.sae.interchange import BadSAE, read, write
 from storage import Workspace
@@ -218,7 +218,7 @@ class TestImport:
     ) -> None:
         snapshot = tmp_path / ("ab" * 20)
         shutil.copytree(foreign, snapshot / "inner")
-        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, allow_patterns: str(snapshot))
+        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, revision, allow_patterns: str(snapshot))
         made = json.loads(sae(workspace, "import", "owner/name:inner", "--json").out)
         assert (made["source"], made["revision"], made["format"]) == ("owner/name:inner", "ab" * 20, "saelens")
         sae(workspace, "export", made["id"], "--format", "saelens", "--out", tmp_path / "out")
@@ -232,23 +232,25 @@ class TestImport:
         shutil.copytree(foreign, snapshot / "inner")
         asked = []
 
-        def download(repo: str, allow_patterns: Any) -> str:
-            asked.append(repo)
+        def download(repo: str, revision: str | None, allow_patterns: Any) -> str:
+            asked.append((repo, revision))
             return str(snapshot)
 
         monkeypatch.setattr("huggingface_hub.snapshot_download", download)
         by_id = load(str(TINY), [f"saes={json.dumps({HOOK: trained})}"])
         assert given.brought(by_id, workspace.root) is by_id
         found = []
-        for place in (str(foreign), "hub:owner/name:inner"):
+        for place in (str(foreign), "hub:owner/name:inner", "hub:owner/name@v1:inner"):
             config = load(str(TINY), [f"saes={json.dumps({HOOK: place})}"])
             brought = given.brought(config, workspace.root)
             assert brought.model_copy(update={"saes": {}}) == config.model_copy(update={"saes": {}})
             found.append(brought.saes[HOOK])
             check_saes(brought, workspace)
         # The same weights are the same artifact, beside the trained one.
-        assert found[0] == found[1] != trained and {*found, trained} == {m.id for m in workspace.artifacts("sae")}
-        assert asked == ["owner/name"]
+        assert found[0] == found[1] == found[2] != trained and {*found, trained} == {
+            m.id for m in workspace.artifacts("sae")
+        }
+        assert asked == [("owner/name", None), ("owner/name", "v1")]
 
         # A deployment's run brings them as well: what it checks next are ids.
         def far_enough(config: RunConfig, *rest: Any) -> None:
@@ -258,8 +260,11 @@ class TestImport:
         with pytest.raises(ConfigError, match=found[0]):
             work.do(work.Work(config, None), workspace, "cpu", 1)
         # One place for every hookpoint.
-        everywhere = load(str(TINY), ["saes=hub:owner/name"])
-        assert everywhere.saes == dict.fromkeys(everywhere.hookpoints, "hub:owner/name")
+        everywhere = load(str(TINY), ["saes=hub:owner/name@v1"])
+        assert everywhere.saes == dict.fromkeys(everywhere.hookpoints, "hub:owner/name@v1")
+        none = load(str(TINY), [f"saes={json.dumps({HOOK: 'hub:owner/name@'})}"])
+        with pytest.raises(BadModel, match="no revision after @ in 'owner/name@'"):
+            given.brought(none, workspace.root)
         before = workspace.folders()
         words = ["run", TINY, "-w", workspace.root, "--set", f"saes={json.dumps({HOOK: str(foreign)})}"]
         assert f"First: saeuron sae import {foreign} --hookpoint {HOOK}" in bad(run_here(*words, "--plan"))

@@ -4,7 +4,7 @@ import httpx
 import pytest
 from huggingface_hub import errors
 
-from saeuron.errors import BadModel
+from saeuron.errors import BadModel, hub_id
 from saeuron.judges import create
 from saeuron.pipelines import source
 from saeuron.pipelines.loading import check, identity, load_pipeline
@@ -62,9 +62,22 @@ def test_a_judge_and_an_sae_that_the_hub_refuses_are_told_of_in_the_same_words(n
     with pytest.raises(BadModel) as judge:
         _ = create("clip:some/model@v9", "style").identity
     with pytest.raises(BadSAE) as sae:
-        locate("some/model", "unet.mid_block")
+        locate("some/model@v9", "unet.mid_block")
     assert f"cannot fetch the judge's model 'some/model@v9': {said}" in str(judge.value)
-    assert str(sae.value).startswith("cannot fetch SAE 'some/model' from the hub") and said in str(sae.value)
+    assert str(sae.value).startswith("cannot fetch SAE 'some/model@v9' from the hub") and said in str(sae.value)
+
+
+def test_a_revision_of_an_sae_that_is_not_there_is_named(monkeypatch):
+    error, said = ANSWERS["revision"]
+
+    def fail(repo, revision, allow_patterns):
+        assert (repo, revision) == ("some/sae", "v9")
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(BadSAE) as caught:
+        locate("some/sae@v9:inner")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("judge", ["clip", "classifier"])
@@ -102,6 +115,9 @@ def test_a_model_of_the_hub_is_loaded_from_its_cache(tiny_model_folder, monkeypa
     assert identity("some/model") == identity(tiny_model_folder)
     assert load_pipeline("some/model@v1").unet.config.block_out_channels == [16, 32]
     assert asked == [("some/model", None, False), ("some/model", "v1", False)]
-    assert source.hub_id("some/model@refs/pr/1") == ("some/model", "refs/pr/1")
+    assert hub_id("some/model@refs/pr/1") == ("some/model", "refs/pr/1") and hub_id("some/model") == (
+        "some/model",
+        None,
+    )
     # Checkpoints in one file beside the parts are not fetched.
     assert all("/" in pattern or pattern == "model_index.json" for pattern in source.PATTERNS)

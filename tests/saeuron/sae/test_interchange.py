@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from saeuron.errors import UnknownName
+from saeuron.errors import BadModel, UnknownName
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.interchange import locate, read, write
 from saeuron.sae.interchange.saelens import VERSION
@@ -318,10 +318,10 @@ def hub(tmp_path, monkeypatch):
     (there / HOOK / "trap.pt").write_bytes(b"")
     asked = []
 
-    def download(repo, allow_patterns):
+    def download(repo, revision, allow_patterns):
         from fnmatch import fnmatch
 
-        asked.append((repo, allow_patterns))
+        asked.append((repo, revision, allow_patterns))
         cache.mkdir(parents=True, exist_ok=True)
         for path in (p for p in there.rglob("*") if p.is_file()):
             name = path.relative_to(there)
@@ -346,21 +346,44 @@ class TestHub:
         found = locate(f"owner/name:{HOOK}")
         assert found.revision == "0" * 40 and found.hookpoint == HOOK
         assert same(read(found.path, HOOK).sae, some_sae("topk", "topk"))
-        ((repo, patterns),) = hub
-        assert repo == "owner/name"
+        ((repo, revision, patterns),) = hub
+        assert (repo, revision) == ("owner/name", None)
         assert all(p.startswith(f"{HOOK}/") and p.endswith((".json", ".safetensors")) for p in patterns)
 
     def test_the_hookpoint_picks_one_before_its_weights_are_fetched(self, hub):
         found = locate("owner/name", "unet.mid_block")
         assert found.path.parent.name == "coco"
-        assert hub[0][1] == ["*cfg.json"] and "coco/unet.mid_block/sae.safetensors" in hub[1][1]
+        assert hub[0][2] == ["*cfg.json"] and "coco/unet.mid_block/sae.safetensors" in hub[1][2]
         assert not list(found.path.parents[1].rglob(f"{HOOK}/*.safetensors"))
         assert not list(found.path.parents[1].rglob("*.pt"))
 
     def test_several_are_listed(self, hub):
-        message = complaint(locate, "owner/name")
-        assert "holds 2 SAEs" in message and "owner/name:coco/unet.mid_block" in message
+        for source in ("owner/name", "owner/name@v1"):
+            message = complaint(locate, source)
+            assert "holds 2 SAEs" in message and f"as in {source}:coco/unet.mid_block" in message
+        assert len(hub) == 2
+
+    @pytest.mark.parametrize("revision", ["v1.2", "refs/pr/21", "0f1e2d3c", "feature/a+b"])
+    def test_a_revision(self, hub, revision):
+        inner = locate(f"owner/name@{revision}:{HOOK}")
+        assert inner.hookpoint == HOOK and same(read(inner.path, HOOK).sae, some_sae("topk", "topk"))
+        # What it is asked for is remembered as the commit that the hub gave.
+        assert inner.revision == "0" * 40
+        assert locate(f"owner/name@{revision}", HOOK).path == inner.path
+        assert {asked[:2] for asked in hub} == {("owner/name", revision)} and len(hub) == 3
+
+    def test_a_mistaken_revision(self, hub):
+        for source in ("owner/name@", "owner/name@:inner"):
+            with pytest.raises(BadModel, match=r"no revision after @ in 'owner/name@'; expected owner/name@revision"):
+                locate(source)
+        for source in ("owner/name@v1@v2", "owner/name:inner@v1", "name@v1", "owner/name@v 1"):
+            assert "expected a folder with cfg.json, or owner/name[@revision][:subfolder]" in complaint(locate, source)
+        assert "holds no cfg.json; expected a folder of" in complaint(locate, "owner/name@v1:none")
         assert len(hub) == 1
+
+    def test_a_folder_may_have_an_at_in_its_name(self, hub, tmp_path):
+        write(some_sae("topk", "topk"), tmp_path / "owner@v1" / HOOK, "sparsify")
+        assert locate(str(tmp_path / "owner@v1")).hookpoint == HOOK and hub == []
 
     def test_a_subfolder_that_is_not_there(self, hub):
         assert "holds no cfg.json" in complaint(locate, "owner/name:none")
