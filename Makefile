@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check full faults
+.PHONY: run test test-extras check full faults
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,14 @@ check: .venv/installed-test
 
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Tests that are skipped without packages which the tests' extra leaves out: peft, nudenet, pandas. They stay in .venv, and
+# Arrow and diffusers then import pandas and peft in every process. The test against torch-fidelity stays out: it needs
+# the torchvision of the same build as torch, and with another transformers cannot be imported.
+test-extras: .venv/installed-test
+	$(INSTALL) -e '.[nudenet,notebook]' peft
+	$(BIN)/pytest tests/saeuron/judges/test_nudenet.py tests/saeuron/pipelines/test_everyday.py \
+		tests/storage/catalog/test_notebook.py
 
 # Everything that can befall a run, more than a hundred kills among it; docs/log.md says how long it takes. What
 # queries without end may take, given time. And the kernels for GPUs, compiled.

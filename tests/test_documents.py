@@ -53,6 +53,16 @@ def test_every_benchmark_that_is_named_is_there() -> None:
     assert [name for name in sorted(named) if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
 
 
+def test_make_runs_every_test_that_needs_what_the_tests_extra_leaves_out() -> None:
+    """All but one: Makefile says why torch-fidelity is left out."""
+    needed = re.compile(r"importorskip\(\"(?!triton|torch_fidelity)\w+\"")
+    files = {
+        p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob("test_*.py") if needed.search(p.read_text())
+    }
+    _, _, target = (ROOT / "Makefile").read_text().partition("\ntest-extras:")
+    assert len(files) >= 3 and {*re.findall(r"tests/[\w/]+\.py", target.split("\n\n")[0])} == files
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_of_a_page_leads_to_a_file(page: str) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
