@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from saeuron.config import RunConfig
-from saeuron.errors import ConfigError
+from saeuron.errors import ConfigError, hub_id
 from saeuron.methods.removal import Removal
 from saeuron.pages.cards import SAEFacts, published, removal_card
 from storage import Workspace
@@ -30,9 +30,12 @@ def sae_facts(workspace: Path, name: str, manifest: Manifest | None, format: str
         return SAEFacts(shown, format, f"saeuron sae export {shlex.quote(shown)} --format {format} --out DIR")
     about = manifest.summary
     if about.get("source"):
-        command = f"saeuron sae import {shlex.quote(published(about['source']))} --hookpoint {about['hookpoint']}"
+        source = published(about["source"])
         if about.get("revision"):
-            command += f"  # at {about['revision']}"
+            # The commit that was read, whatever a branch holds today.
+            spec, colon, inner = source.partition(":")
+            source = f"{hub_id(spec)[0]}@{about['revision']}{colon}{inner}"
+        command = f"saeuron sae import {shlex.quote(source)} --hookpoint {about['hookpoint']}"
         return SAEFacts(manifest.id, format, command)
     if made_of := manifest.inputs.get("sae"):
         return SAEFacts(

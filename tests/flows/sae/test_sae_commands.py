@@ -223,7 +223,7 @@ class TestImport:
         assert (made["source"], made["revision"], made["format"]) == ("owner/name:inner", "ab" * 20, "saelens")
         sae(workspace, "export", made["id"], "--format", "saelens", "--out", tmp_path / "out")
         card = (tmp_path / "out" / "README.md").read_text()
-        assert f"saeuron sae import owner/name:inner --hookpoint {HOOK}  # at {'ab' * 20}" in card
+        assert f"saeuron sae import owner/name@{'ab' * 20}:inner --hookpoint {HOOK}\n" in card
 
     def test_a_run_brings_what_its_configuration_names_by_its_place(
         self, workspace: Workspace, trained: str, foreign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
