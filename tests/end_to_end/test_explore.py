@@ -1,6 +1,7 @@
 """The explorer on a real run: every page, pictures on request, SQL; and that it writes nothing."""
 
 import io
+import json
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from benchmarks.data import trying
 from flows.explore.app import create
 from flows.explore.guards import Guard
 from flows.explore.shelves import Shelves
@@ -214,6 +216,20 @@ def test_what_is_drawn_is_what_the_python_and_the_command_draw(
     for name, left in (("unedited", 0), ("edited", 268)):
         assert np.array_equal(both[24::8, left : left + 256 : 8][:32], pixels(client, plain, name))
     assert "saeuron generate" in client.get(f"/api/python?prompt={PROMPT}&removal=stripes.saeuron").text
+
+
+def test_the_benchmark_draws_with_every_removal_and_sae(
+    place: Path, shelves: Shelves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    words = ["--workspace", place, "--prompt", PROMPT, "--repeats", "1", "--json", out]
+    monkeypatch.setattr("sys.argv", ["trying", *map(str, words)])
+    trying.main()
+    timed = {f["name"] for f in json.loads(out.read_text()) if f["baseline"] and f["name"][0] != " " and f["value"] > 0}
+    assert {name for name in timed if name.startswith("removal ")} == {
+        f"removal {concept}.{method}" for concept, method in shelves.shelf.in_use
+    }
+    assert any(name.startswith("latent ") for name in timed) and "  slowest" in capsys.readouterr().out
 
 
 def test_two_browsers_see_their_own_pictures(client: TestClient, sae: str) -> None:
