@@ -43,7 +43,7 @@ def test_the_configuration_of_readme_is_one() -> None:
 
     (text,) = [block for kind, block in BLOCKS if kind == "yaml"]
     config = RunConfig.model_validate(yaml.safe_load(text))
-    assert config.domains["style"].judge.startswith("clip:") and set(config.prompts.templates) == {
+    assert config.domains["style"].judge == "clip" and set(config.prompts.templates) == {
         "train",
         "validation",
         "test",
