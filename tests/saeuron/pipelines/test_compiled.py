@@ -140,6 +140,7 @@ def test_compiled_while_a_removal_is_attached(way, make_pipe):
     assert backend.runs > backend.graphs > 0
 
 
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")  # from torch itself
 def test_what_the_default_compiler_made(make_pipe, tmp_path, monkeypatch):
