@@ -14,13 +14,13 @@ from saeuron.tuning import learning_images, validation_images
 from storage import Workspace
 
 
-def check(config: RunConfig, workspace: Workspace | None = None) -> None:
+def check(config: RunConfig, workspace: Workspace | None = None, weights: bool = True) -> None:
     """Raise the first mistake of a configuration: model, hookpoints, judges, concepts, prompts.
 
-    The model's weights are not loaded. Its modules are known from captures in the workspace, or else listed from its
-    configuration, which takes seconds.
+    The model's weights are not loaded; without `weights` they need not be there. Its modules are known from captures in
+    the workspace, or else listed from its configuration, which takes seconds.
     """
-    models.check(config.model.spec, config.model.scheduler)
+    models.check(config.model.spec, config.model.scheduler, weights)
     models.check_size(config.model.spec, config.model.size)
     _check_halves(config)
     size = config.model.size or models.image_size(config.model.spec)

@@ -56,12 +56,12 @@ def measure(workspace: Workspace, names: Sequence[str] = (), seeds: int | None =
     return Work(config, list(names) or None)
 
 
-def check_all(config: RunConfig, device: str, workspace: Workspace) -> None:
-    """Raise the first mistake of a configuration, before anything heavy is loaded."""
+def check_all(config: RunConfig, device: str, workspace: Workspace, weights: bool = True) -> None:
+    """Raise the first mistake of a configuration, before anything heavy is loaded; `weights` as for `check`."""
     runners.check(config, device)
     if not config.runner.address:
         check_device(device)
-    check(config, workspace)
+    check(config, workspace, weights)
     check_saes(config, workspace)
 
 

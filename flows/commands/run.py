@@ -183,7 +183,8 @@ def _plan(config: Any, workspace: Path, device: str, tflops: float | None, as_js
         root = workspace.expanduser().absolute()
         if (root / MARK).exists():
             Workspace.open(root, create=False)
-        check_all(config, device, Workspace(root))
+        # A plan reads configuration files alone.
+        check_all(config, device, Workspace(root), weights=False)
         run = planned(config, root, device=device)
         found = list(run.planned.values())
         counted = amounts(run)

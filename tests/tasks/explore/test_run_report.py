@@ -43,7 +43,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], st
     shelf = Shelf(Workspace.open(tmp_path / "w"))
 
     def written(count: int) -> str:
-        of: Any = [SimpleNamespace(id=f"evaluation_v8_{i:04}") for i in range(count)]
+        of: Any = [
+            SimpleNamespace(id=f"evaluation_v8_{i:04}", summary={"concept": "neon", "method": f"m{i}"})
+            for i in range(count)
+        ]
         path = run_report.write(shelf, of, tmp_path / "r.html", title="t", about={}, config=None, commands=[])
         return path.read_text()
 
