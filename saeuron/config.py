@@ -24,6 +24,11 @@ Half = Literal["conditional", "unconditional", "both"]
 Key = TypeVar("Key", bound=Hashable)
 
 
+def in_text(hookpoint: str) -> bool:
+    """Whether a module, by its dotted path, lies in a text encoder."""
+    return hookpoint.startswith("text_encoder")
+
+
 def twice(keys: Iterable[Key]) -> Key | None:
     """The first key that was there before; None if all differ."""
     seen: set[Key] = set()

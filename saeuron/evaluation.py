@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from saeuron.config import EvaluateConfig, ModelConfig
 from saeuron.errors import BadPrompts
 from saeuron.figures.metrics import Judged
@@ -110,12 +113,31 @@ def look_at(
     Args:
         call: more arguments of the pipeline's call.
     """
-    asked = {domain: [r.prompt.concepts[domain] for r in images if domain in r.prompt.concepts] for domain in judges}
-    labels = {domain: choices(judge, asked[domain]) for domain, judge in judges.items()}
-    seen = []
+    labels, seen = labels_of(images, judges), list[Judged]()
     for batch, pictures in generate(pipe, images, model, seed, extra=call):
-        found = {domain: judge(pictures, labels[domain]) for domain, judge in judges.items()}
-        for i, r in enumerate(batch):
-            said = {domain: judgements[i].label for domain, judgements in found.items()}
-            seen.append(Judged(r.prompt.id, r.index, r.prompt.concepts, said))
+        seen += judged(batch, pictures, judges, labels)
     return seen
+
+
+def labels_of(images: Sequence[Request], judges: Mapping[str, Judge]) -> dict[str, tuple[str, ...]]:
+    """{domain: what its judge chooses among, for these images}."""
+    asked = {domain: [r.prompt.concepts[domain] for r in images if domain in r.prompt.concepts] for domain in judges}
+    return {domain: choices(judge, asked[domain]) for domain, judge in judges.items()}
+
+
+def judged(
+    images: Sequence[Request],
+    pictures: NDArray[np.uint8],
+    judges: Mapping[str, Judge],
+    labels: Mapping[str, Sequence[str]],
+) -> list[Judged]:
+    """What judges see on pictures, uint8 [n, H, W, 3]; one entry per image, in order.
+
+    Args:
+        labels: see `labels_of`; of all images of which these are a part.
+    """
+    found = {domain: judge(pictures, labels[domain]) for domain, judge in judges.items()}
+    return [
+        Judged(r.prompt.id, r.index, r.prompt.concepts, {domain: said[i].label for domain, said in found.items()})
+        for i, r in enumerate(images)
+    ]

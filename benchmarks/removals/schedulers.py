@@ -17,22 +17,21 @@ its Wilson interval. Test prompts.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.removals.steps import test_images
-from benchmarks.results import parser, write
+from benchmarks.removals.steps import of_a_run, test_images
+from benchmarks.results import write
 from flows.config import load
 from saeuron import judges
 from saeuron.config import ModelConfig
 from saeuron.errors import NotFinite
+from saeuron.evaluation import judged, labels_of
 from saeuron.figures.metrics import Judged, wilson
 from saeuron.generation import Request, generate
-from saeuron.judges import Judge, choices
 from saeuron.methods.latents import LatentEdit
 from saeuron.methods.removal import Removal, removed
 from saeuron.pipelines.loading import load_pipeline
@@ -64,16 +63,6 @@ def draw(
     """The images with removals attached, uint8 [n, H, W, 3]."""
     with removed(pipe, removals) as attached:
         return np.concatenate([made for _, made in generate(pipe, images, model, seed, extra=attached.call)])
-
-
-def judged(pictures: NDArray[np.uint8], images: Sequence[Request], looking: Mapping[str, Judge]) -> list[Judged]:
-    """What the judge of each domain sees on the images."""
-    asked = {d: [r.prompt.concepts[d] for r in images if d in r.prompt.concepts] for d in looking}
-    said = {d: judge(pictures, choices(judge, asked[d])) for d, judge in looking.items()}
-    return [
-        Judged(r.prompt.id, r.index, r.prompt.concepts, {d: found[i].label for d, found in said.items()})
-        for i, r in enumerate(images)
-    ]
 
 
 def counts(
@@ -115,12 +104,7 @@ def line(found: Mapping[str, tuple[int, int]]) -> str:
 
 def main() -> None:
     """Measure, and print a line for each scheduler, concept and kind as it is done."""
-    arguments = parser(__doc__ or "")
-    arguments.add_argument("--config", default="canvas")
-    arguments.add_argument(
-        "--removals", type=Path, default=Path("workspace/removals"), help="folder of a run's removals"
-    )
-    arguments.add_argument("--concepts", nargs="+", default=["neon", "king"])
+    arguments = of_a_run(__doc__ or "")
     arguments.add_argument("--methods", nargs="+", default=["gated_uce", "saeuron"])
     arguments.add_argument("--schedulers", nargs="+", default=list(SCHEDULERS))
     arguments.add_argument("--images", type=int, default=12)
@@ -140,10 +124,11 @@ def main() -> None:
             removals = {m: Removal.load(options.removals / f"{concept}.{m}.safetensors") for m in options.methods}
             domain = next(r.domain for r in removals.values())
             images = test_images(config, domain, concept, options.images)
+            labels = labels_of(images, looking)
             about = {"scheduler": scheduler, "concept": concept}
             try:
                 plain = draw(pipe, [], images, config.model, config.evaluate.seed)
-                found = counts(domain, concept, judged(plain, images, looking))
+                found = counts(domain, concept, judged(images, plain, looking, labels))
                 tell(found, **about, kind="plain")
                 if not draws(found):
                     print(f"{scheduler}, {concept}: the model alone does not draw with it; nothing is removed.")
@@ -152,7 +137,7 @@ def main() -> None:
                 for kind, attached in kinds.items():
                     pictures = draw(pipe, attached, images, config.model, config.evaluate.seed)
                     same = [bool(np.array_equal(a, b)) for a, b in zip(pictures, plain, strict=True)]
-                    seen = judged(pictures, images, looking)
+                    seen = judged(images, pictures, looking, labels)
                     tell(counts(domain, concept, seen, same), **about, kind=kind)
             except NotFinite as error:
                 print(f"{scheduler}, {concept}: {error}", flush=True)

@@ -8,6 +8,7 @@ for the concept, as many others for other concepts of its domain, one after anot
 the others are compared with: the promise is UA within 3 points of it.
 """
 
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,14 +68,20 @@ def line(found: Mapping[str, Mapping[str, float | int | None]]) -> str:
     )
 
 
-def main() -> None:
-    """Measure, and print a line for each removal and number of steps as it is done."""
-    arguments = parser(__doc__ or "")
+def of_a_run(description: str) -> ArgumentParser:
+    """A benchmark's arguments: a configuration, the folder of a run's removals, and concepts."""
+    arguments = parser(description)
     arguments.add_argument("--config", default="canvas")
     arguments.add_argument(
         "--removals", type=Path, default=Path("workspace/removals"), help="folder of a run's removals"
     )
     arguments.add_argument("--concepts", nargs="+", default=["neon", "king"])
+    return arguments
+
+
+def main() -> None:
+    """Measure, and print a line for each removal and number of steps as it is done."""
+    arguments = of_a_run(__doc__ or "")
     arguments.add_argument("--method", default="saeuron")
     arguments.add_argument("--steps", nargs="+", type=int, default=[12, 6, 24, 50])
     arguments.add_argument("--target", type=int, default=24)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from flows.plan import Plan
 from saeuron import capturing, evaluation, methods, scoring, tuning
-from saeuron.config import ModelConfig
+from saeuron.config import ModelConfig, in_text
 from saeuron.pipelines.counting import Cost, counted
 from saeuron.prompts import Prompt
 from saeuron.sae.variants import VARIANTS
@@ -137,7 +137,7 @@ class Counting:
     def _kept(self, job: CaptureJob, hookpoint: str) -> int:
         """Rows of an image that are kept at a hookpoint."""
         cost, config = self.cost(job.model), job.config
-        steps = 1 if hookpoint.startswith("text_encoder") else -(-job.model.steps // config.every)
+        steps = 1 if in_text(hookpoint) else -(-job.model.steps // config.every)
         positions = cost.places[hookpoint][0] * (2 if config.half == "both" and job.model.guidance > 1 else 1)
         return steps * min(config.positions or positions, positions)
 

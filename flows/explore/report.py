@@ -100,12 +100,11 @@ class Subject:
                 raise ConfigError(f"{path} shows {name}, which is not here any more: write the report again.")
             about = manifest.summary
             if manifest.stage == "comparison":
-                who, again = (
-                    f"{about['domain']}: {about['method']} beside {about['control']}",
-                    checker.compared(manifest),
-                )
+                who = f"{about['domain']}: {about['method']} beside {about['control']}"
+                again = checker.compared(manifest)
             else:
-                who, again = f"{about['concept']} by {about['method']}", checker.again(manifest, name != manifest.id)
+                who = f"{about['concept']} by {about['method']}"
+                again = checker.again(manifest, brief=name != manifest.id)
                 unknown = tuple(checker.unknown(manifest))
                 figures = {n: value for n, value in figures.items() if not n.startswith(unknown)}
                 seen.append(manifest)

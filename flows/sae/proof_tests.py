@@ -8,7 +8,7 @@ from flows.sae.controls import controls_of
 from flows.sae.report import captured, sampling
 from flows.stages.prompts import prompts
 from flows.summary import text_table
-from saeuron.config import RunConfig
+from saeuron.config import RunConfig, in_text
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.sae.config import SAEConfig
 from storage import Workspace, connect
@@ -54,8 +54,8 @@ def check(workspace: Workspace, config: RunConfig, sae: Manifest, tests: Sequenc
         return
     hookpoint, capture = sae.summary["hookpoint"], captured(workspace, sae)
     look = sampling(run, sae, capture)
-    if hookpoint.startswith("text_encoder") or look.half != "conditional":
-        what = "text encoder" if hookpoint.startswith("text_encoder") else "unconditional half"
+    if in_text(hookpoint) or look.half != "conditional":
+        what = "text encoder" if in_text(hookpoint) else "unconditional half"
         raise ConfigError(
             f"{sae.id} reads the {what}; the tests {', '.join(wanted)} are of the denoiser's conditional half: "
             f"ask for --test {NAMING} alone."

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 MODEL = "openai/clip-vit-large-patch14"
-"""The model of a judge that names none. It has safetensors; OpenAI's smaller ones have only pickles."""
+"""The model of a judge that names none: the usual one for CLIP scores."""
 TEMPLATES = ("a photo of a {label}",)
 """Sentences for the labels, if none are configured."""
 _KINDS = ("clip", "siglip")

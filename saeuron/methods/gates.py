@@ -23,7 +23,7 @@ from torch import Tensor
 
 from saeuron.hooks import Step, to_rows
 from saeuron.methods.latents import LatentEdit
-from saeuron.methods.parts import at_step, relative
+from saeuron.methods.parts import Margin, at_step, relative
 from saeuron.sae.autoencoder import check_width
 
 Tier = Literal["constant", "per_input", "per_position", "scaled", "replaced"]
@@ -46,14 +46,12 @@ class GatedEdit(LatentEdit):
     """Threshold of G, float32 [T]; None without a gate."""
 
     @property
-    def has_gate(self) -> bool:
-        """Whether there is a gate by image or prompt."""
-        return self.gate != "none" and self.tau is not None
-
-    def margin(self, rows: Tensor, timestep: int) -> Tensor:
-        """(G - tau) / (G + tau), see `Edit.margin`."""
-        assert self.tau is not None
-        return relative(self.gated(rows, timestep)[1], at_step(self.tau, self.timesteps, timestep))
+    def margin(self) -> Margin | None:
+        """(G - tau) / (G + tau)."""
+        if self.gate == "none" or self.tau is None:
+            return None
+        tau = self.tau
+        return lambda rows, timestep: relative(self.gated(rows, timestep)[1], at_step(tau, self.timesteps, timestep))
 
     def scaled(self, strength: float) -> "GatedEdit":
         """delta times `strength`. Which images the gate lets through stays the same: tau is scaled where G depends on

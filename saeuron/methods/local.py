@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from saeuron.config import Half
+from saeuron.config import Half, in_text
 from saeuron.errors import ConfigError
 from saeuron.hooks import INPUT, Reader, Step, attached
 from saeuron.methods.latents import LatentEdit, edit_latents
@@ -304,11 +304,6 @@ def unlimited(removal: Removal, *, steps: bool, region: bool) -> str:
 
 
 WHOLE = "at all steps and everywhere: choose all steps and paint no region, or take another removal."
-
-
-def in_text(path: str) -> bool:
-    """Whether a module, by its dotted path, lies in a text encoder."""
-    return path.startswith("text_encoder")
 
 
 def local(

@@ -9,7 +9,7 @@ saves them.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -22,6 +22,10 @@ from saeuron.config import Half
 from saeuron.errors import ConfigError
 from saeuron.hooks import Reader, Step, from_rows, to_rows
 
+Margin = Callable[[Tensor, int], Tensor]
+"""How far a gate is open for each image or prompt, float32 [B] in [-1, 1] of rows [B, positions, D] of the conditional
+half and a timestep; open at 0 and above. It can be differentiated with respect to the rows.
+"""
 KINDS: dict[str, type["Part"]] = {}
 """{kind, as written in files: class of parts}."""
 
@@ -126,15 +130,9 @@ class Edit(Part):
         return self.half == "unconditional"
 
     @property
-    def has_gate(self) -> bool:
-        """Whether it decides for each image or prompt if it edits it: see `margin`."""
-        return False
-
-    def margin(self, rows: Tensor, timestep: int) -> Tensor:
-        """How far the gate is open for each image or prompt, float32 [B] in [-1, 1] of rows [B, positions, D] of the
-        conditional half; open at 0 and above. It can be differentiated with respect to the rows.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no gate")
+    def margin(self) -> Margin | None:
+        """How far its gate is open; None if it has none."""
+        return None
 
     @abstractmethod
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
@@ -262,8 +260,8 @@ class Gate(Protocol):
 class Opening:
     """The gate of an edit, read where it is edited."""
 
-    def __init__(self, edit: Edit) -> None:
-        self.edit = edit
+    def __init__(self, margin: Margin) -> None:
+        self._margin = margin
         self._margins: list[Tensor] | None = None
 
     @contextmanager
@@ -281,7 +279,7 @@ class Opening:
         if self._margins is None:
             return
         if len(rows := to_rows(step.half(output, "conditional"))):
-            self._margins.append(self.edit.margin(rows.float(), step.timestep))
+            self._margins.append(self._margin(rows.float(), step.timestep))
 
 
 def relative(reading: Tensor, threshold: Tensor) -> Tensor:

@@ -246,8 +246,8 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
         if isinstance(part, Edit):
             edit = part.to(device)
             editors.setdefault(part.hookpoint, []).append(edit)
-            if edit.has_gate:
-                gates.append(gate := Opening(edit))
+            if edit.margin is not None:
+                gates.append(gate := Opening(edit.margin))
                 readers.setdefault(part.hookpoint, []).append(gate.look)
         elif isinstance(part, Call):
             call |= part.arguments

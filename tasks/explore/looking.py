@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from saeuron.config import in_text
 from saeuron.errors import ConfigError
 from saeuron.pages.pictures import Picture
 from storage.manifests import Manifest
@@ -99,7 +100,7 @@ def looked_at(shelf: Shelf) -> list[Manifest]:
     """
     newest: dict[str, Manifest] = {}
     for m in shelf.of("sae"):
-        if m.summary.get("dictionary") in (None, "trained") and not m.summary["hookpoint"].startswith("text_encoder"):
+        if m.summary.get("dictionary") in (None, "trained") and not in_text(m.summary["hookpoint"]):
             newest[m.summary["hookpoint"]] = m
     if not newest:
         raise ConfigError("no SAE that sees pictures was trained here yet; run: saeuron run")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from saeuron.config import ModelConfig
+from saeuron.config import ModelConfig, in_text
 from saeuron.errors import ConfigError
 from saeuron.pages.pictures import Picture
 from storage import Workspace
@@ -123,7 +123,7 @@ def model_of(shelf: Shelf, request: Request) -> ModelConfig:
 
 def check(shelf: Shelf, request: Request) -> None:
     """Raise ConfigError or UnknownName for a request that cannot be carried out, before the model is loaded."""
-    from saeuron.methods.local import WHOLE, in_text, unlimited
+    from saeuron.methods.local import WHOLE, unlimited
     from saeuron.methods.removal import Removal
     from tasks.explore.latents import sae_of
     from tasks.generate import file_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saeuron.capturing import capture
-from saeuron.config import CaptureConfig, ModelConfig
+from saeuron.config import CaptureConfig, ModelConfig, in_text
 from saeuron.errors import BadPrompts
 from saeuron.generation import Request, spread
 from saeuron.prompts import Prompt, choose
@@ -124,7 +124,7 @@ def rows_of(
         reading: which rows are read; its number of positions and seed are replaced.
         tell: called with the number of images done.
     """
-    steps = 1 if hookpoint.startswith("text_encoder") else math.ceil(drawing.steps / reading.every)
+    steps = 1 if in_text(hookpoint) else math.ceil(drawing.steps / reading.every)
     positions = math.ceil(config.rows / (config.images * steps))
     reading = reading.model_copy(update={"positions": positions, "seed": config.seed})
     found = []

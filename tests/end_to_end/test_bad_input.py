@@ -28,6 +28,16 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.registry.runs.start", refuse)
 
 
+def refusing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A hub that answers with an error."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+
+
 def settings(*texts: str) -> list[str]:
     return [word for text in texts for word in ("--set", text)]
 
@@ -99,12 +109,7 @@ def test_a_hub_id_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gated", "missing", "no network"])
 def test_a_hub_that_refuses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error, said = ANSWERS[name]
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise error
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    refusing(monkeypatch, error)
     for more in ((), ("--plan",)):
         done = run_here("run", TINY, "-w", tmp_path / "w", "--set", "model.spec=some/model", *more)
         assert done.code == 2 and f"cannot fetch model 'some/model': {said}" in done.complaint, done.err
@@ -114,12 +119,7 @@ def test_a_hub_that_refuses(name: str, tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", ["gated", "missing", "revision", "no network", "no pipeline"])
 def test_a_doctor_says_what_the_hub_answers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error, said = ANSWERS[name]
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise error
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    refusing(monkeypatch, error)
     done = run_here("doctor", "some/model@v9", "-w", tmp_path / "w", "--json")
     (found,) = (f for f in json.loads(done.out) if f["what"] == "model")
     assert done.code == 1 and found["verdict"] == "bad"

@@ -26,7 +26,7 @@ from torch import Tensor
 from saeuron.errors import ConfigError
 from saeuron.hooks import hookpoints
 from saeuron.methods.base import Evidence, Method, Settings, above_zero
-from saeuron.methods.parts import Edit, relative
+from saeuron.methods.parts import Edit, Margin, relative
 from saeuron.methods.text.sae import FIRST
 from saeuron.methods.text.states import BATCH, embeddings, rows
 from saeuron.pipelines import family_of
@@ -63,14 +63,9 @@ class SemanticGate(Edit):
     strength: float
 
     @property
-    def has_gate(self) -> bool:
-        """Always."""
-        return True
-
-    def margin(self, rows: Tensor, timestep: int) -> Tensor:
-        """(g - tau) / (|g| + tau) of the concept whose gate is open the farthest, see `Edit.margin`."""
-        del timestep
-        return relative(self.cosines(rows), self.tau).amax(-1)
+    def margin(self) -> Margin:
+        """(g - tau) / (|g| + tau) of the concept whose gate is open the farthest."""
+        return lambda rows, timestep: relative(self.cosines(rows), self.tau).amax(-1)
 
     def scaled(self, strength: float) -> Self:
         """The change times `strength`; the gates stay as they are."""
