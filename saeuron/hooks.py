@@ -22,9 +22,12 @@ from saeuron.errors import ConfigError, SaeuronError, UnknownName
 from saeuron.pipelines import Family, family_of
 from saeuron.pipelines.base import Rows
 from saeuron.pipelines.calls import caller
+from saeuron.pipelines.compiled import Act, act, inside, placed
 
 INPUT = ":input"
 """Suffix of a hookpoint that is a module's first argument."""
+WRAPPED = "._orig_mod"
+"""What a module's path has more where `torch.compile` wrapped it."""
 
 
 def device_of(pipe: Any) -> torch.device:
@@ -33,9 +36,13 @@ def device_of(pipe: Any) -> torch.device:
 
 
 def hookpoints(pipe: Any) -> dict[str, nn.Module]:
-    """Every module that can be hooked, by its dotted path from the pipeline; `PATH:input` is its input."""
+    """Every module that can be hooked, by its dotted path from the pipeline; `PATH:input` is its input.
+
+    What `torch.compile` wrapped has the path of the wrapper.
+    """
     roots = family_of(pipe).roots(pipe)
-    return {f"{root}.{name}": m for root, inner in roots.items() for name, m in inner.named_modules() if name}
+    found = ((f"{root}.{name}", m) for root, inner in roots.items() for name, m in inner.named_modules() if name)
+    return {path.replace(WRAPPED, ""): m for path, m in found if not hasattr(m, WRAPPED[1:])}
 
 
 def resolve(pipe: Any, path: str) -> nn.Module:
@@ -143,7 +150,7 @@ def _denoising(pipe: Any, family: Family, step: Step) -> Iterator[None]:
         if owner is not None:
             step.guided, step.only = family.batch(owner, call, kwargs)
         else:
-            twins = family.doubles and _twins(_argument(module, args, kwargs)[1])
+            twins = family.doubles and _twins(_argument(module, args, kwargs))
             step.guided, step.only = twins, "conditional"
 
     handle = family.denoiser(pipe).register_forward_pre_hook(before, with_kwargs=True)
@@ -201,15 +208,20 @@ def _encoding(pipe: Any, family: Family, step: Step) -> Iterator[None]:
 
 @contextmanager
 def attached(
-    pipe: Any, *, readers: Mapping[str, Reader] | None = None, editors: Mapping[str, Sequence[Editor]] | None = None
+    pipe: Any,
+    *,
+    readers: Mapping[str, Reader] | None = None,
+    editors: Mapping[str, Sequence[Editor]] | None = None,
+    compiled: bool = True,
 ) -> Iterator[Step]:
     """Attach readers and editors to hookpoints while the context lasts.
 
-    Compiled networks run uncompiled meanwhile, because compiled code does not run hooks.
+    Networks that `torch.compile` compiled whole are compiled once more with the hooks inside (`pipelines.compiled`).
 
     Args:
         readers: {hookpoint: reader}; they see the module's output (or input) before any edit.
         editors: {hookpoint: editors}, applied in order.
+        compiled: whether compiled networks may run; otherwise they run uncompiled meanwhile.
 
     Raises:
         UnknownName: a hookpoint does not exist; nothing is attached then.
@@ -217,20 +229,24 @@ def attached(
     """
     readers, editors, family, step = readers or {}, editors or {}, family_of(pipe), Step()
     modules = {path: resolve(pipe, path) for path in [*readers, *editors]}
-    idle = {*editors}
+    roots, idle = family.roots(pipe), {*editors}
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_denoising(pipe, family, step))
         if any(path.split(".")[0] in family.text_roots for path in modules):
             stack.enter_context(_encoding(pipe, family, step))
-        for path, reader in readers.items():
-            stack.callback(_read(family, step, modules[path], path, reader))
-        for path, chain in editors.items():
-            seen = partial(_note, idle, path)
-            stack.callback(_edit(family, step, modules[path], path, (seen, *chain)))
+        for path, does in [
+            *((path, _reading(step, reader)) for path, reader in readers.items()),
+            *((path, _editing(step, (partial(_note, idle, path), *chain))) for path, chain in editors.items()),
+        ]:
+            place = stack.enter_context(placed(roots[path.removesuffix(INPUT).split(".")[0]], path, does))
+            stack.callback(_hook(family, modules[path], path, does, step, place))
         for module in modules.values():
             _recorders_last(module)
+        hooked = {*modules.values(), *(module for module in roots.values() if module._forward_pre_hooks)}
+        for network in _networks(pipe, roots):
+            stack.enter_context(inside(network, hooked, compiled))
         yield step
         if step.runs and idle:
             raise SaeuronError(
@@ -239,54 +255,60 @@ def attached(
             )
 
 
+def _networks(pipe: Any, roots: Mapping[str, nn.Module]) -> list[nn.Module]:
+    """Everything in a pipeline that may have been compiled, as the pipeline holds it."""
+    held = {name: getattr(pipe, name) for name in roots} | getattr(pipe, "components", {})
+    return [network for network in held.values() if isinstance(network, nn.Module)]
+
+
 def _note(idle: set[str], path: str, step: Step, output: Tensor) -> None:
     """An editor that changes nothing, and notes that its module runs."""
     idle.discard(path)
 
 
-def _read(family: Family, step: Step, module: nn.Module, path: str, reader: Reader) -> Callable[[], None]:
-    """Register a reader; returns the function that removes it."""
+def _reading(step: Step, reader: Reader) -> Act:
+    def does(output: Tensor, source: Tensor | None) -> None:
+        reader(step, output, source)
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        reader(step, _argument(module, args, kwargs)[1], None)
-
-    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        source = _first(module, args, kwargs)[1]
-        reader(step, family.stream(module, output), source if isinstance(source, Tensor) else None)
-
-    if path.endswith(INPUT):
-        return module.register_forward_pre_hook(before, with_kwargs=True).remove
-    return module.register_forward_hook(after, with_kwargs=True).remove
+    return does
 
 
-def _edit(family: Family, step: Step, module: nn.Module, path: str, chain: Sequence[Editor]) -> Callable[[], None]:
-    """Register editors; returns the function that removes them."""
-
-    def edited(tensor: Tensor) -> Tensor | None:
+def _editing(step: Step, chain: Sequence[Editor]) -> Act:
+    def does(output: Tensor, source: Tensor | None) -> Tensor | None:
+        del source
         changed = False
         for editor in chain:
-            new = editor(step, tensor)
+            new = editor(step, output)
             if new is not None:
-                tensor, changed = new, True
-        return tensor if changed else None
+                output, changed = new, True
+        return output if changed else None
+
+    return does
+
+
+def _hook(family: Family, module: nn.Module, path: str, does: Act, step: Step, place: int) -> Callable[[], None]:
+    """Register what is done at a hookpoint; returns the function that removes it."""
+    first = next(iter(inspect.signature(module.forward).parameters), "")
+
+    def run(call: tuple[Any, ...], tensor: Tensor, source: Tensor | None) -> Tensor | None:
+        if torch.compiler.is_compiling():
+            return act(tensor, source, place)
+        outer, step.call = step.call, call
+        try:
+            return does(tensor, source)
+        finally:
+            step.call = outer
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name, tensor = _argument(module, args, kwargs)
-        outer, step.call = step.call, (module, args, kwargs)
-        try:
-            new = edited(tensor)
-        finally:
-            step.call = outer
-        if new is None:
+        tensor = _argument(module, args, kwargs, first)
+        if (new := run((module, args, kwargs), tensor, None)) is None:
             return None
-        return (args, {**kwargs, name: new}) if name else ((new, *args[1:]), kwargs)
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, first: new})
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        outer, step.call = step.call, (module, args, kwargs)
-        try:
-            new = edited(family.stream(module, output))
-        finally:
-            step.call = outer
+        source = args[0] if args else kwargs.get(first)
+        tensor = family.stream(module, output)
+        new = run((module, args, kwargs), tensor, source if isinstance(source, Tensor) else None)
         return None if new is None else family.with_stream(module, output, new)
 
     if path.endswith(INPUT):
@@ -294,24 +316,21 @@ def _edit(family: Family, step: Step, module: nn.Module, path: str, chain: Seque
     return module.register_forward_hook(after, with_kwargs=True).remove
 
 
-def _first(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str | None, Any]:
-    """A module's first argument, and its name if it was passed by keyword."""
-    name = None if args else next(iter(inspect.signature(module.forward).parameters), None)
-    return name, args[0] if args else kwargs.get(name or "")
+def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], first: str | None = None) -> Tensor:
+    """A module's first argument.
 
-
-def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str | None, Tensor]:
-    """A module's first argument, and its name if it was passed by keyword.
+    Args:
+        first: its name, where it is known.
 
     Raises:
         SaeuronError: it is not a tensor.
     """
-    name, value = _first(module, args, kwargs)
+    value = args[0] if args else kwargs.get(first or next(iter(inspect.signature(module.forward).parameters), ""))
     if not isinstance(value, Tensor):
         raise SaeuronError(
             f"the first argument of a hooked {type(module).__name__} is {type(value).__name__}; expected a tensor."
         )
-    return name, value
+    return value
 
 
 def _recorders_last(module: nn.Module) -> None:

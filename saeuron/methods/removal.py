@@ -268,7 +268,7 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
             stack.enter_context(change.changed(pipe))
         chains = {path: [partial(add_changes, group)] for path, group in editors.items()}
         seen = {path: partial(_in_turn, group) for path, group in readers.items()}
-        stack.enter_context(attached(pipe, readers=seen, editors=chains))
+        stack.enter_context(attached(pipe, readers=seen, editors=chains, compiled=not changes))
         yield Attached(call, overlap, tuple(gates), any(part.needs_guidance for part in parts))
 
 

@@ -8,6 +8,7 @@ pixart.py               PixArt-Alpha and -Sigma
 flux.py                 Flux dev and schnell
 flow.py                 what SD3 and Flux share: flow matching, blocks with two streams
 calls.py                which pipeline runs the denoiser
+compiled.py             hooks inside networks that were compiled
 source.py               a model's files, in a folder or on the hub
 survey.py               the modules worth hooking, and the shapes of what they give
 counting.py             what a model costs, counted from its configuration
