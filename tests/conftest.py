@@ -39,15 +39,16 @@ settings.load_profile("saeuron")
 
 
 LONGEST = (
-    # The second needs nothing of what the first makes for all, such as Prefect's database: it need not wait for that.
-    "end_to_end/test_runners.py",
+    # It needs nothing of what the next makes for all, such as Prefect's database: it need not wait for that.
     "storage/catalog/test_attacks.py",
     "end_to_end/test_schedule.py",
     "end_to_end/test_resume.py",
     "end_to_end/test_documentation.py",
-    "faults/test_kills.py",
-    "faults/test_disk.py",
+    "end_to_end/test_explore_browser.py",
+    "end_to_end/test_families.py",
+    "end_to_end/test_given_saes.py",
     "end_to_end/test_object_store.py",
+    "end_to_end/test_leave_out.py",
     "end_to_end/test_controls.py",
     "end_to_end/test_pipeline.py",
     "tasks/test_fit.py",
@@ -55,7 +56,6 @@ LONGEST = (
     "end_to_end/test_concepts.py",
     "benchmarks/test_kernels.py",
     "end_to_end/test_extending.py",
-    "end_to_end/test_families.py",
     "end_to_end/test_audit.py",
     "faults/test_damage.py",
     "storage/catalog/test_query.py",

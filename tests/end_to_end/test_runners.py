@@ -13,6 +13,7 @@ import pytest
 from tests.end_to_end.process import LARGE, TINY, Done, ids, payload, run_here
 
 pytestmark = [
+    pytest.mark.full,  # `make faults`
     pytest.mark.timeout(1500),
     # Of the libraries' own making.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -22,7 +23,7 @@ DEVICES = ("cpu:0", "cpu:1")
 
 
 WHOLE = "dask-whole"
-"""To a removal and its figures; the others make what comes before. It and Ray: `make faults`."""
+"""To a removal and its figures; the others make what comes before."""
 
 
 def runner(name: str) -> tuple[str, ...]:
@@ -79,9 +80,7 @@ class Killer(threading.Thread):
         return {holder(folder / f"{name.replace(':', '-')}.lock") for name in DEVICES}
 
 
-@pytest.fixture(
-    scope="module", params=["dask", *(pytest.param(name, marks=pytest.mark.full) for name in ("ray", WHOLE))]
-)
+@pytest.fixture(scope="module", params=["dask", "ray", WHOLE])
 def disturbed(
     request: pytest.FixtureRequest, server: None, workspaces: Path, temporary: Path
 ) -> Iterator[tuple[Done, Killer]]:

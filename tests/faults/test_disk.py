@@ -22,20 +22,23 @@ def complains(done: Done) -> bool:
     return "no room to write" in said and "free some space and run again" in said
 
 
+TIMES = 30
+
+
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("times", [pytest.param(2, id="few"), pytest.param(30, id="many", marks=pytest.mark.full)])
-def test_the_disk_is_full(nursery: Nursery, undisturbed: Path, tmp_path: Path, times: int) -> None:
+@pytest.mark.full
+def test_the_disk_is_full(nursery: Nursery, undisturbed: Path, tmp_path: Path) -> None:
     """At random places, over and over; in between there is room again, as much as to the next such place."""
     chance, told = random.Random(SEED), Counter[str]()
     round_, ended = 0, False
-    while told.total() < times or not ended:
+    while told.total() < TIMES or not ended:
         root, log = tmp_path / f"w{round_}", tmp_path / "log"
         log.unlink(missing_ok=True)
         early = chance.random() < 0.1
         plan = {
             "root": str(root),
             "log": str(log),
-            "at": (chance.randint(1, 25) if early else chance.randint(1, EVENTS)) if told.total() < times else 10**9,
+            "at": (chance.randint(1, 25) if early else chance.randint(1, EVENTS)) if told.total() < TIMES else 10**9,
             "how": chance.choice(["full", "full", "crammed"]),
             "of": [] if early else WORK,
             "room": chance.choice(ROOMS),
