@@ -180,12 +180,12 @@ def _colours(n: int, generator: torch.Generator, device: torch.device) -> tuple[
     return (ink.view(n, 3, 1, 1), paper.view(n, 3, 1, 1), hue[:, 2].reshape(n, 3, 1, 1))
 
 
-def _distances(objects: Tensor, generator: torch.Generator, names: tuple[str, ...]) -> Tensor:
-    """Signed distance to each posed object in pixels, negative inside, [B, 1, S, S]; the first draws of `render`."""
+def _distances(shapes: Tensor, generator: torch.Generator) -> Tensor:
+    """Signed distance to each posed shape in pixels, negative inside, [B, 1, S, S]; the first draws of `render`."""
     device = generator.device
     # A small pose range: a wide one (2.4 px, 0.2 rad, 13 % of the size) took a model of this size several times as
     # many images before its objects could be told apart (docs/log.md).
-    u = torch.rand(len(objects), 4, generator=generator, device=device) * 2 - 1
+    u = torch.rand(len(shapes), 4, generator=generator, device=device) * 2 - 1
     radius = 11.0 + 0.7 * u[:, 0]
     angle = 0.08 * u[:, 1]
     shift = 1.2 * u[:, 2:]
@@ -196,9 +196,7 @@ def _distances(objects: Tensor, generator: torch.Generator, names: tuple[str, ..
     dy = axis.view(1, -1, 1) - shift[:, 1:, None]
     cos, sin = (f(angle).view(-1, 1, 1) / radius.view(-1, 1, 1) for f in (torch.cos, torch.sin))
     grid = torch.stack((cos * dx + sin * dy, cos * dy - sin * dx), dim=-1) / EXTENT
-    distance = F.grid_sample(
-        templates(names).to(device)[objects], grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    distance = F.grid_sample(shapes, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return distance * radius.view(-1, 1, 1, 1)
 
 
@@ -213,7 +211,11 @@ def masks(objects: Tensor, generator: torch.Generator, names: tuple[str, ...] = 
     Returns:
         float32 [B, 1, 32, 32]: 0 outside, 1 inside, between them on the outline.
     """
-    return (0.5 - _distances(objects.to(generator.device), generator, names)).clamp(0, 1)
+    return (0.5 - _distances(_shapes(objects, generator, names), generator)).clamp(0, 1)
+
+
+def _shapes(objects: Tensor, generator: torch.Generator, names: tuple[str, ...]) -> Tensor:
+    return templates(names).to(generator.device)[objects.to(generator.device)]
 
 
 def render(objects: Tensor, styles: Tensor, generator: torch.Generator, names: tuple[str, ...] = OBJECTS) -> Tensor:
@@ -228,14 +230,25 @@ def render(objects: Tensor, styles: Tensor, generator: torch.Generator, names: t
     Returns:
         float32 [B, 3, 32, 32] in [-1, 1].
     """
-    device = generator.device
-    objects, styles = objects.to(device), styles.to(device)
-    n = len(objects)
-    distance = _distances(objects, generator, names)
+    pens = torch.tensor([FINE_PEN if name in GLYPHS else PEN for name in names])
+    return render_shapes(_shapes(objects, generator, names), styles, generator, pens[objects.cpu()])
+
+
+def render_shapes(
+    shapes: Tensor, styles: Tensor, generator: torch.Generator, pens: Tensor | float = FINE_PEN
+) -> Tensor:
+    """Draw one image per shape, which need not be an object that canvas knows; arguments and result as of `render`.
+
+    Args:
+        shapes: distance templates, float32 [B, 1, R, R] (`saeuron.canvas.shapes`).
+        pens: half the width of a cartoon's outline, pixels, [B] or for all.
+    """
+    device, n = generator.device, len(shapes)
+    styles = styles.to(device)
+    distance = _distances(shapes, generator)
     ink, paper, second = _colours(n, generator, device)
     noise = torch.randn(n, 3, SIZE, SIZE, generator=generator, device=device)
-    pens = torch.tensor([FINE_PEN if name in GLYPHS else PEN for name in names], device=device)
-    pen = pens[objects].view(-1, 1, 1, 1)
+    pen = torch.as_tensor(pens, device=device).expand(n).view(-1, 1, 1, 1)
 
     image = torch.empty(n, 3, SIZE, SIZE, device=device)
     for index in range(len(STYLE_CLASSES)):

@@ -176,13 +176,22 @@ _DRAW: dict[str, Callable[[Points], Tensor]] = {
 @cache
 def templates(objects: tuple[str, ...] = OBJECTS) -> Tensor:
     """Distance templates of these objects, float32 [n_objects, 1, RESOLUTION, RESOLUTION], in their order."""
-    axis = (torch.arange(RESOLUTION, dtype=torch.float32) + 0.5) / RESOLUTION * 2 * EXTENT - EXTENT
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
 
     def draw(name: str) -> Tensor:
         if name in _DRAW:
-            return _DRAW[name]((x, y))
+            return _DRAW[name](_points())
         code, thicken = GLYPHS[name]
         return torch.from_numpy(glyph(code, RESOLUTION, EXTENT, thicken))
 
     return torch.stack([draw(name) for name in objects])[:, None]
+
+
+def polygon(vertices: Sequence[tuple[float, float]]) -> Tensor:
+    """A template of the polygon with these vertices (x, y), float32 [1, RESOLUTION, RESOLUTION]."""
+    return _polygon(_points(), vertices)[None]
+
+
+def _points() -> Points:
+    axis = (torch.arange(RESOLUTION, dtype=torch.float32) + 0.5) / RESOLUTION * 2 * EXTENT - EXTENT
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return x, y

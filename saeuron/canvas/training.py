@@ -110,9 +110,7 @@ class Trainer:
         # Drawn on the CPU, so that a run has the same data on any device.
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step_index + 1)
         falling = config.falling(self.step_index)
-        objects, styles = draw_labels(self.vocabulary, config.batch, generator, None if falling else config.unstyled)
-        images = render(objects, styles, generator, self.vocabulary.objects).to(self.device)
-        tokens = self.prompts.sample(objects, styles, config.dropout, generator, config.unusual).to(self.device)
+        images, tokens = (drawn.to(self.device) for drawn in self.batch(generator, falling))
         clean = F.pixel_unshuffle(images, config.architecture.patch)
         noise = torch.randn(clean.shape, generator=generator).to(self.device)
         early = config.early and not falling
@@ -136,6 +134,13 @@ class Trainer:
         decay = min(config.ema, self.step_index / (self.step_index + 10))
         torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
         return loss.item()
+
+    def batch(self, generator: torch.Generator, falling: bool) -> tuple[Tensor, Tensor]:
+        """(pictures, float32 [B, 3, 32, 32] in [-1, 1]; token ids of their sentences, int64 [B, length]) of a step."""
+        config = self.config
+        objects, styles = draw_labels(self.vocabulary, config.batch, generator, None if falling else config.unstyled)
+        images = render(objects, styles, generator, self.vocabulary.objects)
+        return images, self.prompts.sample(objects, styles, config.dropout, generator, config.unusual)
 
     def save(self, folder: Path) -> None:
         """Everything needed to go on exactly, in one file."""
