@@ -5,4 +5,5 @@ locating.py     heads that carry a concept: patching, codes
 module_sets.py  sets of cross-attentions, patched and swapped
 explaining.py   explanations of latents on new images
 steering.py     success of steering against confidence
+words.py        words by which latents of a cross-attention fire; removals at its z
 """
