@@ -167,6 +167,9 @@ def page(planned: list[Planned]) -> list[str]:
         header = [name for name in header if name not in ("about s", "MB")]
     lines = [text_table(header, rows, wrapped=["what", "because"]), ""] if rows else []
     lines.append(f"{len(todo)} would be made, {len(planned) - len(todo)} are in place")
+    if any(p.stage == "removal" and p.why != "new" for p in todo):
+        # Images are kept by what a removal does, which is known when it is chosen.
+        lines.append("at most: images and figures of a removal that is chosen the same again are kept")
     known = [p for p in todo if p.seconds is not None]
     if known:
         total, size = sum(p.seconds or 0 for p in known), sum(p.megabytes or 0 for p in known)

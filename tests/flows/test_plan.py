@@ -219,6 +219,7 @@ def test_run_plan_prints_and_writes_nothing(whole: Workspace) -> None:
     assert lines[2].split()[:5] == ["score", "6", "stripes;", "neon;", "dots"]
     assert re.search(r"  18\.0 +0\.0  config.images: 4 -> 5$", lines[2]) and lines[3].split() == ["3", "more"]
     assert "23 would be made, 10 are in place" in lines
+    assert "at most: images and figures of a removal that is chosen the same again are kept" in lines
     assert "counted from the model's configuration, before anything is loaded:" in lines
     assert "no judge" not in done.err
     done = run_here("run", TINY, "-w", whole.root, "--plan", "--json")
