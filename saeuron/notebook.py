@@ -216,16 +216,21 @@ def top_images(
         pictures += list(made)
     found = reader.gathered()
     top, firing, (height, width) = found.examples, found.firing, found.grid
+
+    def over(maps: torch.Tensor, place: int) -> NDArray[Any]:
+        return maps[place, :, latent].numpy().reshape(height, width)
+
     shown = [
         Example(
             requests[image].key,
             requests[image].prompt.text,
             pictures[image],
-            top.heat[i, :, latent].numpy().reshape(height, width) if i < len(top.heat) else None,
+            over(top.heat, i) if i < len(top.heat) else None,
             float(top.value[i, latent]),
             int(top.timestep[i, latent]),
             *divmod(int(top.position[i, latent]), width),
             int(top.rank[i, latent]),
+            thirds=[over(maps, i) for maps in top.thirds] if i < len(top.heat) else (),
         )
         for i, image in enumerate(top.image[:, latent].tolist())
         if top.mean[i, latent] > 0

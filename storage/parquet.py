@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import ArtifactDamaged, ArtifactMissing
 from storage.files import atomic_path
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
 
 ROW_GROUP = 102_400
 """Rows of a row group: small enough that one timestep is found by its bounds, large enough to compress."""
@@ -43,12 +47,17 @@ def parquet_writer(path: Path, schema: pa.Schema, encodings: dict[str, str]) -> 
         yield writer
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """The table in a file. Raises ArtifactMissing if there is none, ArtifactDamaged if it is not Parquet."""
+def read_parquet(path: Path, columns: list[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+    """The table in a file. Raises ArtifactMissing if there is none, ArtifactDamaged if it is not Parquet.
+
+    Args:
+        columns: those that are read; None: all.
+        where: a condition on rows; row groups whose bounds exclude it are not read.
+    """
     if not path.exists():
         raise ArtifactMissing(path, "a Parquet file")
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        return pq.read_table(path, columns=columns, filters=where, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactDamaged(path, "a Parquet file", str(error).splitlines()[0]) from None
 

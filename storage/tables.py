@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -27,6 +27,9 @@ from storage.views.inputs import CAPTURES, DESCRIPTIONS, DICTIONARY, EXPLANATION
 from storage.views.inspection import ATTRIBUTIONS, HEAD_LATENTS, HEADS, OOD, PAIRS, PREVALENCE, RELATIVES, STEERING
 from storage.views.pictures import DETECTIONS, IMAGES, JUDGEMENTS, PICTURES
 from storage.views.removals import ATTACKS, GRID, REMOVAL_LATENTS
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
 
 __all__ = [
     "ATTACKS",
@@ -166,6 +169,6 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_parquet(path, table)
 
 
-def read_table(path: Path) -> pa.Table:
-    """The table in a file. Raises ArtifactMissing or ArtifactDamaged."""
-    return read_parquet(path)
+def read_table(path: Path, where: pc.Expression | None = None) -> pa.Table:
+    """The table in a file, or the rows of it that fulfil a condition. Raises ArtifactMissing or ArtifactDamaged."""
+    return read_parquet(path, where=where)

@@ -30,7 +30,7 @@ from saeuron.figures.metrics import Judged, evaluate, summary
 from saeuron.pages.pictures import png_of
 from saeuron.sae.autoencoder import SAE, SAEInfo
 from storage import Workspace
-from storage.catalog.diagnosis import FILES
+from storage.catalog.diagnosis import FILES, MAPS, write_examples
 from storage.dense import shards
 from storage.files import write_json
 from storage.identity import artifact_id
@@ -189,14 +189,14 @@ def _diagnosis(workspace: Workspace, sae: str, latents: int, steps: int, rng: An
         profile |= {name: rng.random(latents * steps) for name in ("density", "mean", "maximum")}
         write_table(folder / "profiles.parquet", _table(profile, "profile"))
         count = latents * EXAMPLES
-        heat = rng.integers(0, 255, (count, GRID_SIDE**2), dtype=np.uint8)
+        maps = rng.integers(0, 255, (len(MAPS), count, GRID_SIDE**2), dtype=np.uint8)
         example = {
             "latent": np.repeat(every, EXAMPLES), "rank": np.tile(np.arange(1, EXAMPLES + 1), latents),
             "prompt_id": rng.choice(keys, count), "image_index": np.zeros(count, int), "mean": rng.random(count),
             "timestep": np.full(count, timesteps[0]), "position": rng.integers(0, GRID_SIDE**2, count),
-            "value": rng.random(count), "heat": [h.tobytes() for h in heat],
+            "value": rng.random(count), **{n: [m.tobytes() for m in of] for n, of in zip(MAPS, maps, strict=True)},
         }  # fmt: skip
-        write_table(folder / "examples.parquet", _table(example, "example"))
+        write_examples(folder / "examples.parquet", _table(example, "example"))
         figure = {name: np.full(steps, 0.5) for name in ("fvu", "relative", "loss_clean", "loss_sae", "loss_zero")}
         step = {"timestep": timesteps, "half": ["conditional"] * steps, "rows": [100] * steps, "l0": [32.0] * steps}
         write_table(folder / "steps.parquet", _table({**step, **figure}, "step"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,26 @@ class ConceptScore:
         return [float(part.mean()) if len(part) else None for part in parts]
 
 
+class Part(NamedTuple):
+    """A latent over an image in one part of the generation."""
+
+    name: str
+    """One of RANGES."""
+    heat: NDArray[np.uint8]
+    """[h, w], its mean over the steps of the part; 255 is its overall maximum."""
+
+    @property
+    def said(self) -> str:
+        """The map in words."""
+        row, column = np.unravel_index(int(self.heat.argmax()), self.heat.shape)
+        share = int(self.heat.max()) / 255
+        if not share:
+            return f"{self.name}: next to nothing"
+        return (
+            f"{self.name}: on average at most {100 * share:.0f} % of its largest value, in row {row}, column {column}"
+        )
+
+
 @dataclass(frozen=True)
 class Example:
     """An image in which a latent fires."""
@@ -61,6 +81,15 @@ class Example:
     """Place among the held-out images by the mean of the latent."""
     concepts: Mapping[str, str] = field(default_factory=dict)
     """{domain: concept} that the prompt asks for."""
+    thirds: Sequence[NDArray[np.uint8] | None] = ()
+    """[h, w] for each of RANGES: the mean of the latent over its steps, on the scale of `heat`. None, or left out at
+    the end: a part without steps, or not kept."""
+
+    @property
+    def by_range(self) -> list[Part]:
+        """The parts of RANGES that have a map, in order."""
+        named = zip(RANGES, self.thirds, strict=False)
+        return [Part(name, heat) for name, heat in named if heat is not None]
 
 
 @dataclass(frozen=True)
@@ -97,6 +126,11 @@ class Latent:
         domain, concept = self.scores[0].domain, self.scores[0].concept
         first = [e for e in self.examples if e.heat is not None and domain in e.concepts]
         return (sum(e.concepts[domain] == concept for e in first), len(first)) if first else None
+
+    @property
+    def has_thirds(self) -> bool:
+        """Whether any of its pictures has maps over thirds of the steps."""
+        return any(e.by_range for e in self.examples)
 
     @property
     def contradicted(self) -> bool:

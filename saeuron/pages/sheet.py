@@ -1,11 +1,13 @@
-"""One latent as a PNG: its top images with its map over each, its profile and its scores."""
+"""One latent as a PNG: its top images with its maps over each, its profile and its scores."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from saeuron.files import atomic_path
-from saeuron.pages.contents import Latent
+from saeuron.pages.contents import RANGES, Latent
 from saeuron.pages.document import heat_colours
 from saeuron.pages.pictures import Picture
 
@@ -20,23 +22,31 @@ def sheet(latent: Latent, title: str, path: Path) -> Path:
     from matplotlib import pyplot
 
     columns = max(len(latent.examples), 6)
-    figure = pyplot.figure(figsize=(1.35 * columns, 6.4), dpi=110, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(3.1, 3))
-    pictures = above.subplots(2, columns, squeeze=False)
-    for axes in pictures.flat:
-        axes.set_axis_off()
-    for i, example in enumerate(latent.examples):
-        height, width = example.picture.shape[:2]
-        extent = (0, width, height, 0)
-        smooth = "nearest" if min(height, width) <= 64 else "antialiased"
-        pictures[0, i].imshow(example.picture, extent=extent, interpolation=smooth)
-        pictures[0, i].set_title(_wrapped(example.prompt), fontsize=6)
-        if example.heat is None:
-            pictures[1, i].text(0.5, 0.5, f"rank {example.rank}", ha="center", va="center", fontsize=7)
+    # Maps over thirds of the steps, where there are some, take a row of their own, less high.
+    more = 0.9 if latent.has_thirds else 0.0
+    figure = pyplot.figure(figsize=(1.35 * columns, 6.4 + more), dpi=110, layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(3.1 + more, 3))
+    rows = [1.55, 1.55, more][: 3 if more else 2]
+    grid = above.add_gridspec(len(rows), columns, height_ratios=rows)
+    for i in range(columns):
+        first, second = (above.add_subplot(grid[row, i]) for row in (0, 1))
+        for axes in (first, second):
+            axes.set_axis_off()
+        if i >= len(latent.examples):
             continue
-        pictures[1, i].imshow(_grey(example.picture), extent=extent, interpolation=smooth)
-        pictures[1, i].imshow(heat_colours(example.heat), extent=extent, interpolation="bilinear")
-        pictures[1, i].set_title(f"{example.value:.3g} at t {example.timestep}", fontsize=7)
+        example = latent.examples[i]
+        _show(first, example.picture)
+        first.set_title(_wrapped(example.prompt), fontsize=6)
+        if example.heat is None:
+            second.text(0.5, 0.5, f"rank {example.rank}", ha="center", va="center", fontsize=7)
+            continue
+        _show(second, example.picture, example.heat)
+        second.set_title(f"{example.value:.3g} at t {example.timestep}", fontsize=7)
+        for place, part in enumerate(example.by_range):
+            small = above.add_subplot(grid[2, i].subgridspec(1, len(RANGES))[0, place])
+            small.set_axis_off()
+            _show(small, example.picture, part.heat)
+            small.set_title(part.name.replace(" ", "\n"), fontsize=6)
     profile, scores = below.subplots(1, 2)
     profile.plot(latent.timesteps, latent.profile, marker="o", markersize=3, linewidth=1.5, color="#2563a8")
     profile.invert_xaxis()
@@ -62,6 +72,16 @@ def sheet(latent: Latent, title: str, path: Path) -> Path:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     pyplot.close(figure)
     return path
+
+
+def _show(axes: Any, picture: Picture, heat: NDArray[np.uint8] | None = None) -> None:
+    """Draw a picture, or, grey, what lies under a map."""
+    height, width = picture.shape[:2]
+    extent = (0, width, height, 0)
+    smooth = "nearest" if min(height, width) <= 64 else "antialiased"
+    axes.imshow(picture if heat is None else _grey(picture), extent=extent, interpolation=smooth)
+    if heat is not None:
+        axes.imshow(heat_colours(heat), extent=extent, interpolation="bilinear")
 
 
 def _grey(picture: Picture) -> Picture:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from storage.catalog.columns import COLUMNS
 from storage.catalog.source import Source
 from storage.manifests import Manifest
+from storage.parquet import write_parquet
 from storage.tables import schema
 from storage.workspace import Workspace
 
@@ -20,17 +21,25 @@ def _of(view: str, names: str) -> pa.Schema:
     return schema(known[name] for name in names.split())
 
 
+MAPS = ("heat", "heat_noisy", "heat_middle", "heat_clean")
+"""Maps of a latent over an image, h * w bytes each, 255 for the latent's overall maximum: where it is largest, and its
+mean over each third of the steps. Null: kept without maps; a third without steps, as in a text encoder."""
 FILES = {
     "latent": _of("latents", "latent density image_density mean maximum max_cosine nearest dead always_on"),
     "profile": _of("latent_steps", "latent timestep density mean maximum"),
-    # With h * w bytes of heat; 255 is the latent's overall maximum. Null: kept without a map.
-    "example": _of("top_examples", "latent rank prompt_id image_index mean timestep position value").append(
-        pa.field("heat", pa.binary())
+    "example": pa.schema(
+        [
+            *_of("top_examples", "latent rank prompt_id image_index mean timestep position value"),
+            *((name, pa.binary()) for name in MAPS),
+        ]
     ),
     "step": _of("sae_steps", "timestep half rows fvu relative l0 loss_clean loss_sae loss_zero"),
 }
 """{kind: columns of the file `<kind>s.parquet`} of a diagnosis."""
 STABILITY_COLUMNS = _of("latents", "latent stability counterpart")
+_EXAMPLES_ROWS = 2048
+"""Rows of a row group of examples: a page shows one latent, and maps of all of them take 168 MB where there are 20,480
+latents and 256 positions."""
 _DIAGNOSES = pa.schema(
     [
         ("file_index", pa.uint64()),
@@ -56,6 +65,11 @@ def diagnosis_sources(workspace: Workspace) -> list[Source]:
             files=tuple(workspace.folder(m.id) / "stability.parquet" for m in compared),
         ),
     ]
+
+
+def write_examples(path: Path, examples: pa.Table) -> None:
+    """Write the table of examples, sorted by latent, so that those of one latent are read alone. Raises DiskFull."""
+    write_parquet(path, examples, row_group=_EXAMPLES_ROWS)
 
 
 def _paths(workspace: Workspace, manifests: Sequence[Manifest], name: str) -> tuple[Path, ...]:

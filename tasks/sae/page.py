@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from torch import Tensor
 
 from saeuron.pages.contents import ConceptScore, Example, Latent, Naming, SAEReport, StepFigures
@@ -15,6 +17,7 @@ from saeuron.pages.sheet import sheet
 from saeuron.sae.autoencoder import SAE
 from saeuron.sae.diagnosis.dictionary import neighbours
 from storage import Workspace, connect
+from storage.catalog.diagnosis import MAPS
 from storage.dense import shards
 from storage.files import read_json, write_atomic
 from storage.manifests import Manifest
@@ -145,12 +148,16 @@ class Diagnosis:
         return self._records(latents, {}, None)
 
     def _examples(self, latents: Sequence[int]) -> dict[int, list[Example]]:
-        table = read_table(self.folder / EXAMPLES)
-        wanted = np.isin(table["latent"].to_numpy(), latents)
-        rows = table.filter(wanted).to_pylist()
+        rows = read_table(self.folder / EXAMPLES, pc.field("latent").isin(latents)).to_pylist()
         keys = {f"{row['prompt_id']}_{row['image_index']:04d}" for row in rows}
         pictures, prompts = self._pictures(keys)
         height, width = self.figures["grid"]
+
+        def map_of(row: dict[str, Any], name: str) -> NDArray[np.uint8] | None:
+            # Tables of earlier versions have no thirds.
+            found = row.get(name)
+            return None if found is None else np.frombuffer(found, dtype=np.uint8).reshape(height, width)
+
         asked = self._asked({row["prompt_id"] for row in rows})
         found: dict[int, list[Example]] = {latent: [] for latent in latents}
         for row in rows:
@@ -160,13 +167,14 @@ class Diagnosis:
                     key=key,
                     prompt=prompts[key],
                     picture=pictures[key],
-                    heat=row["heat"] and np.frombuffer(row["heat"], dtype=np.uint8).reshape(height, width),
+                    heat=map_of(row, MAPS[0]),
                     value=row["value"],
                     timestep=row["timestep"],
                     row=row["position"] // width,
                     column=row["position"] % width,
                     rank=row["rank"],
                     concepts=asked.get(row["prompt_id"], {}),
+                    thirds=[map_of(row, name) for name in MAPS[1:]],
                 )
             )
         return found

@@ -4,7 +4,7 @@ diagnosis.json      figures of the SAE as a whole
 steps.parquet       FVU, L0 and denoising losses per (timestep, half)
 latents.parquet     density, largest value and decoder cosine per latent
 profiles.parquet    density and values per (latent, timestep)
-examples.parquet    images with the largest values of each latent, and its map over each
+examples.parquet    images with the largest values of each latent, and its maps over each
 images.tar          these images, as PNG
 """
 
@@ -27,7 +27,7 @@ from saeuron.sae.diagnosis.denoising import Loss, denoising_losses, recovered
 from saeuron.sae.diagnosis.dictionary import chance, nearest
 from saeuron.sae.diagnosis.gathering import ALWAYS_ON, HALVES, Firing, Gathered, Reader, held_out
 from saeuron.sae.moments import pooled
-from storage.catalog.diagnosis import FILES, STABILITY_COLUMNS
+from storage.catalog.diagnosis import FILES, MAPS, STABILITY_COLUMNS, write_examples
 from storage.dense import shards
 from storage.files import write_json
 from storage.tables import table, write_table
@@ -64,7 +64,7 @@ class DiagnosisJob(Job):
     """The measurement of one SAE on held-out images."""
 
     stage: ClassVar[str] = "diagnosis"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     title: ClassVar[str] = "{sae_id}"
     summary_type: ClassVar[type[Summary]] = DiagnosisSummary
     command: ClassVar[str] = "saeuron sae report {sae_id}"
@@ -142,7 +142,7 @@ def diagnose(job: DiagnosisJob) -> Made:
     write_table(job.folder / STEPS, step_table(gathered, losses))
     write_table(job.folder / LATENTS, latents)
     write_table(job.folder / PROFILES, profile_table(firing))
-    write_table(job.folder / EXAMPLES, example_table(gathered, requests))
+    write_examples(job.folder / EXAMPLES, example_table(gathered, requests))
     write_json(job.folder / FIGURES, figures)
     own = figures["halves"][job.config.half]
     summary = DiagnosisSummary(
@@ -222,15 +222,15 @@ def profile_table(firing: Firing) -> pa.Table:
 
 
 def example_table(gathered: Gathered, requests: list[Request]) -> pa.Table:
-    """One row per (latent, chosen image), by rank; only the first ranks have a map."""
+    """One row per (latent, chosen image), by rank; only the first ranks have maps."""
     top = gathered.examples
     places, latents = (top.mean.T > 0).nonzero(as_tuple=True)[::-1]
     chosen = [requests[i] for i in top.image[places, latents].tolist()]
-    kept = len(top.heat)
-    heat = [
-        top.heat[place, :, latent].numpy().tobytes() if place < kept else None
-        for place, latent in zip(places.tolist(), latents.tolist(), strict=True)
-    ]
+    cells = list(zip(places.tolist(), latents.tolist(), strict=True))
+    maps = {
+        name: [of[place, :, latent].tobytes() if place < len(of) else None for place, latent in cells]
+        for name, of in zip(MAPS, (each.numpy() for each in (top.heat, *top.thirds)), strict=False)
+    }
     columns = {
         "latent": latents.numpy(),
         "rank": top.rank[places, latents].numpy(),
@@ -240,7 +240,7 @@ def example_table(gathered: Gathered, requests: list[Request]) -> pa.Table:
         "timestep": top.timestep[places, latents].numpy(),
         "position": top.position[places, latents].numpy(),
         "value": top.value[places, latents].numpy(),
-        "heat": heat,
+        **{name: maps.get(name, [None] * len(cells)) for name in MAPS},
     }
     return pa.table(columns, FILES["example"])
 

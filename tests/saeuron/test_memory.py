@@ -16,6 +16,8 @@ from saeuron.memory import LANES, full, halve, same_bits
 from saeuron.methods.supervised import Moments
 from saeuron.prompts import Prompt
 from saeuron.sae.autoencoder import SAE, SAEInfo
+from saeuron.sae.diagnosis import DiagnosisConfig
+from saeuron.sae.diagnosis.gathering import Reader
 from saeuron.scoring import Accumulator, counting, gather
 
 PROMPTS = [Prompt(t, "test") for t in ("A cat.", "A star in neon style.", "The boat.", "A house.")]
@@ -151,6 +153,27 @@ def test_a_reader_of_another_kind_is_undone_as_well(tiny_pipe, small):
         after = read()
     assert before.count == after.count and len(before.count) == 3
     assert all(torch.allclose(before.products[t], after.products[t], rtol=1e-6) for t in before.count)
+
+
+def test_maps_over_thirds_are_those_of_one_attempt(tiny_pipe, small):
+    """The attempt that failed has added a step to them already; two micro-batches follow in its place."""
+    torch.manual_seed(0)
+    sae = SAE(SAEInfo("topk", 16, 64, 4, HOOKPOINT)).requires_grad_(False)
+    wanted = requests(PROMPTS, 4)
+
+    def examples():
+        reader = Reader(tiny_pipe, sae, wanted, 3, DiagnosisConfig(images=16, rows=32, examples=5))
+        for _ in reader.over(tiny_pipe, model(16)):
+            pass
+        return reader.gathered().examples
+
+    before = examples()
+    small(8)
+    with pytest.warns(FullMemory):
+        after = examples()
+    assert len(before.thirds) == len(after.thirds) == 3 and all(third.any() for third in before.thirds)
+    assert torch.equal(before.image, after.image) and torch.equal(before.heat, after.heat)
+    assert torch.equal(torch.stack(before.thirds), torch.stack(after.thirds))
 
 
 def memory_attached(pipe, reader):

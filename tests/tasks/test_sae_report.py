@@ -1,5 +1,6 @@
 """What is written of an SAE that is looked at, and the page that is made of it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from saeuron.sae.diagnosis import DiagnosisConfig
 from saeuron.sae.diagnosis.norms import Norm, grouped
 from saeuron.scoring import scores
 from storage import Workspace
+from storage.catalog.diagnosis import MAPS
 from storage.dense import shards
 from storage.files import read_json
 from storage.identity import artifact_id
-from storage.tables import read_table
+from storage.tables import read_table, write_table
 from storage.verify import damage
 from tasks import score as scoring
 from tasks.engine import model as models
@@ -88,7 +90,7 @@ class TestImages:
 class TestId:
     def test_is_of_what_the_result_depends_on(self, looked: Workspace) -> None:
         job = job_of(looked)
-        assert job.id.startswith("diagnosis_v3_")
+        assert job.id.startswith("diagnosis_v4_")
         assert job.model_copy(update={"workspace": Path("/elsewhere")}).id == job.id
         assert job_of(looked, model=job.model.model_copy(update={"spec": "/a/copy"})).id == job.id
         others = [
@@ -180,16 +182,42 @@ class TestDiagnosis:
             ranks = [r["rank"] for r in mine]
             assert ranks[:3] == [1, 2, 3][: len(ranks)] and set(ranks[3:]) <= {4, 5}
             assert [r["heat"] is None for r in mine] == [rank > 3 for rank in ranks]
+            assert all(r["heat_clean"] is None for r in mine)  # two steps
             means = [r["mean"] for r in mine]
             assert means == sorted(means, reverse=True) and min(means) > 0
             assert max(r["value"] for r in mine) <= largest[latent] * (1 + 1e-6)
             for row in mine:
                 assert f"{row['prompt_id']}_{row['image_index']:04d}" in kept
                 if row["heat"] is None:
+                    assert row["heat_noisy"] is None and row["heat_middle"] is None
                     continue
+                # A third of one step is that step's map: of the one where it is largest, and of another.
+                own, other = ("heat_noisy", "heat_middle") if row["timestep"] == 999 else ("heat_middle", "heat_noisy")
+                assert row[own] == row["heat"] and max(row[other]) <= max(row["heat"])
                 heat = np.frombuffer(row["heat"], np.uint8)
                 assert len(heat) == 64 and heat.argmax() == row["position"]
                 assert heat.max() == round(255 * row["value"] / largest[latent])
+
+    @pytest.mark.parametrize(("steps", "kept"), [(1, 1), (2, 2), (4, 3)])
+    def test_thirds_without_steps_are_null(self, looked: Workspace, steps: int, kept: int) -> None:
+        sae = put(looked, SAE.load(looked.folder(sae_at(looked))), f"read at {steps} steps")
+        job = job_of(looked, sae_id=sae, config=LOOK.model_copy(update={"images": 4}))
+        made = diagnose.fn(job.model_copy(update={"model": job.model.model_copy(update={"steps": steps})}))
+        rows = read_table(looked.folder(made.id) / "examples.parquet").to_pylist()
+        for row in rows:
+            there = [name for name in MAPS if row[name] is not None]
+            assert there == (list(MAPS[: 1 + kept]) if row["rank"] <= 3 else [])
+            assert all(len(row[name]) == 64 for name in there)
+        assert any(any(row[name]) for row in rows for name in MAPS[1 : 1 + kept] if row["rank"] == 1)
+
+    def test_a_text_encoder_has_no_thirds(self, looked: Workspace, tmp_path: Path) -> None:
+        sae = SAE(SAEInfo("topk", 32, 16, 4, "text_encoder.encoder.layers.0", "topk"), seed=3)
+        made = diagnose.fn(job_of(looked, sae_id=put(looked, sae, "text"), config=LOOK))
+        rows = read_table(looked.folder(made.id) / "examples.parquet").to_pylist()
+        assert any(row["heat"] for row in rows)
+        assert {row[name] for row in rows for name in MAPS[1:]} == {None}
+        text = write_page(Diagnosis(looked, made.id), tmp_path / "page.html").read_text()
+        assert 'class="over"' in text and "third" not in text.split('<h2 id="latents">')[1]
 
     def test_a_sequence_is_laid_out_as_a_map(self, looked: Workspace) -> None:
         made = diagnose.fn(job_of(looked, HOOKPOINTS[1], config=LOOK.model_copy(update={"images": 4})))
@@ -286,11 +314,32 @@ class TestPage:
         for example, row in zip(first.examples, mine, strict=True):
             assert example.row * 8 + example.column == row["position"]
             assert example.picture.shape == (32, 32, 3) and example.rank == row["rank"]
+            assert bool(example.by_range) == (example.heat is not None)
             if example.heat is not None:
+                assert [part.name for part in example.by_range] == ["noisy third", "middle third"]
+                for part, name in zip(example.by_range, ("heat_noisy", "heat_middle"), strict=True):
+                    assert part.heat.shape == (8, 8) and part.heat.tobytes() == row[name]
                 assert example.heat.shape == (8, 8)
                 assert example.heat[example.row, example.column] == example.heat.max()
             assert all(name in example.prompt for name in example.concepts.values()) and example.concepts
             assert "picture of a" in example.prompt or " in " in example.prompt
+
+    def test_thirds_stand_under_the_largest(self, diagnosis: Diagnosis, tmp_path: Path) -> None:
+        text = write_page(diagnosis, tmp_path / "page.html").read_text()
+        parts = [p for latent in diagnosis.report().latents for e in latent.examples for p in e.by_range]
+        assert parts and all(f'alt="{part.said}"' in text for part in parts)
+        assert text.count('<div class="thirds">') == len(parts) / 2 and "clean third: " not in text
+
+    def test_a_measurement_of_before_thirds_were_kept(self, diagnosis: Diagnosis, tmp_path: Path) -> None:
+        shown = diagnosis.shown()[:3]
+        now = diagnosis.pictured(shown)
+        diagnosis.folder = Path(shutil.copytree(diagnosis.folder, tmp_path / "before"))
+        table = read_table(diagnosis.folder / "examples.parquet")
+        write_table(diagnosis.folder / "examples.parquet", table.drop_columns(list(MAPS[1:])))
+        for latent, earlier in zip(now, diagnosis.pictured(shown), strict=True):
+            assert latent.has_thirds and not earlier.has_thirds
+            for example, other in zip(latent.examples, earlier.examples, strict=True):
+                assert example.key == other.key and np.array_equal(example.heat, other.heat)
 
     def test_it_shows_every_latent_that_it_names(self, diagnosis: Diagnosis, tmp_path: Path) -> None:
         text = write_page(diagnosis, tmp_path / "page.html").read_text()

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 import storage.catalog.diagnosis as catalog
@@ -54,10 +58,22 @@ def test_files_have_the_columns_that_the_catalog_reads(looked: Workspace, name: 
 )
 def test_views_show_the_newest(looked: Workspace, view: str, file: str) -> None:
     expected = read_table(newest(looked) / f"{file}.parquet")
-    names = [name for name in expected.column_names if name != "heat"]
+    names = [name for name in expected.column_names if name not in catalog.MAPS]
     found = run_query(looked, f"select {', '.join(names)} from {view} order by all")
     assert found.num_rows == expected.num_rows > 0
     assert found.to_pylist() == expected.select(names).sort_by([(n, "ascending") for n in names]).to_pylist()
+
+
+def test_the_examples_of_one_latent_are_read_alone(tmp_path: Path) -> None:
+    count = 3000
+    columns = {field.name: pa.nulls(count, field.type) for field in catalog.FILES["example"]}
+    whole = pa.table(columns | {"latent": pa.array(np.arange(count) // 10, pa.uint32())}, catalog.FILES["example"])
+    catalog.write_examples(tmp_path / "examples.parquet", whole)
+    groups = pq.read_metadata(tmp_path / "examples.parquet")
+    bounds = [groups.row_group(i).column(0).statistics for i in range(groups.num_row_groups)]
+    assert sum(b.min <= 7 <= b.max for b in bounds) == 1 < len(bounds)
+    found = read_table(tmp_path / "examples.parquet", pc.field("latent").isin([299, 7]))
+    assert found["latent"].to_pylist() == [7] * 10 + [299] * 10 and found.schema.equals(whole.schema)
 
 
 def test_latents_know_their_density_and_their_counterparts(looked: Workspace) -> None:

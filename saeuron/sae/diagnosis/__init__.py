@@ -1,6 +1,7 @@
 """What an SAE keeps, what it loses, and what each latent responds to, on images that it was not trained on.
 
 gathering.py     sums, largest activations and sample rows of one hookpoint
+thirds.py        mean activation at each position over each third of a generation
 dictionary.py    cosines between decoder rows, and with those of another SAE
 detection.py     how well one latent names a concept, beside controls
 explanations.py  what each latent fires on, as a rule in words
@@ -28,7 +29,7 @@ class DiagnosisConfig(Config):
     read: Literal["output", "update"] = "output"
     """Activations that the SAE was trained on: the module's output, or its output minus its input."""
     examples: int = Field(8, ge=1)
-    """Images kept per latent with its map: those with its largest means. Three more show how it goes on."""
+    """Images kept per latent with its maps: those with its largest means. Three more show how it goes on."""
     loss_images: int = Field(32, ge=1)
     """Images that are noised again for the denoising loss."""
     loss_steps: int = Field(12, ge=1)

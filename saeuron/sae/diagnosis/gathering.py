@@ -1,5 +1,6 @@
 """Read one hookpoint while held-out images are generated: sums, largest activations, a sample of rows."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from saeuron.prompts import Prompt, cells, choose
 from saeuron.sae.autoencoder import SAE, check_width
 from saeuron.sae.diagnosis import DiagnosisConfig
 from saeuron.sae.diagnosis.norms import Norm, Norms
+from saeuron.sae.diagnosis.thirds import Thirds
 from saeuron.sae.moments import Moments
 
 HALVES: tuple[Half, ...] = ("conditional", "unconditional")
@@ -68,6 +70,9 @@ class Examples(NamedTuple):
     """int64 [R, N], its position of P, in row-major order."""
     heat: Tensor
     """uint8 [K, P, N]: f of the first K at that timestep, scaled so that 255 is the latent's overall maximum."""
+    thirds: list[Tensor]
+    """uint8 [K, P, N] for each third of the generation that has a step (see `Thirds`): the mean of f over its steps, on
+    the scale of `heat`. Empty in a text encoder."""
 
 
 class Gathered(NamedTuple):
@@ -148,8 +153,8 @@ class Reader:
         self._sums: dict[int, _Sums] = {}
         self._image_fires = torch.zeros(sae.info.n_latents, dtype=torch.int64)
         self._of_images: list[_Images] = []
-        self._top: tuple[Tensor, Tensor] | None = None
-        """[K, N] largest means so far, and [K, P, N] the maps of their images."""
+        self._top: tuple[Tensor, list[Tensor]] | None = None
+        """[K, N] largest means so far, and maps of their images, [K, P, N]: where they are largest, then by third."""
         self._rows: list[Tensor] = []
         self._row_image: list[int] = []
         self.grid = (0, 0)
@@ -172,6 +177,7 @@ class Reader:
     def _start(self, first: int, batch: Sequence[Request]) -> None:
         self._first, self._batch = first, batch
         self._best: _Best | None = None
+        self._thirds = Thirds()
         self._fired: Tensor | None = None
         self._chosen: list[Tensor] = []
 
@@ -198,6 +204,7 @@ class Reader:
                 self._norms.add(x, f, x_hat)
                 self._count(step.timestep, f)
                 self._compare(step.timestep, f)
+                self._thirds.add(step, f)
                 self._sample(max(step.index, 0), x)
 
     def _count(self, timestep: int, f: Tensor) -> None:
@@ -251,18 +258,20 @@ class Reader:
         b = self._best
         mean = b.total / b.rows
         self._of_images.append(_Images(mean.cpu(), b.value.cpu(), b.timestep.cpu().int(), b.position.cpu().int()))
-        means, maps = (
-            (mean, b.maps) if self._top is None else map(torch.cat, zip(self._top, (mean, b.maps), strict=True))
-        )
+        maps = itertools.chain([b.maps], self._thirds.means())
+        before, kept = self._top or (mean[:0], [b.maps[:0]] * (1 + len(self._thirds)))
+        means = torch.cat([before, mean])
         order = means.sort(dim=0, descending=True, stable=True).indices[: self.config.examples]
-        cells = order[:, None].expand(-1, maps.shape[1], -1)
-        self._top = means.gather(0, order), maps.gather(0, cells)
+        cells = order[:, None].expand(-1, b.maps.shape[1], -1)
+        # One kind of map after another, because each takes as much memory as f at a step.
+        best = [torch.cat(both).gather(0, cells) for both in zip(kept, maps, strict=True)]
+        self._top = means.gather(0, order), best
 
     def _examples(self, largest: Tensor) -> Examples:
         """The chosen images; `largest` [N] is the overall maximum of each latent."""
         assert self._top is not None
         images = _Images._make(map(torch.cat, zip(*self._of_images, strict=True)))
-        heat = (self._top[1].cpu() / largest.float().clamp(min=1e-12)).clamp(0, 1) * 255
+        heat, *thirds = (_scaled(maps.cpu(), largest) for maps in self._top[1])
         order = images.mean.sort(dim=0, descending=True, stable=True).indices
         firing = (images.mean > 0).sum(0)
         first = torch.arange(len(heat))[:, None].expand(-1, order.shape[1])
@@ -275,7 +284,7 @@ class Reader:
         picked["mean"] = picked["mean"] * known
         for name in ("timestep", "position"):
             picked[name] = picked[name].long()
-        return Examples(rank=ranks + 1, image=chosen, heat=heat.round().to(torch.uint8), **picked)
+        return Examples(rank=ranks + 1, image=chosen, heat=heat, thirds=thirds, **picked)
 
     def gathered(self) -> Gathered:
         """Everything read so far."""
@@ -290,6 +299,11 @@ class Reader:
             self.grid,
             self._norms.by_latents(),
         )
+
+
+def _scaled(maps: Tensor, largest: Tensor) -> Tensor:
+    """Maps [K, P, N] as uint8; `largest` [N] is 255."""
+    return ((maps / largest.float().clamp(min=1e-12)).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _grid(output: Tensor, latents: tuple[int, ...]) -> tuple[int, int]:
