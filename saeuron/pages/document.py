@@ -18,6 +18,8 @@ from saeuron.sae.interchange import seems_hub_id
 
 THUMBNAIL = 160
 """Larger pictures are scaled down to this shorter side, in pixels, and stored as JPEG."""
+SMALL_MAP = 16
+"""Longer side, in cells, of maps that are shown about 40 pixels wide."""
 _HARD = 64
 """Pictures up to this shorter side, in pixels, are enlarged without smoothing."""
 
@@ -117,12 +119,19 @@ def heat_colours(heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return colours.round().astype(np.uint8)
 
 
-def overlay(heat: NDArray[np.uint8]) -> str:
-    """The map as a data URI, to be stretched over a picture; browsers smooth it."""
+def overlay(heat: NDArray[np.uint8], most: int | None = None) -> str:
+    """The map as a data URI, to be stretched over a picture; browsers smooth it.
+
+    Args:
+        most: a map whose longer side is more than this is scaled down to it, to means over its cells.
+    """
+    if most is not None and max(heat.shape) > most:
+        height, width = (max(1, round(side * most / max(heat.shape))) for side in heat.shape)
+        heat = np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.BOX))
     return encoded(Image.fromarray(heat_colours(heat), "RGBA"), "PNG", optimize=True)
 
 
 _TEMPLATES.filters.update(number=number, percent=percent, hundred=hundred, plain=plain, overlay=overlay)
 _TEMPLATES.filters["yaml"] = lambda value: yaml.safe_dump(dict(value), sort_keys=True)
-_TEMPLATES.globals["interval"] = interval
+_TEMPLATES.globals.update(interval=interval, SMALL_MAP=SMALL_MAP)
 _TEMPLATES.tests.update(hub_id=seems_hub_id, shipped=FOLDERS.__contains__)

@@ -147,12 +147,21 @@ def test_what_was_measured_of_a_latent_and_its_sae_is_drawn(browser: Browser, si
     browser.open(f"{site}/latent?sae={names['sae']}&i={names['latent']}")
     browser.until(SETTLED)
     sizes = "return [...document.querySelectorAll(arguments[0])].map((e) => Math.min(e.clientWidth, e.clientHeight))"
-    for selector, least in ((".strip .im", 1), (".strip .over img", 1), (".tile", 5), (".plots svg", 3)):
+    drawn = ((".strip .im", 1), (".strip .over img", 1), (".thirds img", 3), (".tile", 5), (".plots svg", 3))
+    for selector, least in drawn:
         found = browser.run(sizes, selector)
         assert len(found) >= least and min(found) > 20, (selector, found)
-    assert browser.run("return document.querySelectorAll('.strip .over img').length") == browser.run(
-        "return document.querySelectorAll('.strip figure').length"
+    # Under each image the map where it is largest, and those over thirds of the steps, which are smaller and named.
+    counts = "return arguments[0].map((s) => document.querySelectorAll(s).length)"
+    figures, peaks, thirds = browser.run(counts, [".strip figure", ".strip figure > .over img", ".thirds img"])
+    assert figures == peaks == thirds / 3
+    assert max(browser.run(sizes, ".thirds img")) < min(browser.run(sizes, ".strip figure > .over img")) / 2
+    said = (
+        "return [...document.querySelectorAll('.thirds > div')].map((e) => [e.innerText, e.querySelector('img').alt])"
     )
+    told = [(name.strip(), alt) for name, alt in browser.run(said)]
+    assert [name for name, _ in told] == ["noisy third", "middle third", "clean third"] * figures
+    assert all(alt.startswith(f"{name}: ") for name, alt in told)
     text = browser.run("return document.querySelector('main').innerText")
     for said in ("Fires on: ", "Turned up and down", "a latent drawn at random", "Words that it fires by", "stability"):
         assert said in text or said in browser.run("return document.querySelector('main').innerHTML"), said

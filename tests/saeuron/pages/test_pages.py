@@ -18,7 +18,17 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from saeuron.pages import plots
-from saeuron.pages.contents import ConceptScore, Example, Latent, Named, Naming, NamingMeans, SAEReport, StepFigures
+from saeuron.pages.contents import (
+    RANGES,
+    ConceptScore,
+    Example,
+    Latent,
+    Named,
+    Naming,
+    NamingMeans,
+    SAEReport,
+    StepFigures,
+)
 from saeuron.pages.document import Gallery, heat_colours, number, overlay, percent, render
 from saeuron.pages.sae import page
 from saeuron.pages.sheet import sheet
@@ -79,6 +89,12 @@ def latent(index: int, *, examples=3, scored=True, **fields) -> Latent:
         "stability": None, "timesteps": [999, 499, 0], "profile": [0.0, 0.2, 0.1],
     }  # fmt: skip
     return Latent(latent=index, **{**known, **fields}, scores=scores if scored else [], examples=shown)
+
+
+def split(made: Latent) -> Latent:
+    """With maps over thirds of the steps."""
+    third = np.full((4, 4), 90, np.uint8)
+    return replace(made, examples=[replace(e, thirds=[third] * 3) for e in made.examples])
 
 
 def report(**fields) -> SAEReport:
@@ -187,6 +203,34 @@ class TestPage:
         text = page(report(latents=[replace(latent(3), examples=shown)]))
         parsed(text)
         assert text.count('class="over"') == 1 and text.count("40th: ") == 2
+
+    def test_maps_over_thirds(self) -> None:
+        maps = [np.zeros((4, 4), np.uint8) for _ in range(3)]
+        maps[0][2, 3], maps[1][0, 1] = 128, 51
+        first, *rest = latent(3).examples
+        text = page(report(latents=[replace(latent(3), examples=[replace(first, thirds=maps), *rest]), latent(4)]))
+        parsed(text)
+        assert re.findall(r'alt="(\w+ third: [^"]*)"', text) == [
+            "noisy third: on average at most 50 % of its largest value, in row 2, column 3",
+            "middle third: on average at most 20 % of its largest value, in row 0, column 1",
+            "clean third: next to nothing",
+        ]
+        small = text.split('<div class="thirds">')[1].split("</figure>")[0]
+        assert re.findall(r"</div>(\w+ third)</div>", small) == list(RANGES)
+        shown = [Image.open(io.BytesIO(base64.b64decode(d))) for d in re.findall(r"base64,([^\"]*)\"", small)]
+        assert [np.array_equal(np.asarray(i), heat_colours(m)) for i, m in zip(shown, maps, strict=True)] == [True] * 3
+        # Only where there are some, in the strip and in words.
+        assert text.count('<div class="strip wide">') == text.count('<div class="strip">') == 1
+        assert "its mean over the steps of each third" in text
+        assert "its mean over the steps of each third" not in page(report())
+
+    @pytest.mark.parametrize("steps", [1, 2])
+    def test_thirds_without_steps_are_not_shown(self, steps: int) -> None:
+        heat = np.full((4, 4), 9, np.uint8)
+        for thirds in ([heat] * steps, [heat] * steps + [None] * (3 - steps)):
+            shown = [replace(e, thirds=thirds) for e in latent(3).examples]
+            text = page(report(latents=[replace(latent(3), examples=shown)]))
+            assert [text.count(f'alt="{name}: ') for name in RANGES] == [3] * steps + [0] * (3 - steps)
 
     def test_a_picture_is_there_once(self) -> None:
         text = page(report())
@@ -344,9 +388,16 @@ class TestDocument:
         assert data is not None
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1])))), colours[:, [0, 2]])
 
+    def test_a_map_of_many_cells_is_scaled_down_to_means(self) -> None:
+        heat = np.kron(np.arange(64, dtype=np.uint8).reshape(4, 16), np.full((4, 4), 3, np.uint8))
+        assert overlay(heat, 16) == overlay(heat[::4, ::4]) != overlay(heat) == overlay(heat, 64)
+        assert overlay(heat[:1, :32], 16) == overlay(heat[:1, :32:2], 16)
+
 
 class TestSheet:
-    @pytest.mark.parametrize("made", [latent(3), latent(3, examples=0, scored=False), latent(3, examples=9)])
+    @pytest.mark.parametrize(
+        "made", [latent(3), latent(3, examples=0, scored=False), latent(3, examples=9), split(latent(3, examples=9))]
+    )
     def test_is_a_picture(self, made: Latent, tmp_path: Path) -> None:
         path = sheet(made, "latent 3", tmp_path / "pictures" / "latent.png")
         found = np.asarray(Image.open(path).convert("RGB"))
@@ -356,6 +407,16 @@ class TestSheet:
         red = (found[..., 0] > 200) & (found[..., 1] < 60) & (found[..., 2] < 60)
         assert (red.sum() > 50) == bool(made.examples)
         assert [p.name for p in path.parent.iterdir()] == ["latent.png"]
+
+    def test_thirds_stand_in_a_row_of_their_own(self, tmp_path: Path) -> None:
+        def pixels(made: Latent) -> np.ndarray:
+            return np.asarray(Image.open(sheet(made, "latent 3", tmp_path / "latent.png")).convert("RGB")).astype(int)
+
+        without, with_thirds = pixels(latent(3)), pixels(split(latent(3)))
+        assert with_thirds.shape[0] > without.shape[0] + 60 and with_thirds.shape[1] == without.shape[1]
+        # Their colour: a third of the scale, over grey.
+        yellow = [((p[..., 0] - p[..., 2] > 60) & (p[..., 1] - p[..., 2] > 20)).sum() for p in (without, with_thirds)]
+        assert yellow[1] > yellow[0] + 9 * 500
 
 
 def test_scores_of_a_concept() -> None:

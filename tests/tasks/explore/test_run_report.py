@@ -32,7 +32,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], st
     def record(shelf: Shelf, evaluation: Any, source: Any, *, most: int, shown: int) -> RemovalRecord:
         def examples(i: int) -> list[Example]:
             return [
-                replace(e, key=f"{evaluation.id}{i}{n}", picture=noise(n)) for n, e in enumerate(latent(i).examples)
+                replace(e, key=f"{evaluation.id}{i}{n}", picture=noise(n), thirds=[noise(n)[..., 0]] * 3)
+                for n, e in enumerate(latent(i).examples)
             ]
 
         place = replace(RECORD.places[0], shown=[replace(latent(i), examples=examples(i)) for i in range(shown)])
