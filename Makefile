@@ -34,7 +34,7 @@ check: .venv/installed-test
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Tests that are skipped without packages which the tests' extra leaves out: peft, nudenet, pandas. They stay in .venv, and
 # Arrow and diffusers then import pandas and peft in every process. The test against torch-fidelity stays out: it needs
