@@ -74,13 +74,7 @@ def main() -> None:
         losses.append(trainer.step())
         if step % 100 == 99:
             say(f"step {step + 1}: loss {np.mean(losses[-100:]):.4f}")
-    with torch.no_grad():
-        for name, value in trainer.parameters.items():
-            value.copy_(trainer.ema[name])
-    trainer.pipe.unet.eval()
-    trainer.pipe.text_encoder.eval()
-
-    bench.pipe, rows = trainer.pipe, []
+    bench.pipe, rows = trainer.mean(), []
     drawn = {"the shipped model": bench.plain, "trained on them": bench.draw("memorised", bench.requests)}
     fresh = [bench.look(p).mean for p in shifts(pixels(bench.sample.control[1]))]
     for model, pictures in drawn.items():

@@ -142,6 +142,15 @@ class Trainer:
         images = render(objects, styles, generator, self.vocabulary.objects)
         return images, self.prompts.sample(objects, styles, config.dropout, generator, config.unusual)
 
+    @torch.no_grad()
+    def mean(self) -> StableDiffusionPipeline:
+        """The pipeline with the running mean of its weights, to generate with; training ends with this."""
+        for name, value in self.parameters.items():
+            value.copy_(self.ema[name])
+        self.pipe.unet.eval()
+        self.pipe.text_encoder.eval()
+        return self.pipe
+
     def save(self, folder: Path) -> None:
         """Everything needed to go on exactly, in one file."""
         tensors = prefixed("weights", self.parameters) | prefixed("ema", self.ema)
