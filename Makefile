@@ -45,7 +45,7 @@ test-extras: .venv/installed-test
 		tests/storage/catalog/test_notebook.py
 
 # Everything that can befall a run, more than a hundred kills among it; docs/log.md says how long it takes. What
-# queries without end may take, given time. Runs by Ray, the kernels for GPUs and torch's compiler too.
+# queries without end may take, given time. Killed workers of Dask and Ray, kernels for GPUs and compiled networks too.
 faults: .venv/installed-test
 	$(BIN)/pytest -n 2 --dist loadfile tests/faults tests/storage/catalog/test_attacks.py \
 		tests/benchmarks/test_kernels.py tests/end_to_end/test_runners.py \

@@ -257,7 +257,7 @@ def attached(
 
 def _networks(pipe: Any, roots: Mapping[str, nn.Module]) -> list[nn.Module]:
     """Everything in a pipeline that may have been compiled, as the pipeline holds it."""
-    held = {name: getattr(pipe, name) for name in roots} | getattr(pipe, "components", {})
+    held = {name: getattr(pipe, name) for name in roots} | vars(pipe)
     return [network for network in held.values() if isinstance(network, nn.Module)]
 
 

@@ -39,7 +39,7 @@ settings.load_profile("saeuron")
 
 
 LONGEST = (
-    # It needs nothing of what the next makes for all, such as Prefect's database: it need not wait for that.
+    # First a file that needs nothing of what the next one makes for all, such as Prefect's database, and would wait.
     "storage/catalog/test_attacks.py",
     "end_to_end/test_schedule.py",
     "end_to_end/test_resume.py",

@@ -68,6 +68,8 @@ class Bench:
 
     def __init__(self, config: RunConfig, pairs: int, keep: Path | None, how: DictionaryConfig) -> None:
         self.config, self.keep = config, keep
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
         self.prompts = build(config.prompts, config.domains)
         self.pipe = load_pipeline(config.model.spec)
         self.source = FromRenderer(Rendered(CANVAS))
@@ -91,8 +93,8 @@ class Bench:
     def draw(
         self, name: str, requests: Sequence[Request], removals: Sequence[Removal] = (), noise: int = SEED, **how: Any
     ) -> Pixels:
-        """Pictures, kept under a name."""
-        place = self.keep / f"{name}.npy" if self.keep else None
+        """Pictures, kept under a name and their number."""
+        place = self.keep / f"{name}_{len(requests)}.npy" if self.keep else None
         if place and place.exists():
             return np.asarray(np.load(place, allow_pickle=False))
         model = ModelConfig.model_validate({**self.config.model.model_dump(), **how})
@@ -326,8 +328,6 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=1)
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
     began, rows = time.process_time(), list[dict[str, Any]]()
     bench = Bench(load("canvas"), options.pairs, options.keep, DictionaryConfig(steps=options.steps))
     plain = prevalence(bench.real.mean, bench.generated.mean, SEED, "plain")

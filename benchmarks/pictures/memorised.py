@@ -58,8 +58,6 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=1)
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
     bench = Bench(load("canvas"), options.pairs, options.keep, DictionaryConfig())
     mine = np.arange(len(bench.requests)) % (len(bench.requests) // COUNT) == 0
     mine &= np.cumsum(mine) <= COUNT
@@ -75,7 +73,8 @@ def main() -> None:
         if step % 100 == 99:
             say(f"step {step + 1}: loss {np.mean(losses[-100:]):.4f}")
     bench.pipe, rows = trainer.mean(), []
-    drawn = {"the shipped model": bench.plain, "trained on them": bench.draw("memorised", bench.requests)}
+    trained = f"memorised_{options.steps}_{options.batch}_{options.lr:g}"
+    drawn = {"the shipped model": bench.plain, "trained on them": bench.draw(trained, bench.requests)}
     fresh = [bench.look(p).mean for p in shifts(pixels(bench.sample.control[1]))]
     for model, pictures in drawn.items():
         xi = [bench.look(p).mean for p in shifts(pictures)]

@@ -1,7 +1,8 @@
 """The explorer in a browser: wide and narrow, by keyboard alone, without errors in the console.
 
-With SAEURON_AXE, the path of axe.min.js of the npm package axe-core, its serious findings are looked for too. With
-SAEURON_SCREENSHOTS, a folder, what was shown is kept there.
+One file: all tests share a browser, and a workspace that takes long to measure. With SAEURON_AXE, the path of
+axe.min.js of the npm package axe-core, its serious findings are looked for too. With SAEURON_SCREENSHOTS, a folder,
+what was shown is kept there.
 """
 
 import base64
