@@ -4,7 +4,7 @@
 
 For each concept: how much of the change in the prediction all heads carry together (1 is expected), how much where a
 prompt without the concept takes their place (0), and how codes from ten training images rank the heads: AUC for the
-quarter of heads with the largest share, at 10, 50 and 100 scored images; beside two controls, shuffled labels and a
+quarter of heads with the largest share, at 5, 10, 25 and 100 scored images; beside two controls, shuffled labels and a
 difference of means without an SAE. The intervals are over concepts.
 """
 
@@ -25,7 +25,8 @@ from saeuron.pipelines.patching import interval, measure
 from saeuron.prompts import Prompt
 from tasks.inspection.locate import examples
 
-SIZES = (10, 50, 100)
+SIZES = (5, 10, 25, 100)
+"""Numbers of scored images, half of them with the concept (3 of 5)."""
 
 
 def styled_prompts(vocabulary: Vocabulary, *splits: Split) -> list[Prompt]:
@@ -71,7 +72,7 @@ def main() -> None:
         c = contributions(pipe, images, found, model, seed + 1)
         for n in SIZES:
             half = max(SIZES) // 2
-            some = [*range(n // 2), *range(half, half + n // 2)]
+            some = [*range((n + 1) // 2), *range(half, half + n // 2)]
             of = scores(codes, [x[some] for x in c], positive[some])
             for name, value in (
                 ("codes", of.codes),
