@@ -7,5 +7,6 @@ wordings.py       gates where a concept is asked for in other words
 steps.py          removals at other numbers of steps
 schedulers.py     removals with other schedulers
 thresholds.py     thresholds in place of TopK
+selections.py     other ways to choose what SAeUron's edit acts on
 super_concept.py  three concepts at once
 """
