@@ -13,7 +13,7 @@ relatives   edited only above the largest mu of any other concept
 late        only the half of the steps that is nearer to the image
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from saeuron.prompts import build
 from saeuron.sae.autoencoder import SAE
 from saeuron.scoring import DELTA, means
 from saeuron.scoring import share as share_of
-from saeuron.tuning import best, trial, validation_images
+from saeuron.tuning import Trial, best, candidates, trial, validation_images
 from storage import Workspace
 from storage.statistics.sums import Sums, read_statistics
 from tasks.registry import runs
@@ -165,51 +165,21 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(1)
     bench, rows = Bench(options.workspace), list[dict[str, Any]]()
-    config, method = bench.config, methods.get("saeuron")
     tested: dict[tuple[str, str], list[tuple[str, Seen]]] = {}
     for concept in options.concepts:
-        domain = config.domain_of(concept)
+        domain = bench.config.domain_of(concept)
         if domain is None:
             raise SystemExit(f"error: {concept!r} is no concept of {options.workspace}.")
-        saes = bench.saes(domain)
-        statistics = {h: bench.statistics(domain, i) for h, (i, _) in saes.items()}
-        plain = {h: profile(s.of[concept], s.total) for h, s in statistics.items()}
-        validation = validation_images(bench.prompts, config.tune, domain, concept, config.domains[domain].concepts)
-        test = test_images(bench.prompts, config.evaluate, (domain, concept))
-        unedited = bench.see([], validation, config.tune.seed)
-        grid = method.candidates(config.grid(domain, "saeuron"))
-        for form in options.forms:
-            evidence = Evidence(
-                concept,
-                domain,
-                tuple(saes),
-                config.tune.half,
-                saes={h: sae for h, (_, sae) in saes.items()},
-                sae_ids={h: i for h, (i, _) in saes.items()},
-                profiles={h: FORMS[form](p, statistics[h], concept) for h, p in plain.items()},
-                model=config.model,
-            )
-            trials = [
-                trial(r, list(bench.judges), bench.see([r], validation, config.tune.seed).judged, unedited.judged)
-                for r in (method.removal(evidence, None, settings) for settings in grid)
-            ]
-            chosen = best(trials)
-            seen = bench.see([chosen.removal], test, config.evaluate.seed)
+        for form, trial_of, seen in tried(bench, domain, concept, options.forms):
             tested.setdefault((domain, form), []).append((concept, seen))
             asked = [odd for j, odd in zip(*seen, strict=True) if j.asked.get(domain) == concept]
-            row = {
-                "concept": concept,
-                "form": form,
-                "settings": dict(chosen.removal.settings),
-                "validation": chosen.value,
-                "odd": sum(asked) / len(asked),
-                **_shares(domain, list(bench.judges), [(concept, seen)]),
-            }
-            rows.append(row)
-            print(row, flush=True)
+            row = {"concept": concept, "form": form, "settings": dict(trial_of.removal.settings)}
+            row |= {"validation": trial_of.value, "odd": sum(asked) / len(asked)}
+            rows.append(row | _shares(domain, list(bench.judges), [(concept, seen)]))
+            print(rows[-1], flush=True)
     for (domain, form), seen_of in tested.items():
-        names, plain_of = list(bench.judges), tested[domain, options.forms[0]]
-        pairs = [Pair(c, s.judged, p.judged) for (c, s), (_, p) in zip(seen_of, plain_of, strict=True)]
+        names, first = list(bench.judges), tested[domain, options.forms[0]]
+        pairs = [Pair(c, s.judged, p.judged) for (c, s), (_, p) in zip(seen_of, first, strict=True)]
         row = {"domain": domain, "form": form, **_shares(domain, names, seen_of)}
         if form != options.forms[0]:
             apart = compare(domain, names, pairs)
@@ -217,6 +187,33 @@ def main() -> None:
         rows.append(row)
         print(row, flush=True)
     write(rows, options.json)
+
+
+def tried(bench: Bench, domain: str, concept: str, forms: Sequence[str]) -> Iterator[tuple[str, Trial, Seen]]:
+    """(form, its best candidate on validation images, its test images) of one concept."""
+    config, method = bench.config, methods.get("saeuron")
+    saes = bench.saes(domain)
+    statistics = {h: bench.statistics(domain, i) for h, (i, _) in saes.items()}
+    plain = {h: profile(s.of[concept], s.total) for h, s in statistics.items()}
+    validation = validation_images(bench.prompts, config.tune, domain, concept, config.domains[domain].concepts)
+    test = test_images(bench.prompts, config.evaluate, (domain, concept))
+    unedited = bench.see([], validation, config.tune.seed)
+    for form in forms:
+        evidence = Evidence(
+            concept,
+            domain,
+            tuple(saes),
+            config.tune.half,
+            saes={h: sae for h, (_, sae) in saes.items()},
+            sae_ids={h: i for h, (i, _) in saes.items()},
+            profiles={h: FORMS[form](p, statistics[h], concept) for h, p in plain.items()},
+            model=config.model,
+        )
+        found = candidates(method, evidence, method.candidates(config.grid(domain, "saeuron")))
+        looked = [bench.see([removal], validation, config.tune.seed) for removal in found]
+        trials = [trial(r, list(bench.judges), s.judged, unedited.judged) for r, s in zip(found, looked, strict=True)]
+        chosen = best(trials)
+        yield form, chosen, bench.see([chosen.removal], test, config.evaluate.seed)
 
 
 def _shares(domain: str, domains: Sequence[str], seen: Sequence[tuple[str, Seen]]) -> dict[str, float | None]:
