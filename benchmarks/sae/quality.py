@@ -3,8 +3,8 @@
     python -m benchmarks.sae.quality --table docs/sae_quality.md --plot docs/sae_quality.png
 
 Rows of one hookpoint are captured from training prompts, and shuffled for each seed; all SAEs of a seed are trained on
-the same batches in the same order. FVU and L0 are of rows from test prompts, each row by itself. F1: for each object
-the latent and threshold that name it best are chosen on validation images and judged on test images
+the same batches in the same order. FVU and L0 are of rows from test prompts, each row by itself. F1: for each object, or
+style, the latent and threshold that name it best are chosen on validation images and judged on test images
 (`saeuron.sae.diagnosis.detection`). Stability: the mean largest cosine of the decoder rows of these latents to those of
 the next seed's SAE. k is what each variant is asked for; L0 is what it uses.
 
@@ -65,11 +65,11 @@ class Found(NamedTuple):
     l0: float
     never: float
     f1: float
-    """Mean over objects."""
+    """Mean over objects, or styles."""
     named: float
-    """Share of objects with an F1 of at least GOOD."""
+    """Share of them with an F1 of at least GOOD."""
     used: list[int]
-    """The best latent of each object."""
+    """The best latent of each."""
 
 
 class Images(NamedTuple):
@@ -77,8 +77,8 @@ class Images(NamedTuple):
 
     rows: NDArray[Any]
     """float16 [images, steps, P, D]."""
-    objects: list[str]
-    """The object that each asks for."""
+    asked: list[str]
+    """The object, or the style, that each asks for."""
 
 
 def main() -> None:
@@ -86,6 +86,8 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--folder", type=Path, default=Path("quality"), help="what is done is kept here (quality)")
     arguments.add_argument("--hookpoint", default=HOOKPOINT)
+    arguments.add_argument("--domain", choices=("object", "style"), default="object", help="what latents name (object)")
+    arguments.add_argument("--each", type=int, default=1, help="training images of each object in each style (1)")
     arguments.add_argument("--objects", type=int, default=20, help="of canvas, evenly spaced in its list (20)")
     every = [UNTRAINED, *sorted([*VARIANTS, *(name + SHUFFLED for name in LEARNED_FROM_LABELS)])]
     arguments.add_argument("--variants", nargs="+", default=every)
@@ -129,7 +131,7 @@ def main() -> None:
 
 def kept(options: Namespace) -> None:
     """Refuse a folder that holds results of other settings."""
-    names = ("hookpoint", "objects", "expansion", "steps", "batch", "lr")
+    names = ("hookpoint", "domain", "each", "objects", "expansion", "steps", "batch", "lr")
     path, now = options.folder / "settings.json", {name: getattr(options, name) for name in names}
     if path.exists() and (before := json.loads(path.read_text())) != now:
         raise SystemExit(f"{options.folder} holds results of {before}; expected {now}: give another --folder.")
@@ -137,11 +139,12 @@ def kept(options: Namespace) -> None:
 
 
 def captured(options: Namespace, split: Split) -> Images:
-    """One image of every cell of some objects and all styles."""
+    """One image of every cell of some objects and all styles, of which the concept of a domain counts."""
     every = len(CANVAS.objects) // options.objects
     objects = CANVAS.objects[::every][: options.objects]
-    wanted = [r for r in requests(split, 1, CANVAS) if r.prompt.concepts["object"] in objects]
-    asked = [r.prompt.concepts["object"] for r in wanted]
+    each = options.each if split == "train" else 1
+    wanted = [r for r in requests(split, each, CANVAS) if r.prompt.concepts["object"] in objects]
+    asked = [r.prompt.concepts[options.domain] for r in wanted]
     path = options.folder / f"{split}.npy"
     if not path.exists():
         config = CaptureConfig(seed={"train": 0, "validation": 1, "test": 2}[split])
@@ -164,11 +167,11 @@ def made(options: Namespace, variant: str, k: int, seed: int, seen: dict[Split, 
         config = config.learning("untrained")
     train = seen["train"]
     if variant.endswith(SHUFFLED):
-        order = np.random.default_rng(seed).permutation(len(train.objects))
-        train = train._replace(objects=[train.objects[i] for i in order])
+        order = np.random.default_rng(seed).permutation(len(train.asked))
+        train = train._replace(asked=[train.asked[i] for i in order])
     sae = fitted(config, train)
     chosen, judged_on = seen["validation"], seen["test"]
-    judged = detections(strengths(sae, chosen.rows), chosen.objects, strengths(sae, judged_on.rows), judged_on.objects)
+    judged = detections(strengths(sae, chosen.rows), chosen.asked, strengths(sae, judged_on.rows), judged_on.asked)
     rows = judged_on.rows
     flat = (tensor_of(part.reshape(-1, rows.shape[-1])) for part in np.array_split(rows, -(-len(rows) // _IMAGES)))
     whole = quality(sae, flat)
@@ -187,12 +190,12 @@ def made(options: Namespace, variant: str, k: int, seed: int, seen: dict[Split, 
 def fitted(config: SAEConfig, images: Images) -> SAE:
     """An SAE trained on the rows of images, in an order that its seed draws; they start again at their end.
 
-    Variants that learn from labels get the object of each image.
+    Variants that learn from labels get what each image asks for.
     """
     rows = images.rows.reshape(-1, images.rows.shape[-1])
     order = np.random.default_rng(config.seed).permutation(len(rows))
     rows, per_epoch = rows[order], len(rows) // config.batch
-    asked = [{"object": name} for name in images.objects]
+    asked = [{"object": name} for name in images.asked]
     concepts = concepts_of(asked)
     labels = ids(asked, concepts).repeat(len(rows) // len(asked), axis=0)[order]
 
@@ -235,7 +238,7 @@ def draw(found: dict[tuple[str, int], list[Found]], path: Path, hookpoint: str) 
         points = [seen for (n, _), seen in found.items() if n == name]
         fvu, f1 = ([float(np.mean([getattr(f, field) for f in seen])) for seen in points] for field in ("fvu", "f1"))
         axes.plot(fvu, f1, marker="os^Dv"[i % 5], color=colours[i % 20], label=name, lw=1.0, ms=6)
-    axes.set(xscale="log", xlabel="FVU on rows of test images", ylabel="mean F1 of the best latent of an object")
+    axes.set(xscale="log", xlabel="FVU on rows of test images", ylabel="mean F1 of the best latent")
     axes.set_title(f"canvas, {hookpoint}; lines join values of k", fontsize=9)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, ncols=2)
@@ -253,9 +256,9 @@ def page(found: dict[tuple[str, int], list[Found]], options: Namespace, seen: di
         f"`{options.hookpoint}`, N = {options.expansion} D, "
         f"{options.steps} steps of {options.batch} rows ({seen['train'].rows[..., 0].size} in all), learning rate "
         f"{options.lr:g}. FVU, L0 and `never` (latents that fired on no "
-        f"row) are of rows of {len(judged.objects)} test images. F1: for each of {len(set(judged.objects))} objects "
-        f"the best latent and threshold, chosen on {len(seen['validation'].objects)} validation images, judged on the "
-        f"test images, {len(judged.objects) // len(set(judged.objects))} of each object; `0.9`: share of objects at "
+        f"row) are of rows of {len(judged.asked)} test images. F1: for each of {len(set(judged.asked))} "
+        f"{options.domain}s the best latent and threshold, chosen on {len(seen['validation'].asked)} validation images, judged on the "
+        f"test images, {len(judged.asked) // len(set(judged.asked))} of each; `0.9`: share of {options.domain}s at "
         "0.9 or more. Brackets: lowest and highest of several seeds. Stability: mean largest cosine of these latents' "
         "decoder rows to those of another seed's SAE, and in brackets what random directions give. Options are each "
         "variant's defaults. Controls: `untrained`, and for variants that learn from labels those of other images "
