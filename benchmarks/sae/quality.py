@@ -3,8 +3,8 @@
     python -m benchmarks.sae.quality --table docs/sae_quality.md --plot docs/sae_quality.png
 
 Rows of one hookpoint are captured from training prompts, and shuffled for each seed; all SAEs of a seed are trained on
-the same batches in the same order. FVU and L0 are of rows from test prompts, each row by itself. F1: for each object, or
-style, the latent and threshold that name it best are chosen on validation images and judged on test images
+the same batches in the same order. FVU and L0 are of rows from test prompts, each row by itself. F1: for each object or
+style the latent and threshold that name it best are chosen on validation images and judged on test images
 (`saeuron.sae.diagnosis.detection`). Stability: the mean largest cosine of the decoder rows of these latents to those of
 the next seed's SAE. k is what each variant is asked for; L0 is what it uses.
 
@@ -257,8 +257,8 @@ def page(found: dict[tuple[str, int], list[Found]], options: Namespace, seen: di
         f"{options.steps} steps of {options.batch} rows ({seen['train'].rows[..., 0].size} in all), learning rate "
         f"{options.lr:g}. FVU, L0 and `never` (latents that fired on no "
         f"row) are of rows of {len(judged.asked)} test images. F1: for each of {len(set(judged.asked))} "
-        f"{options.domain}s the best latent and threshold, chosen on {len(seen['validation'].asked)} validation images, judged on the "
-        f"test images, {len(judged.asked) // len(set(judged.asked))} of each; `0.9`: share of {options.domain}s at "
+        f"{options.domain}s the best latent and threshold, chosen on {len(seen['validation'].asked)} validation "
+        f"images, judged on the test images, {len(judged.asked) // len(set(judged.asked))} of each; `0.9`: share of {options.domain}s at "
         "0.9 or more. Brackets: lowest and highest of several seeds. Stability: mean largest cosine of these latents' "
         "decoder rows to those of another seed's SAE, and in brackets what random directions give. Options are each "
         "variant's defaults. Controls: `untrained`, and for variants that learn from labels those of other images "
