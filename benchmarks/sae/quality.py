@@ -259,7 +259,8 @@ def page(found: dict[tuple[str, int], list[Found]], options: Namespace, seen: di
         f"row) are of rows of {len(judged.asked)} test images. F1: for each of {len(set(judged.asked))} "
         f"{options.domain}s the best latent and threshold, chosen on {len(seen['validation'].asked)} validation "
         f"images, judged on the test images, {len(judged.asked) // len(set(judged.asked))} of each; `0.9`: share of "
-        f"{options.domain}s at 0.9 or more. Brackets: lowest and highest of several seeds. Stability: mean largest cosine of these latents' "
+        f"{options.domain}s at 0.9 or more. Brackets: lowest and highest of several "
+        "seeds. Stability: mean largest cosine of these latents' "
         "decoder rows to those of another seed's SAE, and in brackets what random directions give. Options are each "
         "variant's defaults. Controls: `untrained`, and for variants that learn from labels those of other images "
         "(`_shuffled`).",
