@@ -77,7 +77,7 @@ def _one_more(root: Path, count: int, repeats: int, threads: int, latents: int |
     saes = {}
     for hookpoint in domain.hookpoints:
         wide = width(pipe, hookpoint) or 0
-        info = SAEInfo("topk", wide, latents or config.train.expansion * wide, config.train.k, hookpoint)
+        info = SAEInfo("topk", wide, latents or config.train.latents(wide), config.train.k, hookpoint)
         saes[hookpoint] = _committed(workspace, "sae", SAE(info).save, hookpoint, info.__dict__)
     # Retained images are asked for by the styles that have prompts; the statistics of all go into the profile.
     names = ["neon", "dots", *(f"style {i}" for i in range(count - 3))]

@@ -89,7 +89,7 @@ def _removal(pipe: object, config: RunConfig, images: list, latents: int) -> Rem
     for hookpoint in config.domains["style"].hookpoints:
         size = width(pipe, hookpoint)
         assert size is not None
-        info = SAEInfo(config.train.variant, size, config.train.expansion * size, config.train.k, hookpoint)
+        info = SAEInfo(config.train.variant, size, config.train.latents(size), config.train.k, hookpoint)
         sae, totals = SAE(info).requires_grad_(False), []
         for part in (images[:16], images[16:32]):
             reader = Accumulator(sae, "conditional")

@@ -92,7 +92,7 @@ def main() -> None:
     every = [UNTRAINED, *sorted([*VARIANTS, *(name + SHUFFLED for name in LEARNED_FROM_LABELS)])]
     arguments.add_argument("--variants", nargs="+", default=every)
     arguments.add_argument("--k", type=int, nargs="+", default=[4, 8])
-    arguments.add_argument("--expansion", type=int, default=4)
+    arguments.add_argument("--expansion", type=float, default=4)
     arguments.add_argument("--steps", type=int, default=1000)
     arguments.add_argument("--batch", type=int, default=2048)
     arguments.add_argument("--lr", type=float, default=1e-2, help="of Adam, for all (1e-2)")
@@ -253,7 +253,7 @@ def page(found: dict[tuple[str, int], list[Found]], options: Namespace, seen: di
         "# FVU, L0 and F1, every variant",
         "",
         f"`python -m benchmarks.sae.quality --k {_listed(options.k)} --seeds {_listed(options.seeds)}`: canvas, "
-        f"`{options.hookpoint}`, N = {options.expansion} D, "
+        f"`{options.hookpoint}`, N = {options.expansion:g} D, "
         f"{options.steps} steps of {options.batch} rows ({seen['train'].rows[..., 0].size} in all), learning rate "
         f"{options.lr:g}. FVU, L0 and `never` (latents that fired on no "
         f"row) are of rows of {len(judged.asked)} test images. F1: for each of {len(set(judged.asked))} "

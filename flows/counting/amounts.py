@@ -103,7 +103,7 @@ class Counting:
 
     def _sae(self, width: int) -> float:
         """Bytes of an SAE of the run."""
-        return 4.0 * 2 * width * width * self.plan.config.train.expansion
+        return 4.0 * 2 * width * self.plan.config.train.latents(width)
 
     def _drawing(
         self, model: ModelConfig, images: int, stored: float, beside: float = 0.0, held: float = 0.0
@@ -144,7 +144,7 @@ class Counting:
     def _train(self, job: TrainJob) -> Amount:
         config = job.config
         width = self.cost(self.plan.config.model).places[job.hookpoint][1]
-        latents = config.expansion * width
+        latents = config.latents(width)
         rows = config.steps * config.batch + self.rows.get(job.capture_id, 0.0)
         # Weights, gradients, and the two moments of Adam.
         device = 4 * self._sae(width) + config.batch * (PRODUCT * latents + 16.0 * width)
@@ -166,7 +166,7 @@ class Counting:
         flop = stored = beside = 0.0
         for hookpoint in job.saes:
             positions, width = cost.places[hookpoint]
-            steps, latents = -(-job.model.steps // config.every), self.plan.config.train.expansion * width
+            steps, latents = -(-job.model.steps // config.every), self.plan.config.train.latents(width)
             flop += len(found) * steps * positions * 2.0 * width * latents
             stored += steps * latents * STATISTIC
             beside += self._sae(width)
@@ -204,7 +204,7 @@ class Counting:
         for hookpoint in hookpoints:
             positions, width = self.cost(model).places[hookpoint]
             rows = model.micro_batch * positions * (2 if model.guidance > 1 else 1)
-            found += self._sae(width) / 2 + rows * PRODUCT * width * config.expansion
+            found += self._sae(width) / 2 + rows * PRODUCT * config.latents(width)
         return found
 
 

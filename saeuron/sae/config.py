@@ -1,9 +1,10 @@
 """The configuration of a sparse autoencoder and its training: `train` in a run's file."""
 
 import itertools
+import math
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from saeuron.errors import ConfigError
 
@@ -182,8 +183,8 @@ class SAEConfig(Config):
     """Parts that are learned; the last two are controls for claims about the first. `trained`: all. `frozen`: all but
     the decoder, which stays as it was drawn. `untrained`: nothing; the decoder and the encoder, its transpose, stay as
     they were drawn, b_dec is that of the first sample, and thresholds are tracked so that k keeps its meaning."""
-    expansion: int = Field(8, ge=1)
-    """Latents per input dimension: N = expansion * D."""
+    expansion: int | float = 8
+    """Latents per input dimension: N = expansion * D, rounded down; below 1 there are fewer latents than dimensions."""
     k: int = Field(32, ge=1)
     """Active latents per row, exact or on average, by variant."""
     batch: int = Field(2048, ge=1)
@@ -287,13 +288,17 @@ class SAEConfig(Config):
         steps = CALIBRATION if dictionary == "untrained" else self.steps
         return self.model_copy(update={"dictionary": dictionary, "steps": steps})
 
+    def latents(self, width: int) -> int:
+        """N, the number of latents of an SAE of D = `width`."""
+        return max(1, int(self.expansion * width))
+
     def check(self, width: int, hookpoint: str = "", concepts: int = 0) -> int:
         """N, the number of latents of an SAE at a hookpoint of D = `width`, whose rows have labels of some `concepts`.
 
         Raises:
             ConfigError: these settings do not fit such an SAE.
         """
-        latents, at = self.expansion * width, f" at {hookpoint}" if hookpoint else ""
+        latents, at = self.latents(width), f" at {hookpoint}" if hookpoint else ""
         if self.k > latents:
             raise ConfigError(
                 f"train.k is {self.k}, but an SAE{at} has {latents} latents ({self.expansion} x {width}); "
@@ -316,6 +321,14 @@ class SAEConfig(Config):
                 "because feature_choice gives each latent a row; raise train.batch or train.k."
             )
         return latents
+
+    @field_validator("expansion", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> int | float:
+        """4.0 is 4, so that an SAE has one id."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ValueError("expected a number above 0")
+        return int(value) if value == int(value) else value
 
     @model_validator(mode="after")
     def _shared_out(self) -> Self:

@@ -53,7 +53,7 @@ class Variant(nn.Module, ABC):
 
     def __init__(self, config: SAEConfig, width: int) -> None:
         super().__init__()
-        self.config, self.width, self.n_latents = config, width, config.expansion * width
+        self.config, self.width, self.n_latents = config, width, config.latents(width)
         start = SAE(SAEInfo(config.variant, width, self.n_latents, config.k), config.seed)
         self.W_enc, self.W_dec, self.b_enc, self.b_dec = start.W_enc, start.W_dec, start.b_enc, start.b_dec
         self.threshold: Tensor

@@ -231,6 +231,19 @@ def test_more_active_latents_than_there_are():
         Trainer(SMALL.model_copy(update={"k": 49}), WIDTH, "h")
 
 
+def test_an_sae_may_have_fewer_latents_than_dimensions():
+    config = SAEConfig(variant="topk", expansion=0.5, k=2, batch=16, steps=3)
+    trainer = Trainer(config, 9, "h")
+    assert (trainer.n_latents, trainer.sae.info.n_latents, trainer.sae.W_dec.shape) == (4, 4, (4, 9))
+    assert SAEConfig(expansion=4.0).model_dump_json() == SAEConfig(expansion=4).model_dump_json()
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "wide", None])
+def test_an_expansion_that_is_no_number_above_0_is_refused(value):
+    with pytest.raises(ValueError, match="expansion\n.*expected a number above 0"):
+        SAEConfig(expansion=value)
+
+
 @pytest.mark.parametrize("share", ["rows", "latents"])
 def test_rows_and_latents_that_processes_cannot_divide_evenly_are_refused(share):
     three = {"processes": 3, "share": share, "variant": "topk", "batch": 32, "expansion": 5}
