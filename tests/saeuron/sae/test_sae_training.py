@@ -240,7 +240,7 @@ def test_an_sae_may_have_fewer_latents_than_dimensions():
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "wide", None])
 def test_an_expansion_that_is_no_number_above_0_is_refused(value):
-    with pytest.raises(ValueError, match="expansion\n.*expected a number above 0"):
+    with pytest.raises(ValueError, match=r"expansion\n.*expected a number above 0"):
         SAEConfig(expansion=value)
 
 
