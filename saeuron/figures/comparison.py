@@ -4,6 +4,7 @@ Both were judged on the same (prompt, index) images, so what a prompt makes easy
 resampled, because the images of a prompt are alike, and because the concepts of a comparison share prompts.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -97,17 +98,22 @@ def compare_all(
     seed: int = 0,
     draws: int = 2000,
 ) -> Difference:
-    """Like `compare`, over concepts of several domains, (domain, pair), for the mean of chosen `metrics`."""
+    """Like `compare`, over concepts of several domains, (domain, pair), for the mean of chosen `metrics`.
+
+    Domains count alike, however many concepts they have: it is the mean of each domain's mean.
+    """
     if not pairs:
         raise ValueError("nothing to compare: expected the images of at least one concept")
     prompts = {name: i for i, name in enumerate(sorted({j.prompt_id for _, pair in pairs for j in pair.first}))}
     images = sum(len(pair.first) for _, pair in pairs)
+    counts = Counter(domain for domain, _ in pairs)
     parts: list[Part] = []
     for domain, pair in pairs:
         mine = _parts(domain, [d for d in domains if d != domain], pair, prompts, metrics)
         if mine is None:
             return Difference(None, None, None, images, len(prompts), 0)
-        parts += mine
+        alike = 1 / len(counts) / counts[domain]
+        parts += [replace(part, weight=part.weight * alike) for part in mine]
 
     if not parts:
         # A run with one domain has no CRA.
@@ -115,7 +121,7 @@ def compare_all(
 
     def total(times: NDArray[np.float64]) -> NDArray[np.float64]:
         weighted = np.stack([part.weight * part.value(times) for part in parts])
-        found: NDArray[np.float64] = weighted.sum(0) / len(pairs)
+        found: NDArray[np.float64] = weighted.sum(0)
         return found
 
     value = float(total(np.ones((1, len(prompts))))[0])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from saeuron.figures.comparison import Pair, compare
+from saeuron.figures.comparison import Pair, compare, compare_all
 from saeuron.figures.metrics import Judged, evaluate, summary
 
 DOMAINS = ("style", "object")
@@ -65,6 +65,19 @@ def test_a_comparison_is_the_difference_of_the_summaries():
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(slow, [2.5, 97.5])), abs=1e-12)
     assert found.low < found.value < found.high and found.beats == (found.low > 0)
     assert found.n_differ > 6
+
+
+def test_domains_count_alike_however_many_concepts_they_have():
+    generator = np.random.default_rng(2)
+
+    def pair(concept):
+        return Pair(concept, seen_by(generator, 0.9, 0.2), seen_by(generator, 0.7, 0.4))
+
+    styles, objects = [pair("neon"), pair("dots"), pair("grain")], [pair("cat")]
+    both = [*(("style", p) for p in styles), *(("object", p) for p in objects)]
+    wanted = (compare("style", DOMAINS, styles).value + compare("object", DOMAINS, objects).value) / 2
+    assert compare_all(DOMAINS, both).value == pytest.approx(wanted, abs=1e-12)
+    assert compare_all(DOMAINS, both[::-1]).value == pytest.approx(wanted, abs=1e-12)
 
 
 def test_a_removal_does_not_beat_itself_and_beats_one_that_does_nothing():
