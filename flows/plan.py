@@ -17,6 +17,7 @@ from saeuron.prompts import Prompt
 from storage import Workspace
 from storage.identity import split_id
 from storage.manifests import Manifest
+from storage.text import few
 from storage.verify import ids_in
 from tasks.engine.job import Job, Made
 from tasks.engine.step import Step
@@ -180,9 +181,7 @@ def page(planned: list[Planned]) -> list[str]:
 
 
 def _named(labels: list[str]) -> str:
-    names = [*dict.fromkeys(labels)]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return "; ".join(names[:NAMED]) + more
+    return few([*dict.fromkeys(labels)], NAMED, "; ")
 
 
 def _sum(values: Iterable[float | None]) -> str | None:

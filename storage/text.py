@@ -10,10 +10,18 @@ import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, zip_longest
 
+FEW = 4
+"""Names that are listed one by one."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 _GAP = "  "
 _NARROWEST = 20
 """Columns that may become narrower keep this many letters."""
+
+
+def few(names: Sequence[str], most: int = FEW, between: str = ", ") -> str:
+    """The first names, and how many more there are: `a, b, c, d and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
 
 
 def table(

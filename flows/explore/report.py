@@ -12,6 +12,7 @@ from storage import Workspace
 from storage.identity import split_id
 from storage.manifests import Manifest
 from storage.seals import check_page
+from storage.text import few
 from tasks.explore import run_report
 from tasks.explore.check import BESIDE, Checker, differences
 from tasks.explore.shelf import Shelf, remembered
@@ -44,8 +45,7 @@ class Subject:
         if self.run is None:
             return f"{self.name}, removed"
         concepts = list(dict.fromkeys(m.summary["concept"] for m in self.evaluations))
-        named = ", ".join(concepts[:4]) + (f" and {len(concepts) - 4} more" if len(concepts) > 4 else "")
-        return f"Run {self.run.number}: {named} removed"
+        return f"Run {self.run.number}: {few(concepts)} removed"
 
     @property
     def commands(self) -> list[str]:

@@ -12,6 +12,7 @@ from saeuron.canvas import FOLDERS
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from storage import Workspace, connect
+from storage.text import few
 from tasks.engine.step import in_place
 from tasks.inspection.relatives import FEWEST, RelativesJob, measured, relatives, scored
 from tasks.registry.concepts import Roster
@@ -167,12 +168,12 @@ def _said(about: dict[str, Any]) -> list[str]:
             said.append(f"  an untrained SAE {about['iou_rank_untrained']:.2f}, p {about['iou_p_untrained']:.4f}")
     if about["loss_share"] is not None:
         said.append(
-            f"of losses when {', '.join(about['removed'])} went, {100 * about['loss_share']:.0f} % fall on the nearest "
+            f"of losses when {few(about['removed'])} went, {100 * about['loss_share']:.0f} % fall on the nearest "
             f"{NEAR};"
         )
         said.append(f"  by chance {100 * about['loss_chance']:.0f} %; permuted names p {about['loss_p']:.4f}")
     elif about["removed"]:
-        said.append(f"nothing of the domain was lost when {', '.join(about['removed'])} went")
+        said.append(f"nothing of the domain was lost when {few(about['removed'])} went")
     else:
         said.append(f"no removal of the domain by {about['method']} was measured, so no loss is known")
     return said

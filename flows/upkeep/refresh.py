@@ -10,6 +10,7 @@ from saeuron.errors import ConfigError, UnknownName
 from storage import Workspace
 from storage.manifests import Manifest
 from storage.published import in_use
+from storage.text import few
 from tasks.registry.concepts import Roster
 
 FIGURES = ("UA", "IRA", "CRA")
@@ -120,8 +121,7 @@ def _against(one: State, before: State | None) -> str:
     came = [f"+{c}" for c in one.reference if c not in before.reference]
     went = [f"-{c}" for c in before.reference if c not in one.reference]
     changed = came + went
-    named = " ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-    return f"{count}: {named}" if changed else count
+    return f"{count}: {few(changed, 3, ' ')}" if changed else count
 
 
 def as_json(before: States, after: States) -> list[dict[str, Any]]:

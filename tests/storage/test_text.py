@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from storage.text import table
+from storage.text import few, table
 
 HEAD = ["domain", "hookpoint", "n"]
 ROWS = [["style", "unet.up_blocks.0.attentions.1.attn2", "4"], ["object", "unet.mid", "16"]]
@@ -107,7 +107,13 @@ def test_a_terminal_obeys_no_cell() -> None:
 
 
 def test_eighty_columns_where_there_is_no_terminal() -> None:
-    code = "from storage.text import table\nfor n in (39, 40): print(table(['a', 'b'], [['x' * 39, 'y' * n]])[:3])"
+    code = "from storage.text import few, table\nfor n in (39, 40): print(table(['a', 'b'], [['x' * 39, 'y' * n]])[:3])"
     environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["a  ", "-[ "]
+
+
+def test_a_few_names_are_listed_and_the_others_counted() -> None:
+    assert few(["a", "b"]) == "a, b" and few([]) == ""
+    assert few(list("abcdef")) == "a, b, c, d and 2 more"
+    assert few(list("abcd"), 3, "; ") == "a; b; c and 1 more"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NAMED = 3
 """Labels that are printed for what images of a removed concept become."""
+MANY = 20
+"""Of more concepts, those alone are printed that some images still show."""
 
 
 def compare(
@@ -97,12 +99,13 @@ def compare(
     for what, why in result["failures"]:
         typer.echo(f"FAILED  {what}: {why}", err=True)
     from saeuron.pages.pictures import method_plot
+    from storage import text
     from tasks.compare import side_by_side
 
     beside = {name for c in {e["concept"] for e in result["evaluations"]} for name in controls(config, c)}
     found, costs = side_by_side(opened, config, result, against, beside, device, threads if cost else 0)
     rows = [("unedited", found.unedited), *((e.method, e.figures) for e in found.entries)]
-    removed = ", ".join(dict.fromkeys(e["concept"] for e in result["evaluations"]))
+    removed = text.few([*dict.fromkeys(e["concept"] for e in result["evaluations"])])
     method_plot(
         [(name, {m: (d.value, d.low, d.high) for m, d in figures.items()}) for name, figures in rows],
         f"removed: {removed}; test images, 95 % intervals",
@@ -248,7 +251,14 @@ def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], remo
         "What images asked to show a removed concept become:",
     ]
     for entry in found.entries:
-        for concept, seen in entry.becomes.items():
+        every = entry.becomes
+        left = {c: seen for c, seen in every.items() if len(every) <= MANY or not seen or dict(seen).get(c)}
+        if len(left) < len(every):
+            gone = f"{len(every) - len(left)} of {counted(len(every), 'concept')}"
+            lines.append(
+                text.filled(f"  {entry.method}: no image shows {gone} any more (--json: what it shows)", "    ")
+            )
+        for concept, seen in left.items():
             shown = ", ".join(f"{name} {100 * part:.0f} %" for name, part in seen[:NAMED]) or "not judged"
             lines.append(text.filled(f"  {concept} by {entry.method}: {shown}", "    "))
     return "\n".join(lines)

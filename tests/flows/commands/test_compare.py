@@ -40,6 +40,19 @@ def test_the_page_fits_and_says_what_chance_allows(monkeypatch: pytest.MonkeyPat
     )
 
 
+def test_of_many_concepts_those_are_listed_that_are_still_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    becomes = {f"c{i}": [("fish", 1.0)] for i in range(30)}
+    becomes |= {"king": [("queen", 0.9), ("king", 0.1)], "unjudged": []}
+    many = replace(found(), entries=(Entry("uce", FIGURES, None, becomes),))
+    said = page(many, {"uce": Cost(1.0, 0.0, 60, 1000, 1.0)}, set(), "a, b, c, d and 28 more").splitlines()
+    assert said[-3:] == [
+        "  uce: no image shows 30 of 32 concepts any more (--json: what it shows)",
+        "  king by uce: queen 90 %, king 10 %",
+        "  unjudged by uce: not judged",
+    ]
+
+
 def test_the_pairs_that_were_chosen_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     said = alike_line([("king", "queen", 0.8123), ("star", "hexagram", 0.7)])
