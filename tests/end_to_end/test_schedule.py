@@ -223,7 +223,7 @@ def crashed(client: Any, changed: Path, begun: UUID, told: dict[str, UUID]) -> U
     hurry(client, "run an interrupted run again", 40)
     host_and_pid = client.read_flow_run(begun).infrastructure_pid
     os.kill(int(host_and_pid.split(":")[-1]), signal.SIGKILL)
-    until(lambda: "Interrupted" in states(client, begun))
+    until(lambda: "Interrupted" in states(client, begun), 180)
     return begun
 
 
