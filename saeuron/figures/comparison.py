@@ -132,7 +132,7 @@ def compare_all(
 
 
 def share(domains: Sequence[str], pairs: Sequence[tuple[str, Pair]], metric: str) -> Difference:
-    """One metric, as a mean over concepts; the pairs have no second removal.
+    """One metric, as the mean of each domain's mean over concepts; the pairs have no second removal.
 
     At each end the interval is the wider of a bootstrap over prompts and of Wilson's over all images, which keeps a
     width where every image is right.
