@@ -201,7 +201,8 @@ def page(found: "Contest", costs: Mapping[str, "Cost"], controls: set[str], remo
     lines.append(
         text.filled(
             f"Percent with 95 % intervals, on {counted(images, 'test image')} of each method without {removed}; mean: "
-            f"(UA + IRA + CRA) / 3; domains count alike; difference: of the mean to {found.against}, paired by image. * control."
+            f"(UA + IRA + CRA) / 3; domains count alike; difference: of the mean to {found.against}, "
+            "paired by image. * control."
         )
     )
     lines += [text.filled(verdict(found, controls)), ""]
