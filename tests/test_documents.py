@@ -13,7 +13,7 @@ from storage.catalog.columns import COLUMNS
 from tasks.stages import SHIPPED
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "ARCHITECTURE.md", "docs/glossary.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "docs/glossary.md", "docs/evidence.md")
 FOLDERS = "flows|tasks|saeuron|storage|tests|docs|benchmarks|examples"
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})(?:/[\w.-]+)+/?|(?<![\w./-])(?:{FOLDERS})/")
 GROUPS = [(), *[(name,) for name, c in get_command(app).commands.items() if hasattr(c, "commands")]]  # type: ignore[attr-defined]
