@@ -1,18 +1,26 @@
 """Do gates open where a concept is asked for in other words? Sentences with its name, paraphrases, descriptions and
-misspellings, of objects of canvas.
+misspellings, of canvas.
 
     saeuron bench canvas gated_uce && saeuron bench canvas semantic_gate
     python -m benchmarks.removals.wordings --workspace workspace-bench
 
-For each object of the protocol a gate learns from plain training sentences, and is tried on test sentences of each
-kind, one of each style and of none: the share of the object's that it opens for, and of others'. Gates: `prompt`, that
-of `semantic_gate`; `trained`, the probe of two latents of `gated_uce`; and its controls `untrained`, `random` (trained
-latents, drawn at random) and `coordinates` (of the module's output, without an SAE). Of `--draw` pictures are drawn
-with the workspace's removals, and those are counted in which the judge still sees the object.
+For each concept of a family of the protocol a gate learns from plain training sentences, and is tried on test sentences
+of each kind, one of each cell: the share of the concept's that it opens for, and of others'. Only objects have other
+kinds than plain ones. Gates:
+
+prompt       that of `semantic_gate`
+itd          that of `itd`, which reads a text encoder's SAE; and its controls `itd, untrained` and `itd, random` (as
+             many trained latents, drawn at random from those that fire)
+trained      the probe of two latents of `gated_uce`; and its controls `untrained`, `random` (trained latents, drawn at
+             random) and `coordinates` (of the module's output, without an SAE)
+
+Of `--draw` pictures are drawn with the workspace's removals, and those are counted in which the judge still sees the
+concept.
 """
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +39,17 @@ from saeuron.generation import Request, generate
 from saeuron.methods.base import Evidence
 from saeuron.methods.detection.probe import heights
 from saeuron.methods.removal import Removal, removed
+from saeuron.methods.text import sae as text_sae
+from saeuron.methods.text.itd import ItD
 from saeuron.methods.text.semantic_gate import Semantic, told
 from saeuron.methods.text.states import rows
+from saeuron.noise import generator
 from saeuron.pipelines.loading import load_pipeline
 from saeuron.prompts import Prompt, build
 from saeuron.sae.autoencoder import SAE
+from saeuron.sae.config import Dictionary
 from storage import Workspace
 
-DOMAIN = "object"
 Opens = Callable[[str, Sequence[Request]], Tensor]
 """(concept, images) -> whether its gate opens for each, bool [images]."""
 Probes = Mapping[str, tuple[Tensor, Tensor, float]]
@@ -49,21 +60,22 @@ def main() -> None:
     """Measure and print."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--workspace", type=Path, default=Path("workspace-bench"))
-    arguments.add_argument("--draw", nargs="*", default=["king", "cat"], help="objects of which pictures are drawn")
+    arguments.add_argument("--domain", choices=["object", "style"], default="object")
+    arguments.add_argument("--draw", nargs="*", default=["king", "cat"], help="concepts of which pictures are drawn")
     arguments.add_argument("--methods", nargs="*", default=["gated_uce", "uce", "semantic_gate"])
     options = arguments.parse_args()
     torch.set_num_threads(1)
     config, workspace = protocol("canvas"), Workspace.open(options.workspace, create=False)
     pipe, prompts = load_pipeline(config.model.spec), build(config.prompts, config.domains)
-    names = list(config.domains[DOMAIN].concepts)
+    domain = options.domain
+    names = list(config.domains[domain].concepts)
     tried = {
-        kind: {
-            name: [r for r in requests("test", 1, CANVAS, kind) if r.prompt.concepts[DOMAIN] == name] for name in names
-        }
-        for kind in CANVAS.kinds
+        kind: {name: [r for r in wanted if r.prompt.concepts[domain] == name] for name in names}
+        for kind in (CANVAS.kinds if domain == "object" else ("plain",))
+        for wanted in [requests("test", 1, CANVAS, kind)]
     }
     figures: list[Figure] = []
-    for gate, opens in gates(pipe, config, prompts, names, workspace):
+    for gate, opens in gates(pipe, config, prompts, domain, workspace):
         for kind, asked in tried.items():
             own = [share(opens(name, asked[name])) for name in names]
             others = [share(opens(name, [r for n in names if n != name for r in asked[n]])) for name in names]
@@ -71,7 +83,7 @@ def main() -> None:
                 Figure(f"{gate}, {kind}: opens", 100 * statistics.mean(own), "%"),
                 Figure(f"{gate}, {kind}: falsely", 100 * statistics.mean(others), "%"),
             ]
-    judge = judges.of_domain(DOMAIN, config.domains[DOMAIN])
+    judge = judges.of_domain(domain, config.domains[domain])
     for name in options.draw:
         removals = {
             m: Removal.load(options.workspace / "removals" / f"{name}.{m}.safetensors") for m in options.methods
@@ -93,42 +105,69 @@ def share(opened: Tensor) -> float:
 
 
 def gates(
-    pipe: Any, config: RunConfig, prompts: Sequence[Prompt], names: Sequence[str], workspace: Workspace
+    pipe: Any, config: RunConfig, prompts: Sequence[Prompt], domain: str, workspace: Workspace
 ) -> Iterator[tuple[str, Opens]]:
     """Each kind of gate, by name, with one gate for each concept."""
-    yield "prompt", by_prompt(pipe, config, prompts, names)
+    about = config.domains[domain]
+    learned = {}
+    for name in about.concepts:
+        asked, retained = tuning.learning_prompts(prompts, config.tune, domain, name, tuple(about.concepts))
+        learned[name] = Evidence(name, domain, pipe=pipe, model=config.model, asked=asked, retained=retained)
+    yield "prompt", by_prompt(pipe, learned)
+    yield "itd", by_text(pipe, learned)
+    yield "itd, untrained", by_text(pipe, learned, "untrained")
+    yield "itd, random", by_text(pipe, learned, random=True)
     SAES["coordinates"] = None
     for manifest in workspace.artifacts("sae"):
         sae = SAE.load(workspace.whole(manifest.id))
-        if sae.info.hookpoint in config.domains[DOMAIN].hookpoints:
+        if sae.info.hookpoint in about.hookpoints:
             SAES[manifest.summary["dictionary"]] = sae
     for read in SAES:
         kinds = {read: strongest, **({"random": drawn} if read == "trained" else {})}
-        yield from zip(kinds, by_probe(pipe, config, prompts, names, read, [*kinds.values()]), strict=True)
+        yield from zip(kinds, by_probe(pipe, config, prompts, domain, read, [*kinds.values()]), strict=True)
 
 
-def by_prompt(pipe: Any, config: RunConfig, prompts: Sequence[Prompt], names: Sequence[str]) -> Opens:
+def by_prompt(pipe: Any, learned: Mapping[str, Evidence]) -> Opens:
     """The gates of `semantic_gate`."""
-    learned, hookpoint = {}, told(pipe)
-    for name in names:
-        asked, retained = tuning.learning_prompts(prompts, config.tune, DOMAIN, name, tuple(names))
-        about = Evidence(name, DOMAIN, pipe=pipe, model=config.model, asked=asked, retained=retained)
-        with torch.no_grad():
-            learned[name] = Semantic().learn(about)
+    with torch.no_grad():
+        edits, hookpoint = {name: Semantic().learn(about) for name, about in learned.items()}, told(pipe)
 
     def opens(concept: str, wanted: Sequence[Request]) -> Tensor:
-        edit = learned[concept]
+        edit = edits[concept]
         with torch.no_grad():
             return edit.cosines(rows(pipe, [r.prompt.text for r in wanted], hookpoint))[:, 0] >= edit.tau[0]
 
     return opens
 
 
+def by_text(
+    pipe: Any, learned: Mapping[str, Evidence], dictionary: Dictionary = "trained", *, random: bool = False
+) -> Opens:
+    """The gates of `itd` with the settings that it has by default; they do not depend on beta."""
+    method, edits = ItD(), {}
+    [layer] = method.grid["layer"]
+    for name, about in learned.items():
+        found = text_sae.text_latents(about, layer, text_sae.TRAINING.learning(dictionary))
+        if random:
+            fires = (found.sae.encode(found.asked[:, text_sae.FIRST :]) > 0).flatten(0, 1).any(0).nonzero().flatten()
+            order = fires[torch.randperm(len(fires), generator=generator(0, "random latents", name))]
+            some = torch.zeros_like(found.chosen).scatter(0, order[: int(found.chosen.sum())], True)
+            found = replace(found, chosen=some)
+        edits[name] = method.edit(found, 0.0)
+
+    def opens(concept: str, wanted: Sequence[Request]) -> Tensor:
+        edit = edits[concept]
+        assert edit.tau is not None
+        return edit.gated(rows(pipe, [r.prompt.text for r in wanted], edit.hookpoint), -1)[1] >= edit.tau
+
+    return opens
+
+
 def by_probe(
-    pipe: Any, config: RunConfig, prompts: Sequence[Prompt], names: Sequence[str], read: str, choices: Sequence[Choice]
+    pipe: Any, config: RunConfig, prompts: Sequence[Prompt], domain: str, read: str, choices: Sequence[Choice]
 ) -> Iterator[Opens]:
     """For each way to choose two latents of `SAES[read]`, the probes of `gated_uce`."""
-    [hookpoint] = config.domains[DOMAIN].hookpoints
+    names, [hookpoint] = config.domains[domain].concepts, config.domains[domain].hookpoints
     probe = all_of(hookpoint, read)
     cache: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
 
@@ -143,7 +182,7 @@ def by_probe(
         p, f = zip(*(cache[key] for key in keys), strict=True)
         return torch.stack(p), torch.stack(f)
 
-    train = {c: seen(images(prompts, "train", DOMAIN, c, LEARNED, config.tune.seed), config.tune.seed) for c in names}
+    train = {c: seen(images(prompts, "train", domain, c, LEARNED, config.tune.seed), config.tune.seed) for c in names}
     for choice in choices:
         probes = {name: fitted(name, train, 2, choice) for name in names}
 
