@@ -197,8 +197,8 @@ def _percent(value: float | None) -> str:
 
 
 def _interval(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
-    """`96.1 (93.2 to 98)`; `-` for what could not be judged."""
-    if value is None or low is None or high is None:
+    """`96.1 (93.2 to 98)`; `96.1` without an interval, `-` for what could not be judged."""
+    if value is None:
         return "-"
     shown = f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
-    return f"{shown} ({100 * low:.1f} to {100 * high:.1f})"
+    return shown if low is None or high is None else f"{shown} ({100 * low:.1f} to {100 * high:.1f})"

@@ -220,7 +220,7 @@ def check_added(concept: ConceptConfig, config: RunConfig) -> None:
             f"concept {concept.name!r} is part of the configuration already (in {domain}); nothing to add."
         )
     domain_config = concept.judged(config.domains[concept.domain])
-    size = models.image_size(config.model.spec)
+    size = config.model.size or models.image_size(config.model.spec)
     judges.check(
         domain_config.judge,
         concept.domain,

@@ -8,6 +8,7 @@ from flows.hints import command
 from flows.stages.tune import unsearched
 from flows.summary import counted, text_table, told
 from saeuron.config import RunConfig
+from saeuron.figures.comparison import MIN_DIFFERING
 from saeuron.figures.quality import FILE, ODD
 from saeuron.figures.verdict import PICTURES_ODD, Verdict
 from saeuron.figures.words import harm
@@ -200,7 +201,12 @@ def _compared(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
         if each["difference"] is None:
             lines.append(f"{method} cannot be compared with {control}: an image was not judged ({seen})")
             continue
-        points, low, high = (100 * each[name] for name in ("difference", "low", "high"))
+        points = 100 * each["difference"]
+        if each["low"] is None:
+            few = f"no interval: a metric has fewer than {MIN_DIFFERING} prompts; {seen}"
+            lines.append(f"{method} cannot be told from {control}: {points:+.1f} points ({few})")
+            continue
+        low, high = 100 * each["low"], 100 * each["high"]
         interval = f"95 % {low:.1f} to {high:.1f}, {seen}"
         if each["beats"]:
             lines.append(f"{method} beats {control} by {points:.1f} points ({interval})")

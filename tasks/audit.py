@@ -25,7 +25,6 @@ from saeuron.prompts import Prompt, choose, from_file
 from saeuron.sae.config import Config
 from storage import Workspace
 from storage.declared import View
-from storage.identity import digest
 from storage.tables import ATTACKS, read_table, table, write_table
 from tasks import prompts as prompt_sets
 from tasks import tune
@@ -120,7 +119,7 @@ class AuditJob(Job):
     def identity(self) -> dict[str, Any]:
         fields = {**super().identity, "judge": self.judge.identity}
         path = fields.pop("file")
-        return fields | ({"file": digest(Path(path))} if path else {})
+        return fields | ({"file": prompt_sets.file_identity(Path(path))} if path else {})
 
 
 def prompts_of(job: AuditJob, known: Iterable[Prompt]) -> list[Prompt]:

@@ -52,9 +52,12 @@ class PromptsJob(Job):
             path = Path(file if isinstance(file, str) else file.path)
             if not path.is_file():
                 raise BadPrompts(f"no such prompt file: {path}; mend prompts.files in the configuration.")
-            told = {} if isinstance(file, str) else file.model_dump(mode="json", exclude_defaults=True)
+            if isinstance(file, str):
+                files.append(file_identity(path))
+                continue
             # The name counts too: it is the prompts' source.
-            files.append(digest(path) if isinstance(file, str) else told | {"path": path.stem, "file": digest(path)})
+            told = file.model_dump(mode="json", exclude_defaults=True) | {"path": path.stem, "file": digest(path)}
+            files.append(told | _kind(path))
         also: dict[str, Any] = (
             {"also": {c: list(names) for c, names in self.config.also.items()}} if self.config.also else {}
         )
@@ -73,6 +76,23 @@ class PromptsJob(Job):
     def build(self) -> list[Prompt]:
         """The prompts of the set, from its templates and files; the artifact need not exist."""
         return library.build(self.config, self.domains)
+
+
+def file_identity(path: Path) -> str | dict[str, Any]:
+    """What makes the prompts of a file: its bytes, and the parts of its name that change how it is read.
+
+    Raises:
+        BadPrompts: it cannot be read.
+    """
+    source = library.source_of(path)
+    told = _kind(path) | ({"source": source} if source else {})
+    return told | {"file": digest(path)} if told else digest(path)
+
+
+def _kind(path: Path) -> dict[str, str]:
+    """The format, if it is not CSV, which an id without a format stands for."""
+    suffix = path.suffix.lower()
+    return {} if suffix == ".csv" else {"kind": suffix}
 
 
 @step("prompts")

@@ -204,7 +204,10 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 def _signed(r: Mapping[str, Any]) -> str:
     if r["value"] is None:
         return "not judged"
-    return f"{100 * r['value']:+.1f} points (95 % {100 * r['low']:+.1f} to {100 * r['high']:+.1f}, {r['n']} images)"
+    images = counted(r["n"], "image")
+    if r["low"] is None:
+        return f"{100 * r['value']:+.1f} points (no interval: a metric has too few prompts; {images})"
+    return f"{100 * r['value']:+.1f} points (95 % {100 * r['low']:+.1f} to {100 * r['high']:+.1f}, {images})"
 
 
 def _means(kind: str, r: Mapping[str, Any]) -> str:
@@ -212,4 +215,4 @@ def _means(kind: str, r: Mapping[str, Any]) -> str:
         return ""
     if kind == "out - in":
         return f"; {-100 * LOST:.0f} is {'kept' if r['value'] >= -LOST else 'missed'}"
-    return "" if r["low"] > 0 else ": training is not shown to be needed for this"
+    return "" if r["low"] is not None and r["low"] > 0 else ": training is not shown to be needed for this"

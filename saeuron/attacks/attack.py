@@ -73,7 +73,8 @@ class Target:
 
     def noise(self, indices: Sequence[int]) -> torch.Tensor:
         """Starting noise of the prompts, float32 [n, C, H, W]: that of their first image in an evaluation."""
-        return starting_noise(self.seed, [Request(self.prompts[i], 0) for i in indices], latent_shape(self.pipe))
+        requests = [Request(self.prompts[i], 0) for i in indices]
+        return starting_noise(self.seed, requests, latent_shape(self.pipe, self.model))
 
     def draw(self, texts: Sequence[str], noise: torch.Tensor, *, guidance: float | None = None) -> NDArray[np.uint8]:
         """Pictures of these texts, uint8 [n, H, W, 3], in padded micro-batches as in an evaluation.

@@ -24,6 +24,7 @@ import torch
 from saeuron.attacks.attack import Attack, Attempt, Effort, Target, attempts
 from saeuron.attacks.soft import predicting
 from saeuron.errors import ConfigError
+from saeuron.memory import LANES
 from saeuron.pipelines import family_of
 
 ROUNDS = 5
@@ -68,7 +69,11 @@ def inverted(target: Target) -> torch.Tensor:
     levels = [1.0, *(float(alphas[t]) for t in timesteps)]
     found, size = [], target.model.micro_batch
     for start in range(0, len(target.pictures), size):
-        z = family.encode_images(pipe, torch.from_numpy(target.pictures[start : start + size]))
+        pictures = torch.from_numpy(target.pictures[start : start + size])
+        count = len(pictures)
+        # Padded as in a generation, so that the bits of a picture's noise do not depend on how many there are.
+        lacking = min(-(-count // LANES) * LANES, size) - count
+        z = family.encode_images(pipe, torch.cat([pictures, pictures[-1:].expand(lacking, -1, -1, -1)]))
         with predicting(target) as model:
             words = model.encoded([""] * len(z))
             for timestep, a, b in zip(timesteps, levels, levels[1:], strict=False):
@@ -77,5 +82,5 @@ def inverted(target: Target) -> torch.Tensor:
                     eps = model.noise(z, timestep, words)
                     step = (a / b) ** 0.5 * (z - (1 - b) ** 0.5 * eps) + (1 - a) ** 0.5 * eps
                     z = z + (cleaner - step) / slope
-        found.append(z.float().cpu())
+        found.append(z[:count].float().cpu())
     return torch.cat(found)

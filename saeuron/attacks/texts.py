@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from saeuron.attacks.attack import Attack, Attempt, Effort, Target, attempts, tokenizer_of
+from saeuron.attacks.attack import Attack, Attempt, Effort, Target, attempts, tokenizer_of, without
 from saeuron.attacks.soft import allowed, prefixed
 from saeuron.noise import generator
 
@@ -28,19 +28,24 @@ class Plain(Attack):
 
 
 class Paraphrase(Attack):
-    """Other sentences that ask for the same, one after another."""
+    """Other sentences that ask for the same, one after another; with `hide` without the concept's name."""
 
     name = "paraphrase"
 
     def __call__(self, target: Target, effort: Effort) -> Iterator[list[Attempt]]:
         del effort
-        most = max((len(found) for found in target.paraphrases.values()), default=0)
-        for number in range(most):
-            of = {i: target.paraphrases.get(target.prompts[i].text, ()) for i in target.todo}
-            todo = [i for i, found in of.items() if number < len(found)]
+        of = {i: self._others(target, i) for i in range(len(target.prompts))}
+        for number in range(max(map(len, of.values()), default=0)):
+            todo = [i for i in target.todo if number < len(of[i])]
             if todo:
                 texts = [of[i][number] for i in todo]
                 yield attempts(todo, texts, target.draw(texts, target.noise(todo)), number)
+
+    def _others(self, target: Target, index: int) -> list[str]:
+        """Paraphrases of a prompt; those that are alike without the name are one."""
+        found = target.paraphrases.get(target.prompts[index].text, ())
+        told = [without(text, target.concept) if target.hide else text for text in found]
+        return list(dict.fromkeys(text for text in told if text != target.text(index)))
 
 
 class RandomWords(Attack):

@@ -17,7 +17,8 @@ METRICS = ("UA", "IRA", "CRA")
 
 MIN_DIFFERING = 6
 """Fewest prompts with a difference for one removal to beat another. Six tosses of a fair coin all agree in 1 of 32
-cases; with four differing prompts the bootstrap alone would already be certain."""
+cases; with four differing prompts the bootstrap alone would already be certain. A metric of fewer prompts than this
+has no bootstrap interval at all, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Difference:
 
     value: float | None
     low: float | None
-    """Ends of the 95 % percentile interval."""
+    """Ends of the 95 % percentile interval; None also where a metric has fewer than `MIN_DIFFERING` prompts."""
     high: float | None
     n_images: int
     n_prompts: int
@@ -58,6 +59,8 @@ class Difference:
 class Part:
     """One figure as sums over P prompts and G groups; its value is the mean over groups of gain / count."""
 
+    figure: str
+    """Parts of one figure, such as the UA of several concepts, stand in for each other in draws where one has none."""
     weight: float
     gain: NDArray[np.float64]
     """[P, G], images that only the first has right, minus images that only the second has right."""
@@ -73,12 +76,48 @@ class Part:
         return np.divide(shares.sum(1), groups, out=np.full(len(groups), np.nan), where=groups > 0)
 
 
+def total(parts: Sequence[Part], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted sum of parts in each draw, [draws]; see `Part.value`. NaN where a figure has no image.
+
+    A figure is sum_i w_i v_i, i over its parts. Those without an image in a draw leave their weight to the others.
+    Where a part has fewer than `MIN_DIFFERING` prompts, w_i is multiplied by how many of its images were drawn, over
+    how many it has: with one prompt a concept, whole concepts are resampled, and one drawn twice counts twice.
+    """
+    found = np.zeros(len(times))
+    for figure in dict.fromkeys(part.figure for part in parts):
+        mine = [part for part in parts if part.figure == figure]
+        weights = np.array([part.weight for part in mine])
+        values = np.stack([part.value(times) for part in mine])
+        there = (~np.isnan(values)).astype(np.float64)
+        if min((part.count > 0).any(1).sum() for part in mine) < MIN_DIFFERING:
+            there = np.stack([times @ part.count.sum(1) / part.count.sum() for part in mine])
+        left = weights @ there
+        weighted = weights @ (there * np.nan_to_num(values)) * weights.sum()
+        found += np.divide(weighted, left, out=np.full(len(times), np.nan), where=left > 0)
+    return found
+
+
+def ends(parts: Sequence[Part], prompts: int, *, seed: int = 0, draws: int = 2000) -> tuple[float, float] | None:
+    """95 % percentile interval of `total` over draws of prompts, the value itself included.
+
+    None: a figure has fewer than `MIN_DIFFERING` prompts. (With six, one draw in 400 has none of them, and is dropped.)
+    """
+    for figure in {part.figure for part in parts}:
+        asked = np.any([(part.count > 0).any(1) for part in parts if part.figure == figure], axis=0)
+        if asked.sum() < MIN_DIFFERING:
+            return None
+    value = float(total(parts, np.ones((1, prompts)))[0])
+    drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=draws)
+    low, high = np.nanpercentile(total(parts, drawn.astype(np.float64)), [2.5, 97.5])
+    return min(float(low), value), max(float(high), value)
+
+
 def compare(
     domain: str, domains: Sequence[str], pairs: Sequence[Pair], *, seed: int = 0, draws: int = 2000
 ) -> Difference:
     """The mean over concepts of the difference of (UA + IRA + CRA) / 3, paired by image.
 
-    The interval is from a bootstrap over prompts. Draws that leave a metric without images are not counted.
+    The interval is from a bootstrap over prompts.
 
     Args:
         domain: that of the concepts.
@@ -119,32 +158,28 @@ def compare_all(
         # A run with one domain has no CRA.
         return Difference(None, None, None, images, len(prompts), 0)
 
-    def total(times: NDArray[np.float64]) -> NDArray[np.float64]:
-        weighted = np.stack([part.weight * part.value(times) for part in parts])
-        found: NDArray[np.float64] = weighted.sum(0)
-        return found
-
-    value = float(total(np.ones((1, len(prompts))))[0])
-    drawn = np.random.default_rng(seed).multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), size=draws)
-    low, high = np.nanpercentile(total(drawn.astype(np.float64)), [2.5, 97.5])
+    value = float(total(parts, np.ones((1, len(prompts))))[0])
+    low, high = ends(parts, len(prompts), seed=seed, draws=draws) or (None, None)
     differ = int(np.any([(part.gain != 0).any(1) for part in parts], axis=0).sum())
-    return Difference(value, min(float(low), value), max(float(high), value), images, len(prompts), differ)
+    return Difference(value, low, high, images, len(prompts), differ)
 
 
 def share(domains: Sequence[str], pairs: Sequence[tuple[str, Pair]], metric: str) -> Difference:
     """One metric, as the mean of each domain's mean over concepts; the pairs have no second removal.
 
     At each end the interval is the wider of a bootstrap over prompts and of Wilson's over all images, which keeps a
-    width where every image is right.
+    width where every image is right. With too few prompts for the first it is the second.
     """
     found = compare_all(domains, pairs, metrics=(metric,))
-    if found.value is None or found.low is None or found.high is None:
+    if found.value is None:
         return found
     names = {j.prompt_id: 0 for _, pair in pairs for j in pair.first}
     parts = [p for d, pair in pairs for p in _parts(d, [o for o in domains if o != d], pair, names, (metric,)) or []]
     right, images = (int(sum(getattr(p, name).sum() for p in parts)) for name in ("gain", "count"))
     low, high = wilson(right, images)
-    return replace(found, low=min(found.low, low), high=max(found.high, high), n_images=images)
+    if found.low is not None and found.high is not None:
+        low, high = min(found.low, low), max(found.high, high)
+    return replace(found, low=min(low, found.value), high=max(high, found.value), n_images=images)
 
 
 def _parts(
@@ -170,5 +205,5 @@ def _parts(
             won, lost = a.right(q.domain) != q.wrong, b.right(q.domain) != q.wrong
             gain[at] += float(won) - (0.0 if pair.second is None else float(lost))
             count[at] += 1
-        found.append(Part(1 / len({*kinds}) / kinds.count(kind), gain, count))
+        found.append(Part(f"{domain} {q.metric}", 1 / len({*kinds}) / kinds.count(kind), gain, count))
     return found

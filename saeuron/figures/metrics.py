@@ -156,17 +156,25 @@ def questions(domain: str, concept: str, others: Sequence[str]) -> list[Question
 
 
 def _figure(q: Question, images: Sequence[Judged]) -> tuple[float | None, float | None, float | None]:
-    """(value, low, high) over the images; Wilson for one proportion, a bootstrap by prompt for a mean of means."""
+    """(value, low, high) over the images.
+
+    Wilson for one proportion, a bootstrap by prompt for a mean of means. Where prompts have several images, which are
+    alike, a proportion has the wider of both at each end: more images of the same prompts say little about others.
+    """
     if not images or any(j.seen.get(q.domain) is None for j in images):
         return None, None, None
     success = np.array([j.right(q.domain) != q.wrong for j in images], dtype=np.float64)
+    prompts = [j.prompt_id for j in images]
     if q.by is None:
-        value = float(success.mean())
-        return value, *wilson(int(success.sum()), len(success))
+        value, (low, high) = float(success.mean()), wilson(int(success.sum()), len(success))
+        if len({*prompts}) < len(prompts):
+            least, most = bootstrap_by_prompt(success, prompts)
+            low, high = min(low, least), max(high, most)
+        return value, low, high
     names = [j.asked[q.by] for j in images]
     _, group = np.unique(names, return_inverse=True)
     value = float((np.bincount(group, weights=success) / np.bincount(group)).mean())
-    low, high = bootstrap_by_prompt(success, [j.prompt_id for j in images], names)
+    low, high = bootstrap_by_prompt(success, prompts, names)
     return value, min(low, value), max(high, value)
 
 

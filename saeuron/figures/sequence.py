@@ -7,20 +7,17 @@
     RA         (IRA + CRA) / 2; without another domain IRA
 
 Intervals are 95 %: at each end the wider of a bootstrap over prompts and of Wilson's over the images. The bootstrap
-alone has no width where every image is right.
+alone has no width where every image is right; a figure of few prompts has Wilson's alone.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from saeuron.figures.comparison import Part
+from saeuron.figures.comparison import Part, ends, total
 from saeuron.figures.metrics import Judged, wilson
-
-DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def shares(
     if across:
         noted("CRA", None, across)
     # Each of the two halves counts as much, however many domains it is over.
-    noted("RA", None, [*inside * len(across), *across * len(inside)] if across else inside)
+    noted("RA", None, [*_labelled("IRA", inside * len(across)), *_labelled("CRA", across * len(inside))] or inside)
     return found
 
 
@@ -96,7 +93,12 @@ def _part(images: Sequence[Judged], domain: str, prompts: Mapping[str, int], by:
     for j, name in zip(images, names, strict=True):
         gain[prompts[j.prompt_id], group[name]] += j.right(domain)
         count[prompts[j.prompt_id], group[name]] += 1
-    return _Asked(keys, Part(1.0, gain, count))
+    return _Asked(keys, Part("", 1.0, gain, count))
+
+
+def _labelled(figure: str, parts: Sequence[_Asked]) -> list[_Asked]:
+    """The same as parts of a figure: a draw without images of one takes the others of this figure in its place."""
+    return [p._replace(right=p.right and replace(p.right, figure=figure)) for p in parts]
 
 
 def _share(role: str, measured: str | None, parts: Sequence[_Asked], prompts: int, seed: int) -> Share:
@@ -106,14 +108,8 @@ def _share(role: str, measured: str | None, parts: Sequence[_Asked], prompts: in
     if not known or len(known) < len(parts):
         return Share(role, measured, None, None, None, n)
 
-    def mean(times: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = np.mean([p.value(times) for p in known], axis=0)
-        return found
-
-    value = float(mean(np.ones((1, prompts)))[0])
-    times = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=DRAWS)
-    drawn = mean(times.astype(np.float64))
-    # A draw without an image of this figure has no value.
-    low, high = np.percentile(drawn[~np.isnan(drawn)], [2.5, 97.5])
+    mean = [replace(p, weight=1 / len(known)) for p in known]
+    value = float(total(mean, np.ones((1, prompts)))[0])
+    low, high = ends(mean, prompts, seed=seed) or (value, value)
     least, most = wilson(round(value * n), n)
-    return Share(role, measured, value, min(float(low), least, value), max(float(high), most, value), n)
+    return Share(role, measured, value, min(low, least, value), max(high, most, value), n)

@@ -10,10 +10,11 @@ def percent(fraction: float) -> str:
 
 
 def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """Fractions in percent: `98.9 97-100`; `-` if one is None."""
-    if value is None or low is None or high is None:
+    """Fractions in percent: `98.9 97-100`; `98.9` without an interval, `-` without a value."""
+    if value is None:
         return "-"
-    return f"{percent(value) if value == 1 else format(100 * value, '.1f')} {100 * low:.0f}-{100 * high:.0f}"
+    shown = percent(value) if value == 1 else format(100 * value, ".1f")
+    return shown if low is None or high is None else f"{shown} {100 * low:.0f}-{100 * high:.0f}"
 
 
 def harm(harmed: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The base class of methods: a method makes a removal from evidence and settings."""
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,6 +92,8 @@ class Method(ABC):
                 raise UnknownName(f"setting of the method {self.name!r}", name, self.grid)
             if not values:
                 raise ConfigError(f"setting {name!r} of the method {self.name!r} has no values; give at least one.")
+            if bad := [v for v in values if isinstance(v, float) and not math.isfinite(v)]:
+                raise ConfigError(f"{name} holds {bad[0]}; expected finite numbers.")
         values_of = {name: self.ordered(name, grid.get(name, self.grid[name])) for name in self.grid}
         return [dict(zip(values_of, chosen, strict=True)) for chosen in itertools.product(*values_of.values())]
 

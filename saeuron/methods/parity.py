@@ -7,12 +7,14 @@ That implementation adds the reconstruction error as x_hat - x instead of x - x_
 and where no latent is edited the output is 2 x_hat - x, not x. It needs all N latents, which its file holds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from saeuron.errors import ConfigError
 from saeuron.methods.base import Evidence, Settings
 from saeuron.methods.latents import LatentEdit, edit_latents
 from saeuron.methods.saeuron import SAeUron, multiplier
@@ -33,6 +35,21 @@ class ParityEdit(LatentEdit):
     def scaled(self, strength: float) -> "ParityEdit":
         """The whole change, the wrong sign included, times `strength`."""
         return replace(self, factor=1 + strength * (self.factor - 1), share=strength * self.share)
+
+    @classmethod
+    def combined(cls, parts: Sequence["LatentEdit"]) -> tuple[list["LatentEdit"], dict[str, int]]:  # type: ignore[override]
+        """See `combine`; the wrong-sign term is that of the SAE, once.
+
+        Raises:
+            ConfigError: the parts have different strengths, so that term would have two.
+        """
+        shares = {part.share for part in parts if isinstance(part, ParityEdit)}
+        if len(shares) > 1:
+            raise ConfigError(
+                f"removals by saeuron_parity of the strengths {', '.join(f'{s:g}' for s in sorted(shares))} cannot be "
+                "combined; give them the same strength."
+            )
+        return super().combined(parts)
 
     def delta(self, rows: Tensor, timestep: int) -> Tensor:
         """x' - x, float32 [..., D]: 2 (x_hat - x) and what the latents' change adds."""

@@ -12,7 +12,7 @@ A prompt's id is a hash of its text, so that a sentence has the same noise in ev
 a seed and a guidance of their own; these count too.
 """
 
-from saeuron.prompts.files import from_file, sizes
+from saeuron.prompts.files import from_file, sizes, source_of
 from saeuron.prompts.prompt import SPLITS, Prompt, cells, choose
 from saeuron.prompts.sets import build, prompt_set
 from saeuron.prompts.templates import ARTICLE, fill, from_templates, placeholders
@@ -34,4 +34,5 @@ __all__ = [
     "placeholders",
     "prompt_set",
     "sizes",
+    "source_of",
 ]

@@ -42,6 +42,15 @@ def from_file(file: PromptFile | Path | str, domains: Mapping[str, Sequence[str]
     return choose(prompts, file.limit, 0) if file.limit else prompts
 
 
+def source_of(path: Path) -> str:
+    """`Prompt.source` of a file that is given as a path alone: its name, if its layout is a benchmark's.
+
+    Raises as `from_file`.
+    """
+    known = {heading(str(name)) for row in rows_of(path) for name in row if name is not None}
+    return path.stem if layout_of(known).benchmark else ""
+
+
 def sizes(file: PromptFile | Path | str) -> Counter[tuple[int, int]]:
     """{(height, width) in pixels: rows that ask for it} of a file whose layout says so, unless that is ignored.
 

@@ -10,9 +10,9 @@ from saeuron.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of all configurations: frozen, unknown keys refused."""
+    """Base of all configurations: frozen, unknown keys refused, and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TopKOptions(Config):

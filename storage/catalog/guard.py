@@ -38,6 +38,7 @@ _REFUSED_FUNCTIONS = frozenset(
         *("nextval", "currval", "setval", "setseed", "write_log", "sleep_ms", "pg_sleep"),
     }
 )
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _UNKNOWN_TABLE = re.compile(r"Table with name (\S+) does not exist")
 _BATCH_ROWS = 100_000
 _SPARE_BYTES = 1 << 30
@@ -90,6 +91,9 @@ def views(connection: duckdb.DuckDBPyConnection) -> list[str]:
 def _check(tree: Any, internal: set[str], views: Sequence[str]) -> None:
     parts = list(_parts(tree))
     ctes = {str(entry["key"]).lower() for part in parts if "cte_map" in part for entry in part["cte_map"]["map"]}
+    if odd := sorted(name for name in ctes if not _PLAIN.fullmatch(name)):
+        # Elsewhere in the query such a name could mean a file.
+        raise BadQuery(f"the query's WITH defines {odd[0]!r}: expected a name of letters, digits and underscores")
     if taken := sorted(ctes & internal):
         # Within its own definition such a name would mean DuckDB's view.
         raise BadQuery(f"the query's WITH defines {taken[0]!r}, a table of DuckDB's own: choose another name")

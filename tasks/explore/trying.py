@@ -180,7 +180,7 @@ def generate(
 
     config = model_of(shelf, request)
     pipe = model.pipeline(config, device)
-    shape = latent_shape(pipe)
+    shape = latent_shape(pipe, config)
     removal = removal_of(shelf, request, shape[1] / shape[2])
     total, done = config.steps * ((unedited is None) + (removal is not None)), 0
 
@@ -261,7 +261,7 @@ def python(shelf: Shelf, request: Request) -> str:
         f"model = ModelConfig({', '.join(f'{k}={v!r}' for k, v in _told(config).items())})",
         f"pipe = saeuron.load_pipeline({config.spec!r})",
         f"prompt = {request.prompt!r}",
-        "shape = latent_shape(pipe)",
+        "shape = latent_shape(pipe, model)",
         f"noise = initial_noise({request.seed}, [(Prompt(prompt, 'test').id, 0)], shape)",
         "removals = []",
     ]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from flows.check import check, check_added
 from flows.config import EMBEDDED, load, load_concept, names
@@ -296,6 +297,24 @@ class TestCheck:
         with pytest.raises(UserError) as error:
             check_added(ConceptConfig.model_validate({"name": "grain", "domain": "style"} | concept), config)
         assert said in str(error.value) and "\n" not in str(error.value)
+
+    def test_an_added_concept_is_judged_at_the_size_of_the_run(self, config: RunConfig) -> None:
+        large = config.model_copy(update={"model": config.model.model_copy(update={"size": (64, 64)})})
+        concept = ConceptConfig.model_validate({"name": "grain", "domain": "style"})
+        check_added(concept, config)
+        with pytest.raises(ConfigError) as whole:
+            check(large)
+        with pytest.raises(ConfigError) as added:
+            check_added(concept, large)
+        assert str(added.value) == str(whole.value) and "64" in str(added.value)
+
+    @pytest.mark.parametrize(("part", "key"), [("model", "guidance"), ("train", "lr")])
+    @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+    def test_numbers_are_finite(self, config: RunConfig, part: str, key: str, value: str) -> None:
+        told = config.model_dump(mode="json")
+        told[part][key] = float(value)
+        with pytest.raises(ValidationError, match="finite number"):
+            RunConfig.model_validate(told)
 
     def test_an_object_is_scored_alone(self, config: RunConfig) -> None:
         templates = {s: ["A {object} in {style} style."] for s in ("train", "validation", "test")}

@@ -287,6 +287,9 @@ def _interval(figure: "Difference") -> str:
 
 
 def _difference(figure: "Difference | None") -> str:
-    if figure is None or figure.value is None or figure.low is None or figure.high is None:
+    if figure is None or figure.value is None:
         return ""
-    return f"{100 * figure.value:+.1f} ({100 * figure.low:+.1f} {100 * figure.high:+.1f})"
+    shown = f"{100 * figure.value:+.1f}"
+    if figure.low is None or figure.high is None:
+        return shown
+    return f"{shown} ({100 * figure.low:+.1f} {100 * figure.high:+.1f})"

@@ -163,7 +163,7 @@ def test_every_attack_is_reproducible_and_leaves_broken_prompts_alone(target: Ta
     assert not [a for batch in get(name)(spared, QUICK) for a in batch]
 
 
-@pytest.mark.parametrize("name", ["none", "random", "gradient", "embedding", "inversion"])
+@pytest.mark.parametrize("name", ATTACKS)
 def test_hidden_names_are_in_no_text(target: Target, name: str) -> None:
     found: list[Attempt] = [a for batch in get(name)(fresh(target, hide=True), QUICK) for a in batch]
     assert found and not any("cat" in a.text.lower() for a in found)
@@ -178,3 +178,23 @@ def test_texts_without_a_name() -> None:
 def test_bad_requests_are_told() -> None:
     with pytest.raises(UnknownName, match="gradient"):
         get("gradiant")
+
+
+def test_pictures_have_the_size_that_the_model_is_asked_for(target: Target) -> None:
+    """The noise is that of the evaluation, so the first picture is the evaluation's own."""
+    model = MODEL.model_copy(update={"size": (32, 48)})
+    [expected] = [pictures for _, pictures in generate(target.pipe, [Request(p, 0) for p in PROMPTS], model, 0)]
+    [found] = get("none")(fresh(target, model=model), QUICK)
+    assert np.array_equal(np.stack([a.picture for a in found]), expected) and expected.shape == (3, 32, 48, 3)
+
+
+def test_the_noise_of_a_picture_does_not_depend_on_how_many_there_are(target: Target) -> None:
+    whole = inverted(target)
+    assert torch.equal(inverted(fresh(target, prompts=PROMPTS[:1], pictures=target.pictures[:1])), whole[:1])
+
+
+def test_paraphrases_that_are_alike_without_the_name_are_drawn_once(target: Target) -> None:
+    prompt = PROMPTS[0]
+    others = {prompt.text: ["The cat in neon style.", "The Cat in neon style.", "A neon picture of a cat."]}
+    found = [a.text for b in get("paraphrase")(fresh(target, hide=True, paraphrases=others), QUICK) for a in b]
+    assert found == ["The in neon style."]

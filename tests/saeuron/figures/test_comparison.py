@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from saeuron.figures.comparison import Pair, compare, compare_all
-from saeuron.figures.metrics import Judged, evaluate, summary
+from saeuron.figures.comparison import Pair, compare, compare_all, share
+from saeuron.figures.metrics import Judged, evaluate, summary, wilson
 
 DOMAINS = ("style", "object")
 
@@ -123,3 +123,42 @@ def test_few_prompts_beat_nothing(differ, beats):
     ]
     found = compare("style", DOMAINS, [Pair("neon", good, worse)])
     assert found.low > 0 and (found.n_differ, found.beats) == (differ, beats)
+
+
+def alone(concepts, seen):
+    """One test image for each concept of a single domain; the judge sees those in `seen`."""
+    return [Judged(f"A {c}.", 0, {"style": c}, {"style": c if c in seen else "other"}) for c in concepts]
+
+
+def pairs_of(n, won):
+    """Removals of n concepts; the first takes `won` of them away, the second the three after those."""
+    concepts = [f"c{i:02d}" for i in range(n)]
+    found = []
+    for i, concept in enumerate(concepts):
+        first, second = ({concept} if i >= won else set()), ({concept} if not won <= i < won + 3 else set())
+        others = {*concepts} - {concept}
+        found.append(Pair(concept, alone(concepts, others | first), alone(concepts, others | second)))
+    return found
+
+
+@pytest.mark.parametrize("n", [7, 10, 14, 30])
+def test_concepts_of_a_single_prompt_are_resampled_too(n):
+    """Four concepts against three is chance, however few draws hold a prompt of every concept."""
+    found = compare("style", ("style",), pairs_of(n, 4))
+    assert found.value == pytest.approx((4 - 3) / n / 2) and found.n_differ == 7
+    assert found.low < 0 < found.high and not found.beats
+    # The bootstrap is that of a mean over n independent concepts.
+    each = np.array([1.0] * 4 + [-1.0] * 3 + [0.0] * (n - 7)) / 2
+    error = 1.96 * each.std() / np.sqrt(n)
+    assert found.high - found.low == pytest.approx(2 * error, rel=0.2)
+
+
+def test_too_few_prompts_of_one_metric_have_no_interval():
+    good = seen_by(np.random.default_rng(6), 1.0, 0.0)
+    kept = [j for j in good if j.asked["style"] != "neon" or (j.asked["object"] == "cat")]
+    idle = [Judged(j.prompt_id, j.index, j.asked, dict(j.asked)) for j in kept]
+    found = compare("style", DOMAINS, [Pair("neon", kept, idle)])
+    assert found.value == pytest.approx(1 / 3) and (found.low, found.high, found.beats) == (None, None, False)
+    # A share has Wilson's interval of its images then: 4 of 4.
+    ua = share(DOMAINS, [("style", Pair("neon", kept, None))], "UA")
+    assert (ua.value, (ua.low, ua.high)) == (1, wilson(4, 4))

@@ -98,3 +98,11 @@ def test_one_domain_alone_has_no_cross_domain():
     alone = [Judged(j.prompt_id, j.index, {"object": j.asked["object"]}, j.seen) for j in images()]
     found = {(s.role, s.measured): s for s in shares(("object",), {"cat": "object"}, {"object"}, alone)}
     assert ("CRA", None) not in found and found["RA", None].accuracy == found["IRA", None].accuracy
+
+
+def test_many_concepts_of_one_prompt_each_have_intervals():
+    names = [f"c{i}" for i in range(60)]
+    found = [Judged(f"A {c}.", 0, {"style": c}, {"style": c if i % 4 else "other"}) for i, c in enumerate(names)]
+    removed = dict.fromkeys(names[:40], "style")
+    [gone] = [s for s in shares(("style",), removed, {"style"}, found) if (s.role, s.measured) == ("removed", None)]
+    assert gone.accuracy == 0.75 and 0.55 < gone.low < 0.65 and 0.85 < gone.high < 0.95

@@ -115,6 +115,8 @@ def test_a_negative_prompt_is_the_pipelines_own(evidence, tiny_pipe):
         ("steering", {"strength": (0,)}, "strength holds 0; expected numbers above 0"),
         ("negative_prompt", {"text": ("{who}",)}, "text holds '{who}'"),
         ("negative_prompt", {"text": (" ",)}, "text holds ' '"),
+        ("saeuron", {"gamma": (float("nan"),)}, "gamma holds nan; expected finite numbers"),
+        ("steering", {"strength": (1.0, float("inf"))}, "strength holds inf; expected finite numbers"),
     ],
 )
 def test_settings_that_cannot_be_used(name, grid, message):

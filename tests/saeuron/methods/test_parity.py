@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from saeuron import methods
+from saeuron.errors import ConfigError
 from saeuron.hooks import Step
 from saeuron.methods.base import Evidence
 from saeuron.methods.parity import ParityEdit
@@ -75,6 +76,8 @@ def test_it_is_scaled_combined_and_saved_whole(tmp_path):
     one, two = made(sae, random_profile()), made(sae, random_profile(1))
     torch.testing.assert_close(one.scaled(0.5).delta(x, 999), 0.5 * one.delta(x, 999), rtol=0, atol=2e-5)
     assert not one.scaled(0).delta(x, 999).any()
+    with pytest.raises(ConfigError, match=r"of the strengths 0.5, 1 cannot be combined; give them the same strength"):
+        combine([one, two.scaled(0.5)])
     (both,), overlap = combine([one, two])
     assert isinstance(both, ParityEdit) and overlap["s1"] >= 0
     plain = Removal.merge([Removal(c, "style", "saeuron", {}, (build_edit(sae, p, 5, -2.0, sae_id="s1"),))

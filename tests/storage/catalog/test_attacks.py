@@ -110,6 +110,8 @@ READING = """
     FROM READ_CSV_AUTO('/etc/passwd')
     FROM read_parquet('{statistics}')
     FROM parquet_scan('{statistics}')
+    SELECT s.* FROM (WITH "{statistics}" AS (SELECT 1) SELECT 1 AS x) a, "{statistics}" s
+    WITH "{statistics}" AS MATERIALIZED (FROM "{statistics}") FROM "{statistics}"
     FROM read_text('/etc/passwd')
     FROM ReAd_TeXt('/etc/passwd')
     FROM "read_text"('/etc/passwd')

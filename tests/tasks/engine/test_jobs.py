@@ -205,6 +205,11 @@ def test_a_prompt_file_counts_by_its_bytes(tmp_path: Path) -> None:
         return PromptsJob(workspace=HERE, config=PromptsConfig(files=(str(tmp_path / name),)), domains={"style": STYLE})
 
     assert job("a.txt", "A cat.").id == job("b.txt", "A cat.").id != job("c.txt", "A dog.").id
+    # The same bytes are read otherwise: here the first line is a heading.
+    assert job("a.txt", "text\nA cat.").id != job("a.csv", "text\nA cat.").id == job("b.csv", "text\nA cat.").id
+    # Prompts of a benchmark have the file's name as their source.
+    i2p = "prompt,sd_seed,sd_guidance_scale,categories\nA cat.,1,7.5,none\n"
+    assert job("i2p.csv", i2p).id != job("other.csv", i2p).id
     with pytest.raises(BadPrompts, match="no such prompt file"):
         _ = PromptsJob(workspace=HERE, config=PromptsConfig(files=("none.txt",)), domains={"style": STYLE}).id
 
