@@ -52,6 +52,8 @@ BUILT_IN = {
     "sae_guidance": "saeuron.methods.detection.sae_guidance:SAEGuidance",
     "gated_uce": "saeuron.methods.detection.gated_uce:GatedUCE",
     "gated_uce_random": "saeuron.methods.detection.gated_uce:GatedUCERandom",
+    "prompt_uce": "saeuron.methods.detection.prompt_uce:PromptUCE",
+    "either_uce": "saeuron.methods.detection.prompt_uce:EitherUCE",
     "itd": "saeuron.methods.text.itd:ItD",
     "text_latents": "saeuron.methods.text.text_latents:TextLatents",
     "semantic_gate": "saeuron.methods.text.semantic_gate:Semantic",
@@ -63,7 +65,7 @@ BUILT_IN = {
 }
 """{name: module:class}, imported on first use."""
 UNTRAINED = "untrained"
-_WITH_LATENTS = ("replace", "tiered", "sauce", "sae_guidance", "gated_uce", "itd", "text_latents")
+_WITH_LATENTS = ("replace", "tiered", "sauce", "sae_guidance", "gated_uce", "either_uce", "itd", "text_latents")
 """Methods that have a control `NAME_untrained`. The one of `saeuron` is called `untrained`."""
 _made: dict[str, "Method"] = {}
 

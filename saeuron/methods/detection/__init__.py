@@ -7,4 +7,6 @@ thresholds.py     thresholds from how strongly a concept's latents fire in image
 sauce.py          SAUCE (2503.14530): latents found with a few images, edited in images that show the concept
 sae_guidance.py   undo the prompt's guidance where the latents fire
 gated_uce.py      UCE's keys and values in images whose probe opens, the model's own in others
+prompt_probe.py   a gate by the prompt's text states
+prompt_uce.py     UCE where the prompt asks for the concept, or where it or an SAE's probe says so
 """

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from saeuron.hooks import INPUT, Reader, Step
 from saeuron.methods.detection.probe import Probe
+from saeuron.methods.detection.prompt_probe import PromptProbe
 from saeuron.pipelines import family_of
 
 
 class Decision:
     """Decisions of one concept's probes about each image of the current generation."""
 
-    def __init__(self, probes: Sequence[Probe]) -> None:
+    def __init__(self, probes: Sequence[Probe | PromptProbe]) -> None:
         self.probes = probes
         self.asleep = False
         """If set, probes do not read."""
@@ -52,7 +53,7 @@ class Decision:
         """Stop reading, and apply the decisions."""
         self.asleep, self.silent = True, False
 
-    def look(self, probe: Probe, step: Step, output: Tensor, source: Tensor | None) -> None:
+    def look(self, probe: Probe | PromptProbe, step: Step, output: Tensor, source: Tensor | None) -> None:
         """Record for which images a probe opens."""
         del source
         seen = step.half(output, "conditional")

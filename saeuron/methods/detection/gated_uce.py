@@ -17,8 +17,9 @@ from saeuron.methods.base import Evidence, Settings
 from saeuron.methods.controls import random_latents
 from saeuron.methods.detection.decision import Decision, First, rows_of
 from saeuron.methods.detection.probe import Probe, first, probes, strongest
+from saeuron.methods.detection.prompt_probe import PromptProbe
 from saeuron.methods.detection.sensor import whole
-from saeuron.methods.parts import Editor, Hooked, Watch
+from saeuron.methods.parts import Editor, Hooked, Part, Watch
 from saeuron.methods.text.states import FARTHEST
 from saeuron.methods.weights.linear_map import Moments
 from saeuron.methods.weights.uce import UCE
@@ -31,7 +32,8 @@ class GatedMap(Watch):
 
     kind: ClassVar[str] = "gated_map"
 
-    probes: tuple[Probe, ...]
+    probes: tuple[Probe | PromptProbe, ...]
+    """It opens where one of them does."""
     layers: tuple[str, ...]
     """Dotted paths of the layers that make keys and values."""
     up: Tensor
@@ -44,7 +46,7 @@ class GatedMap(Watch):
         object.__setattr__(self, "layers", tuple(self.layers))
 
     @property
-    def watched(self) -> tuple[Probe, ...]:
+    def watched(self) -> tuple[Part, ...]:
         """Its probes."""
         return self.probes
 
@@ -88,6 +90,9 @@ class GatedUCE(UCE):
     needs = frozenset({"latents", "activations", "prompts"})
     grid: ClassVar[dict[str, Sequence[Any]]] = {"n": (2,), "erase": (1.0,), "toward": (FARTHEST,)}
 
+    strict: ClassVar[bool] = False
+    """Whether a probe is shut for every training image of others."""
+
     def ordered(self, name: str, values: Sequence[Any]) -> list[Any]:
         """Weak before strong."""
         return whole(name, values) if name == "n" else super().ordered(name, values)
@@ -106,7 +111,7 @@ class GatedUCE(UCE):
         moments, fitted = learned
         n = settings["n"]
         if n not in fitted:
-            fitted[n] = probes(evidence, n, self.selected)
+            fitted[n] = probes(evidence, n, self.selected, strict=self.strict)
         [plain] = super().parts(evidence, moments, settings)
         return (GatedMap(fitted[n], plain.layers, plain.up, plain.down),)
 

@@ -30,6 +30,8 @@ from saeuron.scoring import select
 
 RIDGE = 0.01
 """R, the weight of |w|^2 / 2. CHOSEN: with 20 and 40 images the classes are often separable, and w would diverge."""
+SHUT = 1e-3
+"""g of the image without the concept that comes nearest to opening a strict probe is this far below 0."""
 ROUNDS = 50
 """Newton steps, at most; a dozen are usually enough."""
 
@@ -93,14 +95,16 @@ def strongest(evidence: Evidence, hookpoint: str, n: int) -> Tensor:
     return torch.zeros(len(score), dtype=torch.bool).scatter(0, select(score, n), True)
 
 
-def probes(evidence: Evidence, n: int, chosen: Select = strongest) -> tuple[Probe, ...]:
-    """A probe for each hookpoint, fitted to the evidence's images of the concept and of others."""
+def probes(evidence: Evidence, n: int, chosen: Select = strongest, *, strict: bool = False) -> tuple[Probe, ...]:
+    """A probe for each hookpoint, fitted to the evidence's images of the concept and of others; see `stricter`."""
     plain = [
         reading(sae, chosen(evidence, hookpoint, n), evidence.sae_ids.get(hookpoint, ""))
         for hookpoint, sae in evidence.saes.items()
     ]
     mine, others = (heights(evidence, images, plain) for images in (evidence.target, evidence.others))
     fitted = [fit(yes, no) for yes, no in zip(mine, others, strict=True)]
+    if strict:
+        fitted = [(w, stricter(w, bias, no)) for (w, bias), no in zip(fitted, others, strict=True)]
     return tuple(replace(p, weights=w, bias=bias) for p, (w, bias) in zip(plain, fitted, strict=True))
 
 
@@ -140,6 +144,11 @@ def fit(yes: Tensor, no: Tensor) -> tuple[Tensor, float]:
             break
     weights = w[:-1] / spread
     return weights.float(), float(w[-1] - weights @ mean)
+
+
+def stricter(w: Tensor, bias: float, no: Tensor) -> float:
+    """w_0 lowered as far as needed to shut the probe for every image without the concept, `no` [Q, u]."""
+    return bias - max(0.0, float((no @ w + bias).max()) + SHUT)
 
 
 class _Enough(Exception):

@@ -138,21 +138,27 @@ class Semantic(Method):
         pipe = evidence.pipe
         hookpoint = told(pipe)
         asked = rows(pipe, [p.text for p in evidence.asked], hookpoint)
-        stay = rows(pipe, ["", *(p.text for p in evidence.retained)], hookpoint)
-        kept = stay[:, FIRST:].flatten(0, 1).double()
-        centre = kept.mean(0)
-        u = asked[:, FIRST:].flatten(0, 1).double().mean(0) - centre
-        main, scales = whitening(torch.cov(kept.T, correction=0))
-        white = scales[0] * u + (scales[1:] * (main @ u)) @ main
-        made = (centre, white / white.norm(), main, scales, torch.zeros(()), u / u.norm())
-        stacked = dict(zip(STACKED, (each.float()[None] for each in made), strict=True))
-        edit = SemanticGate(hookpoint, "conditional", **stacked, strength=1.0)
-        return replace(edit, tau=threshold(_cosines(edit, asked), _cosines(edit, stay))[None])
+        return semantic_gate(hookpoint, asked, rows(pipe, ["", *(p.text for p in evidence.retained)], hookpoint))
 
     def parts(self, evidence: Evidence, learned: SemanticGate, settings: Settings) -> tuple[SemanticGate, ...]:
         """One edit of the text encoder."""
         del evidence
         return (replace(learned, strength=settings["strength"]),)
+
+
+def semantic_gate(hookpoint: str, asked: Tensor, stay: Tensor) -> SemanticGate:
+    """The edit with strength 1, from the states of prompts that ask for the concept, float32 [P, L, D], and of those
+    that stay, [Q, L, D].
+    """
+    kept = stay[:, FIRST:].flatten(0, 1).double()
+    centre = kept.mean(0)
+    u = asked[:, FIRST:].flatten(0, 1).double().mean(0) - centre
+    main, scales = whitening(torch.cov(kept.T, correction=0))
+    white = scales[0] * u + (scales[1:] * (main @ u)) @ main
+    made = (centre, white / white.norm(), main, scales, torch.zeros(()), u / u.norm())
+    stacked = dict(zip(STACKED, (each.float()[None] for each in made), strict=True))
+    edit = SemanticGate(hookpoint, "conditional", **stacked, strength=1.0)
+    return replace(edit, tau=threshold(_cosines(edit, asked), _cosines(edit, stay))[None])
 
 
 def whitening(covariance: Tensor) -> tuple[Tensor, Tensor]:
