@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from prefect import flow
 
-from flows.hints import command
 from flows.run import Run
 from flows.stages.prompts import prompts
 from flows.summary import counted, text_table
@@ -22,6 +21,7 @@ from storage.published import published
 from tasks.audit import UNEDITED, AuditConfig, AuditJob, audit, successes
 from tasks.engine import model
 from tasks.engine.job import Made
+from tasks.registry.removals import refusal
 
 WEAK = (0.5, 0.25, 0.125)
 """Strengths of the weakened removal, a control: an attack that works must break it. The one that is
@@ -50,12 +50,11 @@ def removals(workspace: Workspace, concept: str, methods: Sequence[str]) -> list
     """The removals of a concept by these methods; by all that there are where none is named.
 
     Raises:
-        UnknownName: there is none.
+        UnknownName: there is none; and what else `refusal` gives.
     """
     known = {a.method: a.removal_id for a in published(workspace).values() if a.concept == concept}
     if not known:
-        names = {a.concept for a in published(workspace).values()}
-        raise UnknownName("removal", concept, names, f"Make it with: {command('remove', concept)}")
+        raise refusal(workspace, concept)
     for method in methods:
         if method not in known:
             raise UnknownName(f"method of a removal of {concept!r}", method, known)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saeuron.config import ModelConfig
-from saeuron.errors import ConfigError, UnknownName
+from saeuron.errors import ConfigError
 from saeuron.generation import latent_shape, sample
 from saeuron.methods.removal import Removal, removed
 from saeuron.noise import initial_noise
@@ -12,44 +12,26 @@ from saeuron.pages.pictures import enlarge, save_png, side_by_side
 from saeuron.pipelines.loading import tokenizer, unread
 from saeuron.prompts import Prompt
 from storage import Workspace
-from storage.published import published
 from tasks.engine import model
 from tasks.registry import runs
+from tasks.registry.removals import place
 
 
 def find(workspace: Path, names: Sequence[str]) -> list[Path]:
     """The files of removals, each given by its path, or by `CONCEPT` or `CONCEPT.METHOD` for one of the workspace.
 
     Raises:
-        UnknownName: there is no such file or removal.
-        ConfigError: a concept has removals by several methods, none by the first of the last run's configuration, and
-            the name gives no method.
+        ConfigError: two names mean one removal; and what `place` raises.
     """
-    return [
-        path
-        if (path := Path(name)).suffix == ".safetensors" and path.is_file()
-        else file_of(Workspace.open(workspace, create=False), name)
-        for name in names
-    ]
-
-
-def file_of(workspace: Workspace, name: str) -> Path:
-    """The file of a workspace's removal, by `CONCEPT` or `CONCEPT.METHOD`. Raises as `find`.
-
-    Of several for a concept, the one by the first method of the last run's configuration is meant.
-    """
-    known = published(workspace)
-    fitting = {p: a for p, a in known.items() if name in (a.concept, f"{a.concept}.{a.method}")}
-    if not fitting:
-        names = [n for a in known.values() for n in (a.concept, f"{a.concept}.{a.method}")]
-        raise UnknownName("removal", name, {*names}, "Make it with: saeuron evaluate CONCEPT")
-    if len(fitting) > 1 and workspace.root.joinpath(runs.CONFIG).exists():
-        first = runs.remembered(workspace).method[0]
-        fitting = {p: a for p, a in fitting.items() if a.method == first} or fitting
-    if len(fitting) > 1:
-        several = ", ".join(f"{a.concept}.{a.method}" for a in fitting.values())
-        raise ConfigError(f"concept {name!r} has {len(fitting)} removals; give one of {several}.")
-    return next(iter(fitting))
+    found: dict[Path, str] = {}
+    for name in names:
+        path = place(workspace, name)
+        if path.resolve() in found:
+            first = found[path.resolve()]
+            both = f"{name!r} is given twice" if name == first else f"{first!r} and {name!r} are the same removal"
+            raise ConfigError(f"--remove: {both}; name each once.")
+        found[path.resolve()] = name
+    return list(found)
 
 
 def compare(

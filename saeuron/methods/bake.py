@@ -17,8 +17,8 @@ from saeuron.methods.steering import DirectionEdit
 from saeuron.methods.weights.part import WeightChange
 
 
-def unfoldable(removal: Removal, pipe: Any) -> list[str]:
-    """The parts of a removal that cannot be folded, each with its reason, in words."""
+def unfoldable(removal: Removal, pipe: Any = None) -> list[str]:
+    """The parts of a removal that cannot be folded, each with its reason; without a pipeline, as far as is known."""
     found = []
     for part in removal.parts:
         where = f"{part.kind} at {part.hookpoint}" if isinstance(part, Edit) else part.kind
@@ -27,7 +27,7 @@ def unfoldable(removal: Removal, pipe: Any) -> list[str]:
     return found
 
 
-def _why_not(part: Part, pipe: Any) -> str:
+def _why_not(part: Part, pipe: Any | None) -> str:
     if isinstance(part, WeightChange):
         return ""
     # A subclass may add its direction at some positions alone.
@@ -37,7 +37,7 @@ def _why_not(part: Part, pipe: Any) -> str:
         return f"it edits the {part.half} half alone"
     if not torch.equal(part.direction, part.direction[:1].expand_as(part.direction)):
         return "its direction differs between steps"
-    return "" if _bias(pipe, part.hookpoint) is not None else "the module has no bias"
+    return "" if pipe is None or _bias(pipe, part.hookpoint) is not None else "the module has no bias"
 
 
 def _bias(pipe: Any, hookpoint: str) -> Tensor | None:
@@ -50,17 +50,22 @@ def _bias(pipe: Any, hookpoint: str) -> Tensor | None:
     return last.bias.data if linear and last.bias is not None else None
 
 
+def check(removal: Removal, pipe: Any = None) -> None:
+    """Raise ConfigError if a part cannot be folded, into any model or into that of a pipeline."""
+    if left := unfoldable(removal, pipe):
+        raise ConfigError(
+            f"the removal of {removal.concept!r} by {removal.method} cannot be baked: {'; '.join(left)}. "
+            "Attach it instead: removal.attached(pipe)."
+        )
+
+
 def bake(pipe: Any, removal: Removal) -> None:
     """Change the pipeline's weights for good, so that it generates as with the removal attached.
 
     Raises:
         ConfigError: a part cannot be folded; nothing was changed then.
     """
-    if left := unfoldable(removal, pipe):
-        raise ConfigError(
-            f"the removal of {removal.concept!r} by {removal.method} cannot be baked: {'; '.join(left)}. "
-            "Attach it instead: removal.attached(pipe)."
-        )
+    check(removal, pipe)
     for part in removal.parts:
         if isinstance(part, WeightChange):
             for path in part.layers:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from saeuron.config import ModelConfig
 from saeuron.errors import ConfigError
-from saeuron.methods.bake import bake
+from saeuron.methods.bake import bake, check
 from saeuron.methods.removal import Removal
 from saeuron.pipelines.loading import load_pipeline
 from storage import Workspace
-from tasks.generate import file_of
 from tasks.registry import runs
+from tasks.registry.removals import place
 
 
 def bake_removal(workspace: Path, name: str, out: Path) -> Removal:
@@ -23,13 +23,14 @@ def bake_removal(workspace: Path, name: str, out: Path) -> Removal:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already; give a new or empty folder.")
-    path = Path(name)
-    if path.suffix == ".safetensors" and path.is_file():
-        removal = Removal.load(path)
+    path = place(workspace, name)
+    removal = Removal.load(path)
+    if path == Path(name):
         model = ModelConfig(spec=removal.provenance.get("model", "canvas"))
     else:
-        opened = Workspace.open(workspace, create=False)
-        removal, model = Removal.load(file_of(opened, name)), runs.remembered(opened).model
+        model = runs.remembered(Workspace.open(workspace, create=False)).model
+    # Most refusals need no model, which takes long to load.
+    check(removal)
     pipe = load_pipeline(model.spec)
     bake(pipe, removal)
     aside = out.with_name(f".{out.name}.partial")

@@ -17,8 +17,8 @@ from storage.errors import StorageError
 from storage.files import read_json, write_atomic
 from storage.manifests import Manifest
 from storage.tables import METRICS, read_table
-from tasks.generate import file_of
 from tasks.registry import runs
+from tasks.registry.removals import file_of
 
 RUN = "run.yaml"
 

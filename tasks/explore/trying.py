@@ -126,7 +126,7 @@ def check(shelf: Shelf, request: Request) -> None:
     from saeuron.methods.local import WHOLE, unlimited
     from saeuron.methods.removal import Removal
     from tasks.explore.latents import sae_of
-    from tasks.generate import file_of
+    from tasks.registry.removals import file_of
 
     if not request.prompt.strip():
         raise ConfigError("there is no prompt; say what to draw.")
@@ -214,7 +214,7 @@ def removal_of(shelf: Shelf, request: Request, aspect: float) -> Any:
     from saeuron.methods.local import Setting, local, turned
     from saeuron.methods.removal import Removal
     from saeuron.sae.autoencoder import SAE
-    from tasks.generate import file_of
+    from tasks.registry.removals import file_of
 
     workspace: Workspace = shelf.workspace
     found = [Removal.load(file_of(workspace, name)).at(strength) for name, strength in request.removals]
@@ -245,7 +245,7 @@ def _half(shelf: Shelf) -> Any:
 
 def python(shelf: Shelf, request: Request) -> str:
     """Python that makes the same edited picture."""
-    from tasks.generate import file_of
+    from tasks.registry.removals import file_of
 
     config = model_of(shelf, request)
     lines = [

@@ -79,3 +79,15 @@ def test_a_removal_of_a_workspace_that_cannot_be_baked(tmp_path: Path) -> None:
     Workspace.open(tmp_path / "w")
     done = run_here("removal", "bake", "neon", "--out", tmp_path / "out", "-w", tmp_path / "w")
     assert done.code == 2 and "neon" in done.complaint and not (tmp_path / "out").exists()
+
+
+def test_what_no_model_can_have_folded_is_refused_before_one_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("tasks.exchange.bake.load_pipeline", refuse)
+    example().save(tmp_path / "neon.safetensors")
+    done = run_here("removal", "bake", tmp_path / "neon.safetensors", "--out", tmp_path / "out", "-w", tmp_path / "w")
+    assert done.code == 2 and "cannot be baked" in done.complaint
