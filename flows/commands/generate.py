@@ -1,5 +1,6 @@
 """`saeuron generate`: draw a prompt with and without removals."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from saeuron.errors import ConfigError
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     remove: Annotated[
         list[str] | None, typer.Option(help="A concept to remove, or a removal's file; repeatable.")
@@ -33,10 +35,17 @@ def generate(
     """
     from flows.check import check_device
     from flows.environment import prepare
+    from storage import Workspace
     from tasks.generate import compare, find
 
+    if guidance is not None and not math.isfinite(guidance):
+        raise ConfigError(f"--guidance {guidance}: expected a finite number of 0 or more, such as 7.5.")
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a file name that ends in .png")
+    # Without a workspace the defaults do; one that was named must be there.
+    source = context.get_parameter_source("workspace")
+    if source and source.name != "DEFAULT":
+        Workspace.open(workspace, create=False)
     prepare(workspace, verbose=False)
     check_device(device)
     files = find(workspace, remove or [])

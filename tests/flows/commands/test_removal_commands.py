@@ -117,3 +117,19 @@ def test_an_export_that_cannot_be_made_is_refused_in_one_line(workspace: Workspa
     assert done.code == 2 and "did you mean 'neon'" in done.complaint
     done = run_here("removal", "export", "neon", "--out", workspace.removals.parent, "-w", workspace.root)
     assert done.code == 2 and "holds other things" in done.complaint
+
+
+def test_generate_refuses_before_a_model_is_loaded(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("tasks.engine.model.pipeline", refuse)
+    out = ("--out", tmp_path / "a.png")
+    done = run_here("generate", "x", "--guidance", "inf", *out, "-w", workspace.root)
+    assert done.code == 2 and "--guidance inf: expected a finite number" in done.complaint
+    done = run_here("generate", "x", *out, "-w", tmp_path / "none")
+    assert done.code == 2 and "there is no such folder" in done.complaint
+    monkeypatch.setenv("SAEURON_WORKSPACE", str(tmp_path / "none"))
+    assert "there is no such folder" in run_here("generate", "x", *out).complaint
