@@ -14,7 +14,8 @@ def report(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN|CONCEPT]", help="A run (3, last, last~1, its id) or a concept; by default the last run."
+            metavar="[RUN|CONCEPT]",
+            help="A run (3, last, last~1, its id) or a concept; by default last, the last that measured.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The HTML file; in the workspace's reports by default.")] = None,

@@ -13,7 +13,7 @@ def runs(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
     Example: saeuron runs
     """
     columns = ["number", "state", "flow", "started", "made", "cached", "failed"]
-    _show(workspace, "runs", columns, "number desc", as_json)
+    _show(workspace, "runs", columns, "number desc", as_json, ("report", "RUN"))
 
 
 @sae_app.command("list")
@@ -35,18 +35,25 @@ def removal_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
     Example: saeuron removal list
     """
     columns = ["concept", "method", "domain", "ua", "ira", "cra", "outdated", "removal_id"]
-    _show(workspace, "removals", columns, "concept, method", as_json)
+    _show(workspace, "removals", columns, "concept, method", as_json, ("generate", "PROMPT", "--remove", "CONCEPT"))
 
 
-def _show(workspace: object, view: str, columns: list[str], order: str, as_json: bool) -> None:
-    """Print some columns of a view."""
+def _show(
+    workspace: object, view: str, columns: list[str], order: str, as_json: bool, then: tuple[str, ...] = ()
+) -> None:
+    """Print some columns of a view, and the command to go on with."""
+    from flows.hints import command
     from flows.summary import counted, text_table
     from storage import Workspace, connect
+    from tasks.registry.runs import records
 
     opened = Workspace.open(str(workspace), create=False)
     with connect(opened) as views:
         found = views.execute(f"select {', '.join(columns)} from {view} order by {order}").fetchall()
     rows = [dict(zip(columns, row, strict=True)) for row in found]
+    if view == "runs" and any(row["state"] == "running" for row in rows):
+        states = {record.number: record.state for record in records(opened)}
+        rows = [row | {"state": states.get(row["number"], row["state"])} for row in rows]
     if as_json:
         say(json.dumps(rows, indent=2, default=str))
     else:
@@ -55,3 +62,5 @@ def _show(workspace: object, view: str, columns: list[str], order: str, as_json:
         noun = {"saes": "SAE"}.get(view, view.removesuffix("s"))
         percent = any(isinstance(value, float) for row in rows for value in row.values())
         say(f"({counted(len(rows), noun)}{'; fractions in percent' if percent else ''})")
+        if rows and then:
+            say(f"next: {command(*then, workspace=opened)}")

@@ -1,5 +1,6 @@
 """The subject of a report, the commands that it names, and a check of its figures."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,11 +116,12 @@ class Subject:
 
 def _run(shelf: Shelf, what: str | None) -> runs.Record:
     found = runs.records(shelf.workspace)
-    if what is None:
+    if what is None or re.fullmatch(r"last(~\d+)?", what):
+        # Commands that look something up are runs as well.
         measured = [r for r in found if any(split_id(i)[0] == "evaluation" for i in r.artifacts or ())]
         if not measured:
             raise ConfigError("no run here has measured a removal; start with: saeuron run")
-        return measured[-1]
+        return resolve(shelf.workspace, what or "last", measured)
     if what.isdecimal() and (numbered := [r for r in found if r.number == int(what)]):
         return numbered[0]
     try:

@@ -1,7 +1,7 @@
 """Compare two runs: settings, artifacts, their summaries, and figures that differ beyond chance."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ IGNORED = {"seconds", "protocol", "reference_set"}
 """Fields of a summary that are not compared: hashes and timings."""
 FILES = ("bytes", "contents")
 """Columns about an artifact's files."""
+_UNKNOWN = {"running": "has not ended", "interrupted": "was interrupted"}
+"""{state: why it is not known what a run used}."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,16 @@ class Difference:
     """Notes on what could not be compared."""
 
 
-def resolve(workspace: Workspace, text: str) -> runs.Record:
+def resolve(workspace: Workspace, text: str, among: Sequence[runs.Record] | None = None) -> runs.Record:
     """The run that a text names: its number, its id, a unique beginning of it, `last`, or `last~N`.
+
+    `among`: the runs that count, oldest first; all by default.
 
     Raises:
         UnknownName: no run has that name.
         ConfigError: several runs match, or there are fewer runs than N + 1.
     """
-    found = runs.records(workspace)
+    found = runs.records(workspace) if among is None else among
     if back := re.fullmatch(r"last(?:~(\d+))?", text):
         steps = int(back[1] or 0)
         if steps >= len(found):
@@ -113,8 +117,7 @@ def compare(workspace: Workspace, a: runs.Record, b: runs.Record) -> Difference:
     told = [flat(read_json(workspace.runs / "configs" / f"{r.run_id}.json")) for r in (a, b)]
     changed = [(key, told[0].get(key), told[1].get(key)) for key in dict.fromkeys([*told[0], *told[1]])]
     notes = [
-        f"{name} ({r.run_id}) {'has not ended' if r.state == 'running' else 'is from before artifacts were noted'}: "
-        "what it used is not known"
+        f"{name} ({r.run_id}) {_UNKNOWN.get(r.state, 'is from before artifacts were noted')}: what it used is not known"
         for name, r in (("A", a), ("B", b))
         if r.artifacts is None
     ]
@@ -215,6 +218,10 @@ def page(found: Difference) -> str:
     """The difference as text."""
     lines = [f"{name}  {r.run_id}  {r.state}, started {r.started:%Y-%m-%d %H:%M}" for name, r in _named(found)]
     lines += [f"note: {note}" for note in found.notes]
+    shared = found.config or found.both or found.cells or found.figures or found.unmatched
+    if found.a.run_id != found.b.run_id and not shared:
+        kinds = f"A is a run of {found.a.flow}, B of {found.b.flow}"
+        return "\n".join([*lines, f"nothing to compare: {kinds}, with the same settings; saeuron runs lists others"])
     lines += ["", f"configuration: {len(found.config) or 'no'} keys differ"]
     if found.config:
         changed = [{"key": key, "A": short(old, 80), "B": short(new, 80)} for key, old, new in found.config]

@@ -39,7 +39,8 @@ def of_run(shelf: Shelf, run: runs.Record) -> tuple[list[Manifest], RunConfig]:
     """
     config = configuration(shelf.workspace, run)
     if run.artifacts is None:
-        raise ConfigError(f"run {run.run_id} has not ended; run the same command again, then report it.")
+        ended = "was interrupted" if run.state == "interrupted" else "has not ended"
+        raise ConfigError(f"run {run.run_id} {ended}; run the same command again, then report it.")
     found = [shelf.manifests[i] for i in run.artifacts if split_id(i)[0] == "evaluation" and i in shelf.manifests]
     domains = list(config.domains)
     chosen = [m for m in found if m.summary["method"] in config.method]

@@ -58,12 +58,23 @@ def record(path: Path) -> Record:
 
 
 def records(workspace: Workspace) -> list[Record]:
-    """The records of all runs, in the order in which they began. Damaged ones are left out: see `saeuron verify`."""
+    """The records of all runs, in the order in which they began. Damaged ones are left out: see `saeuron verify`.
+
+    A run whose process is dead is `interrupted`, though its file says `running`.
+    """
     found = []
     for path in workspace.runs.glob("*.json"):
         with suppress(StorageError):
             found.append(record(path))
+    if unended := {r.run_id for r in found if r.state == "running"} - {*workspace.alive()}:
+        found = [_ended(workspace, r) if r.run_id in unended else r for r in found]
     return sorted(found, key=lambda r: (r.number, r.run_id))
+
+
+def _ended(workspace: Workspace, dead: Record) -> Record:
+    # It may have ended between the look at its record and that at its lock.
+    now = record(workspace.runs / f"{dead.run_id}.json")
+    return now.model_copy(update={"state": "interrupted"}) if now.state == "running" else now
 
 
 def start(workspace: Workspace, flow: str, config: RunConfig, command: str = "") -> str:

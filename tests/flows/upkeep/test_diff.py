@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.config import load
+from flows.explore.report import Subject
 from flows.upkeep import diff
 from saeuron.errors import ConfigError, UnknownName
 from storage import Workspace
@@ -169,7 +170,22 @@ class TestCompare:
         assert len(notes) == 2 and "is from before artifacts were noted" in notes[0]
         assert notes[1] == "1 evaluations are not there any more, or damaged; their figures are left out"
         assert "B " in diff.compare(workspace, new, begun).notes[0]
-        assert "has not ended" in diff.compare(workspace, new, begun).notes[0]
+        # Its process is dead, as its lock says.
+        assert begun.state == "interrupted" and "was interrupted" in diff.compare(workspace, new, begun).notes[0]
+        listed = json.loads(run_here("runs", "-w", workspace.root, "--json").out)
+        assert [row["state"] for row in listed] == ["interrupted", "completed", "completed"]
+        with workspace.living(begun.run_id):
+            alive = diff.resolve(workspace, "last")
+            assert alive.state == "running" and "has not ended" in diff.compare(workspace, new, alive).notes[0]
+
+
+def test_the_last_run_of_a_report_is_the_last_that_measured(workspace: Workspace, run: Callable[..., str]) -> None:
+    first, second = (run(i, artifacts={evaluation(workspace, i, "cat", UA=(0.2, 0.1, 0.3)): False}) for i in (1, 2))
+    run(3, artifacts={artifact_id("relatives", 1, {}): False})
+    runs.remember(workspace, load(str(TINY), []))
+    for name, meant in ((None, second), ("last", second), ("last~1", first)):
+        found = Subject(workspace, name).run
+        assert found is not None and found.run_id == meant
 
 
 class TestCommand:
@@ -192,6 +208,12 @@ class TestCommand:
         assert len(answer["artifacts"]["only_a"]) == 30 and answer["artifacts"]["only_b"] == [SAE[0]]
         assert (answer["a"]["run_id"], answer["b"]["run_id"]) == (first, second)
         assert answer["figures"] == {"same": 0, "unmatched": 0, "compared": []}
+
+    def test_runs_that_have_nothing_in_common(self, workspace: Workspace, run: Callable[..., str]) -> None:
+        run(1, artifacts={})
+        run(2, artifacts={artifact_id("relatives", 1, {}): False})
+        lines = run_here("diff", "last~1", "last", "-w", workspace.root).out.splitlines()
+        assert len(lines) == 3 and lines[2].startswith("nothing to compare: A is a run of pipeline, B of pipeline")
 
     def test_of_a_run_with_itself_nothing_differs(self, workspace: Workspace, run: Callable[..., str]) -> None:
         run(1, artifacts={evaluation(workspace, 1, "cat", UA=(0.2, 0.1, 0.3)): False})
