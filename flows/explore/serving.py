@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from flows.explore.guards import LOOPBACK, Guard
 from saeuron.errors import ConfigError
@@ -62,6 +63,12 @@ def serve(
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
-    server = Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            """End in order, however often it is asked: uvicorn's would cancel the application with a traceback."""
+            self.should_exit = True
+
+    # A request that does not end must not keep the explorer.
+    options: dict[str, Any] = {"access_log": False, "server_header": False, "timeout_graceful_shutdown": 5}
+    server = Server(uvicorn.Config(app, log_level="warning", **options))
     server.run(sockets=[listening])
     return address

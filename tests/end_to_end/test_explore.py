@@ -319,6 +319,9 @@ def test_the_command_says_where_it_is_and_ends_when_interrupted(cli: Cli, place:
         with urllib.request.urlopen(address, timeout=30) as answer:
             assert b"stripes" in answer.read()
         process.send_signal(signal.SIGINT)
+        # People press it twice.
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
         done = cli.finish(process)
     finally:
         end_session(process.pid)
