@@ -48,12 +48,13 @@ def suggested(config: "RunConfig", name: str, domain: str, also: Sequence[str], 
 
     Raises:
         ConfigError: the run has several domains and none is named, or the concept is one of the run's.
-        UnknownName: there is no such domain.
+        UnknownName: there is no such domain or judge.
     """
     import yaml
 
     from flows.check import check_added
     from flows.config import validated
+    from saeuron import judges
     from saeuron.config import ConceptConfig
     from saeuron.errors import ConfigError, UnknownName
 
@@ -62,6 +63,8 @@ def suggested(config: "RunConfig", name: str, domain: str, also: Sequence[str], 
     domain = domain or next(iter(config.domains))
     if domain not in config.domains:
         raise UnknownName("domain", domain, config.domains)
+    if judge:
+        judges.check_name(judge)
     templates = sentences(config, domain)
     judge = judge or _judge(config, domain, name)
     values = {"name": name, "domain": domain, "also": list(also), "templates": templates}

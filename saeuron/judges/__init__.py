@@ -37,6 +37,7 @@ __all__ = [
     "Judge",
     "Judgement",
     "check",
+    "check_name",
     "choices",
     "create",
     "names",
@@ -94,6 +95,11 @@ def _factory(name: str) -> Factory:
     if name not in found:
         raise UnknownName("judge", name, names())
     return installed.load("judge", found[name])
+
+
+def check_name(spec: str) -> None:
+    """Raise UnknownName if no judge has the name in a specification; its argument is not looked at."""
+    _factory(spec.partition(":")[0])
 
 
 def create(

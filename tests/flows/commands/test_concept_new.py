@@ -85,6 +85,8 @@ def test_what_cannot_join_is_refused_in_a_line():
         suggested(load("canvas20"), "zebra", "objects", [], "")
     with pytest.raises(ConfigError, match="concept 'cat' is part of the configuration already"):
         suggested(load("canvas20"), "cat", "object", [], "")
+    with pytest.raises(UnknownName, match="unknown judge 'nope'"):
+        suggested(load("canvas20"), "zebra", "object", [], "nope")
     for name in ("", " zebra"):
         with pytest.raises(ConfigError, match=r"^concept new: name: expected a name without blanks around it"):
             suggested(load("canvas20"), name, "object", [], "")
