@@ -12,8 +12,10 @@ from flows.summary import concept_page, status_page
 from flows.upkeep import gc, verify
 from saeuron.config import RunConfig
 from storage import Workspace
+from storage.identity import artifact_id
 from tasks.registry import runs
 from tests.end_to_end.process import run_here
+from tests.sae_workspace import build
 
 FLOWS = Path(__file__).parents[2] / "flows"
 NAME = "soft light/dusk"
@@ -110,6 +112,20 @@ def test_a_concept_whose_name_holds_a_space(workspace: Workspace) -> None:
     assert next_of(concept_page(workspace, NAME)["lines"], workspace) == ["evaluate", NAME]
     listed = run_here("concept", "list", "-w", workspace.root).out.splitlines()
     assert next_of(listed, workspace) == ["concept", "show", "NAME"]
+
+
+def test_lists_of_runs_and_of_removals_end_with_a_command(tmp_path: Path, tiny_model_folder: Path) -> None:
+    workspace = build(tmp_path / "my work", tiny_model_folder)
+    runs.start(workspace, "pipeline", runs.remembered(workspace))
+    assert next_of(run_here("runs", "-w", workspace.root).out.splitlines(), workspace) == ["report", "RUN"]
+    # There is none to go on with.
+    assert "next: " not in run_here("removal", "list", "-w", workspace.root).out
+    name = artifact_id("removal", 1, {})
+    workspace.folder(name).mkdir(parents=True)
+    about = {"concept": "neon", "method": "uce", "domain": "style"}
+    workspace.commit(name, config={}, inputs={}, summary=about, seconds=0)
+    said = run_here("removal", "list", "-w", workspace.root).out.splitlines()
+    assert next_of(said, workspace) == ["generate", "PROMPT", "--remove", "CONCEPT"]
 
 
 def test_no_command_is_put_together_by_hand() -> None:
