@@ -18,7 +18,7 @@ WORKSPACE: Path = _Unnamed("workspace")
 MARK = "workspace.json"
 
 
-def _folder(workspace: str | Path) -> Path:
+def folder(workspace: str | Path) -> Path:
     """The folder of a workspace that was named by a path or a URL; if it was not named, the nearest one above."""
     from storage.workspace import locate
 
@@ -42,7 +42,7 @@ WorkspaceOption = Annotated[
         "-w",
         help="Folder for all results, or s3://BUCKET/PREFIX; by default the nearest workspace, here or above.",
         envvar="SAEURON_WORKSPACE",
-        parser=_folder,
+        parser=folder,
         metavar="PLACE",
     ),
 ]

@@ -38,7 +38,10 @@ def run(
     Example: saeuron run canvas --workspace workspace --set train.k=16
     """
     from flows.config import load
+    from saeuron.errors import ConfigError
 
+    if tflops is not None and not plan:
+        raise ConfigError("--tflops is of --plan, which estimates the time; give both, or neither.")
     if config == "list":
         from flows.commands.runs import runs
 

@@ -195,6 +195,12 @@ def latent_show(
     """
     if out is not None and out.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}: expected a file name that ends in .png")
+    if attribution:
+        from flows.inspection.attribute import check
+        from tasks.registry import runs
+
+        opened, named = _opened(sae, workspace, device, threads, verbose)
+        check(runs.remembered(opened), named, device)
     diagnosis = _measured(sae, workspace, device, threads, verbose, as_json, latent=latent)
     from dataclasses import asdict
 
@@ -267,6 +273,7 @@ def _measured(
     """
     opened, found = _opened(sae, workspace, device, threads, verbose)
     from flows.sae.report import check_latent, sae_report
+    from tasks.sae.report import check_widths
 
     if latent is not None:
         check_latent(found.id, found.summary["n_latents"], latent)
@@ -275,7 +282,11 @@ def _measured(
     from tasks.sae.page import Diagnosis, newest
 
     against, *rest = asked or (None,)
-    other = find(opened, against).id if against is not None else None
+    other = None
+    if against is not None:
+        chosen = find(opened, against)
+        check_widths(found.id, found.summary["width"], chosen.id, chosen.summary["width"])
+        other = chosen.id
     there = newest(opened, "diagnosis", sae_id=found.id)
     if there is not None and not asked:
         compared = newest(opened, "stability", sae_id=found.id)

@@ -10,6 +10,7 @@ from flows.stages.prompts import prompts
 from flows.summary import counted, text_table
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
+from saeuron.inspection.words import attention_of
 from saeuron.sae.diagnosis import DiagnosisConfig
 from storage import Workspace, connect
 from storage.manifests import Manifest
@@ -37,6 +38,11 @@ def attribution_flow(
     with run.recorded("attribution") as run_id:
         made = run.step(attributed, attribution_job(run, opened.manifest(sae_id), latent))
     return {"run_id": run_id, "counts": run.counts} | told(opened, made.id)
+
+
+def check(config: RunConfig, sae: Manifest, device: str) -> None:
+    """Raise ConfigError if the SAE is not at a cross-attention of the configuration's model, which is loaded."""
+    attention_of(model.pipeline(config.model, device), sae.summary["hookpoint"])
 
 
 def attribution_job(run: Run, sae: Manifest, latent: int) -> AttributionJob:

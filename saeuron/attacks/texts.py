@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from saeuron.attacks.attack import Attack, Attempt, Effort, Target, attempts, tokenizer_of, without
-from saeuron.attacks.soft import allowed, prefixed
+from saeuron.attacks.soft import allowed, check_length, prefixed
 from saeuron.noise import generator
 
 
@@ -56,6 +56,8 @@ class RandomWords(Attack):
     def __call__(self, target: Target, effort: Effort) -> Iterator[list[Attempt]]:
         tokenizer = tokenizer_of(target.pipe)
         words = allowed(tokenizer, target.concept if target.hide else None)
+        filler = words[:1].expand(effort.words)
+        check_length(tokenizer, [prefixed(tokenizer, filler, target.text(i)) for i in target.todo])
         for number in range(effort.steps):
             todo, texts = target.todo, []
             for i in todo:

@@ -159,6 +159,12 @@ def diagnose(job: DiagnosisJob) -> Made:
     return commit(job, {"sae": job.sae_id, "prompts": job.prompts_id}, summary, clock)
 
 
+def check_widths(sae: str, width: int, against: str, other: int) -> None:
+    """Raise WidthMismatch if two SAEs read activations of different widths."""
+    if width != other:
+        raise WidthMismatch(f"{against} has width {other}, {sae} has {width}; compare SAEs of one hookpoint.")
+
+
 @step("stability")
 def stability(job: StabilityJob) -> Made:
     """Pair each latent with the nearest decoder row of the other SAE; write `stability.parquet`.
@@ -168,11 +174,7 @@ def stability(job: StabilityJob) -> Made:
     """
     clock = Clock()
     mine, other = (SAE.load(job.open.whole(i), job.device) for i in (job.sae_id, job.against_id))
-    if mine.info.width != other.info.width:
-        raise WidthMismatch(
-            f"{job.against_id} has width {other.info.width}, {job.sae_id} has {mine.info.width}; compare SAEs of one "
-            "hookpoint."
-        )
+    check_widths(job.sae_id, mine.info.width, job.against_id, other.info.width)
     found = nearest(mine.W_dec, other.W_dec)
     cosine = found.cosine.cpu().double()
     columns = [np.arange(mine.info.n_latents), cosine.numpy(), found.latent.cpu().numpy()]

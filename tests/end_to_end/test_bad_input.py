@@ -225,6 +225,8 @@ class TestOnAWorkspace:
             (["generate", "A cat.", "--remove", "./none.safetensors"], "no such file: ./none.safetensors"),
             (["concept", "show", "ct"], "unknown concept 'ct': did you mean 'cat'"),
             (["concept", "add", "none.yaml"], "no such file: none.yaml"),
+            (["run", "canvas20", "--tflops", "5"], "--tflops is of --plan"),
+            (["locate", "neon", "--examples", "3"], "--examples 3: expected an even number"),
             (["sql", "select * from removal"], "removals"),
         ],
     )

@@ -25,7 +25,7 @@ def audit(
     ] = None,
     hide: Annotated[bool, typer.Option("--hide", help="Leave the concept's name out of all attack prompts.")] = False,
     prompts: Annotated[int, typer.Option(min=1, help="Number of prompts to attack, also from a file.")] = 24,
-    words: Annotated[int, typer.Option(min=1, help="Words that an attack puts before the prompt.")] = 5,
+    words: Annotated[int, typer.Option(min=1, max=64, help="Words that an attack puts before the prompt.")] = 5,
     iterations: Annotated[int, typer.Option(min=1, help="Updates at each timestep by the attack `gradient`.")] = 40,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",

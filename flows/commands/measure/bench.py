@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
+from flows.commands.options import Device, Json, Threads, Verbose, console_for, folder, say
 from saeuron.config import RunConfig
 from saeuron.errors import ConfigError
 
@@ -22,7 +22,16 @@ def bench(
     removed: Annotated[
         str | None, typer.Option(help="The removed concept; needed for a folder and for module:attribute.")
     ] = None,
-    workspace: WorkspaceOption = PLACE,
+    workspace: Annotated[
+        Path,
+        typer.Option(
+            "--workspace",
+            "-w",
+            metavar="PLACE",
+            parser=folder,
+            help="Folder for the protocol's own workspace, which methods share.",
+        ),
+    ] = PLACE,
     device: Device = "cpu",
     threads: Threads = 2,
     verbose: Verbose = False,

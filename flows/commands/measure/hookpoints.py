@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.commands.options import Device, Json, Threads, say
-from saeuron.errors import ConfigError
+from saeuron.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
     from saeuron.pipelines.patching import Share
@@ -76,6 +76,7 @@ def hookpoints(
         raise ConfigError(
             f"--rank {rank} needs --instead OTHER: another concept of its kind, in whose place it stands."
         )
+    _check_names(model, [rank, *instead])
     from flows.check import check_device
 
     check_device(device)
@@ -121,6 +122,25 @@ def _ranked(
     together, *single = shares(pipe, pairs, [entries, *([p] for p in paths)], config)
     (control,) = shares(pipe, pairs, [entries], config, control=True)
     return sorted(single, key=lambda s: -s.share), together, control
+
+
+def _check_names(model: str, names: Sequence[str]) -> None:
+    """Raise if canvas, whose words are known, does not draw a concept, or the concepts are of two kinds."""
+    from saeuron.canvas.vocabularies import VOCABULARIES
+
+    if model not in VOCABULARIES:
+        return
+    of = VOCABULARIES[model]
+    kinds = dict.fromkeys(of.objects, "object") | dict.fromkeys(of.styles, "style")
+    for name in names:
+        if name not in kinds:
+            raise UnknownName("concept", name, kinds, f"(of {model})")
+        if kinds[name] != kinds[names[0]]:
+            raise ConfigError(
+                f"--instead {name} is an {kinds[name]}, {names[0]} a style; name another style."
+                if kinds[name] == "object"
+                else f"--instead {name} is a style, {names[0]} an object; name another object."
+            )
 
 
 def _pixels(text: str | None) -> tuple[int, int] | None:

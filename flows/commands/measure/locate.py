@@ -33,9 +33,12 @@ def locate(
     """
     from flows.check import check_device
     from flows.environment import check_server, prepare
+    from saeuron.errors import ConfigError
     from storage import Workspace
     from tasks.registry import runs
 
+    if examples % 2:
+        raise ConfigError(f"--examples {examples}: expected an even number, half of them with the concept.")
     opened = Workspace.open(workspace, create=False)
     prepare(opened.root, verbose)
     check_server()

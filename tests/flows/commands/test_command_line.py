@@ -85,6 +85,21 @@ class TestWorkspace:
         assert self.status() == str(other.root)
         assert self.status("-w", tmp_path / "workspace") == str(tmp_path / "workspace")
 
+    def test_bench_has_a_folder_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A workspace that other commands use would get SAEs and removals that its configuration does not know."""
+        other = Workspace.open(tmp_path / "other")
+        monkeypatch.setenv("SAEURON_WORKSPACE", str(other.root))
+        seen = []
+
+        def carry_out(config: object, place: Path, *rest: object, **more: object) -> object:
+            seen.append(place)
+            raise typer.Exit(0)
+
+        monkeypatch.setattr("flows.commands.run.carry_out", carry_out)
+        run_here("bench", "canvas", "uce")
+        run_here("bench", "canvas", "uce", "-w", tmp_path / "mine")
+        assert seen == [Path("workspace-bench"), tmp_path / "mine"]
+
 
 class TestLists:
     @pytest.mark.parametrize("words", ["runs", "run list", "sae list", "removal list"])

@@ -93,6 +93,20 @@ def test_mistakes_are_one_line(words: list[str], said: str, tiny_model_folder: P
     assert done.code == 2 and said in done.complaint and not done.out
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rank", "neno", "--instead", "sketch"], "unknown concept 'neno': did you mean 'neon'? (of canvas)"),
+        (["--rank", "neon", "--instead", "skech"], "unknown concept 'skech': did you mean 'sketch'? (of canvas)"),
+        (["--rank", "neon", "--instead", "cat"], "--instead cat is an object, neon a style; name another style"),
+        (["--rank", "cat", "--instead", "neon"], "--instead neon is a style, cat an object; name another object"),
+    ],
+)
+def test_canvas_ranks_only_what_it_draws(words: list[str], said: str) -> None:
+    done = run_here("hookpoints", "canvas", *words)
+    assert done.code == 2 and said in done.complaint and not done.out
+
+
 def test_a_model_that_is_not_there() -> None:
     done = run_here("hookpoints", "./nowhere")
     assert done.code == 2 and "no such model: './nowhere'" in done.complaint

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.inspection.attribute import attribution_job, lines, told
+from flows.inspection.attribute import attribution_job, check, lines, told
 from flows.run import Run
 from saeuron.errors import ConfigError
 from saeuron.generation import Request
@@ -74,6 +74,9 @@ def test_the_views_and_the_text(workspace: Workspace) -> None:
 def test_what_has_no_words(workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="is not a cross-attention, so its latents have no words"):
         attributed.fn(job(workspace, HOOKPOINTS[0]))
+    with pytest.raises(ConfigError, match="is not a cross-attention, so its latents have no words"):
+        check(runs.remembered(workspace), find(workspace, HOOKPOINTS[0]), "cpu")
+    check(runs.remembered(workspace), find(workspace, HOOKPOINTS[1]), "cpu")
     run = Run.of(workspace, runs.remembered(workspace), "cpu")
     with pytest.raises(ConfigError, match=r"latent 3 of sae_.* fires in no held-out image"):
         attribution_job(run, find(workspace, HOOKPOINTS[1]), 3)

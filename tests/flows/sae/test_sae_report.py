@@ -278,6 +278,7 @@ class TestMistakes:
             (("latent", "show", "nothing", "3"), "unknown SAE 'nothing'"),
             (("latent", "show", HOOKPOINTS[0], "3", "--out", "page.html"), "ends in .png"),
             (("latent", "show", HOOKPOINTS[0], "32"), "there is no latent 32"),
+            (("latent", "show", HOOKPOINTS[0], "3", "--attribution"), "is not a cross-attention"),
         ],
     )
     def test_are_one_line_and_leave_no_run(self, looked: Workspace, words: tuple[str, ...], said: str) -> None:
