@@ -6,12 +6,16 @@ from typing import Annotated, Literal
 import typer
 
 from flows.commands.options import WORKSPACE, WorkspaceOption, say
+from saeuron.errors import ConfigError
 
 
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT statement.")],
     workspace: WorkspaceOption = WORKSPACE,
-    format: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option(help="Format of the answer.")] = "table",
+    format: Annotated[
+        Literal["table", "csv", "json", "parquet"] | None,
+        typer.Option(help="Format of the answer; by default that of --out's name, else table."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the answer to this file.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Stop the query after this many seconds.")] = 60.0,
 ) -> None:
@@ -21,10 +25,31 @@ def sql(
 
     The view `columns` lists all views with their columns, units and meanings: select * from columns
 
-    Example: saeuron sql "select concept, metric, value from metrics order by all"
+    Example: saeuron sql "select concept, method, metric, value from metrics order by all"
     """
     from storage import Workspace
     from storage.catalog.query import format_table, run_query
 
-    text = format_table(run_query(Workspace.open(workspace, create=False), query, seconds=seconds), format, out)
+    chosen = format or _format_of(out)
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another.")
+    text = format_table(run_query(Workspace.open(workspace, create=False), query, seconds=seconds), chosen, out)
     say(text if out is None else f"wrote {out}")
+
+
+def _format_of(out: Path | None) -> Literal["table", "csv", "json", "parquet"]:
+    """The format that a file's name stands for.
+
+    Raises:
+        ConfigError: it stands for none.
+    """
+    match out.suffix.lower() if out else ".txt":
+        case ".csv":
+            return "csv"
+        case ".json":
+            return "json"
+        case ".parquet":
+            return "parquet"
+        case ".txt" | ".md" | "":
+            return "table"
+    raise ConfigError(f"--out {out}: expected a name that ends in .csv, .json, .parquet or .txt, or give --format.")

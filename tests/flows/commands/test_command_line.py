@@ -245,6 +245,23 @@ def test_a_quick_command_imports_nothing_heavy(words: str, heavy: set[str], tmp_
     assert not heavy & imported
 
 
+class TestSqlOut:
+    def test_the_name_says_the_format(self, tmp_path: Path) -> None:
+        place = ("-w", Workspace.open(tmp_path / "w").root)
+        beginnings = {"q.csv": b"a,b", "q.json": b"[", "q.parquet": b"PAR1", "q.txt": b"a  b"}
+        for name, begins in beginnings.items():
+            assert run_here("sql", "select 1 a, 2 b", "--out", tmp_path / name, *place).code == 0
+            assert (tmp_path / name).read_bytes().strip().startswith(begins), name
+        assert run_here("sql", "select 1 a, 2 b", "--out", tmp_path / "q.txt", "--format", "csv", *place).code == 0
+        assert (tmp_path / "q.txt").read_bytes().startswith(b"a,b")
+
+    @pytest.mark.parametrize(("name", "said"), [("q.xlsx", "ends in .csv, .json"), ("no/q.csv", "there is no folder")])
+    def test_a_name_that_cannot_be_is_refused_and_nothing_is_made(self, tmp_path: Path, name: str, said: str) -> None:
+        done = run_here("sql", "select 1 a", "--out", tmp_path / name, "-w", Workspace.open(tmp_path / "w").root)
+        assert done.code == 2 and said in done.complaint
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["w"]
+
+
 class TestTable:
     def test_aligns_numbers_right_and_text_left(self) -> None:
         rows = [
