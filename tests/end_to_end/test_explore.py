@@ -206,7 +206,8 @@ def test_what_is_drawn_is_what_the_python_and_the_command_draw(
     again = drawn(client, told["link"].partition("?")[2])
     assert np.array_equal(pixels(client, again, "edited"), names["picture"])
     # And what a command can draw, it draws.
-    from tasks.generate import compare, file_of
+    from tasks.generate import compare
+    from tasks.registry.removals import file_of
 
     workspace = Workspace.open(place, create=False)
     out = tmp_path / "both.png"
