@@ -23,7 +23,7 @@ from saeuron.config import RunConfig
 from saeuron.generation import Request, spread
 from saeuron.hooks import to_rows
 from saeuron.methods.base import Evidence
-from saeuron.methods.detection.probe import Probe, fit, heights
+from saeuron.methods.detection.probe import Probe, fit, heights, stricter
 from saeuron.noise import generator
 from saeuron.pipelines.loading import load_pipeline
 from saeuron.prompts import Prompt, build, cells, choose
@@ -137,13 +137,16 @@ def drawn(concept: str, mine: Tensor, others: Tensor, n: int) -> Tensor:
 
 
 def fitted(
-    concept: str, train: Mapping[str, tuple[Tensor, Tensor]], n: int, choice: Choice
+    concept: str, train: Mapping[str, tuple[Tensor, Tensor]], n: int, choice: Choice, *, strict: bool = False
 ) -> tuple[Tensor, Tensor, float]:
-    """(n latents, their weights, the bias) from {concept: (max_q p, mean f), [images, N] each} of training images."""
+    """(n latents, their weights, the bias) from {concept: (max_q p, mean f), [images, N] each} of training images;
+    `strict`: as for `either_uce`.
+    """
     others = torch.stack([train[c][0][i] for c, i in dealt(concept, list(train))])
     mine, means = train[concept], torch.cat([f for c, (_, f) in train.items() if c != concept]).mean(0)
     latents = choice(concept, mine[1].mean(0), means, n)
-    return latents, *fit(mine[0][:, latents], others[:, latents])
+    weights, bias = fit(mine[0][:, latents], others[:, latents])
+    return latents, weights, stricter(weights, bias, others[:, latents]) if strict else bias
 
 
 def _try(

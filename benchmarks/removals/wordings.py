@@ -13,14 +13,16 @@ itd          that of `itd`, which reads a text encoder's SAE; and its controls `
              many trained latents, drawn at random from those that fire)
 trained      the probe of two latents of `gated_uce`; and its controls `untrained`, `random` (trained latents, drawn at
              random) and `coordinates` (of the module's output, without an SAE)
+either       that of `either_uce`: `prompt`, or a stricter probe; and its controls, with the same dictionaries
 
-Of `--draw` pictures are drawn with the workspace's removals, and those are counted in which the judge still sees the
-concept.
+`--config canvas_full` has all 100 objects; its probes need the SAEs of that workspace. Of `--draw` pictures are drawn
+with the workspace's removals, and those are counted in which the judge still sees the concept.
 """
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from torch import Tensor
 
 from benchmarks.removals.probes import LEARNED, SAES, Choice, all_of, drawn, fitted, images, strongest
 from benchmarks.results import Figure, parser, show
-from flows.bench import protocol
+from flows.bench import SUFFIX
+from flows.config import load
 from saeuron import judges, tuning
 from saeuron.canvas.evaluation import requests
 from saeuron.canvas.vocabularies import CANVAS
@@ -54,18 +57,21 @@ Opens = Callable[[str, Sequence[Request]], Tensor]
 """(concept, images) -> whether its gate opens for each, bool [images]."""
 Probes = Mapping[str, tuple[Tensor, Tensor, float]]
 """{concept: (latents, weights, bias)}."""
+READ: dict[tuple[str, str], Tensor] = {}
+"""{(hookpoint of a text encoder, prompt): its states [L, D]}: each prompt is tried on the gates of all concepts."""
 
 
 def main() -> None:
     """Measure and print."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--workspace", type=Path, default=Path("workspace-bench"))
+    arguments.add_argument("--config", default=f"canvas{SUFFIX}")
     arguments.add_argument("--domain", choices=["object", "style"], default="object")
     arguments.add_argument("--draw", nargs="*", default=["king", "cat"], help="concepts of which pictures are drawn")
     arguments.add_argument("--methods", nargs="*", default=["gated_uce", "uce", "semantic_gate"])
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    config, workspace = protocol("canvas"), Workspace.open(options.workspace, create=False)
+    config, workspace = load(options.config), Workspace.open(options.workspace, create=False)
     pipe, prompts = load_pipeline(config.model.spec), build(config.prompts, config.domains)
     domain = options.domain
     names = list(config.domains[domain].concepts)
@@ -113,7 +119,8 @@ def gates(
     for name in about.concepts:
         asked, retained = tuning.learning_prompts(prompts, config.tune, domain, name, tuple(about.concepts))
         learned[name] = Evidence(name, domain, pipe=pipe, model=config.model, asked=asked, retained=retained)
-    yield "prompt", by_prompt(pipe, learned)
+    prompt = by_prompt(pipe, learned)
+    yield "prompt", prompt
     yield "itd", by_text(pipe, learned)
     yield "itd, untrained", by_text(pipe, learned, "untrained")
     yield "itd, random", by_text(pipe, learned, random=True)
@@ -124,7 +131,24 @@ def gates(
             SAES[manifest.summary["dictionary"]] = sae
     for read in SAES:
         kinds = {read: strongest, **({"random": drawn} if read == "trained" else {})}
-        yield from zip(kinds, by_probe(pipe, config, prompts, domain, read, [*kinds.values()]), strict=True)
+        for kind, (plain, strict) in zip(
+            kinds, by_probe(pipe, config, prompts, domain, read, [*kinds.values()]), strict=True
+        ):
+            yield kind, plain
+            yield "either" if kind == "trained" else f"either, {kind}", partial(both, prompt, strict)
+
+
+def both(first: Opens, second: Opens, concept: str, wanted: Sequence[Request]) -> Tensor:
+    """Where one of two gates opens."""
+    return first(concept, wanted) | second(concept, wanted)
+
+
+def states(pipe: Any, wanted: Sequence[Request], hookpoint: str) -> Tensor:
+    """A text encoder's states of the prompts of images, [images, L, D]."""
+    texts = [r.prompt.text for r in wanted]
+    if new := [text for text in dict.fromkeys(texts) if (hookpoint, text) not in READ]:
+        READ.update({(hookpoint, text): found for text, found in zip(new, rows(pipe, new, hookpoint), strict=True)})
+    return torch.stack([READ[hookpoint, text] for text in texts])
 
 
 def by_prompt(pipe: Any, learned: Mapping[str, Evidence]) -> Opens:
@@ -135,7 +159,7 @@ def by_prompt(pipe: Any, learned: Mapping[str, Evidence]) -> Opens:
     def opens(concept: str, wanted: Sequence[Request]) -> Tensor:
         edit = edits[concept]
         with torch.no_grad():
-            return edit.cosines(rows(pipe, [r.prompt.text for r in wanted], hookpoint))[:, 0] >= edit.tau[0]
+            return edit.cosines(states(pipe, wanted, hookpoint))[:, 0] >= edit.tau[0]
 
     return opens
 
@@ -158,15 +182,15 @@ def by_text(
     def opens(concept: str, wanted: Sequence[Request]) -> Tensor:
         edit = edits[concept]
         assert edit.tau is not None
-        return edit.gated(rows(pipe, [r.prompt.text for r in wanted], edit.hookpoint), -1)[1] >= edit.tau
+        return edit.gated(states(pipe, wanted, edit.hookpoint), -1)[1] >= edit.tau
 
     return opens
 
 
 def by_probe(
     pipe: Any, config: RunConfig, prompts: Sequence[Prompt], domain: str, read: str, choices: Sequence[Choice]
-) -> Iterator[Opens]:
-    """For each way to choose two latents of `SAES[read]`, the probes of `gated_uce`."""
+) -> Iterator[tuple[Opens, Opens]]:
+    """For each way to choose two latents of `SAES[read]`, the probes of `gated_uce` and those of `either_uce`."""
     names, [hookpoint] = config.domains[domain].concepts, config.domains[domain].hookpoints
     probe = all_of(hookpoint, read)
     cache: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
@@ -183,14 +207,14 @@ def by_probe(
         return torch.stack(p), torch.stack(f)
 
     train = {c: seen(images(prompts, "train", domain, c, LEARNED, config.tune.seed), config.tune.seed) for c in names}
+
+    def opens(probes: Probes, concept: str, wanted: Sequence[Request]) -> Tensor:
+        latents, weights, bias = probes[concept]
+        return seen(wanted, config.evaluate.seed)[0][:, latents] @ weights + bias >= 0
+
     for choice in choices:
-        probes = {name: fitted(name, train, 2, choice) for name in names}
-
-        def opens(concept: str, wanted: Sequence[Request], probes: Probes = probes) -> Tensor:
-            latents, weights, bias = probes[concept]
-            return seen(wanted, config.evaluate.seed)[0][:, latents] @ weights + bias >= 0
-
-        yield opens
+        plain, strict = ({c: fitted(c, train, 2, choice, strict=each) for c in names} for each in (False, True))
+        yield partial(opens, plain), partial(opens, strict)
 
 
 if __name__ == "__main__":
