@@ -54,6 +54,7 @@ BUILT_IN = {
     "gated_uce_random": "saeuron.methods.detection.gated_uce:GatedUCERandom",
     "prompt_uce": "saeuron.methods.detection.prompt_uce:PromptUCE",
     "either_uce": "saeuron.methods.detection.prompt_uce:EitherUCE",
+    "either_uce_random": "saeuron.methods.detection.prompt_uce:EitherUCERandom",
     "itd": "saeuron.methods.text.itd:ItD",
     "text_latents": "saeuron.methods.text.text_latents:TextLatents",
     "semantic_gate": "saeuron.methods.text.semantic_gate:Semantic",

@@ -203,6 +203,7 @@ def test_a_protocol_that_is_none(protocol: str, said: str) -> None:
     [
         ("saeuron", ("untrained", "random")),
         ("gated_uce", ("gated_uce_untrained", "gated_uce_random")),
+        ("either_uce", ("either_uce_untrained", "either_uce_random")),
         ("replace", ("replace_untrained",)),
         ("itd", ("itd_untrained",)),
         ("uce", ()),

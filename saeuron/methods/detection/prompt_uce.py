@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from saeuron.methods.base import Evidence, Settings
-from saeuron.methods.detection.gated_uce import GatedMap, GatedUCE
+from saeuron.methods.detection.gated_uce import GatedMap, GatedUCE, GatedUCERandom
 from saeuron.methods.detection.prompt_probe import prompt_probe
 from saeuron.methods.text.states import FARTHEST
 from saeuron.methods.weights.uce import UCE
@@ -40,3 +40,10 @@ class EitherUCE(GatedUCE):
         """One map with its probes."""
         [gated] = super().parts(evidence, learned, settings)
         return (replace(gated, probes=(*gated.probes, prompt_probe(evidence, gated.layers))),)
+
+
+class EitherUCERandom(EitherUCE, GatedUCERandom):
+    """A control: its probe of the SAE is that of `gated_uce_random`, made stricter."""
+
+    name = "either_uce_random"
+    like = "either_uce"

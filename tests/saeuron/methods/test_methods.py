@@ -132,9 +132,11 @@ def test_candidates_go_from_mild_to_strong():
 
 def test_a_method_has_a_control_of_its_own_or_that_of_saeuron():
     found = [
-        methods.control(name, kind) for name in ("saeuron", "gated_uce", "replace") for kind in ("untrained", "random")
+        methods.control(name, kind)
+        for name in ("saeuron", "gated_uce", "either_uce", "replace")
+        for kind in ("untrained", "random")
     ]
-    own = ["gated_uce_untrained", "gated_uce_random"]
+    own = [f"{name}_{kind}" for name in ("gated_uce", "either_uce") for kind in ("untrained", "random")]
     assert found == ["untrained", "random", *own, "replace_untrained", "random"]
 
 

@@ -71,3 +71,14 @@ def test_a_strict_probe_is_shut_for_every_image_of_others_and_no_stricter_than_t
         g = no @ w + stricter(w, bias, no)
         assert g.max() < 0 and float(g.max()) == pytest.approx(-SHUT, abs=1e-5)
     assert stricter(w, -float(highest) - 1, no) == -float(highest) - 1
+
+
+def test_the_random_control_reads_other_latents_by_the_same_rule(evidence):
+    parts = {name: made(name, evidence).parts[0] for name in ("either_uce", "either_uce_random", "gated_uce_random")}
+    by_name = {name: part.probes[0] for name, part in parts.items()}
+    drawn = by_name["either_uce_random"]
+    assert torch.equal(drawn.latents, by_name["gated_uce_random"].latents)
+    assert not torch.equal(drawn.latents, by_name["either_uce"].latents)
+    assert torch.equal(drawn.weights, by_name["gated_uce_random"].weights)
+    assert drawn.bias <= by_name["gated_uce_random"].bias
+    assert isinstance(parts["either_uce_random"].probes[1], PromptProbe)
