@@ -30,15 +30,19 @@ _ROWS = "SELECT * EXCLUDE (sequence_id) FROM sequences WHERE sequence_id = ? ORD
 NEAR, KEPT = 0.05, 0.95
 """Bounds: the most by which UA of the first concept, alone and among all, may differ; the least share of the unedited
 RA that is kept."""
+NAMED = 3
+"""The most concepts that a picture's name, or the line about a set of images, spells out."""
 
 
-def check(config: RunConfig, concepts: Sequence[str], method: str, control: str, orders: int) -> dict[str, str]:
+def check(
+    config: RunConfig, concepts: Sequence[str], method: str, control: str, orders: int, at: Sequence[int] = ()
+) -> dict[str, str]:
     """{concept: its domain}.
 
     Raises:
         UnknownName: there is no such concept in the configuration.
         ConfigError: a concept is named twice or alone, nothing of its domain would be left, nobody could judge it, the
-            method is its own control, or there are not so many orders.
+            method is its own control, or there are not so many orders, or not so many removals as one of `at`.
     """
     known = {c: d for d, about in config.domains.items() for c in about.concepts}
     if twice := [c for i, c in enumerate(concepts) if c in concepts[:i]]:
@@ -58,7 +62,21 @@ def check(config: RunConfig, concepts: Sequence[str], method: str, control: str,
         raise ConfigError(
             f"--orders {orders}: {len(concepts)} concepts have {math.factorial(len(concepts))}; expected no more."
         )
+    if beyond := [m for m in at if not 1 <= m <= len(concepts)]:
+        raise ConfigError(f"--at {beyond[0]}: expected 1 to {len(concepts)}, a number of the concepts.")
     return {c: known[c] for c in concepts}
+
+
+def called(concepts: Sequence[str]) -> str:
+    """A name for the picture of a sequence; many concepts would be more than a file system takes."""
+    if len(concepts) <= NAMED:
+        return "-".join(concepts)
+    return f"{concepts[0]}-and-{len(concepts) - 1}-more-{derive_seed('sequence', *sorted(concepts)):x}"
+
+
+def numbers(count: int, at: Sequence[int]) -> list[int]:
+    """After how many of `count` removals is measured: the first, the last and those of `at`; after each if empty."""
+    return sorted({1, count, *(at or range(1, count))})
 
 
 def orderings(concepts: Sequence[str], count: int) -> list[tuple[str, ...]]:
@@ -83,6 +101,7 @@ def sequence_flow(
     orders: int = 2,
     own: int = 6,
     retained: int = 60,
+    at: tuple[int, ...] = (),
     device: str = "cpu",
     threads: int = 2,
 ) -> dict[str, Any]:
@@ -95,6 +114,7 @@ def sequence_flow(
         method, control: how they are removed.
         orders: how many orders are tried.
         own: test prompts of each concept. retained: of none of them.
+        at: after how many removals is measured, besides the first and the last; empty: after each.
         device: where models run. threads: torch threads on the CPU.
 
     Returns:
@@ -104,7 +124,7 @@ def sequence_flow(
     model.set_threads(threads)
     run = Run.of(opened, config, device)
     with run.recorded("sequence") as run_id:
-        job = sequence_job(run, concepts, method, control, orders, own, retained)
+        job = sequence_job(run, concepts, method, control, orders, own, retained, at)
         made = run.step(sequence, job)
         run.publish(publish, job)
     with connect(opened) as views:
@@ -116,7 +136,14 @@ def sequence_flow(
 
 
 def sequence_job(
-    run: Run, concepts: Mapping[str, str], method: str, control: str, orders: int, own: int, retained: int
+    run: Run,
+    concepts: Mapping[str, str],
+    method: str,
+    control: str,
+    orders: int,
+    own: int,
+    retained: int,
+    at: Sequence[int] = (),
 ) -> SequenceJob:
     """Make the removals, and the images of each state of the model and what judges see on them."""
     wanted = [Wanted(concept, name) for name in (method, control) for concept in concepts]
@@ -136,7 +163,7 @@ def sequence_job(
                 prompts(run)[""].id,
                 based_on_earlier(run),
                 removals,
-                " + ".join(sorted(f"{r.summary['concept']} by {r.summary['method']}" for r in removals)),
+                _title(sorted(f"{r.summary['concept']} by {r.summary['method']}" for r in removals)),
                 config=how,
                 among=dict(concepts),
                 own_cells=own,
@@ -149,7 +176,7 @@ def sequence_job(
         (name, seed, order[:m])
         for name in (method, control)
         for seed, order in enumerate(orderings([*concepts], orders))
-        for m in range(1, len(order) + 1)
+        for m in numbers(len(concepts), at)
     ]
     for i, (name, seed, removed) in enumerate(todo):
         images, judgements = look([made[Wanted(c, name)] for c in removed])
@@ -159,7 +186,7 @@ def sequence_job(
     return SequenceJob(
         workspace=run.workspace,
         device=run.device,
-        name="-".join(concepts),
+        name=called([*concepts]),
         concepts=dict(concepts),
         domains=tuple(run.config.domains),
         method=method,
@@ -170,15 +197,20 @@ def sequence_job(
     )
 
 
+def _title(removals: Sequence[str]) -> str:
+    if len(removals) <= NAMED:
+        return " + ".join(removals)
+    return f"{removals[0]} and {len(removals) - 1} more"
+
+
 def lines(found: Mapping[str, Any]) -> list[str]:
     """A table for each order, and what it means."""
     about, rows = found["summary"], found["rows"]
     method, control = about["method"], about["control"]
     by, said = told(rows), list[str]()
-    count = len(about["concepts"])
     for seed in range(about["orders"]):
         shown = []
-        for m in range(1, count + 1):
+        for m in sorted({m for name, _, m, _ in by if name == method}):
             row: dict[str, Any] = {"m": m, "removed last": by[method, seed, m, "RA"]["removed"][m - 1]}
             for name, of in (("", method), (" control", control)):
                 row |= {f"UA{name}": _ua(by[of, seed, m, "removed"]), f"RA{name}": _share(by[of, seed, m, "RA"])}

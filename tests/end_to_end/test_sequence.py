@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.measure.sequence import orderings
+from flows.measure.sequence import called, numbers, orderings
 from saeuron.methods.removal import Removal
 from saeuron.pages.pictures import picture_of
 from tests.end_to_end.process import Done, payload, rows, run_here
@@ -107,6 +107,7 @@ def test_again_costs_nothing_and_nothing_is_garbage(ran: tuple[Done, Path]) -> N
         (["stripes", "neon", "--method", "sauron"], "unknown method 'sauron': did you mean 'saeuron'"),
         (["stripes", "neon", "--control", "saeuron"], "--control saeuron: it is the method itself"),
         (["stripes", "neon", "--orders", "3"], "--orders 3: 2 concepts have 2"),
+        (["stripes", "neon", "--at", "3"], "--at 3: expected 1 to 2"),
         (["stripes", "neon", "--set", "domains.style.judge=none"], "domains.style.judge is none"),
     ],
 )
@@ -119,3 +120,15 @@ def test_orders_are_different_and_always_the_same() -> None:
     found = orderings(["a", "b", "c"], 6)
     assert found[0] == ("a", "b", "c") and len({*found}) == 6
     assert orderings(["a", "b", "c"], 3) == found[:3]
+
+
+def test_many_are_measured_at_some_and_the_picture_has_a_short_name() -> None:
+    assert (
+        numbers(50, ()) == list(range(1, 51))
+        and numbers(50, (25, 10)) == [1, 10, 25, 50]
+        and numbers(2, (2,)) == [1, 2]
+    )
+    fifty = [f"c{i}" for i in range(50)]
+    assert called(fifty).startswith("c0-and-49-more-") and len(called(fifty)) < 60
+    assert called(fifty) == called(["c0", *reversed(fifty[1:])]) != called(fifty[:49])
+    assert called(["a", "b", "c"]) == "a-b-c"

@@ -19,6 +19,12 @@ def sequence(
     orders: Annotated[int, typer.Option(min=1, help="Number of orders: the one given, then random ones.")] = 2,
     own: Annotated[int, typer.Option(min=1, help="Test prompts for each concept, at most.")] = 6,
     retained: Annotated[int, typer.Option(min=1, help="Test prompts that ask for none of the concepts, at most.")] = 60,
+    at: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Measure after this many removals, besides the first and the last; repeatable; by default after each."
+        ),
+    ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the workspace's configuration; repeatable.")
@@ -58,10 +64,12 @@ def sequence(
     for name in (chosen, control):
         methods.get(name)
     config = changed(remembered, [*(settings or ()), *told])
-    domains = check(config, concepts, chosen, control, orders)
+    domains = check(config, concepts, chosen, control, orders, at or ())
     check_all(config, device, opened)
     with on_prefect(console_for(as_json)):
-        made = sequence_flow(config, str(opened.root), domains, chosen, control, orders, own, retained, device, threads)
+        made = sequence_flow(
+            config, str(opened.root), domains, chosen, control, orders, own, retained, tuple(at or ()), device, threads
+        )
     if as_json:
         say(json.dumps({name: made[name] for name in ("sequence", "summary", "rows", "picture", "file")}, indent=2))
         return
