@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-extras check full faults
+.PHONY: run test test-extras check style types suite full faults
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -27,14 +27,22 @@ run: .venv/installed
 full: .venv/installed
 	$(BIN)/saeuron run canvas_full
 
-check: .venv/installed-test
+check: style types
+
+style: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: .venv/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check
+suite: .venv/installed-test
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# Types are checked beside the tests: one core is enough for them, and they take half a minute.
+test: style
+	$(MAKE) --no-print-directory -j 2 types suite
 
 # Tests that are skipped without packages which the tests' extra leaves out: peft, nudenet, pandas. They stay in .venv, and
 # Arrow and diffusers then import pandas and peft in every process. The test against torch-fidelity stays out: it needs
