@@ -30,6 +30,7 @@ from flows.commands.measure.inception import inception
 from flows.commands.measure.locate import locate
 from flows.commands.measure.sequence import sequence
 from flows.commands.measure.steer import steer
+from flows.commands.options import Commands
 from flows.commands.report import report
 from flows.commands.run import evaluate, remove, run
 from flows.commands.runs import runs
@@ -39,10 +40,8 @@ from flows.commands.verify import verify
 from saeuron.errors import SaeuronError
 from storage.errors import StorageError
 
-app = typer.Typer(
+app = Commands(
     context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Name a concept, get a diffusion model without it, with the evidence.",
 )

@@ -8,7 +8,7 @@ doctor.py         `doctor`
 explore.py        `explore`
 gc.py             `gc`
 generate.py       `generate`
-options.py        options that several commands share
+options.py        options that several commands share, and what their groups have in common
 removal.py        `removal export | bake`
 report.py         `report`
 run.py            `run`, `evaluate` and `remove`

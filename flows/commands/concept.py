@@ -8,12 +8,22 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
+from flows.commands.options import (
+    WORKSPACE,
+    Commands,
+    Device,
+    Json,
+    Threads,
+    Verbose,
+    WorkspaceOption,
+    console_for,
+    say,
+)
 from flows.commands.run import run_pipeline
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List, show, compare, add, drop and refresh concepts."
-)
+app = Commands(help="List, show, compare, add, drop and refresh concepts.")
+
+Name = Annotated[str, typer.Argument(help="A concept of the workspace.")]
 
 
 @app.command("list")
@@ -50,7 +60,7 @@ def concept_list(workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) 
 
 
 @app.command("show")
-def concept_show(name: str, workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
+def concept_show(name: Name, workspace: WorkspaceOption = WORKSPACE, as_json: Json = False) -> None:
     """Show a concept: its removals, figures and pictures.
 
     Example: saeuron concept show neon
@@ -98,7 +108,7 @@ def concept_add(
 
 
 @app.command("drop")
-def concept_drop(name: str, workspace: WorkspaceOption = WORKSPACE) -> None:
+def concept_drop(name: Name, workspace: WorkspaceOption = WORKSPACE) -> None:
     """Take a concept off the workspace's list.
 
     Later runs and scores leave it out; its files stay until `saeuron gc`.

@@ -1,12 +1,63 @@
-"""Options that several commands share, and their output."""
+"""Options that several commands share, their output, and what all groups of commands have in common."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+from saeuron.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class _Given:
+    """Refuses empty values: code would take them for `not given`, and a path for the current folder."""
+
+    params: list[Any]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            # Before types are converted: an empty path is `.` afterwards.
+            given, _, _ = self.make_parser(ctx).parse_args(args=[*args])  # type: ignore[attr-defined]
+            for parameter in self.params:
+                values = given.get(parameter.name)
+                if parameter.name not in MAY_BE_EMPTY and "" in (
+                    values if isinstance(values, list | tuple) else [values]
+                ):
+                    raise ConfigError(_empty(parameter))
+        parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        return parsed
+
+
+class _Command(_Given, TyperCommand):
+    """One command."""
+
+
+class _Group(_Given, TyperGroup):
+    """A group's own options."""
+
+
+MAY_BE_EMPTY = ("prompt",)
+"""Parameters for which an empty text means something of its own: a model draws an empty prompt too."""
+
+
+def _empty(parameter: Any) -> str:
+    option = parameter.param_type_name == "option"
+    name = parameter.opts[0] if option else parameter.name.upper()
+    help = (getattr(parameter, "help", None) or "a value").rstrip(".")
+    return f"{name} is empty; expected: {help}." + ("" if parameter.required else f" Or leave {name} out.")
+
+
+class Commands(typer.Typer):
+    """A group of commands."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(cls=_Group, rich_markup_mode=None, **({"no_args_is_help": True} | more))
+
+    def command(self, name: str | None = None, **more: Any) -> Any:
+        return super().command(name, cls=_Command, **more)
 
 
 class _Unnamed(type(Path())):  # type: ignore[misc]

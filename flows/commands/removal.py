@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Commands, Json, WorkspaceOption, say
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List and publish removals.")
+app = Commands(help="List and publish removals.")
 
 
 @app.callback()

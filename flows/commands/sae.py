@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Commands, Json, WorkspaceOption, say
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, import, export, describe and measure SAEs.")
+app = Commands(help="List, import, export, describe and measure SAEs.")
 
 Named = Annotated[
     str,

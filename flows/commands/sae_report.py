@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
+from flows.commands.options import (
+    WORKSPACE,
+    Commands,
+    Device,
+    Json,
+    Threads,
+    Verbose,
+    WorkspaceOption,
+    console_for,
+    say,
+)
 from saeuron.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,7 +24,7 @@ if TYPE_CHECKING:
     from storage.manifests import Manifest
     from tasks.sae.page import Diagnosis
 
-latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show and steer single latents of an SAE.")
+latents = Commands(help="Show and steer single latents of an SAE.")
 
 Named = Annotated[str, typer.Argument(metavar="ID", help="The SAE: its id, a prefix of the id, or its hookpoint.")]
 

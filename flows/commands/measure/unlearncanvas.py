@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Commands, Json, WorkspaceOption, say
 
-app = typer.Typer(
+app = Commands(
     invoke_without_command=True,
-    rich_markup_mode=None,
+    no_args_is_help=False,
     help="Compare with the published table of UnlearnCanvas.",
 )
 SIZES = {"style": 50, "object": 20}

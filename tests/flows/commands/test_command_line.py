@@ -157,6 +157,34 @@ def test_a_value_outside_its_range_is_refused_before_anything_is_loaded(option: 
     assert done.code == 2 and f"Invalid value for '{option}'" in done.err
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["run", ""], "CONFIG"),
+        (["compare", "--methods", ""], "--methods"),
+        (["status", "-w", ""], "--workspace"),
+        (["status", "--workspace="], "--workspace"),
+        (["unlearncanvas", "-w", ""], "--workspace"),
+        (["sae", "info", ""], "SAE"),
+        (["hookpoints", ""], "MODEL"),
+        (["evaluate", "neon", ""], "CONCEPTS"),
+        (["removal", "export", "neon", "--out="], "--out"),
+        (["run", "canvas", "--set", "train.k=8", "--set="], "--set"),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_value_is_not_one_that_is_left_out(words: list[str], named: str) -> None:
+    done = run_here(*words)
+    assert done.code == 2 and done.complaint.startswith(f"saeuron: {named} is empty; expected: "), done.err
+    needed = words[:2] in (["sae", "info"], ["removal", "export"], ["hookpoints", ""])
+    assert done.complaint.endswith(f" Or leave {named} out.") != needed
+
+
+def test_an_empty_prompt_may_be_drawn() -> None:
+    """What a model draws without words is a question of its own."""
+    assert "--out x.jpg: expected" in run_here("generate", "", "--out", "x.jpg").complaint
+
+
 def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_SAEURON_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "saeuron conc")
