@@ -30,7 +30,7 @@ from flows.commands.measure.inception import inception
 from flows.commands.measure.locate import locate
 from flows.commands.measure.sequence import sequence
 from flows.commands.measure.steer import steer
-from flows.commands.options import Commands
+from flows.commands.options import Commands, UsageError
 from flows.commands.report import report
 from flows.commands.run import evaluate, remove, run
 from flows.commands.runs import runs
@@ -122,7 +122,10 @@ def main() -> None:
     warnings.formatwarning = _warning
     environment.command = shlex.join(["saeuron", *sys.argv[1:]])
     try:
-        app()
+        # Otherwise Typer would print its own errors, in several lines, and under the name of the file that was run.
+        sys.exit(app(prog_name="saeuron", standalone_mode=False))
+    except UsageError as error:
+        sys.exit(_misused(error))
     except Interrupted as end:
         typer.echo("\nsaeuron: interrupted; what was finished is kept. Run the same command again to go on.", err=True)
         if "flows.server" in sys.modules:
@@ -137,6 +140,17 @@ def main() -> None:
 
         typer.echo(f"saeuron: {_line(error)}", err=True)
         sys.exit(2 if isinstance(error, (UserError, StorageUserError, *WRONG_PATH)) else 1)
+
+
+def _misused(error: Any) -> int:
+    """Print why words are no command, in one line, or the help where a group was called alone; the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        said = " ".join(error.format_message().split()).rstrip(".?").replace(". Did", "; did")
+        path = error.ctx.command_path if error.ctx else "saeuron"
+        typer.echo(f"saeuron: {said[:1].lower()}{said[1:]}; see {path} --help", err=True)
+    return int(error.exit_code)
 
 
 _format = warnings.formatwarning

@@ -1,5 +1,6 @@
 """Options that several commands share, their output, and what all groups of commands have in common."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,23 +13,34 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+UsageError: Any = typer.BadParameter.__base__
+"""What Typer raises for words that no command takes; it lies elsewhere in each of Typer's versions."""
+
+
 class _Given:
     """Refuses empty values: code would take them for `not given`, and a path for the current folder."""
 
     params: list[Any]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not ctx.resilient_parsing:
-            # Before types are converted: an empty path is `.` afterwards.
-            given, _, _ = self.make_parser(ctx).parse_args(args=[*args])  # type: ignore[attr-defined]
-            for parameter in self.params:
-                values = given.get(parameter.name)
-                if parameter.name not in MAY_BE_EMPTY and "" in (
-                    values if isinstance(values, list | tuple) else [values]
-                ):
-                    raise ConfigError(_empty(parameter))
-        parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
-        return parsed
+        given: dict[str, Any] = {}
+        try:
+            if not ctx.resilient_parsing:
+                # Before types are converted: an empty path is `.` afterwards.
+                given, _, _ = self.make_parser(ctx).parse_args(args=[*args])  # type: ignore[attr-defined]
+                for parameter in self.params:
+                    values = given.get(parameter.name)
+                    values = values if isinstance(values, list | tuple) else [values]
+                    if "" in values and parameter.name not in MAY_BE_EMPTY:
+                        raise ConfigError(_empty(parameter))
+            parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+            return parsed
+        except UsageError as error:
+            error.ctx = error.ctx or ctx
+            at_fault: Any = getattr(error, "param", None)
+            if at_fault in self.params:
+                raise ConfigError(_refused(at_fault, given.get(at_fault.name), error.message)) from None
+            raise
 
 
 class _Command(_Given, TyperCommand):
@@ -43,11 +55,30 @@ MAY_BE_EMPTY = ("prompt",)
 """Parameters for which an empty text means something of its own: a model draws an empty prompt too."""
 
 
+def _name(parameter: Any) -> str:
+    if parameter.param_type_name == "option":
+        return str(parameter.opts[0])
+    return str(parameter.metavar or parameter.name).strip("[]").upper()
+
+
+def _meant(parameter: Any) -> str:
+    return (getattr(parameter, "help", None) or "a value").rstrip(".")
+
+
 def _empty(parameter: Any) -> str:
-    option = parameter.param_type_name == "option"
-    name = parameter.opts[0] if option else parameter.name.upper()
-    help = (getattr(parameter, "help", None) or "a value").rstrip(".")
-    return f"{name} is empty; expected: {help}." + ("" if parameter.required else f" Or leave {name} out.")
+    name = _name(parameter)
+    left_out = "" if parameter.required else f" Or leave {name} out."
+    return f"{name} is empty; expected: {_meant(parameter)}.{left_out}"
+
+
+def _refused(parameter: Any, value: Any, said: str) -> str:
+    """Why a parameter's value cannot be, or that one is missing: Typer's words name no value, or no meaning."""
+    if value is None:
+        return f"{_name(parameter)} is missing; expected: {_meant(parameter)}."
+    said = re.sub(r"^Value error, |, unable to parse .*|\.$", "", " ".join(said.split()))
+    said = re.sub(r"^Input should be (?=an? )|^'[^']*' is not (?=one of )", "expected ", said)
+    said = re.sub(r"^Input should be ", "expected a value ", said)
+    return f"{_name(parameter)} {value}: {said} ({_meant(parameter)})."
 
 
 class Commands(typer.Typer):

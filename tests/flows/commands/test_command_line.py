@@ -154,7 +154,27 @@ class TestRemove:
 @pytest.mark.parametrize(("option", "value"), [("--steps", "5000"), ("--steps", "0"), ("--guidance", "-1")])
 def test_a_value_outside_its_range_is_refused_before_anything_is_loaded(option: str, value: str) -> None:
     done = run_here("generate", "A cat.", option, value)
-    assert done.code == 2 and f"Invalid value for '{option}'" in done.err
+    assert done.code == 2 and done.complaint.startswith(f"saeuron: {option} {value}: expected a value ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("staus", "no such command 'staus'; did you mean 'status'; see saeuron --help"),
+        ("concept shw", "no such command 'shw'; did you mean 'show'; see saeuron concept --help"),
+        ("run --plam", "no such option: --plam (Possible options: --plan); see saeuron run --help"),
+        ("run --threads", "option '--threads' requires an argument; see saeuron run --help"),
+        ("status more", "got unexpected extra argument(s) (more); see saeuron status --help"),
+        ("removal export", "CONCEPT is missing; expected: Concept whose removal is exported."),
+        ("runs --threads two", "no such option: --threads; see saeuron runs --help"),
+        ("explore --threads two", "--threads two: expected a valid integer (Torch threads on the CPU)."),
+        ("sql x --format xls", "--format xls: expected one of 'table', 'csv', 'json', 'parquet' (Format"),
+    ],
+)
+def test_words_that_no_command_takes_are_one_line(words: str, said: str) -> None:
+    done = run_here(*words.split())
+    assert done.code == 2 and done.complaint.startswith(f"saeuron: {said}"), done.err
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -171,7 +191,6 @@ def test_a_value_outside_its_range_is_refused_before_anything_is_loaded(option: 
         (["removal", "export", "neon", "--out="], "--out"),
         (["run", "canvas", "--set", "train.k=8", "--set="], "--set"),
     ],
-    ids=" ".join,
 )
 def test_an_empty_value_is_not_one_that_is_left_out(words: list[str], named: str) -> None:
     done = run_here(*words)
@@ -324,7 +343,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_is_one_line_and_its_own_exit_code(name: str, code: int) -> None:
-    program = f"import os, signal, flows.cli as c; c.app = lambda: os.kill(os.getpid(), signal.{name}); c.main()"
+    program = f"import os, signal, flows.cli as c; c.app = lambda **_: os.kill(os.getpid(), signal.{name}); c.main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == code
     assert done.stderr.strip() == (

@@ -242,7 +242,7 @@ MISTAKES = {
         "no such model: './none'; expected 'canvas' or 'canvas20'",
     ),
     "device": (["--real", "canvas", "--device", "gpu"], "device 'gpu' cannot be used here"),
-    "few": (["--real", "canvas", "--pairs", "3"], "Invalid value for '--pairs'"),
+    "few": (["--real", "canvas", "--pairs", "3"], "--pairs 3: expected a value"),
 }
 
 
