@@ -12,4 +12,5 @@ diagnosis.py   relations of `sae report`
 query.py       SQL from users: one SELECT, limited in time, memory and reach
 answer.py      the protocol between query.py and guard.py
 guard.py       the SQL that is allowed, and the process that runs it
+words.py       why a query has no answer, in one line
 """

@@ -11,14 +11,13 @@ limits the memory, and `storage.catalog.query` kills the process of a query that
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -27,6 +26,7 @@ import pyarrow as pa
 
 from storage.catalog.answer import READY, REFUSED
 from storage.catalog.connection import connect
+from storage.catalog.words import explained, no_view
 from storage.errors import BadQuery
 
 _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
@@ -39,7 +39,6 @@ _REFUSED_FUNCTIONS = frozenset(
     }
 )
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
-_UNKNOWN_TABLE = re.compile(r"Table with name (\S+) does not exist")
 _BATCH_ROWS = 100_000
 _SPARE_BYTES = 1 << 30
 """Memory for DuckDB, Arrow and Python beyond the query's own: code, stacks, a batch on its way out."""
@@ -68,6 +67,11 @@ def only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.State
         kind = statement.type.name
     except ValueError:  # a type that DuckDB's Python client has no name for, such as UPDATE EXTENSIONS
         kind = "of another kind"
+    if kind == "MULTI" and "pivot" in sql.lower():
+        # DuckDB makes several statements of it, the first of which asks for the values.
+        raise BadQuery(
+            "PIVOT needs its values: name them by IN, as in PIVOT metrics ON metric IN ('UA') USING avg(value)"
+        )
     if kind != "SELECT":
         raise BadQuery(f"the query is {kind}: expected SELECT; only runs change what is stored")
     [(text,)] = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [statement.query]).fetchall()
@@ -82,13 +86,15 @@ def only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.State
     return statement
 
 
-def views(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """The views that queries may read."""
-    query = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND schema_name = 'main' ORDER BY view_oid"
-    return [name for (name,) in connection.execute(query).fetchall()]
+def views(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """The views that queries may read, with their columns."""
+    found: dict[str, list[str]] = {}
+    for view, column in connection.execute("SELECT view_name, column_name FROM columns").fetchall():
+        found.setdefault(view, []).append(column)
+    return found
 
 
-def _check(tree: Any, internal: set[str], views: Sequence[str]) -> None:
+def _check(tree: Any, internal: set[str], views: Collection[str]) -> None:
     parts = list(_parts(tree))
     ctes = {str(entry["key"]).lower() for part in parts if "cte_map" in part for entry in part["cte_map"]["map"]}
     if odd := sorted(name for name in ctes if not _PLAIN.fullmatch(name)):
@@ -113,18 +119,12 @@ def _check(tree: Any, internal: set[str], views: Sequence[str]) -> None:
             raise BadQuery(f"the query calls {name}(), which is not allowed: expected functions of the columns")
 
 
-def _check_table(part: dict[str, Any], ctes: set[str], views: Sequence[str]) -> None:
+def _check_table(part: dict[str, Any], ctes: set[str], views: Collection[str]) -> None:
     path = [str(name) for name in part["qualified_name"]["path"]]
     # As a list, so that a name that contains a dot is not split.
     if path[:-1] in ([], ["main"], ["memory", "main"]) and path[-1].lower() in {*ctes, *views}:
         return
-    raise BadQuery(_no_view(".".join(path), views))
-
-
-def _no_view(name: str, views: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name.lower(), views, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
-    return f"there is no view {name!r}: {hint}the views are {', '.join(views)}"
+    raise BadQuery(no_view(".".join(path), views))
 
 
 def _function_name(part: dict[str, Any]) -> str:
@@ -143,15 +143,6 @@ def _parts(tree: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(part)
 
 
-def explained(message: str, memory: str, views: Sequence[str]) -> str:
-    """DuckDB's message as one line that says what to do. `memory` is the limit, `views` are the known views."""
-    if message.startswith(("Out of Memory", "std::bad_alloc", "malloc of size")):
-        return f"the query needs more memory than {memory}: ask for less, or raise the limit"
-    if (unknown := _UNKNOWN_TABLE.search(message)) is not None:
-        return _no_view(unknown[1].strip('"'), views)
-    return f"the query failed: {' '.join(message.splitlines()[:1])}"
-
-
 def main(folder: Path) -> NoReturn:
     """Answer the query in `folder`: its rows as an Arrow stream on standard output, or the reason in `refused`.
 
@@ -163,7 +154,7 @@ def main(folder: Path) -> NoReturn:
     # Anything that a library prints must not end up among the rows.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    there: list[str] = []
+    there: dict[str, list[str]] = {}
     try:
         connection = connect(job["root"], memory=job["memory"], threads=job["threads"])
         there = views(connection)
@@ -173,16 +164,16 @@ def main(folder: Path) -> NoReturn:
         answer_to(connection, job["sql"], answer, job["bytes"])
         os._exit(0)
     except Exception as error:  # the caller gets one line, whatever happens
-        (folder / "refused").write_text(reason(error, job["memory"], there), "utf-8", "replace")
+        (folder / "refused").write_text(reason(error, job["memory"], there, job["sql"]), "utf-8", "replace")
         os._exit(REFUSED)
 
 
-def reason(error: Exception, memory: str, views: Sequence[str]) -> str:
+def reason(error: Exception, memory: str, views: Mapping[str, Sequence[str]], sql: str) -> str:
     """Why a query has no answer, in one line."""
     if isinstance(error, BadQuery):
         return str(error)
     said = "Out of Memory" if isinstance(error, MemoryError) else str(error)
-    return explained(said, memory, views)
+    return explained(said, memory, views, sql)
 
 
 def answer_to(connection: duckdb.DuckDBPyConnection, sql: str, file: BinaryIO, most: int) -> None:

@@ -15,6 +15,7 @@ from storage.catalog import guard, query
 from storage.catalog.columns import COLUMNS
 from storage.catalog.connection import connect
 from storage.catalog.query import format_table, run_query
+from storage.catalog.words import explained
 from storage.errors import BadQuery
 from storage.workspace import Workspace
 from tests.storage.conftest import Score, random_sums
@@ -103,7 +104,7 @@ def test_all_else_is_refused_in_one_line(workspace: Workspace, sql: str) -> None
         there = guard.views(connection)
         with pytest.raises((BadQuery, duckdb.Error)) as caught:
             guard.answer_to(connection, attack(sql, workspace.root / "artifacts" / "written"), io.BytesIO(), 10**6)
-    said = guard.reason(caught.value, "1GB", there)
+    said = guard.reason(caught.value, "1GB", there, sql)
     assert said and "\n" not in said
     assert sorted(workspace.root.rglob("*")) == before
 
@@ -154,8 +155,51 @@ def test_an_error_in_the_middle_of_the_rows(workspace: Workspace) -> None:
 def test_a_misspelt_view(workspace: Workspace) -> None:
     with pytest.raises(BadQuery, match="no view 'top_latent': did you mean top_latents"):
         run_query(workspace, "SELECT * FROM top_latent")
-    with pytest.raises(BadQuery, match="no view 'zzz': the views are prompts"):
+    with pytest.raises(BadQuery, match="no view 'zzz'; SHOW TABLES lists all"):
         run_query(workspace, "SELECT * FROM zzz")
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (
+            "SELECT conccept FROM removals",
+            "there is no column 'conccept': did you mean concept? DESCRIBE removals lists",
+        ),
+        (
+            "SELECT r.methd FROM removals r",
+            "there is no column 'methd': did you mean method? DESCRIBE removals lists all",
+        ),
+        ("SELECT ua FROM metrics JOIN removals USING (domian)", "there is no column 'domian': did you mean domain?"),
+        ("SELECT * EXCLUDE (valu) FROM metrics", "there is no column 'valu': did you mean value?"),
+        ("SELECT value FROM metrics WHERE metric = UA", "text is written with single quotes, 'UA'"),
+        ("WITH x AS (SELECT 1 AS alpha) SELECT alpa FROM x", "there is no column 'alpa': did you mean alpha?"),
+        ("SELECT metrics.value FROM removals", "'metrics', which is not in its FROM; there is removals"),
+        ("SELECT roun(ua) FROM removals", "there is no function 'roun': did you mean round?"),
+        ("SELECT * FROM removal", "there is no view 'removal': did you mean removals"),
+        ("PIVOT metrics ON metric USING avg(value)", "PIVOT needs its values: name them by IN, as in PIVOT metrics ON"),
+        ("FROM (PIVOT metrics ON metric USING avg(value))", "PIVOT needs its values: name them by IN"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is_near(workspace: Workspace, sql: str, said: str) -> None:
+    with connect(workspace.root) as connection:
+        there = guard.views(connection)
+        with pytest.raises((BadQuery, duckdb.Error)) as caught:
+            guard.answer_to(connection, sql, io.BytesIO(), 10**6)
+    line = guard.reason(caught.value, "1GB", there, sql)
+    assert said in line and "\n" not in line and len(line) < 200
+
+
+def test_no_advice_on_settings_that_are_locked() -> None:
+    """As DuckDB says it, where memory or the room for what does not fit in it ends."""
+    for began in (
+        "Out of Memory Error: x",
+        "IO Error: set by the 'max_temp_directory_size' setting",
+        "x: SET memory_limit='...GB'",
+    ):
+        said = explained(f"{began}\n\nPossible solutions:\n* Reducing the number of threads (SET threads=X)", "1GB", {})
+        assert said.startswith("the query needs more memory than 1GB: select fewer columns or rows")
+        assert "limit" not in said and "SET" not in said
 
 
 def test_scores_by_sql(workspace: Workspace, score: Score) -> None:
