@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands.options import WORKSPACE, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, WorkspaceOption, file_out, say
 
 if TYPE_CHECKING:
     from saeuron.config import RunConfig
@@ -20,7 +20,7 @@ def concept_new(
     judge: Annotated[
         str, typer.Option(help="Its judge; by default the domain's, or CLIP if that does not know the name.")
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="The file; by default NAME.yaml.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=file_out(), help="The file; by default NAME.yaml.")] = None,
     workspace: WorkspaceOption = WORKSPACE,
 ) -> None:
     """Write a file for `concept add`, with template sentences.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import WORKSPACE, Device, Threads, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Device, Threads, WorkspaceOption, file_out, say
 from saeuron.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the starting noise.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; the run's by default.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; the run's by default.")] = None,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("out.png"),
+    out: Annotated[Path, typer.Option(callback=file_out(".png"), help="The PNG to write.")] = Path("out.png"),
     any_model: Annotated[
         bool, typer.Option("--any-model", help="Do not warn of removals made for another model.")
     ] = False,
@@ -40,8 +40,6 @@ def generate(
 
     if guidance is not None and not math.isfinite(guidance):
         raise ConfigError(f"--guidance {guidance}: expected a finite number of 0 or more, such as 7.5.")
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out}: expected a file name that ends in .png")
     # Without a workspace the defaults do; one that was named must be there.
     source = context.get_parameter_source("workspace")
     if source and source.name != "DEFAULT":

@@ -1,6 +1,7 @@
 """Options that several commands share, their output, and what all groups of commands have in common."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from saeuron.errors import ConfigError
+from storage.files import NO_ROOM
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,6 +141,53 @@ def console_for(as_json: bool = False) -> "Console":
     from rich.console import Console
 
     return Console(stderr=True, quiet=as_json)
+
+
+def file_out(*endings: str, reads: bool = False) -> Callable[[typer.CallbackParam, Path | None], Path | None]:
+    """Callback of an option that names a file to write: it can be written, and its name ends as it should.
+
+    So that nothing is loaded or drawn for a file that cannot be. One that is there may be one that is only read, where
+    the command `reads` files too. The callback raises ConfigError.
+    """
+
+    def check(param: typer.CallbackParam, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        named = f"{param.opts[0]} {path}"
+        if endings and path.suffix.lower() not in endings:
+            raise ConfigError(f"{named}: expected a file name that ends in {endings[0]}")
+        if path.is_dir():
+            raise ConfigError(f"{named}: this is a folder; expected the name of a file.")
+        if not (reads and path.is_file()):
+            _check_place(named, path.parent)
+        return path
+
+    return check
+
+
+def folder_out(param: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Callback of an option that names a folder to make, or one that is there and can be written to."""
+    if path is not None:
+        named = f"{param.opts[0]} {path}"
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{named}: this is a file; expected a new or empty folder.")
+        _check_place(named, path if path.is_dir() else path.parent)
+    return path
+
+
+def _check_place(named: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"{named}: there is no folder {folder}; make it, or name another.")
+    import tempfile
+
+    try:
+        # What may be written depends on more than modes: on who asks, and on what is mounted there.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            why = (error.strerror or "it is refused").lower()
+            raise ConfigError(f"{named}: no file can be made in {folder} ({why}); name another folder.") from None
 
 
 def say(text: str = "") -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import WORKSPACE, Commands, Json, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Commands, Json, WorkspaceOption, folder_out, say
 
 app = Commands(help="List and publish removals.")
 
@@ -19,7 +19,7 @@ def removal() -> None:
 @app.command("export")
 def removal_export(
     concept: Annotated[str, typer.Argument(help="Concept whose removal is exported.")],
-    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    out: Annotated[Path, typer.Option(callback=folder_out, help="A new or empty folder.")],
     workspace: WorkspaceOption = WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -50,7 +50,7 @@ def removal_export(
 @app.command("bake")
 def removal_bake(
     name: Annotated[str, typer.Argument(help="CONCEPT, CONCEPT.METHOD, or a removal's file.")],
-    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    out: Annotated[Path, typer.Option(callback=folder_out, help="A new or empty folder.")],
     workspace: WorkspaceOption = WORKSPACE,
 ) -> None:
     """Write a model with a removal folded into its weights.

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import WORKSPACE, Device, Json, Threads, WorkspaceOption, say
-from saeuron.errors import ConfigError
+from flows.commands.options import WORKSPACE, Device, Json, Threads, WorkspaceOption, file_out, say
 
 
 def report(
@@ -18,7 +17,12 @@ def report(
             help="A run (3, last, last~1, its id) or a concept; by default last, the last that measured.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The HTML file; in the workspace's reports by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=file_out(".html", ".htm", reads=True), help="The HTML file; in the workspace's reports by default."
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Judge the stored images again and compare with the figures in the file.")
     ] = False,
@@ -34,8 +38,6 @@ def report(
 
     Example: saeuron report last --out report.html
     """
-    if out is not None and out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--out {out}: expected a file name that ends in .html")
     from flows.check import check_device
     from flows.environment import prepare
     from storage import Workspace

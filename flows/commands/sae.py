@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.commands.options import WORKSPACE, Commands, Json, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Commands, Json, WorkspaceOption, folder_out, say
 
 app = Commands(help="List, import, export, describe and measure SAEs.")
 
@@ -57,7 +57,7 @@ def sae_import(
 def sae_export(
     sae: Named,
     format: Annotated[Literal["saeuron", "sparsify", "saelens"], typer.Option(help="Library to write the SAE for.")],
-    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    out: Annotated[Path, typer.Option(callback=folder_out, help="A new or empty folder.")],
     hookpoint: Annotated[str, typer.Option(help="Name of the module in the folder; by default the SAE's own.")] = "",
     workspace: WorkspaceOption = WORKSPACE,
     as_json: Json = False,

@@ -15,6 +15,7 @@ from flows.commands.options import (
     Verbose,
     WorkspaceOption,
     console_for,
+    file_out,
     say,
 )
 from saeuron.errors import ConfigError
@@ -37,7 +38,10 @@ def report(
     ] = False,
     images: Annotated[int, typer.Option(min=2, help="Held-out images to generate.")] = 256,
     rows: Annotated[int, typer.Option(min=2, help="Rows of activations kept for the analysis of the error.")] = 16384,
-    out: Annotated[Path | None, typer.Option(help="The HTML file; in the workspace's reports by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=file_out(".html", ".htm"), help="The HTML file; in the workspace's reports by default."),
+    ] = None,
     workspace: WorkspaceOption = WORKSPACE,
     device: Device = "cpu",
     threads: Threads = 2,
@@ -50,8 +54,6 @@ def report(
     """
     if against is not None and stability:
         raise ConfigError("--against names an SAE to compare with, --stability trains one; give one of the two.")
-    if out is not None and out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--out {out}: expected a file name that ends in .html")
     diagnosis = _measured(sae, workspace, device, threads, verbose, as_json, against, stability, images, rows)
     from flows.hints import command
     from flows.sae.report import figures
@@ -125,7 +127,9 @@ def prove(
 def explain(
     sae: Named,
     images: Annotated[int, typer.Option(min=2, help="Images of each of the two sets.")] = 600,
-    export: Annotated[Path | None, typer.Option(help="Write one line of JSON for each latent to this file.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(callback=file_out(), help="Write one line of JSON for each latent to this file.")
+    ] = None,
     descriptions: Annotated[
         Path | None,
         typer.Option("--import", exists=True, dir_okay=False, help="Judge the descriptions in a file of such lines."),
@@ -186,7 +190,9 @@ def explain(
 def latent_show(
     sae: Named,
     latent: Annotated[int, typer.Argument(metavar="LATENT", help="Number of the latent, from 0.")],
-    out: Annotated[Path | None, typer.Option(help="The PNG; in the workspace's pictures by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=file_out(".png"), help="The PNG; in the workspace's pictures by default.")
+    ] = None,
     attribution: Annotated[
         bool, typer.Option("--attribution", help="Show which words and heads make it fire; only at a cross-attention.")
     ] = False,
@@ -203,8 +209,6 @@ def latent_show(
 
     Example: saeuron latent show unet.up_blocks.0.attentions.1 12 --out latent.png
     """
-    if out is not None and out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out}: expected a file name that ends in .png")
     if attribution:
         from flows.inspection.attribute import check
         from tasks.registry import runs

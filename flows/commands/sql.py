@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.commands.options import WORKSPACE, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, WorkspaceOption, file_out, say
 from saeuron.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def sql(
         Literal["table", "csv", "json", "parquet"] | None,
         typer.Option(help="Format of the answer; by default that of --out's name, else table."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the answer to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=file_out(), help="Write the answer to this file.")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Stop the query after this many seconds.")] = 60.0,
 ) -> None:
     """Query the tables in SQL.
@@ -31,8 +31,6 @@ def sql(
     from storage.catalog.query import format_table, run_query
 
     chosen = format or _format_of(out)
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another.")
     text = format_table(run_query(Workspace.open(workspace, create=False), query, seconds=seconds), chosen, out)
     say(text if out is None else f"wrote {out}")
 

@@ -191,7 +191,8 @@ def export(workspace: Path, found: Found, format: str, out: Path) -> list[Path]:
         )
     facts = cards.sae_facts(workspace, found.label, found.manifest, format)
     names = {"cfg.json", "sae_weights.safetensors" if format == "saelens" else "sae.safetensors"}
-    for folder, mine in ((out, {"README.md", cards.RUN, inner.name}), (inner, names)):
+    # A README alone is somebody's own; a card lies beside its SAE, which is written first.
+    for folder, mine in ((out, {"README.md", cards.RUN, inner.name} if inner.exists() else {*()}), (inner, names)):
         cards.check_empty(folder, mine)
     write(found.sae, inner, format, facts.model)
     files = [inner / name for name in sorted(names)]

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.options import WORKSPACE, Device, Json, Threads, Verbose, WorkspaceOption, console_for, say
+from flows.commands.options import (
+    WORKSPACE,
+    Device,
+    Json,
+    Threads,
+    Verbose,
+    WorkspaceOption,
+    console_for,
+    file_out,
+    say,
+)
 
 if TYPE_CHECKING:
     from saeuron.figures.comparison import Difference
@@ -33,7 +43,7 @@ def compare(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY.KEY=VALUE, over the workspace's configuration; repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("compare.png"),
+    out: Annotated[Path, typer.Option(callback=file_out(".png"), help="The picture, a PNG.")] = Path("compare.png"),
     leave_out: Annotated[
         int, typer.Option(min=0, help="Train SAEs without this many of the concepts at a time; 0: do not.")
     ] = 0,
@@ -90,8 +100,6 @@ def compare(
     known = [*config.method, *config.controls.methods]
     if against and against not in known:
         raise ConfigError(f"--against {against}: it is not among the methods that are compared: {', '.join(known)}.")
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out}: the picture is a PNG; expected a name that ends with .png.")
     if leave_out:
         _left_out(config, workspace, chosen, leave_out, device, threads, verbose, as_json, new)
         return

@@ -5,12 +5,17 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import say
+from flows.commands.options import file_out, say
 
 
 def inception(
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint, pt_inception-2015-12-05-6726825d.pth.")],
-    out: Annotated[Path, typer.Option(help="The .safetensors file to write, for `features: inception:FILE`.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            callback=file_out(".safetensors"), help="The .safetensors file to write, for `features: inception:FILE`."
+        ),
+    ],
 ) -> None:
     """Convert the Inception network for Frechet distances.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.options import WORKSPACE, Commands, Json, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Commands, Json, WorkspaceOption, folder_out, say
 
 app = Commands(
     invoke_without_command=True,
@@ -98,7 +98,9 @@ def _told(value: float | None, half: float | None = None) -> str:
 @app.command("convert")
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="One of the benchmark's two classifiers, a .pth file.")],
-    out: Annotated[Path, typer.Option(help="The folder to write, for the judge `unlearncanvas:FOLDER`.")],
+    out: Annotated[
+        Path, typer.Option(callback=folder_out, help="The folder to write, for the judge `unlearncanvas:FOLDER`.")
+    ],
 ) -> None:
     """Convert a classifier of the benchmark.
 
@@ -109,7 +111,9 @@ def convert(
     from flows.hints import command
     from saeuron.files import sha256
     from saeuron.judges import unlearncanvas as heads
+    from tasks.exchange.cards import check_empty
 
+    check_empty(out, {f"{name}.safetensors" for name in heads.HEADS})
     path = heads.convert(checkpoint, out)
     say(f"{path}: {len(heads.HEADS[path.stem])} classes of {path.stem}")
     say(f"sha256 {sha256(path)}")
@@ -124,7 +128,7 @@ def convert(
 @app.command("export")
 def export(
     concept: Annotated[str, typer.Argument(help="The concept that was removed.")],
-    out: Annotated[Path, typer.Option(help="The folder to write images to.")],
+    out: Annotated[Path, typer.Option(callback=folder_out, help="The folder to write images to.")],
     method: Annotated[str, typer.Option(help="Method of the removal.")] = "saeuron",
     unedited: Annotated[bool, typer.Option("--unedited", help="Write the images without the removal.")] = False,
     workspace: WorkspaceOption = WORKSPACE,
@@ -133,12 +137,13 @@ def export(
 
     The benchmark's own scripts can then score them. Images without a style are also written as Seed_Images.
 
-    Example: saeuron unlearncanvas export Crayon --out answers/Crayon
+    Example: saeuron unlearncanvas export Crayon --out Crayon
     """
     from flows.hints import command
     from saeuron.errors import UnknownName
     from storage import Workspace, text
     from tasks.exchange import benchmark
+    from tasks.exchange.cards import check_empty
 
     opened = Workspace.open(workspace, create=False)
     found = sorted(opened.artifacts("evaluation"), key=lambda m: m.created)
@@ -146,6 +151,7 @@ def export(
     if not mine:
         known = {m.summary["concept"] for m in found if m.summary["method"] == method}
         raise UnknownName(f"concept evaluated with {method}", concept, known)
+    check_empty(out, {file.name for file in out.glob("*.jpg")})
     names = benchmark.export(opened, mine[-1].inputs["unedited" if unedited else "edited"], out)
     say(f"{len(names)} files in {out}, such as {names[0]}")
     if lacks := wanting(names):

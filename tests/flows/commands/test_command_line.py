@@ -309,6 +309,66 @@ class TestSqlOut:
         assert sorted(p.name for p in tmp_path.iterdir()) == ["w"]
 
 
+FILES = {
+    "sql 'select 1 a'": "csv",
+    "concept new zebra": "yaml",
+    "report": "html",
+    "generate x": "png",
+    "compare": "png",
+    "inception x.pth": "safetensors",
+    "sae report x": "html",
+    "latent show x 1": "png",
+}
+FOLDERS = (
+    "removal export neon",
+    "removal bake neon",
+    "sae export x --format saelens",
+    "unlearncanvas convert x.pth",
+    "unlearncanvas export x",
+)
+
+
+class TestOut:
+    """Where a command cannot write, it says so before it looks at anything else."""
+
+    @pytest.fixture(autouse=True)
+    def before(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("SAEURON_WORKSPACE", raising=False)
+        monkeypatch.chdir(tmp_path)
+
+    def refused(self, words: str, out: Path | str, option: str = "--out") -> str:
+        there = sorted(Path.cwd().rglob("*"))
+        done = run_here(*shlex.split(words), option, out)
+        assert done.code == 2 and done.complaint.startswith(f"saeuron: {option} {out}: "), done.err
+        assert sorted(Path.cwd().rglob("*")) == there
+        return done.complaint
+
+    @pytest.mark.parametrize("words", [*FILES, *FOLDERS])
+    def test_no_folder_is_made_above_it(self, words: str) -> None:
+        assert "there is no folder no; make it" in self.refused(words, f"no/out.{FILES.get(words, '')}".strip("."))
+
+    @pytest.mark.parametrize("words", FILES)
+    def test_a_folder_is_no_file(self, words: str) -> None:
+        Path(f"out.{FILES[words]}").mkdir()
+        assert "this is a folder" in self.refused(words, f"out.{FILES[words]}")
+
+    @pytest.mark.parametrize("words", FOLDERS)
+    def test_a_file_is_no_folder(self, words: str) -> None:
+        Path("out").touch()
+        assert "this is a file" in self.refused(words, "out")
+
+    @pytest.mark.parametrize("words", [*FILES, *FOLDERS])
+    def test_a_place_that_may_not_be_written_to(self, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(**_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+        assert "no file can be made in . (permission denied)" in self.refused(words, f"out.{FILES.get(words, 'x')}")
+
+    def test_the_other_option_that_names_a_file(self) -> None:
+        assert "there is no folder no" in self.refused("sae explain x", "no/out.jsonl", "--export")
+
+
 class TestTable:
     def test_aligns_numbers_right_and_text_left(self) -> None:
         rows = [

@@ -83,7 +83,7 @@ def test_a_distance_is_the_mean_over_concepts_in_one_extractors_features() -> No
         (["--methods", "uce,uce"], "--methods names one twice"),
         (["--methods", "uec"], "unknown method 'uec'"),
         (["--against", "steering"], "--against steering: it is not among the methods"),
-        (["--out", "a.jpg"], "--out a.jpg: the picture is a PNG"),
+        (["--out", "a.jpg"], "--out a.jpg: expected a file name that ends in .png"),
         (["neon", "--confusable", "2"], "--confusable 2 chooses the concepts"),
         (["unicorn"], "no concept 'unicorn' in the configuration canvas"),
         (["--set", "evaluate.seedz=1"], "unknown key 'evaluate.seedz'; did you mean 'seed' or 'seeds'"),

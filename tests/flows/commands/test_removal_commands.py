@@ -117,6 +117,11 @@ def test_an_export_that_cannot_be_made_is_refused_in_one_line(workspace: Workspa
     assert done.code == 2 and "did you mean 'neon'" in done.complaint
     done = run_here("removal", "export", "neon", "--out", workspace.removals.parent, "-w", workspace.root)
     assert done.code == 2 and "holds other things" in done.complaint
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    done = run_here("removal", "export", "neon", "--out", tmp_path / "mine", "-w", workspace.root)
+    assert done.code == 2 and "holds other things (README.md)" in done.complaint
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine"
 
 
 def test_generate_refuses_before_a_model_is_loaded(

@@ -233,6 +233,12 @@ def test_an_export_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: 
     done = run_here("unlearncanvas", "export", "Monet", "--out", tmp_path / "a", "-w", workspace)
     assert done.code == 2 and "no image names an object; UnlearnCanvas's names need the domains" in done.complaint
     assert not (tmp_path / "a").exists()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine.txt").write_text("mine")
+    done = run_here("unlearncanvas", "export", "Monet", "--out", tmp_path / "a", "-w", workspace)
+    assert done.code == 2 and "holds other things (mine.txt)" in done.complaint
+    done = run_here("unlearncanvas", "convert", tmp_path / "style50_cls.pth", "--out", tmp_path / "a")
+    assert done.code == 2 and "holds other things (mine.txt)" in done.complaint
 
 
 def test_classifiers_are_converted_one_after_the_other(tmp_path: Path) -> None:

@@ -354,7 +354,7 @@ class TestExport:
     def test_nothing_is_written_beside_out(
         self, workspace: Workspace, foreign: Path, tmp_path: Path, hookpoint: str
     ) -> None:
-        hookpoint, out = hookpoint.format(tmp=tmp_path), tmp_path / "a" / "b" / "out"
+        hookpoint, out = hookpoint.format(tmp=tmp_path), mkdir(tmp_path / "a") / "out"
         before = sorted(tmp_path.rglob("*"))
         named = _with(foreign, metadata={"hook_name": hookpoint})
         words = ("--format", "saeuron", "--out", out)
@@ -389,7 +389,11 @@ class TestExport:
             sae(workspace, "export", trained, "--format", "saelens", "--out", out)
         )
         assert [p.name for p in out.iterdir()] == ["mine.txt"]
-        (out / "mine.txt").unlink()
+        (out / "mine.txt").rename(out / "README.md")
+        assert "holds other things (README.md)" in bad(
+            sae(workspace, "export", trained, "--format", "saelens", "--out", out)
+        )
+        (out / "README.md").unlink()
         good(sae(workspace, "export", trained, "--format", "saelens", "--out", out))
         assert "holds other things (sae_weights.safetensors)" in bad(
             sae(workspace, "export", trained, "--format", "saeuron", "--out", out)
