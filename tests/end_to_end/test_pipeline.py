@@ -214,7 +214,7 @@ def halves(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 class TestGenerate:
     def test_edited_beside_unedited(self, workspace: Path, tmp_path: Path) -> None:
-        out = tmp_path / "made" / "cat.png"
+        out = tmp_path / "cat.png"
         prompt = "A drawing of a cat in stripes style."
         done = run_here(
             "generate",
