@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -246,12 +246,19 @@ class Workspace(Layout):
         self.backend.whole(manifest, names)
         return self.folder(artifact_id)
 
-    def artifacts(self, stage: str | None = None) -> list[Manifest]:
-        """The committed artifacts, of one stage or all, sorted by id. Damaged ones are left out: see `problems`."""
+    def artifacts(self, stage: str | None = None, left_out: list[str] | None = None) -> list[Manifest]:
+        """The committed artifacts, of one stage or all, sorted by id. Damaged ones are left out: see `problems`.
+
+        Their ids are added to `left_out`.
+        """
         found = []
         for artifact_id in self.known(stage):
-            with suppress(StorageError):
+            try:
                 found.append(self.manifest(artifact_id))
+            except StorageError as error:
+                # Others were deleted since they were listed, or the object store is away.
+                if left_out is not None and isinstance(error, Damaged):
+                    left_out.append(artifact_id)
         return found
 
     def folders(self) -> list[str]:

@@ -14,6 +14,8 @@ from storage.files import NO_ROOM
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from storage import Workspace
+
 
 UsageError: Any = typer.BadParameter.__base__
 """What Typer raises for words that no command takes; it lies elsewhere in each of Typer's versions."""
@@ -188,6 +190,16 @@ def _check_place(named: str, folder: Path) -> None:
         if error.errno not in NO_ROOM:
             why = (error.strerror or "it is refused").lower()
             raise ConfigError(f"{named}: no file can be made in {folder} ({why}); name another folder.") from None
+
+
+def damaged(count: int, workspace: "Workspace") -> None:
+    """Say on standard error that what is printed lacks the rows of so many damaged artifacts and records."""
+    from flows.hints import command
+
+    if count:
+        what = "1 artifact or record is" if count == 1 else f"{count} artifacts and records are"
+        which = command("verify", workspace=workspace)
+        typer.echo(f"note: {what} damaged, and the views lack the rows; this tells which: {which}", err=True)
 
 
 def say(text: str = "") -> None:

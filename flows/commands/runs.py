@@ -2,7 +2,7 @@
 
 import json
 
-from flows.commands.options import WORKSPACE, Json, WorkspaceOption, say
+from flows.commands.options import WORKSPACE, Json, WorkspaceOption, damaged, say
 from flows.commands.removal import app as removal_app
 from flows.commands.sae import app as sae_app
 
@@ -45,10 +45,12 @@ def _show(
     from flows.hints import command
     from flows.summary import counted, text_table
     from storage import Workspace, connect
+    from storage.catalog.connection import left_out
     from tasks.registry.runs import records
 
     opened = Workspace.open(str(workspace), create=False)
     with connect(opened) as views:
+        damaged(left_out(views), opened)
         found = views.execute(f"select {', '.join(columns)} from {view} order by {order}").fetchall()
     rows = [dict(zip(columns, row, strict=True)) for row in found]
     if view == "runs" and any(row["state"] == "running" for row in rows):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.commands.options import WORKSPACE, WorkspaceOption, file_out, say
+from flows.commands.options import WORKSPACE, WorkspaceOption, damaged, file_out, say
 from saeuron.errors import ConfigError
 
 
@@ -31,7 +31,12 @@ def sql(
     from storage.catalog.query import format_table, run_query
 
     chosen = format or _format_of(out)
-    text = format_table(run_query(Workspace.open(workspace, create=False), query, seconds=seconds), chosen, out)
+    opened = Workspace.open(workspace, create=False)
+
+    def left_out(count: int) -> None:
+        damaged(count, opened)
+
+    text = format_table(run_query(opened, query, seconds=seconds, left_out=left_out), chosen, out)
     say(text if out is None else f"wrote {out}")
 
 

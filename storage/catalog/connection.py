@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from storage.catalog.declared import sql
-from storage.catalog.everything import everything
+from storage.catalog.everything import DAMAGED, everything
 from storage.catalog.source import Source
 from storage.identity import is_id
 from storage.workspace import Workspace
@@ -49,6 +49,12 @@ def connect(workspace: Workspace | Path | str, memory: str = "1GB", threads: int
     connection.execute(files("storage.catalog").joinpath("views.sql").read_text("utf-8"))
     _lock_down(connection, workspace.root / "artifacts", memory, threads)
     return connection
+
+
+def left_out(connection: duckdb.DuckDBPyConnection) -> int:
+    """How many artifacts and records of the workspace are damaged, so that no view has their rows."""
+    [(count,)] = connection.execute(f"SELECT count(*) FROM source.{DAMAGED}").fetchall()
+    return int(count)
 
 
 def _create(connection: duckdb.DuckDBPyConnection, source: Source) -> None:

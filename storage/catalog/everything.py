@@ -15,14 +15,20 @@ from storage.declared import View
 from storage.manifests import Manifest
 from storage.workspace import Workspace
 
+DAMAGED = "damaged"
+"""The relation of what is damaged and so in no view: artifacts by id, records by path."""
+_DAMAGED = pa.schema([("name", pa.string())])
+
 
 def everything(workspace: Workspace) -> tuple[list[Source], dict[str, View]]:
     """The relations behind all views, and the views that stages declare, by name."""
     stages: dict[str, list[Manifest]] = {}
-    for manifest in workspace.artifacts():
+    damaged: list[str] = []
+    for manifest in workspace.artifacts(left_out=damaged):
         stages.setdefault(manifest.stage, []).append(manifest)
     own, declared = declared_sources(workspace, stages)
-    return [*own, *sources(workspace, stages), *diagnosis_sources(workspace), _columns(declared)], declared
+    found = [*own, *sources(workspace, stages, damaged), *diagnosis_sources(workspace), _columns(declared)]
+    return [*found, Source(DAMAGED, _DAMAGED, table([{"name": name} for name in damaged], _DAMAGED))], declared
 
 
 def _columns(declared: Mapping[str, View]) -> Source:

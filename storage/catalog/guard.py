@@ -25,7 +25,7 @@ import duckdb
 import pyarrow as pa
 
 from storage.catalog.answer import READY, REFUSED
-from storage.catalog.connection import connect
+from storage.catalog.connection import connect, left_out
 from storage.catalog.words import explained, no_view
 from storage.errors import BadQuery
 
@@ -158,6 +158,7 @@ def main(folder: Path) -> NoReturn:
     try:
         connection = connect(job["root"], memory=job["memory"], threads=job["threads"])
         there = views(connection)
+        (folder / "left_out").write_text(str(left_out(connection)))
         _limit(connection, job["seconds"] * job["threads"])
         answer.write(READY)
         answer.flush()

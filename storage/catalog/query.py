@@ -54,8 +54,11 @@ def run_query(
     memory: str = "1GB",
     threads: int = 2,
     stop: threading.Event | None = None,
+    left_out: Callable[[int], None] = lambda count: None,
 ) -> pa.Table:
     """The result of one SELECT over the views of a workspace, as committed at the time of the call.
+
+    If artifacts or records are damaged, so that the views lack their rows, `left_out` is called with how many.
 
     The query runs in a process of its own (see `guard`), which is killed after `seconds`, or when an exception, such as
     KeyboardInterrupt, ends the waiting, or when another thread sets `stop`. Raises BadQuery, in one line, for any other
@@ -88,11 +91,14 @@ def run_query(
         ):
             try:
                 listen()
-                return _answer(process, folder, seconds, memory, stop)
+                rows = _answer(process, folder, seconds, memory, stop)
             finally:
                 process.kill()
                 # After Ctrl-C `with` does not wait, and the process's memory would outlive this call.
                 process.wait()
+        if damaged := int((folder / "left_out").read_text()):
+            left_out(damaged)
+        return rows
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from storage.catalog.columns import COLUMNS
@@ -20,25 +19,29 @@ from storage.workspace import Workspace
 _REMOVALS, _RUNS = schema(COLUMNS["removals"]), schema(COLUMNS["runs"])
 
 
-def sources(workspace: Workspace, stages: Mapping[str, list[Manifest]]) -> list[Source]:
-    """The relations behind views.sql, from the committed artifacts, {stage: manifests}, and the runs."""
-    dropped = _dropped(workspace)
+def sources(workspace: Workspace, stages: Mapping[str, list[Manifest]], damaged: list[str]) -> list[Source]:
+    """The relations behind views.sql, from the committed artifacts, {stage: manifests}, and the runs.
+
+    Records that are damaged are left out, and added to `damaged`.
+    """
+    dropped = _dropped(workspace, damaged)
     scores = score_rows(stages.get("score", []), dropped)
     removals = _removal_rows(workspace, stages.get("removal", []), scores, dropped)
     return [
         *score_sources(workspace, scores, stages),
         Source("removals", _REMOVALS, table(removals, _REMOVALS)),
-        Source("runs", _RUNS, table(_run_rows(workspace.runs), _RUNS)),
+        Source("runs", _RUNS, table(_run_rows(workspace, damaged), _RUNS)),
     ]
 
 
-def _dropped(workspace: Workspace) -> set[tuple[str, str]]:
+def _dropped(workspace: Workspace, damaged: list[str]) -> set[tuple[str, str]]:
     """(domain, concept) of the concepts that were dropped from the workspace's list."""
     found = set()
     for path in (workspace.root / "concepts").glob("*.json"):
         try:
             record = read_sealed(path)
         except StorageError:
+            damaged.append(f"concepts/{path.name}")
             continue
         if record.get("dropped"):
             found.add((record.get("domain", ""), record.get("name", "")))
@@ -89,16 +92,17 @@ def _outdated(removals: list[Manifest], scores: list[Row]) -> set[str]:
     return found
 
 
-def _run_rows(folder: Path) -> list[Row]:
+def _run_rows(workspace: Workspace, damaged: list[str]) -> list[Row]:
     rows = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(workspace.runs.glob("*.json")):
         try:
             record = read_sealed(path)
             row = {name: record.get(name) for name in _RUNS.names}
             row |= {name: _time(row[name]) for name in ("started", "finished")}
         except (StorageError, ValueError):
+            damaged.append(f"runs/{path.name}")
             continue
-        told = folder / "configs" / path.name
+        told = workspace.runs / "configs" / path.name
         row["configuration"] = told.read_text("utf-8") if told.exists() else None
         row["artifacts"] = None if record.get("artifacts") is None else sorted(record["artifacts"])
         rows.append(row | {name: _count(row[name]) for name in ("made", "cached", "failed")})

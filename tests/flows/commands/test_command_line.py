@@ -109,6 +109,21 @@ class TestLists:
         assert "(0 " in run_here(*place).out
         assert json.loads(run_here(*place, "--json").out) == []
 
+    @pytest.mark.parametrize("words", ["sql 'select number from runs'", "runs"])
+    def test_says_that_rows_are_left_out(self, tmp_path: Path, words: str) -> None:
+        workspace, config = Workspace.open(tmp_path / "w"), load("canvas")
+        for _ in range(2):
+            runs.start(workspace, "pipeline", config)
+        place = ("-w", workspace.root)
+        assert run_here(*shlex.split(words), *place).err == ""
+        next(workspace.runs.glob("*.json")).write_text("{")
+        done = run_here(*shlex.split(words), *place)
+        assert done.code == 0 and "(1 r" in done.out
+        assert done.err == (
+            "note: 1 artifact or record is damaged, and the views lack the rows; this tells which: "
+            f"saeuron verify -w {workspace.root}\n"
+        )
+
     def test_runs(self, tmp_path: Path) -> None:
         workspace, config = Workspace.open(tmp_path / "w"), load("canvas")
         for state in ("completed", "failed"):

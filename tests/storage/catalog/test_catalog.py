@@ -11,7 +11,7 @@ import torch
 
 from saeuron import scoring
 from storage.catalog.columns import COLUMNS
-from storage.catalog.connection import connect
+from storage.catalog.connection import connect, left_out
 from storage.catalog.query import run_query
 from storage.errors import ArtifactDamaged, BadQuery, NotAWorkspace
 from storage.identity import artifact_id
@@ -345,7 +345,19 @@ def test_a_damaged_artifact_is_left_out(workspace: Workspace, scored: dict[str, 
     next(workspace.root.glob("artifacts/score/*/of sae_b/statistics.parquet")).write_bytes(b"short")
     with connect(workspace) as connection:
         (concepts,) = connection.execute("SELECT count(DISTINCT score_id) FROM statistics").fetchall()[0]
-    assert concepts == 4 and len(workspace.problems()) == 1
+        assert left_out(connection) == len(workspace.problems()) == 1
+    assert concepts == 4
+
+
+def test_what_is_left_out_is_counted(workspace: Workspace, add: Add) -> None:
+    add("score", {})
+    broken = [workspace.manifest_path(add("score", {"n": n})) for n in range(2)]
+    told: list[int] = []
+    assert run_query(workspace, "SELECT 1", left_out=told.append).num_rows == 1 and not told
+    for path in (*broken, workspace.runs / "r.json", workspace.root / "concepts" / "ink.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{")
+    assert run_query(workspace, "SELECT 1", left_out=told.append).num_rows == 1 and told == [4]
 
 
 def test_a_moved_workspace_works(workspace: Workspace, scored: dict[str, dict[str, Sums]], tmp_path: Path) -> None:
