@@ -193,7 +193,12 @@ COLUMNS: dict[str, list[Column]] = {
         Column("run_id", "VARCHAR", "", "the run"),
         Column("number", "BIGINT", "", "runs in the order in which they began, from 1"),
         Column("flow", "VARCHAR", "", "what was run"),
-        Column("state", "VARCHAR", "", "how it stands or ended"),
+        Column(
+            "state",
+            "VARCHAR",
+            "",
+            "running, completed, failed or interrupted; on an object store, running if it was killed",
+        ),
         Column("started", "TIMESTAMP", "UTC", "when it began"),
         Column("finished", "TIMESTAMP", "UTC", "when it ended; null while it runs"),
         Column("made", "BIGINT", "artifacts", "made by this run"),

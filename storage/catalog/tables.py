@@ -10,6 +10,7 @@ from storage.catalog.columns import COLUMNS
 from storage.catalog.scores import score_rows, score_sources
 from storage.catalog.source import Row, Source, table
 from storage.errors import StorageError
+from storage.layout import LINK
 from storage.manifests import Manifest
 from storage.published import in_use
 from storage.seals import read_sealed
@@ -97,6 +98,10 @@ def _run_rows(workspace: Workspace, damaged: list[str]) -> list[Row]:
     for path in sorted(workspace.runs.glob("*.json")):
         try:
             record = read_sealed(path)
+            if record.get("state") == "running" and _dead(workspace, path.stem):
+                # It may have ended between the look at its record and that at its lock.
+                record = read_sealed(path)
+                record |= {"state": "interrupted"} if record.get("state") == "running" else {}
             row = {name: record.get(name) for name in _RUNS.names}
             row |= {name: _time(row[name]) for name in ("started", "finished")}
         except (StorageError, ValueError):
@@ -107,6 +112,11 @@ def _run_rows(workspace: Workspace, damaged: list[str]) -> list[Row]:
         row["artifacts"] = None if record.get("artifacts") is None else sorted(record["artifacts"])
         rows.append(row | {name: _count(row[name]) for name in ("made", "cached", "failed")})
     return rows
+
+
+def _dead(workspace: Workspace, run_id: str) -> bool:
+    """Whether no process of this machine is the run's; on an object store, where it may be another's, never."""
+    return not (workspace.root / LINK).exists() and not workspace.busy(run_id)
 
 
 def _time(text: str | None) -> datetime | None:

@@ -341,6 +341,14 @@ def test_the_view_runs_has_the_records_of_runs(workspace: Workspace) -> None:
     assert rows == [("r1", None, "score", "failed", "2025-01-02 02:04:05", None, 3, 0, 1, "no room", None, None, None)]
 
 
+def test_a_run_whose_process_is_dead_was_interrupted(workspace: Workspace) -> None:
+    for name in ("dead", "alive"):
+        write_sealed(workspace.runs / f"{name}.json", {"run_id": name, "state": "running"})
+    with workspace.living("alive"), connect(workspace) as connection:
+        rows = connection.execute("SELECT run_id, state FROM runs ORDER BY 1").fetchall()
+    assert rows == [("alive", "running"), ("dead", "interrupted")]
+
+
 def test_a_damaged_artifact_is_left_out(workspace: Workspace, scored: dict[str, dict[str, Sums]]) -> None:
     next(workspace.root.glob("artifacts/score/*/of sae_b/statistics.parquet")).write_bytes(b"short")
     with connect(workspace) as connection:
