@@ -1,5 +1,6 @@
 """Find an SAE's folder: on disk, or on the hub, from which only configurations and safetensors are fetched."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ _HUB = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./+-]*)?)(?::(?P<inn
 """A revision holds no colon: git allows none in a name."""
 _FILES = ("cfg.json", "sae.safetensors", "sae_weights.safetensors", "activation_scaler.json")
 _SHOWN = 8
+_MOST = 10_000
+"""Files and folders below a folder that are looked through for an SAE: more than any release of SAEs has."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,26 @@ def _snapshot(spec: str, patterns: list[str]) -> Path:
         raise BadSAE(f"cannot fetch SAE {spec!r} from the hub, and it is not a folder here: {reason}") from error
 
 
+def _below(top: Path, source: str) -> list[Path]:
+    """The folders below `top` that hold `cfg.json`. A folder of many other things is not read to its end."""
+    found, waiting, seen = [], [top], 0
+    for folder in waiting:
+        try:
+            entries = [*os.scandir(folder)]
+        except OSError:
+            # One that may not be read holds no SAE for this user.
+            continue
+        seen += len(entries)
+        if seen > _MOST:
+            raise BadSAE(
+                f"{source} holds too much to look for an SAE (over {_MOST} files); expected the folder of one, with "
+                "cfg.json, of saeuron, SAeUron, sparsify or SAELens."
+            )
+        found += [folder for entry in entries if entry.name == "cfg.json"]
+        waiting += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return found
+
+
 def _descend(top: Path, source: str, hookpoint: str) -> Path:
     """`top` itself if it holds `cfg.json`, else the only folder below that does, or the one named like the hookpoint.
 
@@ -93,7 +116,7 @@ def _descend(top: Path, source: str, hookpoint: str) -> Path:
     """
     if (top / "cfg.json").is_file():
         return top
-    below = sorted(p.parent for p in top.rglob("cfg.json"))
+    below = sorted(_below(top, source))
     named = [p for p in below if hookpoint and p.name == hookpoint]
     highest = min((len(p.parts) for p in named), default=0)
     found = [p for p in named if len(p.parts) == highest] or below

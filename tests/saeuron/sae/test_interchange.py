@@ -306,6 +306,15 @@ class TestLocate:
         assert "no such folder" in complaint(locate, "owner/name.pt")
         assert "holds no cfg.json" in complaint(locate, str(tmp_path))
 
+    def test_a_folder_of_other_things_is_not_read_to_its_end(self, tmp_path, monkeypatch):
+        for name in ("a/b/c", "d"):
+            (tmp_path / name).mkdir(parents=True)
+        monkeypatch.setattr("saeuron.sae.interchange.source._MOST", 4)
+        assert "holds no cfg.json" in complaint(locate, str(tmp_path))
+        (tmp_path / "d" / "file").touch()
+        said = complaint(locate, str(tmp_path))
+        assert "holds too much to look for an SAE (over 4 files); expected the folder of one, with cfg.json" in said
+
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
