@@ -313,7 +313,9 @@ def opened(root: Path, migrate: bool = False) -> tuple[Workspace, list[Damage]]:
         return Workspace.open(root, create=False, migrate=migrate), []
     except NotAWorkspace:
         root = root.expanduser().absolute()
-        if not (root / "artifacts").is_dir():
+        # One that was made and never used holds nothing else; other folders are not taken for a workspace.
+        unused = (root / MARK).is_file() and not {p.name for p in root.glob("[!.]*")} - PLACES
+        if not (root / "artifacts").is_dir() and not unused:
             raise
         wanted = json.dumps({"format": FORMAT}, indent=2)
         found = "something else" if (root / MARK).exists() else "no file"

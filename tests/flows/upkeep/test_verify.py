@@ -391,6 +391,22 @@ class TestConfiguration:
             assert done.code == 1 and "0000.json is damaged" in done.complaint
 
 
+def test_where_nothing_was_made_the_mark_is_rewritten_too(tmp_path: Path) -> None:
+    mark = tmp_path / "w" / "workspace.json"
+    mark.parent.mkdir()
+    mark.write_text("{")
+    said = run_here("status", "-w", mark.parent).complaint
+    assert "`saeuron verify --repair` rewrites it" in said
+    assert run_here("verify", "-w", mark.parent).code == 1
+    done = run_here("verify", "--repair", "-w", mark.parent)
+    assert done.code == 1 and "1 damaged" in done.out
+    assert run_here("verify", "-w", mark.parent).code == 0
+    # A file of that name beside other things is another program's.
+    mark.write_text("{")
+    (tmp_path / "w" / "notes.txt").touch()
+    assert run_here("verify", "--repair", "-w", mark.parent).code == 2 and mark.read_text() == "{"
+
+
 def test_a_folder_that_is_no_workspace(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "none"):
         done = run_here("verify", "-w", root)
