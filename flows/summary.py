@@ -114,7 +114,7 @@ def concept_page(workspace: Workspace, name: str) -> dict[str, Any]:
 def _evaluation(manifest: Manifest) -> list[str]:
     """Verdict, figures and damage of one evaluation."""
     s = manifest.summary
-    lines = [f"{manifest.id} by {s['method']}, {counted(s['images'], 'image')}; figures in percent:"]
+    lines = [text.filled(f"{manifest.id} by {s['method']}, {counted(s['images'], 'image')}; figures in percent:")]
     # Those of earlier versions have no verdict.
     if "verdict" in s:
         lines.append(

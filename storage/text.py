@@ -41,7 +41,8 @@ def table(
         right: positions of the columns that are aligned to the right.
         wrapped: columns whose cells may continue on the next line. Paths too: cut short, those of two hookpoints can
             look the same.
-        optional: columns that may be left out, the least important first; a last line names those that were.
+        optional: columns that may be left out, the least important first; a last line names those that were. None of
+            them is left out for which there is room.
         width: the terminal's if None; 80 where there is no terminal. The environment variable COLUMNS wins.
     """
     width = width or terminal_width()
@@ -57,6 +58,12 @@ def table(
             break
     else:
         return _blocks(head, cells, width)
+    # Without a wide one that went last, one that went before it may fit after all.
+    for name in reversed(left_out[:-1]):
+        more = sorted([*shown, names.index(name)])
+        if fits := _narrowed(head, full, more, flexible, width):
+            shown, widths = more, fits
+            left_out.remove(name)
 
     def line(row: Sequence[str]) -> Iterator[str]:
         """The printed lines of one row."""

@@ -78,6 +78,11 @@ def test_without_victims_it_says_so(workspace: Workspace) -> None:
     assert "verdict: holds" in lines and "harms none of 28 other concepts for certain" in lines
 
 
+def test_a_long_name_of_a_method_makes_no_long_line(workspace: Workspace) -> None:
+    evaluate(workspace, method="gated_uce_untrained", verdict="holds", reason="", harmed=[], others=28)
+    assert "by gated_uce_untrained, 216 images; figures in percent:" in " ".join(" ".join(shown(workspace)).split())
+
+
 def test_an_evaluation_of_an_earlier_version_has_no_verdict(workspace: Workspace) -> None:
     evaluate(workspace)
     assert not any("verdict" in line or "harms" in line for line in shown(workspace))

@@ -56,6 +56,16 @@ def test_a_sentence_goes_on_in_the_next_line() -> None:
     ]
 
 
+def test_an_optional_column_that_fits_without_a_wider_one_stays() -> None:
+    names, rows = ["concept", "domain", "id"], [["neon", "style", 30 * "a"]]
+    assert table(names, rows, optional=["domain", "id"], width=24).splitlines() == [
+        "concept  domain",
+        "-------  ------",
+        "neon     style",
+        "(left out to fit 24 letters: id)",
+    ]
+
+
 def test_optional_columns_go_first_to_last_and_are_named() -> None:
     rows = [["neon", "91.0", "4", "2.0"]]
     names = ["removed", "UA", "settings", "gamma"]
@@ -65,8 +75,8 @@ def test_optional_columns_go_first_to_last_and_are_named() -> None:
         "neon     91.0  4",
         "(left out to fit 24 letters: gamma)",
     ]
-    assert table(names, rows, optional=["gamma", "settings"], width=20).splitlines()[-1] == (
-        "(left out to fit 20 letters: gamma, settings)"
+    assert table(names, rows, optional=["gamma", "settings"], width=19).splitlines()[-1] == (
+        "(left out to fit 19 letters: gamma, settings)"
     )
     # Blocks have room for every column.
     assert table(names, rows, optional=["gamma", "settings"], width=10).splitlines()[1:] == [
