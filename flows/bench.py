@@ -15,6 +15,7 @@ from saeuron.config import RunConfig
 from saeuron.errors import ConfigError, UnknownName
 from saeuron.figures.row import METRICS, Figures, Measured, Row, row
 from saeuron.figures.words import harm, percent
+from saeuron.judges import NONE
 from saeuron.methods import UNTRAINED
 from storage import Workspace, text
 
@@ -33,24 +34,42 @@ def protocol(name: str) -> RunConfig:
 
     Raises:
         UnknownName: there is none of that name, and no such file.
-        ConfigError: the file is not a configuration, or removes nothing.
+        ConfigError: the file is not a configuration, removes nothing, or has nobody to judge it.
     """
-    known = [each.removesuffix(SUFFIX) for each in configurations() if each.endswith(SUFFIX)]
+    known = _shipped()
     if name in known:
         return load(f"{name}{SUFFIX}")
     if not Path(name).is_file():
         raise UnknownName("protocol", name, known, "Or give the path of a YAML file.")
     config = load(name)
-    if not config.tune.concepts:
-        raise ConfigError(f"{name}: a protocol names the concepts to remove; expected tune.concepts, found none.")
+    wanting = [] if config.tune.concepts else ["tune.concepts, the concepts to remove"]
+    wanting += [f"domains.{d}.judge, who says what is shown" for d, c in config.domains.items() if c.judge == NONE]
+    if wanting:
+        raise ConfigError(f"{name} is no protocol: it lacks {'; '.join(wanting)}. {_ships(known)}")
     return config
+
+
+def _ships(known: Sequence[str]) -> str:
+    return f"Protocols that ship: {', '.join(known)}; {known[0]}{SUFFIX}.yaml shows what one fixes."
+
+
+def _shipped() -> list[str]:
+    return [each.removesuffix(SUFFIX) for each in configurations() if each.endswith(SUFFIX)]
 
 
 def of_method(config: RunConfig, method: str) -> RunConfig:
     """The protocol for one method, beside the controls that are like it.
 
     An untrained SAE in another edit than the method's would show the edit, not the training.
+
+    Raises:
+        ConfigError: the protocol lacks the control without which a method that reads an SAE shows nothing of it.
     """
+    if _controls([UNTRAINED], method) and UNTRAINED not in config.controls.methods:
+        raise ConfigError(
+            f"{method} stands beside an untrained SAE, and the protocol lacks it: expected controls.methods with "
+            f"{UNTRAINED}, found {list(config.controls.methods)}. {_ships(_shipped())}"
+        )
     controls = config.controls.model_copy(update={"methods": _controls(config.controls.methods, method)})
     return config.model_copy(update={"method": (method,), "controls": controls})
 

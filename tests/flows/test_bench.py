@@ -190,11 +190,21 @@ def test_a_mistake_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     ("protocol", "said"),
     [
         ("canvs", "unknown protocol 'canvs': did you mean 'canvas'"),
-        ("all.yaml", "a protocol names the concepts to remove; expected tune.concepts"),
+        (
+            "all.yaml",
+            "all.yaml is no protocol: it lacks tune.concepts, the concepts to remove. Protocols that ship: canvas;",
+        ),
+        ("unseen.yaml", "unseen.yaml is no protocol: it lacks domains.object.judge, who says what is shown."),
+        (
+            "alone.yaml",
+            "saeuron stands beside an untrained SAE, and the protocol lacks it: expected controls.methods with",
+        ),
     ],
 )
 def test_a_protocol_that_is_none(protocol: str, said: str) -> None:
     Path("all.yaml").write_text("base: canvas\ntune: {concepts: null}\n")
+    Path("unseen.yaml").write_text("base: canvas\ndomains: {object: {judge: none}}\n")
+    Path("alone.yaml").write_text("base: canvas\ncontrols: {methods: []}\n")
     _is_a_mistake(run_here("bench", protocol, "saeuron"), said)
 
 
