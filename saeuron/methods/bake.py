@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from saeuron.errors import ConfigError
 from saeuron.hooks import INPUT, resolve
-from saeuron.methods.parts import Edit, Part
+from saeuron.methods.parts import Change, Edit, Part
 from saeuron.methods.removal import Removal
 from saeuron.methods.steering import DirectionEdit
 from saeuron.methods.weights.part import WeightChange
@@ -66,7 +66,7 @@ def bake(pipe: Any, removal: Removal) -> None:
         ConfigError: a part cannot be folded; nothing was changed then.
     """
     check(removal, pipe)
-    for part in removal.parts:
+    for part in sorted(removal.parts, key=lambda part: part.order if isinstance(part, Change) else 0):
         if isinstance(part, WeightChange):
             for path in part.layers:
                 for weight in part.weights(path, resolve(pipe, path)):

@@ -217,7 +217,7 @@ class _AtSteps:
 class LocalChange(_Limited, Change):
     """Changes of the denoiser, such as of its weights, that hold at some steps alone. They cannot be saved."""
 
-    switches: ClassVar[bool] = True
+    order: ClassVar[int] = 2
 
     inner: tuple[Change, ...]
     first: int = 0
@@ -259,7 +259,7 @@ class LocalChange(_Limited, Change):
     @contextmanager
     def _made(self, pipe: Any) -> Iterator[None]:
         with ExitStack() as stack:
-            for change in self.inner:
+            for change in sorted(self.inner, key=lambda change: change.order):
                 stack.enter_context(change.changed(pipe))
             yield
 

@@ -230,8 +230,9 @@ class Call(Part):
 class Change(Part):
     """A change of the pipeline itself, undone when its context ends."""
 
-    switches: ClassVar[bool] = False
-    """Whether it is made and undone while the context lasts; then it is attached after those that are not."""
+    order: ClassVar[int] = 1
+    """Place among the changes of a pipeline: 0 if it depends on the weights that it finds, which have to be the model's
+    own; 2 if it is made and undone while the context lasts, because each puts back what it found."""
 
     @abstractmethod
     def changed(self, pipe: Any) -> AbstractContextManager[None]:

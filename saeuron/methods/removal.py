@@ -263,8 +263,7 @@ def removed(pipe: Any, removals: Sequence[Removal], any_model: bool = False) -> 
         for path, editor in hooked.editors:
             editors.setdefault(path, []).append(editor)
     with ExitStack() as stack:
-        # Each puts back what it found, so one that comes and goes must lie within those that stay.
-        for change in sorted(changes, key=lambda change: change.switches):
+        for change in sorted(changes, key=lambda change: change.order):
             stack.enter_context(change.changed(pipe))
         chains = {path: [partial(add_changes, group)] for path, group in editors.items()}
         seen = {path: partial(_in_turn, group) for path, group in readers.items()}

@@ -116,14 +116,18 @@ class WeightChange(Change):
 
     @classmethod
     def combined(cls, parts: Sequence[Self]) -> tuple[list[Self], dict[str, int]]:
-        """The sum of changes of the same layers; each is computed from the model's own weights.
+        """The sum of the changes of each layer, each computed from the model's own weights.
 
-        Columns are sorted by value, so that the rounded sum does not depend on the order of the parts.
+        Layers that the same parts change stay together in one part. Columns are sorted by value, so that the rounded
+        sum does not depend on the order of the parts.
         """
-        groups: dict[tuple[str, ...], list[Self]] = {}
-        for part in parts:
-            groups.setdefault(part.layers, []).append(part)
-        return [_sum(group) if len(group) > 1 else group[0] for group in groups.values()], {}
+        who: dict[str, tuple[int, ...]] = {}
+        for i, part in enumerate(parts):
+            who |= {path: (*who.get(path, ()), i) for path in part.layers}
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for path, those in who.items():
+            alike.setdefault(those, []).append(path)
+        return [_sum([parts[i] for i in those], paths) for those, paths in alike.items()], {}
 
 
 def _base(layer: nn.Module) -> Any:
@@ -134,7 +138,13 @@ def _base(layer: nn.Module) -> Any:
 Changed = TypeVar("Changed", bound=WeightChange)
 
 
-def _sum(parts: Sequence[Changed]) -> Changed:
+def _sum(parts: Sequence[Changed], paths: Sequence[str]) -> Changed:
+    """The sum of the parts at some of their layers."""
+    if {part.layers for part in parts} != {parts[0].layers} or len(paths) < len({*parts[0].layers}):
+        # By name, not as one of the parts has them: their order must not matter.
+        parts = [replace(part, layers=tuple(sorted(paths))) for part in parts]
+    if len(parts) == 1:
+        return parts[0]
     up, down = torch.cat([p.up for p in parts], 1), torch.cat([p.down for p in parts])
     columns = torch.cat([up.T, down], 1).cpu()
     order = torch.tensor(sorted(range(len(columns)), key=lambda i: columns[i].tolist()), device=up.device)
@@ -147,6 +157,7 @@ class WeightMap(WeightChange):
 
     kind: ClassVar[str] = "weight_map"
     maps: ClassVar[bool] = True
+    order: ClassVar[int] = 0
 
     def new(self, weight: Tensor) -> Tensor:
         return weight + (weight @ self.up) @ self.down

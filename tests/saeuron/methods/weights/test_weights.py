@@ -6,7 +6,10 @@ import torch
 
 from saeuron import methods
 from saeuron.errors import ConfigError, UnknownName, WidthMismatch
+from saeuron.hooks import hookpoints
+from saeuron.methods.bake import bake
 from saeuron.methods.base import Evidence
+from saeuron.methods.local import local
 from saeuron.methods.removal import Removal, removed
 from saeuron.methods.text.states import counterparts, embeddings, farthest, last_difference, pairs, renamed
 from saeuron.methods.weights.linear_map import RIDGE, cross_attention, moments
@@ -119,6 +122,46 @@ def test_several_add_up_in_any_order_and_strength_scales(evidence, tmp_path):
     torch.testing.assert_close(maps[0].at(0.25).parts[0].new(W), W + 0.25 * deltas[0], rtol=1e-4, atol=1e-5)
     both.save(tmp_path / "r")
     assert torch.equal(Removal.load(tmp_path / "r").parts[0].new(W), part.new(W))
+
+
+def change(kind, layers, seed, rank=2):
+    g = torch.Generator().manual_seed(seed)
+    up, down = torch.randn(32, rank, generator=g), torch.randn(rank, 32, generator=g)
+    return Removal("c", "d", "uce", {}, (kind(layers, up, down),))
+
+
+K, V = (f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.{name}" for name in ("to_k", "to_v"))
+
+
+def test_layers_that_two_have_in_common_add_up_and_the_others_are_their_own(make_pipe):
+    """Not one after the other: the second would map what the first has changed."""
+    pipe = make_pipe(2)
+    weights = {path: hookpoints(pipe)[path].weight for path in (K, V)}
+    k, both, v = (change(WeightMap, layers, i) for i, layers in enumerate([(K,), (V, K), (V,)]))
+    own = {path: weight.data.clone() for path, weight in weights.items()}
+    moved = {r: {path: r.parts[0].new(own[path]) - own[path] for path in own} for r in (k, both, v)}
+    for order in ([k, both, v], [v, k, both], [Removal.merge([k, both]), v], [k, Removal.merge([v, both])]):
+        with removed(pipe, order):
+            for path, mine in ((K, k), (V, v)):
+                wanted = own[path] + moved[mine][path] + moved[both][path]
+                torch.testing.assert_close(weights[path].data, wanted, rtol=1e-4, atol=1e-4)
+        assert Removal.merge(order).content() == Removal.merge([both, k, v]).content()
+        assert all(torch.equal(weights[path].data, own[path]) for path in own)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_map_maps_the_models_own_weights_whatever_else_is_added(seed, make_pipe):
+    pipe = make_pipe(2)
+    weight = hookpoints(pipe)[K].weight
+    own = weight.data.clone()
+    mapped, added = change(WeightMap, (K,), seed), change(WeightDelta, (K,), seed + 9)
+    wanted = mapped.parts[0].new(own) + added.parts[0].new(own) - own
+    with removed(pipe, [mapped, added]):
+        torch.testing.assert_close(weight.data, wanted, rtol=1e-4, atol=1e-4)
+    with local([mapped, added], first=1).attached(pipe):
+        assert torch.equal(weight.data, own)
+    bake(pipe, Removal.merge([mapped, added]))
+    torch.testing.assert_close(weight.data, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_farthest_concept_has_the_lowest_cosine(evidence):
