@@ -350,7 +350,7 @@ def test_a_killed_run_is_run_again_and_goes_on(client: Any, killed: Any, changed
     order = [name for name, _ in groupby(told)]
     assert order == ["Running", "Crashed", "Interrupted", "AwaitingRetry", "Running", "Completed"]
     found = run_query(Workspace.open(changed), "select state from runs order by number").column(0).to_pylist()
-    assert found[-2:] == ["running", "completed"]
+    assert found[-2:] == ["interrupted", "completed"]
 
 
 def test_of_the_crash_somebody_was_notified(killed: Any, listener: Listener) -> None:

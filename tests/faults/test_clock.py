@@ -29,7 +29,7 @@ def test_the_clock_is_set_back(nursery: Nursery, undisturbed: Path, tmp_path: Pa
     assert codes == [-9, 0, 0, 0, 0]
     rows = run_query(root, "select number, state, made, started, finished from runs order by number").to_pylist()
     assert [row["number"] for row in rows] == [1, 2, 3, 4, 5]
-    assert [row["state"] for row in rows] == ["running", *4 * ["completed"]]
+    assert [row["state"] for row in rows] == ["interrupted", *4 * ["completed"]]
     assert [row["made"] for row in rows[2:]] == [0, 0, 0]
     # The clock was indeed set back, before one began and while another ran.
     assert rows[2]["started"] < rows[0]["started"] and rows[3]["finished"] < rows[3]["started"]

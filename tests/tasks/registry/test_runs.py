@@ -24,7 +24,8 @@ class TestRecord:
     def test_from_start_to_finish(self, workspace: Workspace, config: RunConfig) -> None:
         run_id = runs.start(workspace, "pipeline", config)
         query = "select run_id, flow, state, made, cached, failed, message, finished from runs"
-        [row] = run_query(workspace, query).to_pylist()
+        with workspace.living(run_id):
+            [row] = run_query(workspace, query).to_pylist()
         assert row["state"] == "running" and row["finished"] is None
         runs.finish(workspace, run_id, "failed", {"made": 3, "cached": 2, "failed": 1}, "tune cat: why")
         [row] = run_query(workspace, query).to_pylist()
