@@ -20,6 +20,7 @@ with the workspace's removals, and those are counted in which the judge still se
 """
 
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ from saeuron import judges, tuning
 from saeuron.canvas.evaluation import requests
 from saeuron.canvas.vocabularies import CANVAS
 from saeuron.config import RunConfig
+from saeuron.errors import ConfigError
 from saeuron.generation import Request, generate
 from saeuron.methods.base import Evidence
 from saeuron.methods.detection.probe import heights
@@ -121,9 +123,16 @@ def gates(
         learned[name] = Evidence(name, domain, pipe=pipe, model=config.model, asked=asked, retained=retained)
     prompt = by_prompt(pipe, learned)
     yield "prompt", prompt
-    yield "itd", by_text(pipe, learned)
-    yield "itd, untrained", by_text(pipe, learned, "untrained")
-    yield "itd, random", by_text(pipe, learned, random=True)
+    for gate, dictionary, random in (
+        ("itd", "trained", False),
+        ("itd, untrained", "untrained", False),
+        ("itd, random", "trained", True),
+    ):
+        try:
+            yield gate, by_text(pipe, learned, dictionary, random=random)
+        except ConfigError as error:
+            # Among a hundred objects no latent may be a concept's own.
+            print(f"{gate} has no gates: {error}", file=sys.stderr)
     SAES["coordinates"] = None
     for manifest in workspace.artifacts("sae"):
         sae = SAE.load(workspace.whole(manifest.id))
