@@ -123,11 +123,12 @@ def gates(
         learned[name] = Evidence(name, domain, pipe=pipe, model=config.model, asked=asked, retained=retained)
     prompt = by_prompt(pipe, learned)
     yield "prompt", prompt
-    for gate, dictionary, random in (
+    of_text: list[tuple[str, Dictionary, bool]] = [
         ("itd", "trained", False),
         ("itd, untrained", "untrained", False),
         ("itd, random", "trained", True),
-    ):
+    ]
+    for gate, dictionary, random in of_text:
         try:
             yield gate, by_text(pipe, learned, dictionary, random=random)
         except ConfigError as error:
